@@ -1,0 +1,122 @@
+"""Who gets the next token: those whose client waits before background refreshes, each in order of arrival."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from imdsproxy.budget import Budget
+from imdsproxy.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """No token within the longest wait; `retry_after` whole seconds on there should be one."""
+
+    retry_after: int
+
+
+class Ticket:
+    """A place in the queue for a token; one flight holds one ticket for all of its tries."""
+
+    __slots__ = ("background", "deadline", "turn")
+
+    def __init__(self, *, background: bool) -> None:
+        self.background = background
+        self.turn: asyncio.Future[float | TurnedAway] | None = None
+        self.deadline: asyncio.TimerHandle | None = None
+
+
+class Admission:
+    """The queue before one budget. Deciding is synchronous; only waiting is not."""
+
+    def __init__(self, budget: Budget, clock: Clock, max_wait: float) -> None:
+        self.budget = budget
+        self._clock = clock
+        self._max_wait = max_wait
+        self._waiting: deque[Ticket] = deque()
+        self._background: deque[Ticket] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def enter(self, ticket: Ticket) -> float | TurnedAway:
+        """Wait for a token; gives the moment it was taken. Every token is given back by `leave` or `forgo`."""
+        now = self._clock.monotonic()
+        if not ticket.background:
+            wait = self.budget.expected_wait(len(self._waiting), now)
+            if wait > self._max_wait:
+                return TurnedAway(max(1, math.ceil(wait)))
+        turn: asyncio.Future[float | TurnedAway] = asyncio.get_running_loop().create_future()
+        ticket.turn = turn
+        if ticket.background:
+            self._background.append(ticket)
+        else:
+            self._queue(ticket)
+        self._advance()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            self._withdraw(ticket)
+            raise
+        finally:
+            ticket.turn = None
+            if ticket.deadline is not None:
+                ticket.deadline.cancel()
+                ticket.deadline = None
+
+    def leave(self, taken_at: float) -> None:
+        """Give back a token whose request is over."""
+        self.budget.release(taken_at, self._clock.monotonic())
+        self._advance()
+
+    def forgo(self) -> None:
+        """Give back a token that was not used."""
+        self.budget.forgo(self._clock.monotonic())
+        self._advance()
+
+    def promote(self, ticket: Ticket) -> None:
+        """From now on a client waits for this background refresh."""
+        if not ticket.background:
+            return
+        ticket.background = False
+        if ticket in self._background:
+            self._background.remove(ticket)
+            self._queue(ticket)
+            self._advance()
+
+    def _queue(self, ticket: Ticket) -> None:
+        self._waiting.append(ticket)
+        ticket.deadline = asyncio.get_running_loop().call_later(self._max_wait, self._too_late, ticket)
+
+    def _too_late(self, ticket: Ticket) -> None:
+        if ticket.turn is not None and not ticket.turn.done():
+            self._waiting.remove(ticket)
+            wait = self.budget.expected_wait(len(self._waiting), self._clock.monotonic())
+            ticket.turn.set_result(TurnedAway(max(1, math.ceil(wait))))
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        for queue in (self._waiting, self._background):
+            if ticket in queue:
+                queue.remove(ticket)
+        turn = ticket.turn
+        if turn is not None and turn.done() and not turn.cancelled() and isinstance(turn.result(), float):
+            self.forgo()  # its turn came in the same moment in which it was cancelled
+
+    def _advance(self) -> None:
+        """Hand out the tokens that are there, and set the alarm for the next that comes back."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        while self._waiting or self._background:
+            now = self._clock.monotonic()
+            wait = self.budget.reserve(now)
+            if wait > 0:
+                if wait < math.inf:
+                    self._alarm = asyncio.get_running_loop().call_later(wait, self._advance)
+                return
+            ticket = (self._waiting or self._background).popleft()
+            if ticket.turn is None or ticket.turn.done():  # cancelled, and its task has not run since
+                self.budget.forgo(now)
+                continue
+            ticket.turn.set_result(now)

@@ -1,0 +1,247 @@
+"""The ASGI application: messages in, messages out, and the pages under `/-/`.
+
+What is under `/metadata/` goes straight to the proxy; Starlette has the rest: the pages and the lifespan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.responses import Response as PageResponse
+from starlette.routing import Route
+
+from imdsproxy.clock import Clock, SystemClock
+from imdsproxy.messages import Refusal, Request
+from imdsproxy.metrics import CONTENT_TYPE
+from imdsproxy.normaliser import read
+from imdsproxy.proxy import Waiting
+from imdsproxy.readiness import Readiness
+from imdsproxy.served import Served, refused
+from imdsproxy.upstream import Upstream
+from imdsproxy.wiring import House, build, upstream_address
+
+if TYPE_CHECKING:
+    from starlette.requests import Request as PageRequest
+    from starlette.types import Receive, Scope, Send
+
+    from imdsproxy.settings import Settings
+
+logger = logging.getLogger(__name__)
+access = logging.getLogger("imdsproxy.access")
+
+TARGET_EXTENSION = "imdsproxy.target"
+"""Under this name in `scope["extensions"]` the server gives the request target as it was on the wire."""
+
+_LONGEST_BODY = 65536
+_LOOP_REMINDER = 60.0
+
+_BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {_LONGEST_BODY} bytes.")
+_NO_PAGE = Refusal(
+    404, "no-page", "not_found", "There are /-/healthy, /-/ready and /-/metrics; nothing else is under /-/."
+)
+
+
+class Application:
+    """One proxy as an ASGI application."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._upstream = Upstream(
+            upstream_address(settings),
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+            max_body_bytes=settings.max_body_bytes,
+        )
+        self._clock = clock
+        self._access_log = settings.access_log
+        self.house: House = build(settings, self._upstream, clock)
+        self.readiness = Readiness(self.house.proxy, settings.warmup)
+        self._loop_told_at = -_LOOP_REMINDER
+        self._pages = Starlette(
+            routes=[
+                Route("/-/healthy", self._healthy),
+                Route("/-/ready", self._ready),
+                Route("/-/metrics", self._metrics),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+        if scope["type"] != "http":
+            await self._pages(scope, receive, send)
+            return
+        began = self._clock.monotonic()
+        request = read(scope["method"], _target(scope), scope["headers"], self.house.doors, scope["http_version"])
+        if isinstance(request, Request):
+            if request.target.segments[:1] == ("-",):
+                await self._page(request, scope, receive, send)
+                return
+            served = await self._serve(request, receive)
+            if served is None:
+                return
+        else:
+            served = refused(request)
+            if request.reason == "loop":
+                self._tell_of_loop()
+        await self._send(served, send)
+        seconds = self._clock.monotonic() - began
+        self.house.metrics.observe(served, seconds)
+        if self._access_log:
+            _log(scope, served, seconds)
+
+    def drop_entries(self) -> None:
+        """Drop every cached entry."""
+        logger.info("cache emptied", extra={"fields": {"entries": self.house.proxy.drop()}})
+
+    async def _serve(self, request: Request, receive: Receive) -> Served | None:
+        """Give the answer, or None if the client has gone."""
+        if request.method == "POST":
+            body = await _body(receive)
+            if body is None:
+                return None
+            if len(body) > _LONGEST_BODY:
+                return refused(_BODY_TOO_LONG)
+            request = Request(
+                request.method,
+                request.target,
+                metadata=request.metadata,
+                headers=request.headers,
+                body=body,
+                hops=request.hops,
+            )
+        answer = self.house.proxy.answer(request)
+        return answer if isinstance(answer, Served) else await _unless_gone(answer, receive)
+
+    async def _send(self, served: Served, send: Send) -> None:
+        headers = served.headers()
+        if served.forward is None and served.age is None:  # the proxy's own words bear the proxy's own date
+            headers.append((b"date", formatdate(self._clock.wall(), usegmt=True).encode("ascii")))
+        await send({"type": "http.response.start", "status": served.response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": served.response.body})
+
+    async def _page(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+        path = "/" + "/".join(request.target.segments)
+        if path not in {"/-/healthy", "/-/ready", "/-/metrics"}:
+            await self._send(refused(_NO_PAGE), send)
+            return
+        await self._pages({**scope, "path": path, "root_path": ""}, receive, send)
+
+    async def _healthy(self, _request: PageRequest) -> PageResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def _ready(self, _request: PageRequest) -> PageResponse:
+        obstacle = self.readiness.obstacle
+        if obstacle is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse(
+            {"error": "not_ready", "error_description": obstacle},
+            status_code=503,
+            headers={"cache-status": "imdsproxy; detail=not-ready", "retry-after": "1"},
+        )
+
+    async def _metrics(self, _request: PageRequest) -> PageResponse:
+        return PageResponse(self.house.metrics.text(), media_type=CONTENT_TYPE)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        getting_ready = asyncio.get_running_loop().create_task(self.readiness.become())
+        try:
+            yield
+        finally:
+            self.readiness.stopping = True
+            getting_ready.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await getting_ready
+            await self.house.proxy.flights.close()
+            await self._upstream.close()
+
+    def _tell_of_loop(self) -> None:
+        """Say it once a minute: a loop can meet itself many times a second."""
+        now = self._clock.monotonic()
+        if now - self._loop_told_at >= _LOOP_REMINDER:
+            self._loop_told_at = now
+            logger.error(
+                "the upstream leads back to this proxy itself; point IMDSPROXY_UPSTREAM at IMDS, and if traffic to "
+                "169.254.169.254 is redirected, exempt the user this proxy runs as"
+            )
+
+
+def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Application:
+    """Make the application, from the environment where no settings are given (`uvicorn --factory`).
+
+    A setting that makes no sense ends the process with status 2 and one line that names it.
+    """
+    if settings is None:
+        from imdsproxy.settings import SettingsError, load  # noqa: PLC0415  # only where it is not given
+
+        try:
+            settings = load().settings
+        except SettingsError as error:
+            sys.stderr.write(f"imdsproxy: {error}\n")
+            raise SystemExit(2) from None
+    return Application(settings, clock or SystemClock())
+
+
+def _target(scope: Scope) -> bytes:
+    extensions = scope.get("extensions") or {}
+    target = extensions.get(TARGET_EXTENSION)
+    if isinstance(target, bytes):
+        return target
+    path = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    query: bytes = scope["query_string"]
+    return bytes(path) + (b"?" + query if query else b"")
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """Read a request's body, a little more than is allowed at the most; None if the client has gone."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body", False) or len(body) > _LONGEST_BODY:
+            return bytes(body)
+
+
+async def _unless_gone(answer: Waiting, receive: Receive) -> Served | None:
+    """Wait for the answer, but no longer than the client does."""
+    loop = asyncio.get_running_loop()
+    waiting = loop.create_task(answer)
+    gone = loop.create_task(_hung_up(receive))
+    try:
+        await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+        return waiting.result() if waiting.done() else None
+    finally:
+        waiting.cancel()
+        gone.cancel()
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _log(scope: Scope, served: Served, seconds: float) -> None:
+    """Write the access log's line; neither query nor body is in it."""
+    fields = {
+        "client": scope["client"][0] if scope.get("client") else "-",
+        "method": scope["method"],
+        "path": _target(scope).partition(b"?")[0].decode("ascii", "backslashreplace")[:200],
+        "status": served.response.status,
+        "outcome": served.outcome.value,
+        "endpoint": served.endpoint,
+        "milliseconds": round(seconds * 1000, 3),
+    }
+    if served.detail:
+        fields["detail"] = served.detail
+    access.info("request", extra={"fields": fields})

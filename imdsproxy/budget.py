@@ -1,0 +1,104 @@
+"""The token bucket: never more than `requests` arrivals at IMDS in any `window` seconds.
+
+A token comes back one whole window after its response arrived, not after it was taken. The proof: let one
+token serve two requests after another, which reach IMDS at a₁ and a₂. The response to the first arrives here
+at r₁ ≥ a₁, the token is back at r₁ + window, and the second request is sent no earlier, so
+a₂ ≥ r₁ + window ≥ a₁ + window. Any one token thus accounts for at most one arrival in any window, and there
+are `requests` tokens. Nothing that the network does in between enters into it. (A plain bucket of five that
+refills at five a second lets ten through in one second.) The price is the latency: the best possible rate is
+requests ÷ (window + latency).
+
+A 429 from IMDS means that others on the VM spend too. `Retry-After` is obeyed; without one the rate is halved
+and won back slowly, additively (as TCP does with its window: RFC 5681 section 3.1).
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+_WON_BACK = 0.05
+"""The share of the full rate that is won back per window without a 429."""
+_LOWEST_RATE = 1 / 32
+# How much the newest request counts in the running mean of how long a token is held.
+_NEWEST = 0.2
+
+
+class Budget:
+    """Tokens, and when each comes back. All times are monotonic seconds, given by the caller.
+
+    `concurrent` bounds how many may be in flight at once, where that is fewer than `requests`.
+    """
+
+    def __init__(self, requests: int, window: float, concurrent: int | None = None) -> None:
+        self.requests = requests
+        self.window = window
+        self.concurrent = min(requests, concurrent or requests)
+        self._back_at = [-math.inf] * requests  # a heap: when each token that is not in flight is, or was, back
+        self._in_flight = 0
+        self._held = 0.0  # running mean of how long a request held its token
+        self._blocked_until = -math.inf
+        self._rate = 1.0  # the share of the full rate at the time of the last 429
+        self._rate_at = -math.inf
+
+    def reserve(self, now: float) -> float:
+        """Take a token: 0.0 means it was taken; otherwise the seconds until asking again can succeed.
+
+        Infinity means that only `release` can bring a token back.
+        """
+        if self._in_flight >= self.concurrent:
+            return math.inf
+        wait = max(self._back_at[0], self._blocked_until) - now
+        if wait > 0:
+            return wait
+        heapq.heappop(self._back_at)
+        self._in_flight += 1
+        return 0.0
+
+    def release(self, taken_at: float, now: float) -> None:
+        """Give back a token whose request has been answered, or has failed: it rests for one window."""
+        self._in_flight -= 1
+        self._held += _NEWEST * (now - taken_at - self._held)
+        heapq.heappush(self._back_at, now + self.window / self.rate(now))
+
+    def forgo(self, now: float) -> None:
+        """Give back a token that was taken and not used: nothing was sent, so nothing has to rest."""
+        self._in_flight -= 1
+        heapq.heappush(self._back_at, now)
+
+    def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
+        """Learn that IMDS answered 429 to the request whose token was taken at `taken_at`.
+
+        Several 429s to requests that were under way together halve the rate once.
+        """
+        if retry_after is not None:
+            self._blocked_until = max(self._blocked_until, now + retry_after)
+            return
+        if taken_at < self._rate_at:
+            return
+        self._rate = max(_LOWEST_RATE, self.rate(now) / 2)
+        self._rate_at = now
+        self._blocked_until = max(self._blocked_until, now + self.window)
+
+    def rate(self, now: float) -> float:
+        """The share of the full rate that is used at this moment, above 0, at most 1."""
+        return min(1.0, self._rate + _WON_BACK * (now - self._rate_at) / self.window)
+
+    def available(self, now: float) -> int:
+        """How many tokens could be taken at this moment."""
+        if now < self._blocked_until:
+            return 0
+        back = sum(1 for moment in self._back_at if moment <= now)
+        return min(back, self.concurrent - self._in_flight)
+
+    def expected_wait(self, ahead: int, now: float) -> float:
+        """Estimate the seconds until a request with `ahead` others before it gets its token.
+
+        Each token comes round once in a window plus the time a request holds it; those in flight are taken to
+        have just been sent, which errs on the long side by less than one request's latency.
+        """
+        rest = self.window / self.rate(now)
+        in_flight = [now + self._held + rest] * self._in_flight
+        back_at = sorted(max(moment, self._blocked_until, now) for moment in [*self._back_at, *in_flight])
+        rounds, place = divmod(ahead, self.requests)
+        return back_at[place] + rounds * (rest + self._held) - now

@@ -1,0 +1,50 @@
+"""Time, injected: the system's, or one that a test moves."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where every moment comes from. Waiting is the event loop's business."""
+
+    def monotonic(self) -> float:
+        """Seconds that only ever go forward; deadlines are made of these."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since 1970 (UTC), which may jump; for what people and headers read, never for a deadline."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    monotonic = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)
+
+
+class FakeClock:
+    """Stands still until a test moves it."""
+
+    def __init__(self, monotonic: float = 1_000.0, wall: float = 1_800_000_000.0) -> None:
+        self._monotonic = monotonic
+        self._wall = wall
+
+    def monotonic(self) -> float:
+        """Give the fake monotonic time."""
+        return self._monotonic
+
+    def wall(self) -> float:
+        """Give the fake wall time."""
+        return self._wall
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass on both clocks."""
+        self._monotonic += seconds
+        self._wall += seconds
+
+    def jump_wall(self, seconds: float) -> None:
+        """Set the wall clock forward or back, as an administrator or a time server does."""
+        self._wall += seconds

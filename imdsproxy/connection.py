@@ -1,0 +1,171 @@
+"""One client's connection: uvicorn's HTTP/1.1 protocol, kept from being held for ever or filled without end.
+
+What uvicorn leaves open is closed here: a request that trickles, a head that never ends, a client that
+connects and says nothing or never reads. The request target is handed on as it was on the wire, since its
+absolute form, a fragment or a CONNECT must be seen to be refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from imdsproxy.app import TARGET_EXTENSION
+from imdsproxy.messages import Refusal
+from imdsproxy.served import refused
+
+KEEP_ALIVE = 75
+"""Seconds after which an idle connection is closed."""
+
+_LONGEST_HEAD = 65536
+_MOST_FIELDS = 100
+
+_MALFORMED = Refusal(400, "malformed", "invalid_request", "This is no HTTP/1.1 request that can be read without doubt.")
+_HEAD_TOO_LONG = Refusal(
+    431,
+    "head-too-long",
+    "header_fields_too_large",
+    f"Send at most {_LONGEST_HEAD} bytes and {_MOST_FIELDS} fields before the body.",
+)
+_TOO_SLOW = Refusal(
+    408,
+    "request-timeout",
+    "request_timeout",
+    "The request did not arrive in full in time (IMDSPROXY_HEADER_TIMEOUT); send it at once.",
+)
+_PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class _HeadTooLongError(Exception):
+    """Ends the parsing; httptools turns it into a parser error, which uvicorn answers by `send_400_response`."""
+
+
+class Connection(HttpToolsProtocol):
+    """A connection with limits of its own."""
+
+    header_timeout = 10.0
+    """Seconds for a whole request, from its first byte; a subclass made at start has the user's value."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = True
+        self._head_bytes = 0  # come in since the last whole head
+        self._field_bytes = 0  # in the target and the whole fields of this head
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Begin; a client that says nothing is idle from the start."""
+        super().connection_made(transport)
+        self._rest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End; no timer outlives the connection."""
+        self._unset_keepalive_if_required()
+        self._stop_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in, up to the limits."""
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > _LONGEST_HEAD and not self.transport.is_closing():
+            self._refuse(_HEAD_TOO_LONG)
+
+    def on_message_begin(self) -> None:
+        """Count a new head from here."""
+        super().on_message_begin()
+        self._in_head = True
+        self._field_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target in."""
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one field in."""
+        super().on_header(name, value)
+        self._count(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        """Hand the target on as it was on the wire, and the rest to uvicorn."""
+        self._in_head = False
+        self._head_bytes = 0
+        self.scope["extensions"] = {TARGET_EXTENSION: self.url}  # type: ignore[dict-item]  # ASGI leaves the type open
+        # uvicorn would take the target apart, and stumble over the forms that are no path.
+        self.url = b"/"
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            # The offer to change protocols is ignored (RFC 9110 section 7.8); what follows is not HTTP/1.1 for sure.
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._stop_deadline()
+        self._in_head = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser could not read; `msg` is uvicorn's, and ours says more."""
+        del msg
+        self._refuse(_HEAD_TOO_LONG if self._in_head and self._too_long() else _MALFORMED)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, at once if its client does not even take what it was sent."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: whoever offers to change protocols gets HTTP/1.1."""
+
+    def _count(self, size: int) -> None:
+        self._field_bytes += size
+        if self._too_long():
+            raise _HeadTooLongError
+
+    def _too_long(self) -> bool:
+        return self._field_bytes > _LONGEST_HEAD or len(self.headers or ()) > _MOST_FIELDS
+
+    def _rest(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self.timeout_keep_alive_handler)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self.flow.read_paused:  # it is the proxy that does not read on, as long as an earlier request is answered
+            self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
+        elif not self.transport.is_closing():
+            self._refuse(_TOO_SLOW)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer and close; while earlier requests still wait for their answers, close after those instead."""
+        self._stop_deadline()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:  # type: ignore[redundant-expr]  # None before the first
+            if self._in_head or self.pipeline or cycle.response_started:
+                cycle.keep_alive = False
+                self.flow.pause_reading()
+                return
+            cycle.disconnected = True  # this very request; the application's answer to it goes nowhere
+        served = refused(refusal)
+        lines = [b"HTTP/1.1 %d %s" % (refusal.status, _PHRASES[refusal.status])]
+        lines += [name + b": " + value for name, value in served.headers()]
+        self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", served.response.body]))
+        self.transport.close()
+
+
+def connection_class(header_timeout: float) -> type[Connection]:
+    """Give the protocol class for the user's time limit."""
+    return type("Connection", (Connection,), {"header_timeout": header_timeout})

@@ -1,0 +1,183 @@
+"""Asking IMDS until it answers or patience ends: wait for its return, take a token, send, learn, try again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from imdsproxy.admission import Admission, TurnedAway
+from imdsproxy.clock import Clock
+from imdsproxy.flights import Flight
+from imdsproxy.freshness import is_failure
+from imdsproxy.headers import to_upstream
+from imdsproxy.messages import BudgetClass, Failure, Headers, Request, Response
+from imdsproxy.outage import Change, Outage
+from imdsproxy.policy import Cache, Forward
+from imdsproxy.retry import RetryRules, next_delay, retry_after
+from imdsproxy.served import Asked
+
+logger = logging.getLogger(__name__)
+
+
+class Sender(Protocol):
+    """What is needed of an upstream."""
+
+    async def send(
+        self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
+    ) -> Response | Failure:
+        """Send one request and give the whole answer, or why there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a flight is to do."""
+
+    request: Request
+    decision: Forward | Cache
+
+    @property
+    def once(self) -> bool:
+        """It is sent one time only, whatever comes of it."""
+        return isinstance(self.decision, Forward) and self.decision.once
+
+    def failed(self, result: Response | Failure) -> bool:
+        """Whether IMDS failed over it, so that what is kept may be served instead."""
+        if isinstance(result, Failure):
+            return True
+        return is_failure(result.status, identity=self.decision.budget is BudgetClass.IDENTITY)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The last word on an errand, and when the request that brought it was sent."""
+
+    result: Response | Failure
+    sent_at: float
+
+
+class Fetcher:
+    """Sends errands to IMDS within the budget, and knows IMDS's health."""
+
+    def __init__(  # noqa: PLR0913  # the parts it works with, all by name
+        self,
+        *,
+        admissions: Mapping[BudgetClass, Admission],
+        upstream: Sender,
+        retry_rules: RetryRules,
+        clock: Clock,
+        instance: str,
+        notify: Callable[[Asked], None] = lambda _asked: None,
+    ) -> None:
+        self.admissions = admissions
+        self.outage = Outage()
+        self.retry_rules = retry_rules
+        self._upstream = upstream
+        self._clock = clock
+        self._instance = instance
+        self._notify = notify
+        self._health_changed = asyncio.Event()
+
+    async def fetch(self, errand: Errand, flight: Flight) -> Fetched | TurnedAway:
+        """Ask IMDS until it answers or patience ends. Every try pays for its own token."""
+        began = self._clock.monotonic()
+        decision = errand.decision
+        fetched: Fetched | None = None
+        attempt = 0
+        try:
+            while True:
+                tried = await self._try(errand, flight, began, fetched)
+                if isinstance(tried, TurnedAway):
+                    return tried if fetched is None else fetched
+                fetched = tried
+                attempt += 1
+                if errand.failed(fetched.result):
+                    flight.stumble()
+                elapsed = self._clock.monotonic() - began
+                delay = next_delay(fetched.result, attempt, elapsed, self.retry_rules, decision.budget)
+                if delay is None or errand.once or not flight.wanted:
+                    return fetched
+                await asyncio.sleep(delay)
+        finally:
+            self.outage.leave(flight)
+            self._wake()
+
+    async def _try(self, errand: Errand, flight: Flight, began: float, before: Fetched | None) -> Fetched | TurnedAway:
+        """Send once, when IMDS may be asked and a token is there."""
+        request, decision = errand.request, errand.decision
+        admission = self.admissions[decision.budget]
+        wanted_at = self._clock.monotonic()
+        while True:
+            gone = await self._away(flight, began)
+            if gone is not None:
+                return Fetched(gone, began)
+            taken_at = await admission.enter(flight.ticket)
+            if isinstance(taken_at, TurnedAway):
+                self._notify(Asked(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
+                return taken_at
+            if self.outage.may_ask(flight):
+                break
+            admission.forgo()  # IMDS went away while this one waited for its token
+        headers = to_upstream(request, decision, self._instance)
+        flight.sending = True
+        try:
+            result = await self._upstream.send(
+                request.method, request.target.raw, headers, request.body, slow=decision.slow
+            )
+        finally:
+            flight.sending = False
+            admission.leave(taken_at)
+        self._learn(flight, admission, result, taken_at)
+        self._notify(
+            Asked(
+                decision.endpoint,
+                decision.budget,
+                taken_at - wanted_at,
+                _word(result),
+                self._clock.monotonic() - taken_at,
+                retried_after=None if before is None else _word(before.result),
+            )
+        )
+        return Fetched(result, taken_at)
+
+    async def _away(self, flight: Flight, began: float) -> Response | None:
+        """Wait while another feels for IMDS's return; gives the 410 to pass on if it does not come back in time."""
+        while not self.outage.may_ask(flight):
+            flight.stumble()
+            left = began + self.retry_rules.limit - self._clock.monotonic()
+            try:
+                async with asyncio.timeout(max(0.0, left)):
+                    await self._health_changed.wait()
+            except TimeoutError:
+                return self.outage.gone
+        return None
+
+    def _learn(self, flight: Flight, admission: Admission, result: Response | Failure, taken_at: float) -> None:
+        change = self.outage.learn(flight, result)
+        if isinstance(result, Response) and result.status == 429:
+            admission.budget.throttled(taken_at, self._clock.monotonic(), retry_after(result))
+        if change is Change.FAILED:
+            logger.warning(
+                "IMDS fails; what is cached is served within its stale bound",
+                extra={"fields": {"because": _reason(result)}},
+            )
+        elif change is Change.RECOVERED:
+            logger.info("IMDS answers again")
+        if self.outage.gone is None:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Let those who wait for IMDS's return look again."""
+        self._health_changed.set()
+        self._health_changed = asyncio.Event()
+
+
+def _word(result: Response | Failure) -> str:
+    return str(result.status) if isinstance(result, Response) else result.kind.value
+
+
+def _reason(result: Response | Failure) -> str:
+    return f"status {result.status}" if isinstance(result, Response) else result.description

@@ -1,0 +1,123 @@
+"""Collapsed forwarding: one flight to IMDS for everyone who wants the same thing at the same time.
+
+A flight is a task of its own. It goes on when its clients hang up, and what it brings is a value: whoever
+waits for it gets a `Landing`, never an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from imdsproxy.admission import Ticket, TurnedAway
+from imdsproxy.freshness import Entry
+from imdsproxy.messages import Failure, FailureKind, Key, Response
+
+logger = logging.getLogger(__name__)
+
+_ENDED = Failure(FailureKind.INTERNAL, "The proxy ended before IMDS answered; ask again.")
+_BROKEN = Failure(FailureKind.INTERNAL, "The proxy itself failed over this request; its log says how.")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """IMDS answered; `entry` is set if the answer was kept."""
+
+    response: Response
+    entry: Entry | None
+
+
+Landing = Arrived | Failure | TurnedAway
+
+FlightKey = tuple[Key, str]
+"""What is fetched, and by which kind of wish: one that forces a renewal does not join one that does not."""
+
+
+class Flight:
+    """One way to IMDS and back, all its tries included."""
+
+    def __init__(self, *, background: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self.ticket = Ticket(background=background)
+        self.landed: asyncio.Future[Landing] = loop.create_future()
+        self.stumbled: asyncio.Future[None] = loop.create_future()
+        """Done once a first try has failed: whoever can be served stale need not wait on."""
+        self.keeps = True
+        """What it brings may be kept. Not any more once its key was dropped: it may be older than the drop."""
+        self.sending = False
+        """A request of it is at IMDS at this moment."""
+        self.wanted = True
+        """Somebody may still make use of what it brings; if not, a failed try is not tried again."""
+
+    def stumble(self) -> None:
+        """Tell those who wait that a try has failed."""
+        if not self.stumbled.done():
+            self.stumbled.set_result(None)
+
+
+class Flights:
+    """The flights under way, by what they fetch."""
+
+    def __init__(self) -> None:
+        self._listed: dict[FlightKey, Flight] = {}
+        self._tasks: dict[asyncio.Task[None], Flight] = {}
+
+    def under_way(self, key: FlightKey) -> Flight | None:
+        """Give the flight that fetches this key, if one does."""
+        return self._listed.get(key)
+
+    def start(
+        self,
+        key: FlightKey | None,
+        fly: Callable[[Flight], Awaitable[Landing]],
+        *,
+        background: bool = False,
+    ) -> Flight:
+        """Start a flight; without a key nobody can join it."""
+        flight = Flight(background=background)
+        if key is not None:
+            self._listed[key] = flight
+        task = asyncio.get_running_loop().create_task(self._run(key, flight, fly))
+        self._tasks[task] = flight
+        task.add_done_callback(self._tasks.pop)
+        return flight
+
+    def call_off(self, flight: Flight) -> None:
+        """End a flight that nobody can join and whose client has gone; a request that is at IMDS is seen out."""
+        flight.wanted = False
+        for task, flown in self._tasks.items():
+            if flown is flight and not flight.sending:
+                task.cancel()
+
+    def forget(self, concerns: Callable[[Key], bool]) -> None:
+        """Let nobody join the flights of these keys any more, nor what they bring be kept."""
+        for key in [key for key in self._listed if concerns(key[0])]:
+            self._listed.pop(key).keeps = False
+
+    async def close(self) -> None:
+        """End every flight; those who wait are told so."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def _run(self, key: FlightKey | None, flight: Flight, fly: Callable[[Flight], Awaitable[Landing]]) -> None:
+        landing: Landing = _ENDED
+        try:
+            landing = await fly(flight)
+        except Exception:
+            logger.exception("a flight failed")
+            landing = _BROKEN
+        finally:
+            # Only if it is still the one: after `forget` another may fly under this key.
+            if key is not None and self._listed.get(key) is flight:
+                del self._listed[key]
+            flight.stumble()
+            flight.landed.set_result(landing)

@@ -1,0 +1,53 @@
+"""Which header fields go to IMDS, and which of IMDS's go to the client."""
+
+from __future__ import annotations
+
+from imdsproxy import __version__
+from imdsproxy.messages import Headers, Request
+from imdsproxy.normaliser import HOP_HEADER
+from imdsproxy.policy import Cache, Forward
+
+# RFC 9110 section 7.6.1: they speak of one connection and end there.
+_HOP_BY_HOP = frozenset(
+    {
+        *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+        *(b"proxy-authenticate", b"proxy-authorization", b"proxy-authentication-info"),
+    }
+)
+# What the proxy says itself, and what would tell IMDS of another proxy (IMDS refuses such requests).
+_OURS = frozenset(
+    {
+        *(b"host", b"content-length", b"expect", b"metadata", HOP_HEADER),
+        *(b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"),
+    }
+)
+_METADATA = (b"metadata", b"true")
+_OWN = (
+    (b"accept", b"*/*"),
+    (b"accept-encoding", b"identity"),
+    (b"user-agent", b"imdsproxy/" + __version__.encode("ascii")),
+)
+
+
+def to_upstream(request: Request, decision: Forward | Cache, instance: str) -> Headers:
+    """Give the fields to send to IMDS, all but Host and Content-Length.
+
+    What is fetched for everyone carries nothing of the client that happened to ask first. What is passed on
+    for one client carries that client's own end-to-end fields.
+    """
+    hops = (HOP_HEADER, ", ".join((*request.hops, instance)).encode("latin-1"))
+    if isinstance(decision, Cache):
+        return (*_OWN, _METADATA, hops)
+    kept = tuple(field for field in _end_to_end(request.headers) if field[0] not in _OURS)
+    return (*kept, _METADATA, hops) if decision.add_metadata else (*kept, hops)
+
+
+def to_client(headers: list[tuple[bytes, bytes]]) -> Headers:
+    """Give the fields of IMDS's answer that go on to the client, names in lower case, without Content-Length."""
+    fields = [(name.lower(), value) for name, value in headers]
+    return tuple(field for field in _end_to_end(fields) if field[0] != b"content-length")
+
+
+def _end_to_end(headers: Headers | list[tuple[bytes, bytes]]) -> Headers:
+    named = {option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")}
+    return tuple(field for field in headers if field[0] not in _HOP_BY_HOP and field[0] not in named)

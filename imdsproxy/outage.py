@@ -1,0 +1,63 @@
+"""What is known of IMDS's health, and who may ask while it is away.
+
+While IMDS is being updated it answers 410 to everything, for up to 70 seconds. Then one request at a time
+feels for its return and all others wait for that one, rather than each spending tokens on the same answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from imdsproxy.freshness import is_failure
+from imdsproxy.messages import Failure, Response
+
+_GONE = 410
+
+
+class Change(Enum):
+    """What an answer changed about IMDS's health; worth one line in the log."""
+
+    FAILED = "failed"
+    RECOVERED = "recovered"
+
+
+@dataclass(slots=True)
+class Outage:
+    """IMDS's health as its last answer showed it. Whoever asks is known by an object of its own."""
+
+    failing: bool = False
+    gone: Response | None = None
+    """The 410 that everyone is being told, while it lasts."""
+    answered: bool = False
+    """IMDS has at some time answered, and not with a failure."""
+    _feeling: object | None = None
+
+    def may_ask(self, who: object) -> bool:
+        """Whether `who` may send now. While IMDS is gone, the first that asks becomes the one that feels."""
+        if self.gone is None:
+            return True
+        if self._feeling is None:
+            self._feeling = who
+        return self._feeling is who
+
+    def learn(self, who: object, result: Response | Failure) -> Change | None:
+        """Take in what IMDS answered to `who`."""
+        failed = isinstance(result, Failure) or is_failure(result.status)
+        if isinstance(result, Response):
+            if result.status == _GONE:
+                self.gone = result
+                self._feeling = self._feeling or who
+            else:
+                self.gone = self._feeling = None
+            self.answered = self.answered or not failed
+        change = None
+        if failed != self.failing:
+            change = Change.FAILED if failed else Change.RECOVERED
+        self.failing = failed
+        return change
+
+    def leave(self, who: object) -> None:
+        """Let another feel for IMDS's return: `who` asks no more."""
+        if self._feeling is who:
+            self._feeling = None

@@ -1,0 +1,265 @@
+"""The endpoint table: what may be asked, what of it may be remembered, and for how long.
+
+The default lifetimes are the contract's. A user's `TTL` or `STALE_IF_ERROR` stands above every default
+that says a number; a default that says *never* is opened only by a setting that names its very path or
+one below it, so that `TTL=/metadata=60` cannot by accident keep scheduled events for a minute. What is
+marked `fixed` is opened by nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from imdsproxy.messages import BudgetClass, Refusal, Request, Target
+
+MetadataRule = Literal["credentials", "always", "never"]
+Segments = tuple[str, ...]
+
+_HOUR = 3600.0
+_ROUTES_REMEMBERED = 512
+
+STABLE_LEAVES = frozenset(
+    {
+        *("vmid", "location", "zone", "name", "subscriptionid", "resourceid", "resourcegroupname"),
+        *("azenvironment", "ostype", "publisher", "offer", "sku", "version", "vmsize", "vmscalesetname"),
+        *("placementgroupid", "platformfaultdomain", "platformupdatedomain"),
+    }
+)
+"""Values under `/metadata/instance/compute` that change, if ever, with the VM's placement or its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long an answer may be used, in seconds. `fresh` of 0 means that it is not kept at all."""
+
+    fresh: float = 0.0
+    revalidate: float = 0.0
+    """Served beyond `fresh` for this long while it is renewed in the background (RFC 5861 section 3)."""
+    stale_if_error: float = 0.0
+    """Served beyond `fresh` for this long while IMDS fails (RFC 5861 section 4)."""
+    negative: float = 0.0
+    """How long a 400 or 404 is remembered."""
+    token: bool = False
+    """The answer is an access token: its own life bounds all of the above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer at once, without IMDS."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Pass on for this client alone and remember nothing."""
+
+    endpoint: str
+    budget: BudgetClass
+    add_metadata: bool
+    """Send `Metadata: true`; otherwise the header goes as the client sent it, or not at all."""
+    once: bool = False
+    """Never retried: it changes something (RFC 9110 section 9.2.2)."""
+    drops: str | None = None
+    """When answered, entries of this path are dropped."""
+    slow: bool = False
+    """IMDS may take two minutes over it (Microsoft's scheduled-events page)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Answer from the entry of this target, or fetch it once for everyone who waits."""
+
+    endpoint: str
+    budget: BudgetClass
+    lifetimes: Lifetimes
+    slow: bool = False
+
+
+Decision = Refuse | Forward | Cache
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One line of the endpoint table, for a path and all below it."""
+
+    path: Segments
+    endpoint: str
+    fresh: float = 0.0
+    refreshes: bool = False
+    stale_if_error: float = 0.0
+    fixed: bool = False
+    budget: BudgetClass = BudgetClass.GENERAL
+    token: bool = False
+    slow: bool = False
+
+
+def _row(path: str, endpoint: str, fresh: float = 0.0, stale: float = 0.0, *, refreshes: bool = False) -> _Row:
+    return _Row(_split(path), endpoint, fresh, refreshes, stale)
+
+
+def _split(path: str) -> Segments:
+    return tuple(segment for segment in path.lower().split("/") if segment)
+
+
+_IDENTITY = BudgetClass.IDENTITY
+_TABLE = (
+    _row("/metadata", "other"),
+    _row("/metadata/versions", "versions", _HOUR, 24 * _HOUR),
+    _row("/metadata/instance", "instance", 60, _HOUR, refreshes=True),
+    *(
+        _row(f"/metadata/instance/compute/{leaf}", "instance", 300, _HOUR, refreshes=True)
+        for leaf in sorted(STABLE_LEAVES)
+    ),
+    _row("/metadata/instance/network", "instance", 30, _HOUR, refreshes=True),
+    _row("/metadata/loadbalancer", "loadbalancer", 30, _HOUR, refreshes=True),
+    _row("/metadata/attested", "attested", 60),
+    _Row(_split("/metadata/scheduledevents"), "scheduledevents", fresh=1, slow=True),
+    _Row(_split("/metadata/identity"), "identity", fixed=True, budget=_IDENTITY),
+    _Row(_split("/metadata/identity/info"), "identity-info", 300, stale_if_error=_HOUR, budget=_IDENTITY),
+    _Row(_split("/metadata/identity/oauth2/token"), "token", 1, budget=_IDENTITY, token=True),
+)
+_BY_PATH = {row.path: row for row in _TABLE}
+
+ENDPOINTS = frozenset(row.endpoint for row in _TABLE) | {"none"}
+"""Every value that the `endpoint` label of a metric can have."""
+
+# IMDS's own words, byte for byte (shared facts: captured responses of both endpoints).
+_NO_METADATA_IDENTITY = b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
+_NO_METADATA_OTHER = b'{ "error": "Bad request: . Required metadata header not specified" }'
+
+
+class Policy:
+    """The rules in force. Paths are lower case without a trailing slash; times are seconds."""
+
+    def __init__(  # noqa: PLR0913  # one argument a setting, all by name
+        self,
+        *,
+        ttl: Mapping[str, float] | None = None,
+        stale_if_error: Mapping[str, float] | None = None,
+        negative_ttl: float = 5.0,
+        require_metadata: MetadataRule = "credentials",
+        allow: tuple[str, ...] = ("/metadata",),
+        deny: tuple[str, ...] = (),
+    ) -> None:
+        self._ttl = ttl or {}
+        self._stale_if_error = stale_if_error or {}
+        self._negative_ttl = negative_ttl
+        self._require_metadata = require_metadata
+        self._allow = tuple(map(_split, allow))
+        self._deny = tuple(map(_split, deny))
+        # The same targets come again and again, and what follows from a target alone never changes.
+        self._remembered = lru_cache(maxsize=_ROUTES_REMEMBERED)(self._route)
+
+    def decide(self, request: Request) -> Decision:
+        """Say what is to be done with a request. Total: every request gets exactly one decision."""
+        target = request.target
+        route = self._remembered(target)
+        if isinstance(route, Refuse):
+            return route
+        if not request.metadata and self._needs_metadata(target):
+            if route.endpoint == "identity":  # unknown to us: IMDS itself says what it thinks of the missing header
+                return self._alone(request, route, add_metadata=False)
+            return Refuse(_no_metadata(target))
+        if request.method == "POST" or isinstance(route, Forward):
+            return self._alone(request, route, add_metadata=True)
+        return route
+
+    def _needs_metadata(self, target: Target) -> bool:
+        if self._require_metadata == "credentials":
+            return target.segments[1:2] == ("identity",)
+        return self._require_metadata == "always"
+
+    @staticmethod
+    def _alone(request: Request, route: Forward | Cache, *, add_metadata: bool) -> Forward:
+        posted = request.method == "POST"
+        return Forward(
+            route.endpoint,
+            route.budget,
+            add_metadata,
+            once=posted,
+            drops=request.target.path if posted and route.endpoint == "scheduledevents" else None,
+            slow=route.slow,
+        )
+
+    def _route(self, target: Target) -> Decision:
+        """Decide what follows from the target alone."""
+        if target.segments[:1] != ("metadata",):
+            return Refuse(_not_found())
+        if not _within(target.segments, self._allow) or _within(target.segments, self._deny):
+            return Refuse(_denied(target))
+        row = _longest(target.segments)
+        if row.endpoint in ("versions", "identity-info", "token") and row.path != target.segments:
+            # Below a single document there is nothing known; pass it on under its parent's rules.
+            row = _longest(row.path[:-1])
+        nonce = row.endpoint == "attested" and target.has("nonce")
+        lifetimes = Lifetimes() if row.fixed or nonce else self._lifetimes(row, target.segments)
+        if lifetimes.fresh <= 0:
+            return Forward(row.endpoint, row.budget, add_metadata=True, slow=row.slow)
+        return Cache(row.endpoint, row.budget, lifetimes, slow=row.slow)
+
+    def _lifetimes(self, row: _Row, segments: Segments) -> Lifetimes:
+        fresh = _override(self._ttl, segments, row.fresh > 0 and not row.slow, row.path)
+        stale = _override(self._stale_if_error, segments, row.stale_if_error > 0, row.path)
+        if row.token:  # bounded by the token's own life, which tokens.py knows; a setting can only shorten
+            return Lifetimes(
+                fresh=float("inf") if fresh is None else fresh,
+                stale_if_error=float("inf") if stale is None else stale,
+                negative=self._negative_ttl,
+                token=True,
+            )
+        fresh = row.fresh if fresh is None else fresh
+        return Lifetimes(
+            fresh=fresh,
+            revalidate=fresh if row.refreshes else 0.0,
+            stale_if_error=row.stale_if_error if stale is None else stale,
+            negative=self._negative_ttl,
+        )
+
+
+def _override(settings: Mapping[str, float], segments: Segments, open_to_all: bool, row: Segments) -> float | None:
+    """Give the user's value by longest path prefix; for a row that says never, only one that names it."""
+    for length in range(len(segments), 0 if open_to_all else len(row) - 1, -1):
+        value = settings.get("/" + "/".join(segments[:length]))
+        if value is not None:
+            return value
+    return None
+
+
+def _longest(segments: Segments) -> _Row:
+    for length in range(len(segments), 1, -1):
+        row = _BY_PATH.get(segments[:length])
+        if row is not None:
+            return row
+    return _BY_PATH[("metadata",)]
+
+
+def _within(segments: Segments, prefixes: tuple[Segments, ...]) -> bool:
+    return any(segments[: len(prefix)] == prefix for prefix in prefixes)
+
+
+def _no_metadata(target: Target) -> Refusal:
+    body = _NO_METADATA_IDENTITY if target.segments[1:2] == ("identity",) else _NO_METADATA_OTHER
+    return Refusal(400, "metadata-header", "invalid_request", "Required metadata header not specified", body=body)
+
+
+def _not_found() -> Refusal:
+    return Refusal(
+        404,
+        "outside",
+        "not_found",
+        "This is a proxy for the Azure metadata service: ask for a path under /metadata/, e.g. "
+        "/metadata/instance?api-version=2021-02-01; the proxy's own pages are under /-/.",
+    )
+
+
+def _denied(target: Target) -> Refusal:
+    return Refusal(
+        403,
+        "denied",
+        "forbidden",
+        f"{target.path[:100]} is not open through this proxy; IMDSPROXY_ALLOW and IMDSPROXY_DENY say what is.",
+    )

@@ -1,0 +1,197 @@
+"""The steps of a request in their order, as the plan table of `freshness` gives them.
+
+    Request → Policy → lookup → Plan → Flight → (wait for return → token → IMDS → retry?)* → keep → Served
+
+Whatever can be decided is decided in `answer`, in one synchronous step; what has to be waited for comes back
+as a coroutine. `fetch` performs what stands in brackets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+from cachetools import TTLCache
+
+from imdsproxy.admission import TurnedAway
+from imdsproxy.clock import Clock
+from imdsproxy.fetch import Errand, Fetcher
+from imdsproxy.flights import Arrived, Flight, Flights, Landing
+from imdsproxy.freshness import Entry, Plan, Standing, keep, lookup, plan
+from imdsproxy.messages import Failure, Key, Refusal, Request, Response
+from imdsproxy.policy import Decision, Forward, Policy, Refuse
+from imdsproxy.served import Outcome, Served, refused
+from imdsproxy.store import Store
+
+_BYPASS_EVERY = 10.0
+"""Seconds in which one key is renewed by a client's wish at most once."""
+_REFRESH_PAUSE = 5.0
+"""Seconds for which a key rests after its renewal failed: serving it stale meanwhile asks no more of IMDS."""
+_REMEMBERED_KEYS = 4096
+
+Waiting = Coroutine[Any, Any, Served]
+
+
+class Proxy:
+    """One IMDS, one cache, one budget a class; as many clients as there are."""
+
+    def __init__(self, *, policy: Policy, store: Store, fetcher: Fetcher, clock: Clock) -> None:
+        self.policy = policy
+        self.store = store
+        self.fetcher = fetcher
+        self.flights = Flights()
+        self._clock = clock
+        self._bypassed: TTLCache[Key, None] = TTLCache(_REMEMBERED_KEYS, _BYPASS_EVERY, clock.monotonic)
+        self._resting: TTLCache[Key, None] = TTLCache(_REMEMBERED_KEYS, _REFRESH_PAUSE, clock.monotonic)
+
+    def answer(self, request: Request) -> Served | Waiting:
+        """Answer at once, or give a coroutine to wait for; cancelling it ends the waiting, not the flight."""
+        return self.perform(request, self.policy.decide(request))
+
+    def perform(self, request: Request, decision: Decision) -> Served | Waiting:
+        """Do what was decided about a request."""
+        if isinstance(decision, Refuse):
+            return refused(decision.refusal)
+        errand = Errand(request, decision)
+        if isinstance(decision, Forward):
+            return self._alone(errand)
+        key = request.target.key
+        wish = self._wish(request)
+        if wish:
+            return self._landed(errand, wish, None)
+        now = self._clock.monotonic()
+        entry = self.store.get(key)
+        resting = key in self._resting
+        step = plan(lookup(entry, now), failing=self.fetcher.outage.failing or resting)
+        if entry is None or step is Plan.FETCH:
+            return self._landed(errand, "", None)
+        if step is Plan.FETCH_OR_STALE:
+            return self._landed(errand, "", entry)
+        if step is Plan.SERVE_AND_REFRESH and not resting:
+            self._flight(errand, "", background=True)
+        return _from_cache(errand, entry, now)
+
+    def drop(self, path: str | None = None) -> int:
+        """Drop every entry, or those of one path (lower case) and below; says how many.
+
+        What is under way is not kept either: it may have been asked before the drop.
+        """
+
+        def concerns(key: Key) -> bool:
+            written = key.partition("?")[0].lower()
+            return path is None or written == path or written.startswith(path + "/")
+
+        self.flights.forget(concerns)
+        return self.store.drop(concerns)
+
+    def _wish(self, request: Request) -> str:
+        """Say by which wish of the client's the entry is to be renewed now, or `""`."""
+        wish = "bypass_cache" if request.target.bypass else "no-cache" if request.no_cache else ""
+        if not wish:
+            return ""
+        key = request.target.key
+        if self.flights.under_way((key, wish)) is None:
+            if key in self._bypassed:
+                return ""
+            self._bypassed[key] = None
+        return wish
+
+    def _flight(self, errand: Errand, wish: str, *, background: bool) -> tuple[Flight, bool]:
+        """Join the flight for this key or start one; says whether it was started."""
+        key = (errand.request.target.key, wish)
+        flight = self.flights.under_way(key)
+        if flight is None:
+            return self.flights.start(key, partial(self._fly, errand), background=background), True
+        if not background:
+            self.fetcher.admissions[errand.decision.budget].promote(flight.ticket)
+        return flight, False
+
+    async def _landed(self, errand: Errand, wish: str, stale: Entry | None) -> Served:
+        flight, led = self._flight(errand, wish, background=False)
+        if stale is not None:
+            await asyncio.wait((flight.landed, flight.stumbled), return_when=asyncio.FIRST_COMPLETED)
+            now = self._clock.monotonic()
+            failed = not flight.landed.done() or _failed(flight.landed.result(), errand)
+            if failed and lookup(stale, now) is not Standing.MISS:
+                return _from_cache(errand, stale, now, "stale-if-error")
+        landing = await asyncio.shield(flight.landed)
+        outcome = Outcome.BYPASS if wish else Outcome.MISS
+        forward = "request" if wish else "stale" if stale else "uri-miss"
+        return self._served(errand, landing, outcome if led else Outcome.COLLAPSED, forward)
+
+    async def _alone(self, errand: Errand) -> Served:
+        flight = self.flights.start(None, partial(self._fly, errand))
+        try:
+            landing = await asyncio.shield(flight.landed)
+        except asyncio.CancelledError:
+            self.flights.call_off(flight)
+            raise
+        return self._served(errand, landing, Outcome.BYPASS, "method" if errand.once else "bypass")
+
+    async def _fly(self, errand: Errand, flight: Flight) -> Landing:
+        """Fetch, and keep what came as far as it deserves it."""
+        fetched = await self.fetcher.fetch(errand, flight)
+        if isinstance(fetched, TurnedAway):
+            return fetched
+        result, decision, key = fetched.result, errand.decision, errand.request.target.key
+        if isinstance(decision, Forward):
+            if decision.drops is not None:
+                self.drop(decision.drops)
+            return result if isinstance(result, Failure) else Arrived(result, None)
+        failed = errand.failed(result)
+        if failed:
+            self._resting[key] = None
+        if isinstance(result, Failure):
+            return result
+        entry = keep(result, decision.lifetimes, fetched.sent_at, self._clock.monotonic())
+        if entry is None or not flight.keeps or (failed and self.store.get(key) is not None):
+            return Arrived(result, None)  # a failure does not take the place of what can still be served
+        return Arrived(result, entry if self.store.put(key, entry) else None)
+
+    def _served(self, errand: Errand, landing: Landing, outcome: Outcome, forward: str) -> Served:
+        endpoint = errand.decision.endpoint
+        if isinstance(landing, TurnedAway):
+            return refused(_turned_away(landing), endpoint)
+        if isinstance(landing, Failure):
+            hint = max(1, round(self.fetcher.retry_rules.base))
+            return refused(landing.refusal(hint), endpoint, Outcome.ERROR)
+        entry = landing.entry
+        return Served(
+            landing.response,
+            endpoint,
+            Outcome.ERROR if _failed(landing, errand) else outcome,
+            ttl=None if entry is None else int(entry.fresh_until - self._clock.monotonic()),
+            forward=forward,
+            forward_status=landing.response.status,
+            stored=entry is not None,
+        )
+
+
+def _from_cache(errand: Errand, entry: Entry, now: float, detail: str | None = None) -> Served:
+    kept = entry.response
+    fresh = now < entry.fresh_until
+    return Served(
+        kept if entry.token is None else Response(kept.status, kept.headers, entry.body(now)),
+        errand.decision.endpoint,
+        Outcome.HIT if fresh else Outcome.STALE,
+        age=entry.age(now),
+        ttl=int(entry.fresh_until - now) if fresh else -int(now - entry.fresh_until),
+        detail=detail,
+    )
+
+
+def _failed(landing: Landing, errand: Errand) -> bool:
+    return not isinstance(landing, Arrived) or errand.failed(landing.response)
+
+
+def _turned_away(away: TurnedAway) -> Refusal:
+    return Refusal(
+        429,
+        "budget",
+        "too_many_requests",
+        f"This VM's allowance at IMDS is spent, and the wait would be {away.retry_after} s, which is more than "
+        "IMDSPROXY_MAX_WAIT. Ask again then, and ask less often for different things.",
+        ((b"retry-after", b"%d" % away.retry_after),),
+    )

@@ -1,0 +1,148 @@
+"""The way to IMDS: the one place that knows httpx, and where its errors become `Failure`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable
+from dataclasses import dataclass
+from typing import cast
+
+import httpx
+
+from imdsproxy.headers import to_client
+from imdsproxy.messages import Failure, FailureKind, Headers, Response
+
+SLOW_READ_TIMEOUT = 130.0
+"""Seconds: the first scheduled-events request may take two minutes (Microsoft's scheduled-events page)."""
+
+# Shorter than the five seconds after which common servers close an idle connection, so that a request is not
+# sent into one that is just being closed.
+_KEEP_ALIVE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where IMDS is: a host and a port, or the path of a Unix socket."""
+
+    host: str
+    port: int = 80
+    unix: str | None = None
+
+    def __str__(self) -> str:
+        return f"unix:{self.unix}" if self.unix else f"http://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """The Host field."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == 80 else f"{host}:{self.port}"
+
+
+class Upstream:
+    """Sends requests to IMDS. No redirect is followed and nothing in the environment changes the way."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        connect_timeout: float = 2.0,
+        read_timeout: float = 10.0,
+        max_body_bytes: int = 1 << 20,
+    ) -> None:
+        self.address = address
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+        self._max_body_bytes = max_body_bytes
+        self._url = httpx.URL(scheme="http", host=address.host, port=address.port, path="/")
+        # The transport, not the client: a client adds headers, cookies, redirects and authentication of its
+        # own. IMDS speaks plain HTTP, so no certificates are loaded.
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=False,  # the address is always http://; loading certificates would be for nothing
+            trust_env=False,
+            uds=address.unix,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=_KEEP_ALIVE),
+        )
+
+    async def send(
+        self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
+    ) -> Response | Failure:
+        """Send one request, its target exactly as given; the answer is whole or it is a failure."""
+        read_timeout = max(SLOW_READ_TIMEOUT, self._read_timeout) if slow else self._read_timeout
+        timeouts = {
+            "connect": self._connect_timeout,
+            "read": read_timeout,
+            "write": read_timeout,
+            "pool": read_timeout,
+        }
+        fields = [(b"host", self.address.authority.encode("ascii")), *headers]
+        request = httpx.Request(
+            method,
+            self._url,
+            headers=fields,
+            content=body or None,
+            extensions={"timeout": timeouts, "target": target},
+        )
+        try:
+            # httpx bounds each read; a body that trickles is bounded by this.
+            async with asyncio.timeout(self._connect_timeout + read_timeout):
+                return await self._receive(request)
+        except (TimeoutError, httpx.TimeoutException) as error:
+            return self._too_slow(error, read_timeout)
+        except httpx.ConnectError as error:
+            return Failure(
+                FailureKind.UNREACHABLE,
+                f"{self.address} cannot be reached ({_words(error)}). Is this an Azure VM, "
+                "and does IMDSPROXY_UPSTREAM name its metadata service?",
+                sent=False,
+            )
+        except httpx.NetworkError as error:
+            return Failure(FailureKind.RESET, f"{self.address} broke the connection off ({_words(error)}); ask again.")
+        except httpx.HTTPError as error:
+            return Failure(
+                FailureKind.UNREADABLE,
+                f"{self.address} answered what is no whole HTTP response ({_words(error)}). "
+                "Is it the metadata service?",
+            )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+    async def _receive(self, request: httpx.Request) -> Response | Failure:
+        response = await self._transport.handle_async_request(request)
+        try:
+            if response.status_code < 200:
+                return Failure(
+                    FailureKind.UNREADABLE,
+                    f"{self.address} wants to change protocols (status {response.status_code}), which was not asked.",
+                )
+            body = bytearray()
+            # Raw bytes, not decoded ones: the client gets the body as IMDS encoded it.
+            async for part in cast("AsyncIterable[bytes]", response.stream):
+                body += part
+                if len(body) > self._max_body_bytes:
+                    return Failure(
+                        FailureKind.TOO_LARGE,
+                        f"{self.address} sent more than {self._max_body_bytes} bytes; "
+                        "raise IMDSPROXY_MAX_BODY_BYTES if that is right.",
+                    )
+            return Response(response.status_code, to_client(response.headers.raw), bytes(body))
+        finally:
+            await response.aclose()
+
+    def _too_slow(self, error: Exception, read_timeout: float) -> Failure:
+        if isinstance(error, httpx.ConnectTimeout):
+            return Failure(
+                FailureKind.TIMEOUT,
+                f"{self.address} took no connection within {self._connect_timeout:g} s (IMDSPROXY_CONNECT_TIMEOUT). "
+                "Is this an Azure VM, and does IMDSPROXY_UPSTREAM name its metadata service?",
+                sent=False,
+            )
+        return Failure(
+            FailureKind.TIMEOUT,
+            f"{self.address} did not answer within {read_timeout:g} s (IMDSPROXY_READ_TIMEOUT); ask again later.",
+        )
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

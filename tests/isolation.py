@@ -1,0 +1,65 @@
+"""Keeps the whole test process, and every process it starts, away from any network but its own loopback.
+
+On a development machine 169.254.169.254 may be somebody's real metadata service, so no test relies on being
+well written. Where the system allows it (Linux; root, or user namespaces) the process moves into a network
+namespace that has a loopback and nothing else. Everywhere, an audit hook refuses the connection itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+import sys
+
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 0x1
+
+
+def move_to_own_network() -> bool:
+    """Move this process into a network namespace of its own; says whether that was allowed."""
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.getuid(), os.getgid()
+    if user == 0:
+        moved = libc.unshare(_CLONE_NEWNET) == 0
+    else:
+        moved = libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0
+        if moved:
+            _write("/proc/self/setgroups", "deny")
+            _write("/proc/self/uid_map", f"{user} {user} 1")
+            _write("/proc/self/gid_map", f"{group} {group} 1")
+    if moved:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+    return moved
+
+
+def refuse_other_addresses() -> None:
+    """Refuse every connection of this process's Python code to anything but loopback or a Unix socket."""
+    sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, arguments: tuple[object, ...]) -> None:
+    if event not in {"socket.connect", "socket.sendto"}:
+        return
+    address = arguments[1]
+    if not isinstance(address, tuple):
+        return
+    try:
+        loopback = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
+    except ValueError:
+        loopback = address[0] == "localhost"
+    if not loopback:
+        raise RuntimeError(f"a test tried to reach {address!r}; only loopback is allowed")
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:  # noqa: PTH123  # /proc wants one write of this very kind
+        file.write(text)

@@ -1,0 +1,154 @@
+"""What several tests need: a real proxy process, raw sockets, and a loop whose time a test owns."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTANCE = "/metadata/instance?api-version=2021-02-01"
+TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
+METADATA = {"Metadata": "true"}
+
+
+@dataclass
+class Answer:
+    """A response as a client sees it; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def get(
+    port: int, target: str, headers: dict[str, str] | None = None, *, method: str = "GET", body: bytes | None = None
+) -> Answer:
+    """Send one request over a connection of its own, with `Metadata: true` where no headers are given."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, target, body=body, headers=METADATA if headers is None else headers)
+        response = connection.getresponse()
+        fields = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, fields, response.read())
+    finally:
+        connection.close()
+
+
+def talk(port: int, sent: bytes | Sequence[bytes], *, wait: float = 5.0, pause: float = 0.0) -> bytes:
+    """Send raw bytes (in pieces, `pause` seconds apart) and give all that comes until the other side closes.
+
+    Gives what came so far if it does not close within `wait` seconds.
+    """
+    pieces = [sent] if isinstance(sent, bytes) else sent
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=wait) as connection:
+        with contextlib.suppress(OSError):
+            for piece in pieces:
+                connection.sendall(piece)
+                if pause:
+                    time.sleep(pause)
+        with contextlib.suppress(OSError):
+            while part := connection.recv(65536):
+                received += part
+    return received
+
+
+class ProxyProcess:
+    """`python -m imdsproxy`, running, with its log at hand."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path, port: int) -> None:
+        self.process = process
+        self.port = port
+        self._log = log
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def metric(self, name: str) -> float:
+        """Give the sum of a metric's samples, whatever their labels; 0 if there is none."""
+        text = get(self.port, "/-/metrics").body.decode()
+        return sum(
+            float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith((name + "{", name + " "))
+        )
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def resident_bytes(self) -> int:
+        """Give the resident memory of the process (Linux)."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """Give the environment of a process with these settings, named in lower case."""
+    ours = {f"IMDSPROXY_{name.upper()}": str(value) for name, value in settings.items()}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "IMDSPROXY_UPSTREAM": "http://127.0.0.1:9", **ours}
+
+
+@contextlib.contextmanager
+def running_proxy(folder: Path, *, ready: bool = True, **settings: object) -> Iterator[ProxyProcess]:
+    """Run the proxy on a free port, its settings named in lower case; ends it, and checks that it ended well."""
+    log = folder / f"proxy-{time.monotonic_ns()}.log"
+    with log.open("w", encoding="utf-8") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "imdsproxy"],
+            env=environment(**{"port": 0, **settings}),
+            cwd=ROOT,
+            stderr=stderr,
+            text=True,
+        )
+    try:
+        proxy = ProxyProcess(process, log, _port(process, log))
+        if ready:
+            wait_until(lambda: get(proxy.port, "/-/ready").status == 200)
+        yield proxy
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0, proxy.log
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def wait_until(true: object, seconds: float = 15.0) -> None:
+    """Wait until the callable gives something true."""
+    end = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+def _port(process: subprocess.Popen[str], log: Path) -> int:
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        for line in log.read_text(encoding="utf-8").splitlines():
+            if " listening " in line or '"listening"' in line:
+                return int(line.partition("http://127.0.0.1:")[2].split()[0].strip('",}'))
+        assert process.poll() is None, log.read_text(encoding="utf-8")
+        time.sleep(0.01)
+    raise AssertionError("the proxy does not say where it listens")
+
+
+def free_port() -> int:
+    """Give a port where nothing listens at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
