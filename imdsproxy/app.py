@@ -14,10 +14,9 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.responses import Response as PageResponse
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from imdsproxy.clock import Clock, SystemClock
 from imdsproxy.messages import Refusal, Request
@@ -65,7 +64,7 @@ class Application:
         self.house: House = build(settings, self._upstream, clock)
         self.readiness = Readiness(self.house.proxy, settings.warmup)
         self._loop_told_at = -_LOOP_REMINDER
-        self._pages = Starlette(
+        self._pages = Router(
             routes=[
                 Route("/-/healthy", self._healthy),
                 Route("/-/ready", self._ready),
@@ -152,7 +151,7 @@ class Application:
         return PageResponse(self.house.metrics.text(), media_type=CONTENT_TYPE)
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, _app: object) -> AsyncIterator[None]:
         getting_ready = asyncio.get_running_loop().create_task(self.readiness.become())
         try:
             yield

@@ -1,0 +1,7 @@
+"""Azure's Instance Metadata Service itself, emulated: for tests, for the demo, for machines not in Azure."""
+
+from imdsproxy.emulator.emulator import Arrival, Emulator
+from imdsproxy.emulator.faults import Fault
+from imdsproxy.emulator.server import EmulatorServer, run_in_thread
+
+__all__ = ["Arrival", "Emulator", "EmulatorServer", "Fault", "run_in_thread"]

@@ -1,0 +1,149 @@
+"""The command `imdsproxy emulator`: IMDS on a local port, as troubled as its flags say."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import math
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from imdsproxy.emulator.emulator import Emulator
+from imdsproxy.emulator.faults import Fault
+from imdsproxy.emulator.server import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PROGRAM = "imdsproxy emulator"
+DEFAULT_PORT = 8255
+_LAST_PORT = 65_535
+_USAGE_ERROR = 2
+
+_FAULT_HELP = (
+    "trouble to make, comma-separated: one of status=N, hang, reset, truncate, garbage, and/or "
+    "latency=SECONDS; then for=SECONDS, times=N, share=0..1, path=PREFIX, retry-after=TEXT. "
+    "E.g. status=410,for=20 or status=500,share=0.1,path=/metadata/instance or hang,times=1; repeatable"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line; status 2."""
+        self.exit(_USAGE_ERROR, f"{self.prog}: {message.removeprefix('argument ')} (--help lists every flag)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command until SIGINT or SIGTERM; return 0, or 2 after one line on stderr."""
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return asyncio.run(_serve(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Azure's Instance Metadata Service, emulated on this machine.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    add("--port", type=_port, default=DEFAULT_PORT, help="port to listen on, 0 for a free one (%(default)s)")
+    add("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="added to every answer")
+    add("--rate", type=_count, default=5, metavar="N", help="requests a second, 0 for no limit (%(default)s)")
+    add("--identity-rate", type=_count, default=20, metavar="N", help="the same for tokens (%(default)s)")
+    add("--token-life", type=_seconds, default=86_400.0, metavar="SECONDS", help="of a token (86400)")
+    add("--fault", type=_fault, action="append", default=[], metavar="SPEC", help=_FAULT_HELP)
+    add("--quiet", action="store_true", help="print the address and nothing else")
+    return parser
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    emulator = Emulator(
+        rate=options.rate,
+        identity_rate=options.identity_rate,
+        token_life=options.token_life,
+        latency=options.latency,
+    )
+    if options.quiet:
+        logging.getLogger("imdsproxy.emulator").setLevel(logging.ERROR)
+    stop = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_set_by_signals(stop))
+        try:
+            server = await stack.enter_async_context(serving(emulator, options.host, options.port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            advice = "choose another --host or --port (0 takes a free one)"
+            sys.stderr.write(f"{PROGRAM}: cannot listen: {reason}; {advice}\n")
+            return _USAGE_ERROR
+        # Added only now, so that `for=20` is twenty seconds of serving.
+        emulator.faults.add(*options.fault)
+        sys.stdout.write(f"emulator: {server.url}\n")
+        if not options.quiet:
+            target = f"{server.url}/metadata/instance?api-version=2021-02-01"
+            sys.stdout.write(f'try: curl -H Metadata:true "{target}"\n')
+        sys.stdout.flush()
+        await stop.wait()
+    return 0
+
+
+@contextlib.contextmanager
+def _set_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set the event on SIGINT and SIGTERM; only for the main thread, where signals come."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 0 to {_LAST_PORT}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate; give a whole number, 0 for no limit")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give seconds, 0 or more, e.g. 0.2")
+    return seconds
+
+
+def _fault(text: str) -> Fault:
+    """Read `status=410,for=20`: names with values, and names that stand alone."""
+    mapping: dict[str, str | bool] = {}
+    try:
+        for item in text.split(","):
+            key, equals, value = item.strip().partition("=")
+            if key in mapping:
+                raise ValueError(f"{key} is given twice")  # noqa: TRY301 - told like every other mistake
+            mapping[key] = value if equals else True
+        return Fault.from_mapping(mapping)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}; e.g. status=410,for=20") from None

@@ -1,0 +1,173 @@
+"""One emulated IMDS: the machine, its limits, the trouble scripted for it, and a record of who came."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+from imdsproxy.emulator.answers import Machine, answer, is_identity
+from imdsproxy.emulator.documents import sample_instance, sample_load_balancer
+from imdsproxy.emulator.events import ScheduledEvents
+from imdsproxy.emulator.faults import Fault, Faults
+from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, Identity, ManagedIdentity
+from imdsproxy.emulator.limits import Limits
+from imdsproxy.emulator.messages import Answer, Request, failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+SERVER = "IMDS/150.870.65.1854"
+MOST_ARRIVALS = 100_000
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(slots=True)
+class Arrival:
+    """One request that reached IMDS; `at` in monotonic seconds, `status` None if it was not answered."""
+
+    at: float
+    method: str
+    target: bytes
+    headers: Headers
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """An arrival being served: what was decided for it when it came."""
+
+    arrival: Arrival
+    identity: bool
+    admitted: bool
+    fault: Fault | None
+    latency: float
+
+
+class Emulator:
+    """
+    All of IMDS but the socket. `faults`, `events`, `instance` and `arrivals` may be used from any thread.
+
+    Rates are requests a second, 0 for no limit; `token_life`, `latency` and `enable_delay` are seconds.
+    """
+
+    def __init__(  # noqa: PLR0913 - one name for each thing that can be set, all by keyword
+        self,
+        *,
+        instance: dict[str, Any] | None = None,
+        identities: Sequence[Identity] = (SYSTEM_ASSIGNED, *USER_ASSIGNED),
+        token_life: float = 86_400,
+        load_balancer: bool = True,
+        extra: Mapping[str, Answer] | None = None,
+        rate: int = 5,
+        identity_rate: int = 20,
+        identity_concurrency: int = 5,
+        identity_shares_general: bool = False,
+        enable_delay: float = 0.0,
+        latency: float = 0.0,
+        seed: int = 0,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.machine = Machine(
+            instance=sample_instance() if instance is None else instance,
+            identity=ManagedIdentity(identities, token_life),
+            events=ScheduledEvents(enable_delay, wall),
+            load_balancer=sample_load_balancer() if load_balancer else None,
+            extra=extra or {},
+        )
+        self.limits = Limits(
+            rate,
+            identity_rate,
+            identity_concurrency,
+            identity_shares_general=identity_shares_general,
+        )
+        self.faults = Faults(monotonic, seed)
+        self.latency = latency
+        self._monotonic = monotonic
+        self._wall = wall
+        self._arrivals: deque[Arrival] = deque(maxlen=MOST_ARRIVALS)
+        self._arrived = 0
+        self._lock = threading.Lock()
+
+    @property
+    def instance(self) -> dict[str, Any]:
+        """The instance document; change a value in it, or put a whole new one in its place."""
+        return self.machine.instance
+
+    @instance.setter
+    def instance(self, instance: dict[str, Any]) -> None:
+        self.machine.instance = instance
+
+    @property
+    def events(self) -> ScheduledEvents:
+        """The scheduled events."""
+        return self.machine.events
+
+    @property
+    def arrivals(self) -> list[Arrival]:
+        """A copy of the record, oldest first, at most `MOST_ARRIVALS`."""
+        with self._lock:
+            return list(self._arrivals)
+
+    def arrivals_since(self, index: int) -> list[Arrival]:
+        """Return the arrivals from the `index`-th on, counted from the last reset."""
+        with self._lock:
+            forgotten = self._arrived - len(self._arrivals)
+            return list(self._arrivals)[max(0, index - forgotten) :]
+
+    def reset(self) -> None:
+        """Forget arrivals and end faults."""
+        self.faults.clear()
+        with self._lock:
+            self._arrivals.clear()
+            self._arrived = 0
+
+    def accept(self, request: Request, target: bytes, headers: Headers) -> Visit:
+        """
+        Record an arrival and decide what happens to it: the limits first, then the scripted trouble.
+
+        Each visit must be ended by `leave`.
+        """
+        now = self._monotonic()
+        arrival = Arrival(now, request.method, target, headers)
+        with self._lock:
+            self._arrivals.append(arrival)
+            self._arrived += 1
+        identity = is_identity(request.segments)
+        if not self.limits.admit(now, identity=identity):
+            return Visit(arrival, identity, admitted=False, fault=None, latency=0.0)
+        path = tuple(segment.lower() for segment in request.segments)
+        fault, latency = self.faults.strike(path, now)
+        return Visit(arrival, identity, admitted=True, fault=fault, latency=self.latency + latency)
+
+    def answer(self, visit: Visit, request: Request) -> Answer:
+        """Answer a visit whose request has been read whole."""
+        if not visit.admitted:
+            return failure(429, visit.identity)
+        if visit.fault is not None and visit.fault.status is not None:
+            return visit.fault.answer(visit.identity)
+        return answer(self.machine, request, self._wall())
+
+    def headers_of(self, given: Answer) -> list[tuple[bytes, bytes]]:
+        """Return every header that goes with an answer."""
+        pairs = [
+            ("content-length", str(len(given.body))),
+            ("server", SERVER),
+            ("x-ms-request-id", str(uuid.uuid4())),
+            ("date", formatdate(self._wall(), usegmt=True)),
+            *given.headers,
+        ]
+        if given.content_type is not None:
+            pairs.insert(1, ("content-type", given.content_type))
+        return [(name.encode(), value.encode("latin-1", "replace")) for name, value in pairs]
+
+    def leave(self, visit: Visit) -> None:
+        """End a visit."""
+        if visit.admitted:
+            self.limits.leave(identity=visit.identity)

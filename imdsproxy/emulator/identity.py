@@ -1,0 +1,137 @@
+"""
+Managed identities and their tokens, cached by IMDS itself until they near their end.
+
+Wording and order of keys: real responses, and Microsoft's managed-identity pages.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imdsproxy.emulator.documents import GROUP
+from imdsproxy.emulator.messages import compact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+NOT_FOUND = "Identity not found"
+SEVERAL = (
+    "Multiple user assigned identities exist, "
+    "please specify the clientId / resourceId of the identity in the token request"
+)
+ONE_SELECTOR = "Give only one of client_id, object_id, msi_res_id and mi_res_id"
+_RENEW_BEFORE = 300.0
+_BACKDATED = 300
+_MOST_TOKENS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One identity of the machine; an empty `resource_id` makes it the system-assigned one."""
+
+    client_id: str
+    object_id: str
+    resource_id: str = ""
+
+
+def _user_assigned(client_id: str, object_id: str, name: str) -> Identity:
+    kind = "providers/Microsoft.ManagedIdentity/userAssignedIdentities"
+    return Identity(client_id, object_id, f"{GROUP}/{kind}/{name}")
+
+
+SYSTEM_ASSIGNED = Identity("e0000000-0000-4000-8000-00000000c110", "e0000000-0000-4000-8000-000000000b10")
+USER_ASSIGNED = (
+    _user_assigned("e0000000-0000-4000-8000-00000000c111", "e0000000-0000-4000-8000-000000000b11", "first"),
+    _user_assigned("e0000000-0000-4000-8000-00000000c112", "e0000000-0000-4000-8000-000000000b12", "second"),
+)
+TENANT = "e0000000-0000-4000-8000-00000000a7e1"
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: str
+    expires_on: int
+
+
+class ManagedIdentity:
+    """The identities of one machine; `token_life` in seconds, times in seconds since 1970."""
+
+    def __init__(
+        self,
+        identities: Sequence[Identity] = (SYSTEM_ASSIGNED, *USER_ASSIGNED),
+        token_life: float = 86_400,
+        tenant_id: str = TENANT,
+    ) -> None:
+        self.identities = tuple(identities)
+        self.token_life = token_life
+        self.tenant_id = tenant_id
+        self._tokens: dict[tuple[Identity, str], _Token] = {}
+        self._serial = itertools.count(1)
+
+    def choose(self, parameters: Mapping[str, str]) -> Identity | str:
+        """Return the identity a token request means, or IMDS's words for why there is none."""
+        named = [name for name in ("client_id", "object_id", "msi_res_id", "mi_res_id") if name in parameters]
+        if len(named) > 1:  # NV: IMDS may prefer one of them
+            return ONE_SELECTOR
+        if named:
+            field = "resource_id" if named[0].endswith("res_id") else named[0]
+            wanted = parameters[named[0]].lower()
+            found = (one for one in self.identities if wanted and getattr(one, field).lower() == wanted)
+            return next(found, NOT_FOUND)
+        if len(self.identities) == 1:
+            return self.identities[0]
+        system = next((one for one in self.identities if not one.resource_id), None)
+        return system or (SEVERAL if self.identities else NOT_FOUND)
+
+    def token(self, identity: Identity, resource: str, now: float, *, bypass_cache: bool) -> dict[str, str]:
+        """
+        Return a token document, the same token as before unless it nears its end or the cache is bypassed.
+
+        NV: IMDS's own margin; here it is 300 s, or a tenth of a short life.
+        """
+        key = (identity, resource)
+        token = self._tokens.get(key)
+        margin = min(_RENEW_BEFORE, self.token_life / 10)
+        if bypass_cache or token is None or token.expires_on - now <= margin:
+            token = self._mint(identity, resource, now)
+            self._tokens.pop(key, None)
+            self._tokens[key] = token
+            if len(self._tokens) > _MOST_TOKENS:
+                del self._tokens[next(iter(self._tokens))]
+        return {
+            "access_token": token.text,
+            "client_id": identity.client_id,
+            "expires_in": str(max(0, int(token.expires_on - now))),
+            "expires_on": str(token.expires_on),
+            "ext_expires_in": str(max(0, int(self.token_life) - 1)),
+            "not_before": str(self._not_before(token.expires_on)),
+            "resource": resource,
+            "token_type": "Bearer",
+        }
+
+    def _not_before(self, expires_on: int) -> int:
+        return expires_on - int(self.token_life) - _BACKDATED
+
+    def _mint(self, identity: Identity, resource: str, now: float) -> _Token:
+        expires_on = math.ceil(now + self.token_life)
+        claims = {
+            "aud": resource,
+            "iss": "https://emulator.invalid/imdsproxy",
+            "nbf": self._not_before(expires_on),
+            "exp": expires_on,
+            "appid": identity.client_id,
+            "oid": identity.object_id,
+            "tid": self.tenant_id,
+            "uti": str(next(self._serial)),
+            "note": "Made by the imdsproxy emulator; no service accepts it.",
+        }
+        parts = (compact({"typ": "JWT", "alg": "none"}), compact(claims), b"unsigned, from an emulator")
+        return _Token(".".join(_base64url(part) for part in parts), expires_on)
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,0 +1,433 @@
+"""The emulator on real loopback sockets, with nothing between it and raw bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import importlib.util
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imdsproxy.emulator import Arrival, Emulator, EmulatorServer, Fault, run_in_thread
+from imdsproxy.emulator.cli import main
+from imdsproxy.emulator.messages import json_answer
+from imdsproxy.emulator.protocol import LINGER
+from imdsproxy.emulator.server import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INSTANCE = "/metadata/instance?api-version=2021-02-01"
+TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
+EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
+METADATA = {"Metadata": "true"}
+
+
+@pytest.fixture
+def imds() -> Iterator[EmulatorServer]:
+    with run_in_thread(Emulator(rate=0, identity_rate=0)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def connected(server: EmulatorServer) -> Iterator[http.client.HTTPConnection]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def ask(
+    server: EmulatorServer,
+    target: str,
+    method: str = "GET",
+    body: Any = None,
+    headers: dict[str, str] | None = None,
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    with connected(server) as connection:
+        content = None if body is None else json.dumps(body).encode()
+        connection.request(method, target, content, METADATA if headers is None else headers)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+
+
+def raw(server: EmulatorServer, data: bytes, timeout: float = 5) -> bytes:
+    """Send bytes and return everything that comes until the end of the connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout) as connection:
+        connection.sendall(data)
+        parts = []
+        while part := connection.recv(65_536):
+            parts.append(part)
+        return b"".join(parts)
+
+
+def wait_for(condition: Any, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.005)
+
+
+class TestAnswers:
+    def test_headers(self, imds: EmulatorServer) -> None:
+        status, headers, body = ask(imds, INSTANCE)
+        assert status == 200
+        assert headers["server"] == "IMDS/150.870.65.1854"
+        assert headers["content-type"] == "application/json; charset=utf-8"
+        assert headers["content-length"] == str(len(body))
+        assert headers["date"].endswith(" GMT")
+        assert len(headers["x-ms-request-id"]) == 36
+        assert headers["x-ms-request-id"] != ask(imds, INSTANCE)[1]["x-ms-request-id"]
+
+    def test_an_empty_value(self, imds: EmulatorServer) -> None:
+        target = "/metadata/instance/compute/zone?api-version=2021-02-01&format=text"
+        status, headers, body = ask(imds, target)
+        assert (status, body, headers["content-length"]) == (200, b"", "0")
+        assert headers["content-type"] == "text/plain; charset=utf-8"
+
+    def test_a_connection_is_kept(self, imds: EmulatorServer) -> None:
+        with connected(imds) as connection:
+            for target in (INSTANCE, TOKEN, EVENTS, "/nothing"):
+                connection.request("GET", target, headers=METADATA)
+                connection.getresponse().read()
+                assert connection.sock is not None
+
+    def test_pipelined_and_split_requests(self, imds: EmulatorServer) -> None:
+        one = f"GET {INSTANCE} HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n"
+        last = one.replace("Metadata", "Connection: close\r\nMetadata")
+        assert raw(imds, (one + one + last).encode()).count(b"HTTP/1.1 200 OK") == 3
+
+    def test_head_is_not_allowed(self, imds: EmulatorServer) -> None:
+        status, headers, body = ask(imds, INSTANCE, "HEAD")
+        assert (status, headers["allow"], body) == (405, "GET", b"")
+
+    def test_absolute_form_is_recorded_as_sent(self, imds: EmulatorServer) -> None:
+        target = f"http://169.254.169.254{INSTANCE}"
+        request = f"GET {target} HTTP/1.1\r\nHost: x\r\nMetadata: true\r\nConnection: close\r\n\r\n"
+        assert raw(imds, request.encode()).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert imds.emulator.arrivals[0].target == target.encode()
+
+    def test_an_event_is_acknowledged(self, imds: EmulatorServer) -> None:
+        event_id = imds.emulator.events.add("Redeploy")
+        body = {"StartRequests": [{"EventId": event_id}]}
+        assert ask(imds, EVENTS, "POST", body)[::2] == (200, b"")
+        assert json.loads(ask(imds, EVENTS)[2])["Events"][0]["EventStatus"] == "Started"
+        assert ask(imds, EVENTS, "POST", {})[0] == 400
+
+    def test_a_large_body_in_parts(self, imds: EmulatorServer) -> None:
+        body = {"StartRequests": [], "filling": "x" * 1_000_000}
+        assert ask(imds, EVENTS, "POST", body)[0] == 200
+
+    def test_the_machine_can_change(self, imds: EmulatorServer) -> None:
+        imds.emulator.instance["compute"]["tags"] = "a:b"
+        assert b'"tags":"a:b"' in ask(imds, INSTANCE)[2]
+        imds.emulator.instance = {"compute": {"tags": "c:d"}}
+        assert ask(imds, INSTANCE)[2] == b'{"compute":{"tags":"c:d"}}'
+        assert imds.emulator.instance == {"compute": {"tags": "c:d"}}
+
+    def test_set_up_otherwise(self) -> None:
+        extra = {"identity/getplatformmetadata": json_answer({"clientId": "c"})}
+        emulator = Emulator(
+            instance={"compute": {"name": "other"}, "network": {}},
+            identities=(),
+            load_balancer=False,
+            extra=extra,
+        )
+        with run_in_thread(emulator) as imds:
+            assert ask(imds, INSTANCE)[2] == b'{"compute":{"name":"other"},"network":{}}'
+            assert b"Identity not found" in ask(imds, TOKEN)[2]
+            assert ask(imds, "/metadata/loadbalancer?api-version=2021-02-01")[0] == 404
+            assert ask(imds, "/metadata/identity/getplatformmetadata")[2] == b'{"clientId":"c"}'
+
+
+class TestLimits:
+    def test_the_sixth_in_a_second_is_refused(self) -> None:
+        moments = iter([0.0, 0.1, 0.2, 0.3, 0.4, 0.999, 1.0, 1.05])
+        with run_in_thread(Emulator(monotonic=lambda: next(moments))) as imds:
+            answers = [ask(imds, "/metadata/versions") for _ in range(8)]
+            assert [status for status, _, _ in answers] == [200, 200, 200, 200, 200, 429, 200, 429]
+            assert answers[5][2] == b'{"error":"Too many requests"}'
+            assert "retry-after" not in answers[5][1]
+
+    def test_identity_has_its_own_words(self) -> None:
+        with run_in_thread(Emulator(identity_rate=1, monotonic=lambda: 0.0)) as imds:
+            assert ask(imds, TOKEN)[0] == 200
+            assert ask(imds, TOKEN)[2] == (
+                b'{"error":"invalid_request","error_description":"Temporarily throttled, too many requests"}'
+            )
+            assert ask(imds, "/metadata/versions")[0] == 200
+
+    def test_five_identity_requests_at_once(self) -> None:
+        emulator = Emulator(identity_rate=0)
+        emulator.faults.add(Fault(hang=True, times=5))
+        with run_in_thread(emulator) as imds, contextlib.ExitStack() as stack:
+            hanging = [stack.enter_context(connected(imds)) for _ in range(5)]
+            for connection in hanging:
+                connection.request("GET", TOKEN, headers=METADATA)
+            wait_for(lambda: len(emulator.arrivals) == 5)
+            assert ask(imds, TOKEN)[0] == 429
+            hanging[0].close()
+            wait_for(lambda: emulator.limits.identities_under_way < 5)
+            assert ask(imds, TOKEN)[0] == 200
+
+    def test_a_refused_request_spends_no_fault(self) -> None:
+        emulator = Emulator(rate=1, monotonic=lambda: 0.0)
+        with run_in_thread(emulator) as imds:
+            assert ask(imds, INSTANCE)[0] == 200
+            emulator.faults.add(Fault(status=410, times=1))
+            assert ask(imds, INSTANCE)[0] == 429
+            assert len(emulator.faults) == 1
+
+
+class TestFaults:
+    def test_a_status(self, imds: EmulatorServer) -> None:
+        imds.emulator.faults.add(Fault(status=429, retry_after="3", times=1), Fault(status=304, times=1))
+        status, headers, _ = ask(imds, TOKEN)
+        assert (status, headers["retry-after"]) == (429, "3")
+        status, headers, body = ask(imds, INSTANCE)
+        assert (status, body, headers["content-type"]) == (304, b"", None)
+        assert ask(imds, INSTANCE)[0] == 200
+
+    def test_latency(self, imds: EmulatorServer) -> None:
+        imds.emulator.faults.add(Fault(latency=0.1), Fault(latency=0.1, path="/metadata/instance"))
+        began = time.monotonic()
+        assert ask(imds, INSTANCE)[0] == 200
+        assert 0.2 <= time.monotonic() - began < 3
+
+    def test_latency_of_the_emulator_and_a_client_that_leaves(self) -> None:
+        emulator = Emulator(latency=60)
+        with run_in_thread(emulator) as imds, connected(imds) as connection:
+            connection.request("GET", TOKEN, headers=METADATA)
+            wait_for(lambda: emulator.limits.identities_under_way == 1)
+            connection.close()
+            wait_for(lambda: emulator.limits.identities_under_way == 0)
+            assert emulator.arrivals[0].status is None
+
+    def test_the_first_question_for_events_waits(self) -> None:
+        with run_in_thread(Emulator(enable_delay=0.1)) as imds:
+            began = time.monotonic()
+            assert ask(imds, EVENTS)[0] == 200
+            assert time.monotonic() - began >= 0.1
+
+    def test_hang(self, imds: EmulatorServer) -> None:
+        imds.emulator.faults.add(Fault(hang=True, times=1))
+        with pytest.raises(TimeoutError):
+            raw(imds, f"GET {INSTANCE} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), timeout=0.2)
+        assert imds.emulator.arrivals[0].status is None
+
+    def test_reset(self, imds: EmulatorServer) -> None:
+        imds.emulator.faults.add(Fault(reset=True, times=1))
+        with pytest.raises(ConnectionResetError):
+            ask(imds, INSTANCE)
+        assert ask(imds, INSTANCE)[0] == 200
+
+    @pytest.mark.parametrize("target", [INSTANCE, TOKEN, "/nothing"])
+    def test_truncate(self, imds: EmulatorServer, target: str) -> None:
+        whole = ask(imds, target)[2]
+        imds.emulator.faults.add(Fault(truncate=True, times=1))
+        with pytest.raises(http.client.IncompleteRead) as caught:
+            ask(imds, target)
+        # Tokens of another second differ in a digit; their length does not.
+        assert len(caught.value.partial) == len(whole) // 2
+        assert caught.value.expected == len(whole) - len(whole) // 2
+
+    def test_truncate_an_empty_body(self, imds: EmulatorServer) -> None:
+        imds.emulator.faults.add(Fault(truncate=True, times=1))
+        with pytest.raises(http.client.IncompleteRead) as caught:
+            ask(imds, "/metadata/instance/compute/zone?api-version=2021-02-01&format=text")
+        assert (caught.value.partial, caught.value.expected) == (b"", 1)
+
+    def test_garbage(self, imds: EmulatorServer) -> None:
+        imds.emulator.faults.add(Fault(garbage=True, times=1))
+        with pytest.raises(http.client.BadStatusLine):
+            ask(imds, INSTANCE)
+        assert [arrival.status for arrival in imds.emulator.arrivals] == [None]
+
+    def test_a_post_breaks_too(self, imds: EmulatorServer) -> None:
+        imds.emulator.faults.add(Fault(reset=True))
+        with pytest.raises(ConnectionResetError):
+            ask(imds, EVENTS, "POST", {"StartRequests": []})
+
+    def test_a_breakage_after_a_wait(self, imds: EmulatorServer) -> None:
+        imds.emulator.faults.add(Fault(reset=True, latency=0.1))
+        began = time.monotonic()
+        with pytest.raises(ConnectionResetError):
+            ask(imds, INSTANCE)
+        assert time.monotonic() - began >= 0.1
+
+
+class TestRecord:
+    def test_arrivals(self, imds: EmulatorServer) -> None:
+        before = time.monotonic()
+        ask(imds, INSTANCE, headers={"Metadata": "True", "X-A": "b"})
+        ask(imds, "/nothing%20here?a=%2f", "PUT")
+        first, second = imds.emulator.arrivals
+        assert isinstance(first, Arrival)
+        assert before <= first.at <= second.at <= time.monotonic()
+        assert (first.method, first.target, first.status) == ("GET", INSTANCE.encode(), 200)
+        assert (b"metadata", b"True") in first.headers
+        assert (b"x-a", b"b") in first.headers
+        assert (second.method, second.target, second.status) == ("PUT", b"/nothing%20here?a=%2f", 404)
+
+    def test_control_requests_are_none(self, imds: EmulatorServer) -> None:
+        ask(imds, INSTANCE)
+        listed = json.loads(ask(imds, "/-/arrivals", headers={})[2])
+        assert [(entry["target"], entry["status"]) for entry in listed] == [(INSTANCE, 200)]
+        assert ask(imds, "/-/arrivals?since=1", headers={})[2] == b"[]"
+        assert ask(imds, "/-/faults", "POST", {"status": 410, "times": 1}, headers={})[0] == 200
+        assert ask(imds, "/-/healthy", headers={})[0] == 200
+        assert ask(imds, INSTANCE)[0] == 410
+        assert ask(imds, "/-/reset", "POST", headers={})[0] == 200
+        assert imds.emulator.arrivals == []
+
+
+class TestThread:
+    def test_defaults_and_address(self) -> None:
+        with run_in_thread() as imds:
+            assert imds.url == f"http://127.0.0.1:{imds.port}"
+            assert [ask(imds, "/metadata/versions")[0] for _ in range(6)] == [200] * 5 + [429]
+
+    @pytest.mark.parametrize(
+        ("host", "url"),
+        [("::1", "http://[::1]:80"), ("0.0.0.0", "http://127.0.0.1:80"), ("::", "http://[::1]:80")],
+    )
+    def test_the_url_of_an_address(self, host: str, url: str) -> None:
+        assert EmulatorServer(host, 80, Emulator()).url == url
+
+    def test_it_stops_at_once_whatever_is_under_way(self) -> None:
+        emulator = Emulator(latency=0)
+        emulator.faults.add(Fault(hang=True, times=1), Fault(latency=60))
+        with contextlib.ExitStack() as stack:
+            with run_in_thread(emulator) as imds:
+                for _ in range(2):
+                    stack.enter_context(connected(imds)).request("GET", INSTANCE, headers=METADATA)
+                stack.enter_context(socket.create_connection(("127.0.0.1", imds.port)))
+                wait_for(lambda: len(emulator.arrivals) == 2)
+                began = time.monotonic()
+            assert time.monotonic() - began < 1
+        assert not [thread for thread in threading.enumerate() if thread.name == "imds-emulator"]
+        with pytest.raises(ConnectionRefusedError):
+            ask(imds, INSTANCE)
+
+    def test_a_taken_port(self, imds: EmulatorServer) -> None:
+        with pytest.raises(OSError, match=str(imds.port)), run_in_thread(port=imds.port):
+            pass
+
+    def test_an_error_in_the_block_passes_through(self) -> None:
+        with pytest.raises(ZeroDivisionError), run_in_thread():
+            raise ZeroDivisionError
+
+    def test_in_a_running_loop(self) -> None:
+        async def run() -> bytes:
+            async with serving(Emulator()) as server:
+                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                request = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+                writer.write(request)
+                data = await reader.read()
+                writer.close()
+                await writer.wait_closed()
+                return data
+
+        assert asyncio.run(run()).endswith(b'{"status":"healthy"}')
+
+    def test_without_cryptography_it_says_so_once(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+        with run_in_thread() as imds:
+            body = ask(imds, "/metadata/attested/document?api-version=2021-02-01")[2]
+        assert b"MIIEEgYJKoZIhvcNAQcCoIIEAzCC" in body
+        assert [record.getMessage() for record in caplog.records if "imdsproxy[emulator]" in record.message]
+        assert len(caplog.records) == 1
+
+    def test_garbage_from_a_client_ends_its_connection_only(self, imds: EmulatorServer) -> None:
+        assert raw(imds, b"\x00\x01\x02\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        with socket.create_connection(("127.0.0.1", imds.port)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
+        assert ask(imds, INSTANCE)[0] == 200
+
+
+@contextlib.contextmanager
+def command(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    run = [sys.executable, "-m", "imdsproxy.emulator", *arguments]
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send these signals to one process")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command(number: signal.Signals) -> None:
+    with command("--port", "0", "--fault", "status=410,times=1", "--rate", "0", "--token-life", "60") as process:
+        line = first_line(process)
+        assert line.startswith("emulator: http://127.0.0.1:")
+        server = EmulatorServer("127.0.0.1", int(line.rpartition(":")[2]), Emulator())
+        assert first_line(process) == f'try: curl -H Metadata:true "{server.url}{INSTANCE}"'
+        assert ask(server, INSTANCE)[0] == 410
+        assert json.loads(ask(server, TOKEN)[2])["expires_in"] == "60"
+        with connected(server) as connection:
+            connection.request("GET", INSTANCE, headers=METADATA)
+            connection.getresponse().read()
+            process.send_signal(number)
+            out, err = process.communicate(timeout=5)
+        assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_the_command_on_a_taken_port(imds: EmulatorServer, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["--port", str(imds.port), "--quiet"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"127.0.0.1', {imds.port}" in err
+    assert "choose another --host or --port" in err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def no_signal_handlers(*_arguments: object) -> None:
+    raise NotImplementedError
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send a signal to one thread")
+@pytest.mark.parametrize("loop_has_signal_handlers", [True, False])
+def test_the_command_in_this_process_until_it_is_told_to_end(
+    loop_has_signal_handlers: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not loop_has_signal_handlers:
+        monkeypatch.setattr(asyncio.SelectorEventLoop, "add_signal_handler", no_signal_handlers)
+    before = signal.getsignal(signal.SIGTERM)
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+
+    def end() -> None:
+        wait_for(lambda: signal.getsignal(signal.SIGTERM) != before)
+        signal.pthread_kill(main_thread, signal.SIGTERM)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    try:
+        assert main(["--port", "0", "--quiet"]) == 0
+    finally:
+        thread.join()
+    assert capsys.readouterr().out.startswith("emulator: http://127.0.0.1:")
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,0 +1,204 @@
+"""The promise at IMDS: never more than so many arrivals in any window, whatever the network does in between."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from itertools import pairwise
+
+import virtual
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imdsproxy.admission import Admission, Ticket, TurnedAway
+from imdsproxy.budget import Budget
+
+LATENCIES = st.one_of(
+    st.just(0.0),
+    st.floats(0.0001, 0.01),
+    st.floats(0.01, 1.0),
+    st.floats(1.0, 30.0),
+)
+
+
+async def one_request(
+    admission: Admission, before: float, after: float, arrivals: list[float], *, background: bool = False
+) -> bool:
+    """Send one: it reaches IMDS after `before` seconds and is answered `after` seconds later."""
+    taken_at = await admission.enter(Ticket(background=background))
+    if isinstance(taken_at, TurnedAway):
+        return False
+    try:
+        await asyncio.sleep(before)
+        arrivals.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(after)
+    finally:
+        admission.leave(taken_at)
+    return True
+
+
+def most_in_any_window(arrivals: list[float], window: float) -> int:
+    """Count by brute force: a window opens at every arrival, its end excluded by a nanosecond of rounding."""
+    ordered = sorted(arrivals)
+    return max(
+        (sum(1 for moment in ordered if begin <= moment < begin + window - 1e-9) for begin in ordered), default=0
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    requests=st.integers(1, 7),
+    window=st.sampled_from([0.5, 1.0, 3.0]),
+    concurrent=st.one_of(st.none(), st.integers(1, 7)),
+    journeys=st.lists(st.tuples(st.floats(0, 5), LATENCIES, LATENCIES, st.booleans()), min_size=1, max_size=40),
+)
+def test_no_window_ever_sees_more_than_the_budget(
+    requests: int, window: float, concurrent: int | None, journeys: list[tuple[float, float, float, bool]]
+) -> None:
+    arrivals: list[float] = []
+
+    async def scenario() -> None:
+        admission = Admission(Budget(requests, window, concurrent), virtual.VirtualClock(), max_wait=1e9)
+
+        async def later(start: float, before: float, after: float, *, background: bool) -> None:
+            await asyncio.sleep(start)
+            assert await one_request(admission, before, after, arrivals, background=background)
+
+        await asyncio.gather(*(later(start, before, after, background=flag) for start, before, after, flag in journeys))
+
+    virtual.run(scenario())
+    assert len(arrivals) == len(journeys), "everyone gets a turn"
+    assert most_in_any_window(arrivals, window) <= requests
+
+
+@settings(max_examples=60, deadline=None)
+@given(latency=st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.5, 2.0]), seed=st.integers(0, 2**32))
+def test_under_a_standing_queue_nearly_the_whole_budget_is_used(latency: float, seed: int) -> None:
+    chance = random.Random(seed)
+    arrivals: list[float] = []
+
+    async def scenario() -> float:
+        admission = Admission(Budget(5, 1.0), virtual.VirtualClock(), max_wait=1e9)
+        began = asyncio.get_running_loop().time()
+        split = chance.random()
+        await asyncio.gather(
+            *(one_request(admission, latency * split, latency * (1 - split), arrivals) for _ in range(200))
+        )
+        return asyncio.get_running_loop().time() - began
+
+    took = virtual.run(scenario())
+    ideal = 5 / (1 + latency)
+    # The last round's rest needs no waiting for, so the count per time is a little above the standing rate.
+    assert 200 / (took + 1) >= 0.95 * ideal
+    assert most_in_any_window(arrivals, 1.0) <= 5
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    waiting=st.integers(1, 40),
+    cancelled=st.sets(st.integers(0, 39)),
+    moment=st.floats(0, 6),
+)
+def test_those_who_hang_up_neither_lose_nor_free_a_token(waiting: int, cancelled: set[int], moment: float) -> None:
+    arrivals: list[float] = []
+
+    async def scenario() -> None:
+        admission = Admission(Budget(5, 1.0), virtual.VirtualClock(), max_wait=1e9)
+        tasks = [
+            asyncio.get_running_loop().create_task(one_request(admission, 0.1, 0.1, arrivals)) for _ in range(waiting)
+        ]
+        await asyncio.sleep(moment)
+        for index in cancelled:
+            if index < waiting:
+                tasks[index].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(2)
+        assert admission.budget.available(asyncio.get_running_loop().time()) == 5
+
+    virtual.run(scenario())
+    assert most_in_any_window(arrivals, 1.0) <= 5
+
+
+def test_foreground_goes_before_background_and_each_in_order_of_arrival() -> None:
+    order: list[str] = []
+
+    async def scenario() -> None:
+        admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=1e9)
+
+        async def one(name: str, *, background: bool) -> None:
+            taken_at = await admission.enter(Ticket(background=background))
+            assert isinstance(taken_at, float)
+            order.append(name)
+            admission.leave(taken_at)
+
+        names = [("a", False), ("refresh 1", True), ("b", False), ("refresh 2", True), ("c", False)]
+        await asyncio.gather(*(one(name, background=flag) for name, flag in names))
+
+    virtual.run(scenario())
+    assert order == ["a", "b", "c", "refresh 1", "refresh 2"]
+
+
+def test_a_wait_beyond_the_longest_is_told_at_once_and_how_long_it_would_be() -> None:
+    async def scenario() -> list[tuple[float, int | None]]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        admission = Admission(Budget(5, 1.0), virtual.VirtualClock(), max_wait=2.0)
+
+        async def one() -> tuple[float, int | None]:
+            got = await admission.enter(Ticket(background=False))
+            if isinstance(got, TurnedAway):
+                return loop.time() - began, got.retry_after
+            admission.leave(got)
+            return loop.time() - began, None
+
+        return list(await asyncio.gather(*(one() for _ in range(20))))
+
+    results = virtual.run(scenario())
+    served = [round(at, 3) for at, refused in results if refused is None]
+    assert served == [0] * 5 + [1] * 5 + [2] * 5
+    assert [(at, refused) for at, refused in results if refused is not None] == [(0.0, 3)] * 5
+
+
+def test_a_wait_that_turns_out_longer_than_expected_ends_when_it_is_too_long() -> None:
+    async def scenario() -> tuple[float, object]:
+        loop = asyncio.get_running_loop()
+        admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=5.0)
+        taken_at = await admission.enter(Ticket(background=False))
+        assert isinstance(taken_at, float)
+        began = loop.time()
+        result = await admission.enter(Ticket(background=False))  # the first one never comes back
+        return loop.time() - began, result
+
+    waited, result = virtual.run(scenario())
+    assert waited == 5.0
+    assert result == TurnedAway(retry_after=1)
+
+
+def test_a_background_ticket_that_a_client_now_waits_for_takes_its_place_in_the_queue() -> None:
+    order: list[str] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=1e9)
+        tickets = {name: Ticket(background=True) for name in ("one", "two", "three")}
+
+        async def one(name: str) -> None:
+            taken_at = await admission.enter(tickets[name])
+            assert isinstance(taken_at, float)
+            order.append(name)
+            admission.leave(taken_at)
+
+        tasks = [loop.create_task(one(name)) for name in tickets]
+        await asyncio.sleep(0.5)
+        admission.promote(tickets["three"])
+        admission.promote(tickets["three"])
+        await asyncio.gather(*tasks)
+
+    virtual.run(scenario())
+    assert order == ["one", "three", "two"]
+
+
+def test_the_counting_of_windows_counts() -> None:
+    arrivals = [0.0, 0.2, 0.9, 1.0, 1.1]
+    assert most_in_any_window(arrivals, 1.0) == 4
+    assert all(a <= b for a, b in pairwise(arrivals))

@@ -1,0 +1,198 @@
+"""The whole proxy as a state machine on a fake clock: whatever happens, these things hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from scripted import DOWN, EVENTS, SLOW, VERSIONS, Imds, Sent, Stage, ok, status, token
+from virtual import VirtualLoop
+
+from imdsproxy.messages import Failure, Response
+from imdsproxy.served import Served
+
+TARGETS = [
+    VERSIONS,
+    "/metadata/instance?api-version=2021-02-01",
+    "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text",
+    "/metadata/instance/network?api-version=2021-02-01",
+    "/metadata/attested/document?api-version=2020-09-01",
+    "/metadata/attested/document?api-version=2020-09-01&nonce=1234567890",
+    EVENTS,
+    *(
+        f"/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}&client_id={client}"
+        for resource in "ab"
+        for client in "xy"
+    ),
+]
+# The longest that an answer may be used after IMDS wrote it, by the contract's table: fresh plus stale if IMDS fails.
+OLDEST = [
+    3600 + 86400,
+    60 + 3600,
+    300 + 3600,
+    30 + 3600,
+    60,
+    0,
+    1,
+    *[86400 - 300] * 4,
+]
+LIVES = [400, 700, 86400]
+WEATHERS = ["fine", "gone", "broken", "busy", "down", "slow"]
+
+
+class ProxyMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        asyncio.set_event_loop(self.loop)
+        self.weather = "fine"
+        self.life = 86400
+        self.written: dict[str, tuple[float, str, int]] = {}
+        self.stage = Stage(Imds(self.imds_answers, latency=0.05))
+        self.asked: list[asyncio.Task[Served]] = []
+        self.wrong: list[BaseException] = []
+
+    def teardown(self) -> None:
+        async def end() -> None:
+            for task in self.asked:
+                task.cancel()
+            await asyncio.gather(*self.asked, return_exceptions=True)
+            await self.stage.proxy.flights.close()
+
+        self.loop.run_until_complete(end())
+        asyncio.set_event_loop(None)
+        self.loop.close()
+
+    def imds_answers(self, sent: Sent) -> Response | Failure:
+        match self.weather:
+            case "gone":
+                return status(410)
+            case "broken":
+                return status(500)
+            case "busy":
+                return status(429)
+            case "down":
+                return DOWN
+            case "slow":
+                return SLOW
+        name = f"w{len(self.written)}"
+        self.written[name] = (self.loop.time(), sent.target, self.life)
+        return token(self.life, name) if "token" in sent.target else ok(json.dumps({"name": name}))
+
+    def perform(self, work: Coroutine[Any, Any, None]) -> None:
+        self.loop.run_until_complete(work)
+
+    @rule(index=st.integers(0, len(TARGETS) - 1), wish=st.sampled_from(["", "&bypass_cache=true", "no-cache"]))
+    def ask(self, index: int, wish: str) -> None:
+        async def one() -> None:
+            headers = ((b"cache-control", b"no-cache"),) if wish == "no-cache" else ()
+            target = TARGETS[index] + (wish if "?" in TARGETS[index] and wish.startswith("&") else "")
+            task = self.stage.start(target, headers=headers)
+            self.asked.append(task)
+            task.add_done_callback(lambda done: self.look(index, done))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.2)
+
+        self.perform(one())
+
+    @rule(index=st.integers(0, len(TARGETS) - 1), count=st.integers(2, 30))
+    def ask_many_times(self, index: int, count: int) -> None:
+        async def many() -> None:
+            for _ in range(count):
+                task = self.stage.start(TARGETS[index])
+                self.asked.append(task)
+                task.add_done_callback(lambda done: self.look(index, done))
+            await asyncio.sleep(0.2)
+
+        self.perform(many())
+
+    @rule(seconds=st.sampled_from([0.3, 1.0, 5.0, 31.0, 61.0, 130.0, 400.0, 3700.0, 43300.0, 90000.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.perform(asyncio.sleep(seconds))
+
+    @rule(weather=st.sampled_from(WEATHERS), latency=st.sampled_from([0.0, 0.05, 0.9]))
+    def weather_changes(self, weather: str, latency: float) -> None:
+        self.weather = weather
+        self.stage.imds.latency = latency
+
+    @rule(life=st.sampled_from(LIVES))
+    def tokens_live(self, life: int) -> None:
+        self.life = life
+
+    @rule(seconds=st.sampled_from([-3600, 3600, 86400]))
+    def wall_clock_jumps(self, seconds: int) -> None:
+        self.stage.clock.wall_offset += seconds
+
+    @rule()
+    def everything_is_dropped(self) -> None:
+        async def drop() -> None:
+            self.stage.proxy.drop()
+
+        self.perform(drop())
+
+    @precondition(lambda self: any(not task.done() for task in self.asked))
+    @rule()
+    def clients_hang_up(self) -> None:
+        async def hang_up() -> None:
+            for task in self.asked:
+                task.cancel()
+            await asyncio.sleep(0.01)
+
+        self.perform(hang_up())
+
+    def look(self, index: int, done: asyncio.Task[Served]) -> None:
+        """Keep what is wrong: nobody would see what a callback raises."""
+        if done.cancelled():
+            return
+        try:
+            self.check(index, done.result())
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next invariant tells it
+            self.wrong.append(error)
+
+    def check(self, index: int, served: Served) -> None:
+        """What every answer must be, at the moment it is given."""
+        now = self.loop.time()
+        if served.response.status != 200:
+            assert served.response.status in {410, 429, 500, 502, 504}
+            return
+        document = json.loads(served.response.body)
+        name = document.get("access_token") or document["name"]
+        written_at, target, life = self.written[name]
+        assert target.replace("&bypass_cache=true", "") == TARGETS[index], "an answer to another question"
+        age = now - written_at
+        if "access_token" in document:
+            left = life - age
+            assert int(document["expires_in"]) <= left + 0.001, "more life than it has"
+            assert left >= 300 - 1
+        elif served.age is not None:
+            assert age < OLDEST[index] + 1e-6
+            assert served.age >= int(age), "younger than it is"
+
+    @invariant()
+    def every_answer_was_right(self) -> None:
+        if self.wrong:
+            raise self.wrong[0]
+
+    @invariant()
+    def imds_never_sees_more_than_its_budget(self) -> None:
+        times = self.stage.imds.times()[-200:]
+        for first, sixth in zip(times, times[5:], strict=False):
+            assert sixth - first >= 1.0 - 1e-9
+
+    @invariant()
+    def no_token_of_the_budget_is_lost(self) -> None:
+        async def count() -> int:
+            budget = self.stage.proxy.fetcher.admissions
+            return next(iter(budget.values())).budget._in_flight
+
+        in_flight = self.loop.run_until_complete(count())
+        assert in_flight == self.stage.imds.under_way
+
+
+ProxyMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
+TestProxyMachine = ProxyMachine.TestCase

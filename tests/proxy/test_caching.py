@@ -1,0 +1,378 @@
+"""Fresh, stale, renewed, dropped: what a client gets, and what it costs IMDS."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import virtual
+from scripted import DOWN, EVENTS, INSTANCE, SLOW, VERSIONS, Imds, Stage, in_turn, ok, status
+
+from imdsproxy.served import Outcome
+
+LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
+
+
+def numbered() -> Imds:
+    """An IMDS whose every answer is another."""
+    imds = Imds()
+    imds.answer = lambda sent: ok(str(imds.sent.index(sent) + 1))
+    return imds
+
+
+def test_a_miss_then_hits_for_as_long_as_it_is_fresh() -> None:
+    async def scenario() -> None:
+        stage = Stage(numbered())
+        first = await stage.get()
+        assert (first.outcome, first.response.body) == (Outcome.MISS, b"1")
+        assert first.cache_status() == b"imdsproxy; fwd=uri-miss; fwd-status=200; ttl=60; stored"
+        await asyncio.sleep(59)
+        hit = await stage.get()
+        assert (hit.outcome, hit.response.body, hit.age) == (Outcome.HIT, b"1", 59)
+        assert hit.cache_status() == b"imdsproxy; hit; ttl=1"
+        assert stage.imds.count == 1
+
+    virtual.run(scenario())
+
+
+def test_past_its_freshness_it_is_served_and_renewed_in_the_background() -> None:
+    async def scenario() -> None:
+        stage = Stage(numbered())
+        await stage.get()
+        await asyncio.sleep(61)
+        stale = await stage.get()
+        assert (stale.outcome, stale.response.body, stale.age) == (Outcome.STALE, b"1", 61)
+        assert stale.cache_status() == b"imdsproxy; hit; ttl=-1"
+        await asyncio.sleep(0.1)
+        renewed = await stage.get()
+        assert (renewed.outcome, renewed.response.body, renewed.age) == (Outcome.HIT, b"2", 0)
+
+    virtual.run(scenario())
+
+
+def test_past_the_time_for_background_renewal_the_client_waits_for_the_new_answer() -> None:
+    async def scenario() -> None:
+        stage = Stage(numbered())
+        await stage.get()
+        await asyncio.sleep(121)
+        served = await stage.get()
+        assert (served.outcome, served.response.body) == (Outcome.MISS, b"2")
+        assert served.cache_status() == b"imdsproxy; fwd=stale; fwd-status=200; ttl=60; stored"
+
+    virtual.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("target", "fresh", "renews"),
+    [
+        (VERSIONS, 3600, False),
+        (INSTANCE, 60, True),
+        (LEAF, 300, True),
+        ("/metadata/instance/network?api-version=2021-02-01", 30, True),
+        ("/metadata/loadbalancer?api-version=2020-10-01", 30, True),
+        ("/metadata/attested/document?api-version=2020-09-01", 60, False),
+        (EVENTS, 1, False),
+        ("/metadata/identity/info?api-version=2018-02-01", 300, False),
+    ],
+)
+def test_the_default_policy_on_the_clock(target: str, fresh: int, renews: bool) -> None:
+    async def scenario() -> None:
+        stage = Stage(numbered())
+        await stage.get(target)
+        await asyncio.sleep(fresh - 0.5)
+        assert (await stage.get(target)).outcome is Outcome.HIT
+        await asyncio.sleep(1)
+        assert (await stage.get(target)).outcome is (Outcome.STALE if renews else Outcome.MISS)
+        await asyncio.sleep(0.1)
+        assert stage.imds.count == 2
+
+    virtual.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/metadata/attested/document?api-version=2020-09-01&nonce=1234567890",
+        "/metadata/identity/getplatformmetadata?cred-api-version=2.0",
+        "/metadata/reprovisiondata?api-version=2019-06-01",
+        "/metadata/somethingnew?api-version=2030-01-01",
+    ],
+)
+def test_what_is_never_kept_is_asked_for_each_time_and_for_each_client(target: str) -> None:
+    async def scenario() -> None:
+        stage = Stage(numbered())
+        served = await stage.many(3, target)
+        assert {one.response.body for one in served} == {b"1", b"2", b"3"} or stage.imds.count == 3
+        assert {one.outcome for one in served} == {Outcome.BYPASS}
+        assert served[0].cache_status() == b"imdsproxy; fwd=bypass; fwd-status=200"
+        await stage.get(target)
+        assert stage.imds.count == 4
+
+    virtual.run(scenario())
+
+
+class TestWhenImdsFails:
+    @pytest.mark.parametrize("failure", [DOWN, SLOW, *map(status, (410, 429, 500, 502, 503, 504))])
+    def test_the_first_failed_try_is_enough_to_serve_what_is_within_its_stale_bound(self, failure: object) -> None:
+        async def scenario() -> None:
+            stage = Stage(numbered())
+            await stage.get()
+            await asyncio.sleep(200)
+            stage.imds.latency = 0.3
+            stage.imds.answer = lambda _sent: failure  # type: ignore[return-value]
+            began = stage.now
+            stale = await stage.get()
+            assert (stale.outcome, stale.response.body, stale.detail) == (Outcome.STALE, b"1", "stale-if-error")
+            assert stage.now - began == pytest.approx(0.3)
+            began = stage.now
+            again = await stage.get()
+            assert (again.outcome, again.response.body) == (Outcome.STALE, b"1")
+            assert stage.now == began, "known to fail: served at once"
+
+        virtual.run(scenario())
+
+    def test_the_retries_go_on_behind_it_and_bring_the_new_answer(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(ok("old"), status(500), status(500), ok("new"))))
+            await stage.get()
+            await asyncio.sleep(200)
+            assert (await stage.get()).response.body == b"old"
+            await asyncio.sleep(4)
+            assert stage.imds.count == 4
+            assert (await stage.get()).response.body == b"new"
+
+        virtual.run(scenario())
+
+    def test_staleness_is_bounded_and_never_stamped_anew(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(ok("old"), status(500))))
+            await stage.get()
+            end = stage.now + 60 + 3600
+            while stage.now < end - 20:
+                assert (await stage.get()).response.body == b"old"
+                await asyncio.sleep(13)
+            await asyncio.sleep(end - stage.now)
+            served = await stage.get()
+            assert (served.outcome, served.response.status) == (Outcome.ERROR, 500)
+
+        virtual.run(scenario())
+
+    def test_scheduled_events_and_attested_documents_are_never_served_stale(self) -> None:
+        async def scenario() -> None:
+            for target in (EVENTS, "/metadata/attested/document?api-version=2020-09-01"):
+                stage = Stage(Imds(in_turn(ok("old"), status(503))), retry_max=0)
+                await stage.get(target)
+                await asyncio.sleep(61)
+                assert (await stage.get(target)).response.status == 503
+
+        virtual.run(scenario())
+
+    def test_what_is_stale_does_not_ask_again_and_again(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(ok("old"), status(501))))
+            await stage.get()
+            await asyncio.sleep(61)
+            for _ in range(100):
+                assert (await stage.get()).response.body == b"old"
+                await asyncio.sleep(0.2)
+            assert stage.imds.count <= 1 + 20 / 5 + 1
+
+        virtual.run(scenario())
+
+    def test_without_anything_kept_the_last_answer_of_imds_is_passed_on(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(500))))
+            began = stage.now
+            served = await stage.get()
+            assert (served.outcome, served.response.status, served.response.body) == (
+                Outcome.ERROR,
+                500,
+                b'{"error": "500"}',
+            )
+            assert served.cache_status() == b"imdsproxy; fwd=uri-miss; fwd-status=500"
+            assert stage.now - began == pytest.approx(70), "tried for as long as RETRY_MAX says"
+            assert [round(at - began) for at in stage.imds.times()] == [0, 1, 3, 7, 15, 25, 35, 45, 55, 65, 70]
+
+        virtual.run(scenario())
+
+    def test_unreachable_is_502_after_a_short_while_and_too_slow_504_at_once(self) -> None:
+        async def scenario() -> None:
+            for failure, code, seconds in ((DOWN, 502, 5), (SLOW, 504, 0)):
+                stage = Stage(Imds(in_turn(failure)))
+                began = stage.now
+                served = await stage.get()
+                assert (served.response.status, served.outcome) == (code, Outcome.ERROR)
+                assert served.response.header(b"retry-after") == b"1"
+                assert stage.now - began == pytest.approx(seconds)
+
+        virtual.run(scenario())
+
+
+class TestNegativeAnswers:
+    @pytest.mark.parametrize("code", [400, 404])
+    def test_are_remembered_for_a_moment(self, code: int) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(code), ok("now there"))))
+            first = await stage.get()
+            assert (first.outcome, first.response.status) == (Outcome.MISS, code)
+            await asyncio.sleep(4.9)
+            assert (await stage.get()).outcome is Outcome.HIT
+            await asyncio.sleep(0.2)
+            assert (await stage.get()).response.body == b"now there"
+
+        virtual.run(scenario())
+
+    def test_are_not_remembered_where_that_is_turned_off(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(404), ok())), negative_ttl=0.0)
+            assert (await stage.get()).response.status == 404
+            assert (await stage.get()).response.status == 200
+
+        virtual.run(scenario())
+
+    @pytest.mark.parametrize("code", [405, 403, 204, 302])
+    def test_other_answers_are_passed_on_and_not_kept(self, code: int) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(code))))
+            assert (await stage.get()).response.status == code
+            assert (await stage.get()).outcome is Outcome.MISS
+            assert stage.imds.count == 2
+
+        virtual.run(scenario())
+
+    def test_a_document_that_is_gone_takes_the_place_of_the_old_one(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(ok("old"), status(404))))
+            await stage.get()
+            await asyncio.sleep(61)
+            assert (await stage.get()).response.body == b"old"
+            await asyncio.sleep(0.1)
+            assert (await stage.get()).response.status == 404
+
+        virtual.run(scenario())
+
+
+class TestRenewalByTheClientsWish:
+    @pytest.mark.parametrize(
+        ("target", "headers"),
+        [(INSTANCE + "&bypass_cache=true", ()), (INSTANCE, ((b"cache-control", b"max-age=0, no-cache"),))],
+    )
+    def test_goes_to_imds_renews_the_entry_and_not_more_often_than_every_ten_seconds(
+        self, target: str, headers: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
+        async def scenario() -> None:
+            stage = Stage(numbered())
+            await stage.get()
+            wished = await stage.get(target, headers=headers)
+            assert (wished.outcome, wished.response.body) == (Outcome.BYPASS, b"2")
+            assert wished.cache_status() == b"imdsproxy; fwd=request; fwd-status=200; ttl=60; stored"
+            assert stage.imds.sent[-1].target == target, "as the client wrote it"
+            assert (await stage.get()).response.body == b"2", "the entry is the new one"
+            await asyncio.sleep(9.9)
+            assert (await stage.get(target, headers=headers)).outcome is Outcome.HIT
+            await asyncio.sleep(0.2)
+            assert (await stage.get(target, headers=headers)).response.body == b"3"
+
+        virtual.run(scenario())
+
+    def test_those_who_wish_at_the_same_time_share_one_flight(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(numbered())
+            stage.imds.latency = 0.2
+            await stage.get()
+            served = await stage.many(50, INSTANCE + "&bypass_cache=true")
+            assert {one.response.body for one in served} == {b"2"}
+            assert [one.outcome for one in served].count(Outcome.COLLAPSED) == 49
+
+        virtual.run(scenario())
+
+    def test_its_failure_is_told_and_the_kept_answer_stays(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(ok("old"), status(501))))
+            await stage.get()
+            assert (await stage.get(INSTANCE + "&bypass_cache=true")).response.status == 501
+            assert (await stage.get()).response.body == b"old"
+
+        virtual.run(scenario())
+
+    def test_an_older_flight_that_lands_later_does_not_replace_what_the_wish_brought(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(latency=3.0))
+            stage.imds.answer = lambda sent: ok("wished" if "bypass" in sent.target else "older")
+            older = stage.start()
+            await asyncio.sleep(0.1)
+            stage.imds.latency = 0.1
+            assert (await stage.get(INSTANCE + "&bypass_cache=true")).response.body == b"wished"
+            assert (await older).response.body == b"older"
+            assert (await stage.get()).response.body == b"wished"
+
+        virtual.run(scenario())
+
+
+class TestDropping:
+    def test_everything_goes_at_once(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(numbered())
+            await stage.get()
+            await stage.get(VERSIONS)
+            assert stage.proxy.drop() == 2
+            assert (await stage.get()).outcome is Outcome.MISS
+
+        virtual.run(scenario())
+
+    def test_what_was_asked_before_the_drop_is_not_kept_after_it(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(numbered())
+            stage.imds.latency = 1.0
+            before = stage.start()
+            await asyncio.sleep(0.5)
+            stage.proxy.drop()
+            after = stage.start()
+            assert (await before).response.body != (await after).response.body
+            assert (await stage.get()).response.body == b"2"
+
+        virtual.run(scenario())
+
+    def test_a_post_to_scheduled_events_is_sent_once_and_the_next_get_is_fresh(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(numbered())
+            body = b'{"StartRequests":[{"EventId":"x"}]}'
+            await stage.get(EVENTS)
+            await stage.get()
+            posted = await stage.get(EVENTS, method="POST", body=body)
+            assert (posted.outcome, posted.response.body) == (Outcome.BYPASS, b"3")
+            assert posted.cache_status() == b"imdsproxy; fwd=method; fwd-status=200"
+            assert (stage.imds.sent[-1].method, stage.imds.sent[-1].body) == ("POST", body)
+            assert (await stage.get(EVENTS)).outcome is Outcome.MISS
+            assert (await stage.get()).outcome is Outcome.HIT, "other entries stay"
+
+        virtual.run(scenario())
+
+    @pytest.mark.parametrize("failure", [status(500), status(410), status(429), DOWN, SLOW])
+    def test_a_post_is_never_tried_again(self, failure: object) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(lambda _sent: failure))  # type: ignore[arg-type,return-value]
+            await stage.get(EVENTS, method="POST", body=b"{}")
+            assert stage.imds.count == 1
+
+        virtual.run(scenario())
+
+
+def test_different_queries_never_share_and_reordered_ones_do() -> None:
+    async def scenario() -> None:
+        stage = Stage(numbered())
+        base = "/metadata/identity/oauth2/token?api-version=2018-02-01"
+        bodies = set()
+        for extra in (
+            "&resource=a",
+            "&resource=b",
+            "&resource=a&client_id=1",
+            "&resource=a&object_id=1",
+            "&resource=A",
+        ):
+            bodies.add((await stage.get(base + extra)).response.body)
+        assert len(bodies) == 5
+        await stage.get("/metadata/instance?api-version=2021-02-01&format=json")
+        assert (await stage.get("/metadata/instance?format=js%6Fn&api-version=2021-02-01")).outcome is Outcome.HIT
+
+    virtual.run(scenario())

@@ -1,0 +1,246 @@
+"""One flight for everyone who wants the same, and what becomes of it when they go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+import virtual
+from scripted import EVENTS, INSTANCE, Imds, Stage, in_turn, status
+
+from imdsproxy.flights import Flight, Flights, Landing
+from imdsproxy.messages import Failure, FailureKind
+from imdsproxy.served import Outcome
+
+NONCE = "/metadata/attested/document?api-version=2020-09-01&nonce=1234567890"
+
+
+def test_five_hundred_at_once_make_one_request() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(latency=0.2))
+        served = await stage.many(500)
+        assert stage.imds.count == 1
+        assert [one.outcome for one in served].count(Outcome.MISS) == 1
+        assert [one.outcome for one in served].count(Outcome.COLLAPSED) == 499
+        assert served[1].cache_status() == b"imdsproxy; fwd=uri-miss; fwd-status=200; ttl=59; stored; collapsed"
+
+    virtual.run(scenario())
+
+
+def test_sixty_targets_at_once_take_eleven_seconds_and_never_more_than_five_in_any() -> None:
+    async def scenario() -> None:
+        stage = Stage(max_wait=30.0)
+        began = stage.now
+        targets = [f"/metadata/instance/compute/tagsList/{n}?api-version=2021-02-01" for n in range(60)]
+        served = await asyncio.gather(*(stage.start(target) for target in targets))
+        assert {one.response.status for one in served} == {200}
+        assert stage.now - began == pytest.approx(11)
+        times = stage.imds.times()
+        assert max(sum(begin <= at < begin + 1 - 1e-9 for at in times) for begin in times) == 5
+
+    virtual.run(scenario())
+
+
+def test_by_default_what_would_wait_longer_than_ten_seconds_is_told_so_at_once() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        began = stage.now
+        targets = [f"/metadata/instance/compute/tagsList/{n}?api-version=2021-02-01" for n in range(70)]
+        tasks = [stage.start(target) for target in targets]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        refused = [task.result() for task in tasks if task.done() and task.result().outcome is Outcome.REFUSED]
+        assert len(refused) == 15
+        assert stage.now - began == pytest.approx(0.01)
+        one = refused[0]
+        assert (one.response.status, one.response.header(b"retry-after")) == (429, b"11")
+        assert one.cache_status() == b"imdsproxy; detail=budget"
+        assert {(await task).response.status for task in tasks} == {200, 429}
+
+    virtual.run(scenario())
+
+
+def test_a_flight_goes_on_when_its_clients_hang_up_and_what_it_brought_is_kept() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(latency=5.0))
+        tasks = [stage.start() for _ in range(10)]
+        await asyncio.sleep(1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.sleep(1)
+        back = stage.start()
+        await asyncio.sleep(3.5)
+        assert (await back).outcome is Outcome.COLLAPSED
+        assert (await stage.get()).outcome is Outcome.HIT
+        assert stage.imds.count == 1
+
+    virtual.run(scenario())
+
+
+def test_a_client_that_hangs_up_takes_nobody_with_it() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(latency=1.0))
+        leader, follower = stage.start(), stage.start()
+        await asyncio.sleep(0.5)
+        leader.cancel()
+        assert (await follower).response.status == 200
+
+    virtual.run(scenario())
+
+
+class TestWhatServesOneClientAlone:
+    def test_does_not_outlive_it_in_the_queue(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(budget_requests=1)
+            await stage.get()
+            waiting = stage.start(NONCE)
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            await asyncio.sleep(5)
+            assert stage.imds.count == 1
+            assert len(stage.proxy.flights) == 0
+            assert stage.tokens() == 1
+
+        virtual.run(scenario())
+
+    def test_is_seen_out_once_it_is_at_imds_and_not_tried_again(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(500)), latency=1.0))
+            asking = stage.start(NONCE)
+            await asyncio.sleep(0.5)
+            asking.cancel()
+            await asyncio.sleep(30)
+            assert stage.imds.count == 1
+            assert stage.imds.under_way == 0
+            assert len(stage.proxy.flights) == 0
+
+        virtual.run(scenario())
+
+    def test_is_ended_between_two_tries(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(500))))
+            asking = stage.start(NONCE)
+            await asyncio.sleep(1.5)
+            assert stage.imds.count == 2
+            asking.cancel()
+            await asyncio.sleep(30)
+            assert stage.imds.count == 2
+
+        virtual.run(scenario())
+
+    def test_a_post_that_is_at_imds_still_drops_the_entries(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(ttl=(("/metadata/scheduledevents", 1000.0),))
+            await stage.get(EVENTS)
+            stage.imds.latency = 1.0
+            posting = stage.start(EVENTS, method="POST", body=b"{}")
+            await asyncio.sleep(0.5)
+            posting.cancel()
+            await asyncio.sleep(1)
+            assert (await stage.get(EVENTS)).outcome is Outcome.MISS
+
+        virtual.run(scenario())
+
+
+class TestBackgroundRenewal:
+    def test_takes_a_token_only_if_nobody_waits(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(budget_requests=1)
+            await stage.get()
+            await asyncio.sleep(61)
+            await stage.get("/metadata/versions")  # spends the token
+            assert (await stage.get()).outcome is Outcome.STALE
+            waiting = [stage.start(f"/metadata/instance/network/{n}?api-version=2021-02-01") for n in range(3)]
+            await asyncio.gather(*waiting)
+            await asyncio.sleep(1.1)
+            assert [sent.target.split("?")[0].rsplit("/", 1)[1] for sent in stage.imds.sent] == [
+                *("instance", "versions", "0", "1", "2", "instance")
+            ]
+
+        virtual.run(scenario())
+
+    def test_counts_as_waited_for_once_a_client_waits_for_it(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(budget_requests=1, max_wait=100.0)
+            await stage.get()
+            await asyncio.sleep(119)
+            await stage.get("/metadata/versions")
+            await stage.get()  # begins the renewal, behind everyone
+            others = [stage.start(f"/metadata/instance/network/{n}?api-version=2021-02-01") for n in range(10)]
+            await asyncio.sleep(2)  # past the time for background renewal
+            began = stage.now
+            joined = await stage.get()
+            assert joined.outcome is Outcome.COLLAPSED
+            assert stage.now - began <= 10
+            await asyncio.gather(*others)
+
+        virtual.run(scenario())
+
+    def test_happens_once_however_many_are_served_stale(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(latency=1.0))
+            await stage.get()
+            await asyncio.sleep(61)
+            assert {one.outcome for one in await stage.many(100)} == {Outcome.STALE}
+            await asyncio.sleep(2)
+            assert stage.imds.count == 2
+
+        virtual.run(scenario())
+
+
+def test_a_flight_that_breaks_is_an_answer_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+
+        async def broken(*_: object, **__: object) -> object:
+            raise ZeroDivisionError
+
+        stage.proxy.fetcher._upstream.send = broken  # type: ignore[assignment,method-assign]
+        served = await stage.get()
+        assert (served.response.status, served.outcome, served.detail) == (500, Outcome.ERROR, "internal-error")
+        del stage.proxy.fetcher._upstream.send
+        await asyncio.sleep(1)
+        assert (await stage.get()).response.status == 200, "and nothing stays behind"
+
+    with caplog.at_level(logging.ERROR):
+        virtual.run(scenario())
+    assert "a flight failed" in caplog.text
+
+
+def test_the_end_of_the_proxy_is_an_answer_too() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(latency=100.0))
+        waiting = stage.start()
+        await asyncio.sleep(1)
+        await stage.proxy.flights.close()
+        assert (await waiting).detail == "internal-error"
+
+    virtual.run(scenario())
+
+
+def test_a_finished_flight_leaves_the_table_only_if_it_is_still_the_one() -> None:
+    async def scenario() -> None:
+        flights = Flights()
+        gates = [asyncio.Event(), asyncio.Event()]
+        key = (Stage().request(INSTANCE).target.key, "")
+
+        def fly(gate: asyncio.Event) -> object:
+            async def one(_flight: Flight) -> Landing:
+                await gate.wait()
+                return Failure(FailureKind.RESET, "")
+
+            return one
+
+        first = flights.start(key, fly(gates[0]))  # type: ignore[arg-type]
+        flights.forget(lambda _key: True)
+        second = flights.start(key, fly(gates[1]))  # type: ignore[arg-type]
+        gates[0].set()
+        await first.landed
+        assert flights.under_way(key) is second
+        assert (first.keeps, second.keeps) == (False, True)
+        gates[1].set()
+        await second.landed
+        assert flights.under_way(key) is None
+
+    virtual.run(scenario())

@@ -1,0 +1,230 @@
+"""IMDS away (410), IMDS busy with others (429): who asks, who waits, who is served."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+import virtual
+from scripted import DOWN, EVENTS, INSTANCE, TOKEN, VERSIONS, Imds, Sent, Stage, in_turn, ok, status, token
+
+from imdsproxy.messages import Failure, Response
+from imdsproxy.served import Outcome
+
+
+def gone_for(seconds: float, begin: float) -> Imds:
+    imds = Imds()
+
+    def answer(sent: Sent) -> Response | Failure:
+        return status(410) if sent.at < begin + seconds else ok(sent.target)
+
+    imds.answer = answer
+    return imds
+
+
+def leaf(number: int) -> str:
+    return f"/metadata/instance/compute/tagsList/{number}?api-version=2021-02-01"
+
+
+class TestGone:
+    def test_one_request_at_a_time_feels_for_its_return_and_then_all_go_on(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(max_wait=60.0)
+            began = stage.now
+            stage.imds.answer = gone_for(30, began).answer
+            stage.imds.latency = 0.01
+            served = await asyncio.gather(*(stage.start(leaf(n)) for n in range(40)))
+            assert {one.response.status for one in served} == {200}
+            away = [at - began for at in stage.imds.times() if at < began + 30]
+            # The five that were under way when it went, then one at a time: 1, 2, 4, 8, then 10 s apart.
+            assert [round(at) for at in away] == [0, 0, 0, 0, 0, 1, 3, 7, 15, 25]
+            assert stage.now - began < 35 + 40 / 5 + 1
+
+        virtual.run(scenario())
+
+    def test_what_is_kept_within_its_stale_bound_is_served_at_once(self) -> None:
+        async def scenario() -> None:
+            stage = Stage()
+            await stage.get()
+            await asyncio.sleep(200)
+            stage.imds.answer = gone_for(60, stage.now).answer
+            asking = stage.start(VERSIONS)
+            await asyncio.sleep(0.5)
+            began = stage.now
+            assert (await stage.get()).outcome is Outcome.STALE
+            assert stage.now == began
+            asking.cancel()
+
+        virtual.run(scenario())
+
+    def test_new_requests_join_the_wait_and_send_nothing(self) -> None:
+        async def scenario() -> None:
+            stage = Stage()
+            began = stage.now
+            stage.imds.answer = gone_for(20, began).answer
+            first = stage.start(VERSIONS)
+            await asyncio.sleep(5)
+            late = [stage.start(leaf(n)) for n in range(5)]
+            await asyncio.sleep(5)
+            assert {sent.target for sent in stage.imds.sent} == {VERSIONS}
+            assert (await first).response.status == 200
+            assert {(await task).response.status for task in late} == {200}
+
+        virtual.run(scenario())
+
+    def test_a_post_waits_for_the_return_and_is_sent_once(self) -> None:
+        async def scenario() -> None:
+            stage = Stage()
+            stage.imds.answer = gone_for(20, stage.now).answer
+            first = stage.start(VERSIONS)
+            await asyncio.sleep(2)
+            posted = await stage.get(EVENTS, method="POST", body=b"{}")
+            assert posted.response.status == 200
+            assert [sent.method for sent in stage.imds.sent].count("POST") == 1
+            await first
+
+        virtual.run(scenario())
+
+    def test_for_longer_than_the_limit_everyone_is_told_410(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(410))))
+            began = stage.now
+            served = await asyncio.gather(*(stage.start(leaf(n)) for n in range(8)))
+            assert {one.response.status for one in served} == {410}
+            assert {one.outcome for one in served} == {Outcome.ERROR}
+            assert stage.now - began == pytest.approx(70, abs=2)
+            assert stage.imds.count < 30
+
+        virtual.run(scenario())
+
+    def test_another_takes_over_when_the_one_that_feels_gives_up(self) -> None:
+        async def scenario() -> None:
+            stage = Stage()
+            began = stage.now
+            stage.imds.answer = gone_for(90, began).answer
+            first = stage.start(VERSIONS)
+            await asyncio.sleep(40)
+            second = stage.start(leaf(1))
+            assert (await first).response.status == 410
+            assert (await second).response.status == 200
+            assert stage.now - began < 40 + 71
+
+        virtual.run(scenario())
+
+    def test_another_takes_over_when_the_client_of_the_one_that_feels_hangs_up(self) -> None:
+        async def scenario() -> None:
+            stage = Stage()
+            stage.imds.answer = gone_for(20, stage.now).answer
+            alone = stage.start("/metadata/attested/document?api-version=2020-09-01&nonce=1")
+            await asyncio.sleep(0.5)
+            other = stage.start(VERSIONS)
+            await asyncio.sleep(0.1)
+            alone.cancel()
+            assert (await other).response.status == 200
+
+        virtual.run(scenario())
+
+    def test_the_flight_that_waits_for_its_token_when_imds_goes_gives_the_token_back(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(budget_requests=1)
+            began = stage.now
+            stage.imds.answer = gone_for(10, began).answer
+            await asyncio.gather(*(stage.start(leaf(n)) for n in range(4)))
+            away = [sent for sent in stage.imds.sent if sent.at < began + 10]
+            assert len({sent.target for sent in away}) == 1
+
+        virtual.run(scenario())
+
+
+class TestBusy:
+    def test_retry_after_is_obeyed_by_all(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(429, retry_after=4), ok())))
+            began = stage.now
+            served = await asyncio.gather(stage.start(), *(stage.start(leaf(n)) for n in range(3)))
+            assert {one.response.status for one in served} == {200}
+            later = [at - began for at in stage.imds.times()]
+            assert later[:4] == [0, 0, 0, 0], "those were under way"
+            assert all(at >= 4 for at in later[4:])
+
+        virtual.run(scenario())
+
+    def test_without_it_the_rate_is_halved_and_won_back(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(429), ok())), max_wait=1000.0)
+            began = stage.now
+            await asyncio.gather(*(stage.start(leaf(n)) for n in range(100)))
+            times = [at - began for at in stage.imds.times()]
+            first_five = sum(1 < at <= 6 for at in times)
+            assert first_five < 20, "5 a second would be 25"
+            last_five = sum(times[-1] - 5 < at <= times[-1] for at in times)
+            assert last_five >= 20
+
+        virtual.run(scenario())
+
+    def test_a_retry_after_beyond_the_limit_is_passed_on(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(429, retry_after=500))))
+            served = await stage.get()
+            assert served.response.status == 429
+            assert served.response.header(b"retry-after") == b"500"
+            assert stage.imds.count == 1
+
+        virtual.run(scenario())
+
+    def test_a_retry_that_gets_no_token_in_time_passes_the_last_answer_on(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(500))), budget_requests=1, budget_window=20.0, max_wait=2.0)
+            served = await stage.get()
+            assert (served.response.status, stage.imds.count) == (500, 1)
+
+        virtual.run(scenario())
+
+
+def test_every_try_pays_for_its_own_token() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(in_turn(status(500), status(500), status(500), ok())), retry_base=0.01)
+        times = [served.response.status for served in await asyncio.gather(*(stage.start(leaf(n)) for n in range(9)))]
+        assert times == [200] * 9
+        sent = stage.imds.times()
+        assert max(sum(begin <= at < begin + 1 - 1e-9 for at in sent) for begin in sent) <= 5
+        assert len(sent) == 12
+
+    virtual.run(scenario())
+
+
+def test_after_a_500_identity_waits_at_least_a_second() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(in_turn(status(500), token(86400))), retry_base=0.1)
+        began = stage.now
+        assert (await stage.get(TOKEN)).response.status == 200
+        assert stage.now - began == pytest.approx(1.0)
+
+    virtual.run(scenario())
+
+
+def test_identity_has_a_budget_of_its_own_where_it_is_given_one() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(lambda _sent: token(86400), latency=1.0), identity_budget_requests=20, max_wait=100.0)
+        for n in range(5):
+            stage.start(leaf(n))
+        tokens = [stage.start(TOKEN + str(n)) for n in range(12)]
+        await asyncio.sleep(0.5)
+        assert stage.imds.under_way == 10, "five of each"
+        await asyncio.gather(*tokens)
+        times = [sent.at for sent in stage.imds.sent if "token" in sent.target]
+        assert max(times) - min(times) == pytest.approx(2.0)
+
+    virtual.run(scenario())
+
+
+def test_failing_and_recovering_are_each_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(in_turn(ok(), DOWN, DOWN, status(500), ok())))
+        await stage.get(VERSIONS)
+        await stage.get(INSTANCE)
+
+    with caplog.at_level(logging.INFO):
+        virtual.run(scenario())
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == ["IMDS fails", "IMDS answers again"]

@@ -1,0 +1,149 @@
+"""The whole proxy in virtual time, in front of an IMDS that does as a test tells it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+from virtual import VirtualClock
+
+from imdsproxy.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Request, Response
+from imdsproxy.normaliser import Doors, read
+from imdsproxy.served import Served
+from imdsproxy.wiring import House, build
+
+JSON = ((b"content-type", b"application/json; charset=utf-8"), (b"server", b"IMDS/150.870.65.1854"))
+DOWN = Failure(FailureKind.UNREACHABLE, "connection refused", sent=False)
+SLOW = Failure(FailureKind.TIMEOUT, "too slow")
+INSTANCE = "/metadata/instance?api-version=2021-02-01"
+VERSIONS = "/metadata/versions"
+TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
+EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
+
+DEFAULTS: dict[str, Any] = {
+    "upstream": "http://127.0.0.1:9",
+    "budget_requests": 5,
+    "budget_window": 1.0,
+    "identity_budget_requests": None,
+    "max_wait": 10.0,
+    "retry_statuses": frozenset({410, 429, 500, 502, 503, 504}),
+    "retry_base": 1.0,
+    "retry_max": 70.0,
+    "ttl": (),
+    "stale_if_error": (),
+    "negative_ttl": 5.0,
+    "cache_max_bytes": 1 << 24,
+    "require_metadata_header": "credentials",
+    "allow": ("/metadata",),
+    "deny": (),
+    "allowed_hosts": (),
+}
+
+
+def ok(body: bytes | str = b"{}", status: int = 200, headers: Headers = ()) -> Response:
+    return Response(status, (*JSON, *headers), body.encode() if isinstance(body, str) else body)
+
+
+def status(code: int, *, retry_after: int | None = None) -> Response:
+    headers = () if retry_after is None else ((b"retry-after", b"%d" % retry_after),)
+    return ok(json.dumps({"error": str(code)}), code, headers)
+
+
+def token(life: int, name: str = "t") -> Response:
+    return ok(
+        f'{{"access_token":"{name}","client_id":"c","expires_in":"{life}","expires_on":"1","resource":"r",'
+        '"token_type":"Bearer"}'
+    )
+
+
+@dataclass(eq=False)
+class Sent:
+    at: float
+    method: str
+    target: str
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+Behaviour = Callable[[Sent], Response | Failure]
+
+
+@dataclass
+class Imds:
+    """Answers after `latency` seconds, as `answer` says; keeps what arrived."""
+
+    answer: Behaviour = lambda _sent: ok()
+    latency: float = 0.0
+    sent: list[Sent] = field(default_factory=list)
+    under_way: int = 0
+
+    async def send(
+        self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
+    ) -> Response | Failure:
+        del slow
+        sent = Sent(asyncio.get_running_loop().time(), method, target.decode(), dict(headers), body)
+        self.sent.append(sent)
+        self.under_way += 1
+        try:
+            await asyncio.sleep(self.latency)
+            return self.answer(sent)
+        finally:
+            self.under_way -= 1
+
+    @property
+    def count(self) -> int:
+        return len(self.sent)
+
+    def times(self) -> list[float]:
+        return [sent.at for sent in self.sent]
+
+
+def in_turn(*answers: Response | Failure) -> Behaviour:
+    """Answer with each in turn, then with the last for ever."""
+    left = list(answers)
+    return lambda _sent: left.pop(0) if len(left) > 1 else left[0]
+
+
+class Stage:
+    """A proxy, its IMDS and its clock."""
+
+    def __init__(self, imds: Imds | None = None, **settings: object) -> None:
+        self.imds = imds or Imds()
+        self.clock = VirtualClock()
+        chosen = {**DEFAULTS, **settings}
+        address = SimpleNamespace(host="127.0.0.1", port=9, path=None)
+        self.house: House = build(
+            cast("Any", SimpleNamespace(**chosen, upstream_address=address)), self.imds, self.clock
+        )
+        self.proxy = self.house.proxy
+        self.doors = Doors(instance=self.house.doors.instance)
+
+    @property
+    def now(self) -> float:
+        return self.clock.monotonic()
+
+    def request(
+        self, target: str = INSTANCE, *, method: str = "GET", headers: Headers = (), body: bytes = b""
+    ) -> Request:
+        fields = ((b"host", b"127.0.0.1"), (b"metadata", b"true"), *headers)
+        request = read(method, target.encode(), fields, self.doors)
+        assert not isinstance(request, Refusal), request
+        return Request(request.method, request.target, request.metadata, request.no_cache, request.headers, body)
+
+    async def get(self, target: str = INSTANCE, **more: Any) -> Served:
+        answer = self.proxy.answer(self.request(target, **more))
+        return answer if isinstance(answer, Served) else await answer
+
+    def start(self, target: str = INSTANCE, **more: Any) -> asyncio.Task[Served]:
+        return asyncio.get_running_loop().create_task(self.get(target, **more))
+
+    def tokens(self) -> int:
+        """Give the tokens of the general budget that could be taken now."""
+        return self.proxy.fetcher.admissions[BudgetClass.GENERAL].budget.available(self.now)
+
+    async def many(self, count: int, target: str = INSTANCE) -> list[Served]:
+        return list(await asyncio.gather(*(self.start(target) for _ in range(count))))

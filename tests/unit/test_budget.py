@@ -1,0 +1,134 @@
+"""The token bucket, by its rules. Times are seconds; nothing waits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from imdsproxy.budget import Budget
+
+NOW = 1_000.0
+
+
+def taken(budget: Budget, count: int, now: float = NOW) -> None:
+    for _ in range(count):
+        assert budget.reserve(now) == 0.0
+
+
+def test_all_tokens_are_there_at_the_start_and_then_none() -> None:
+    budget = Budget(5, 1.0)
+    assert budget.available(NOW) == 5
+    taken(budget, 5)
+    assert budget.available(NOW) == 0
+    assert budget.reserve(NOW) == math.inf, "only an answer can bring one back"
+
+
+def test_a_token_rests_one_window_after_the_answer_not_after_the_request() -> None:
+    budget = Budget(1, 1.0)
+    taken(budget, 1)
+    budget.release(NOW, NOW + 3)
+    assert budget.reserve(NOW + 3.5) == pytest.approx(0.5)
+    assert budget.reserve(NOW + 4) == 0.0
+
+
+def test_the_wait_is_for_the_token_that_comes_back_first() -> None:
+    budget = Budget(2, 1.0)
+    taken(budget, 2)
+    budget.release(NOW, NOW + 0.4)
+    budget.release(NOW, NOW + 0.1)
+    assert budget.reserve(NOW + 0.5) == pytest.approx(0.6)
+
+
+def test_a_token_that_was_not_used_is_back_at_once() -> None:
+    budget = Budget(1, 1.0)
+    taken(budget, 1)
+    budget.forgo(NOW)
+    assert budget.reserve(NOW) == 0.0
+
+
+def test_no_more_than_the_concurrent_limit_are_in_flight() -> None:
+    budget = Budget(20, 1.0, concurrent=5)
+    taken(budget, 5)
+    assert budget.available(NOW) == 0
+    assert budget.reserve(NOW) == math.inf
+    budget.release(NOW, NOW)
+    assert budget.available(NOW) == 1
+    assert budget.reserve(NOW) == 0.0
+
+
+class TestA429:
+    def test_retry_after_is_obeyed_by_everyone(self) -> None:
+        budget = Budget(5, 1.0)
+        taken(budget, 1)
+        budget.throttled(NOW, NOW + 0.1, 7)
+        budget.release(NOW, NOW + 0.1)
+        assert budget.available(NOW + 7) == 0
+        assert budget.reserve(NOW + 2.1) == pytest.approx(5.0)
+        assert budget.reserve(NOW + 7.1) == 0.0
+        assert budget.rate(NOW + 7.1) == 1.0, "IMDS said what it wants; the rate stays"
+
+    def test_a_shorter_retry_after_does_not_undo_a_longer_one(self) -> None:
+        budget = Budget(5, 1.0)
+        budget.throttled(NOW, NOW, 7)
+        budget.throttled(NOW, NOW, 1)
+        assert budget.reserve(NOW) == pytest.approx(7)
+
+    def test_without_retry_after_the_rate_is_halved_after_a_window_of_silence(self) -> None:
+        budget = Budget(5, 1.0)
+        taken(budget, 1)
+        budget.throttled(NOW, NOW, None)
+        budget.release(NOW, NOW)
+        assert budget.rate(NOW) == 0.5
+        assert budget.reserve(NOW + 0.25) == pytest.approx(0.75)
+        taken(budget, 4, NOW + 1)
+        assert budget.reserve(NOW + 1.5) == pytest.approx(0.5), "the fifth rests for window ÷ rate"
+
+    def test_those_that_were_under_way_together_halve_it_once(self) -> None:
+        budget = Budget(5, 1.0)
+        for _ in range(5):
+            budget.throttled(NOW, NOW + 0.2, None)
+        assert budget.rate(NOW + 0.2) == 0.5
+        budget.throttled(NOW + 2.2, NOW + 2.2, None)
+        assert budget.rate(NOW + 2.2) == pytest.approx(0.3)
+
+    def test_it_is_won_back_slowly_and_never_beyond_the_whole(self) -> None:
+        budget = Budget(5, 1.0)
+        budget.throttled(NOW, NOW, None)
+        rates = [budget.rate(NOW + second) for second in (0, 1, 5, 10, 1_000)]
+        assert rates == pytest.approx([0.5, 0.55, 0.75, 1.0, 1.0])
+
+    def test_it_never_falls_to_nothing(self) -> None:
+        budget = Budget(5, 1.0)
+        for second in range(100):
+            budget.throttled(NOW + second, NOW + second, None)
+            assert budget.rate(NOW + second) >= 1 / 32
+
+
+class TestTheExpectedWait:
+    @pytest.mark.parametrize(
+        ("ahead", "seconds"),
+        [(0, 0.0), (4, 0.0), (5, 1.0), (9, 1.0), (10, 2.0), (49, 9.0), (50, 10.0), (59, 11.0)],
+    )
+    def test_counts_rounds_of_the_window(self, ahead: int, seconds: float) -> None:
+        assert Budget(5, 1.0).expected_wait(ahead, NOW) == pytest.approx(seconds)
+
+    def test_counts_the_time_that_requests_hold_their_tokens(self) -> None:
+        budget = Budget(1, 1.0)
+        for round_ in range(60):  # long enough for the running mean to settle on half a second
+            begin = NOW + 2 * round_
+            taken(budget, 1, begin)
+            budget.release(begin, begin + 0.5)
+        end = NOW + 2 * 59 + 0.5
+        assert budget.expected_wait(0, end) == pytest.approx(1.0)
+        assert budget.expected_wait(2, end) == pytest.approx(1.0 + 2 * 1.5, rel=1e-3)
+
+    def test_takes_those_in_flight_to_have_just_been_sent(self) -> None:
+        budget = Budget(2, 1.0)
+        taken(budget, 2)
+        assert budget.expected_wait(0, NOW) == pytest.approx(1.0)
+
+    def test_is_no_shorter_than_a_retry_after(self) -> None:
+        budget = Budget(5, 1.0)
+        budget.throttled(NOW, NOW, 30)
+        assert budget.expected_wait(0, NOW) == pytest.approx(30)

@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imdsproxy.emulator.answers import Machine, answer, is_identity
+from imdsproxy.emulator.documents import INSTANCE_VERSIONS, at_version, sample_instance
+from imdsproxy.emulator.events import EVENT_VERSIONS
+from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, ManagedIdentity
+from imdsproxy.emulator.messages import Answer, Request, failure, json_answer, read_query, segments_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = 1_700_000_000.0
+METADATA = (("metadata", "true"),)
+INSTANCE = "/metadata/instance?api-version=2021-02-01"
+TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
+EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
+
+
+def ask(
+    target: str,
+    machine: Machine | None = None,
+    *,
+    method: str = "GET",
+    headers: tuple[tuple[str, str], ...] = METADATA,
+    body: bytes = b"",
+    now: float = NOW,
+) -> Answer:
+    path, _, query = target.partition("?")
+    request = Request(method, path, read_query(query.encode()), headers, body)
+    return answer(machine or Machine(), request, now)
+
+
+def read(given: Answer) -> Any:
+    assert given.content_type == "application/json; charset=utf-8"
+    return json.loads(given.body)
+
+
+NO_HEADER = b'{ "error": "Bad request: . Required metadata header not specified" }'
+NO_IDENTITY_HEADER = b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
+NO_VERSION = (
+    b'{"error":"Bad request. api-version is invalid or was not specified in the request. '
+    b'For more information refer to aka.ms/azureimds",'
+    b'"newest-versions":["2025-04-07","2024-07-17","2024-03-15"]}'
+)
+
+
+class TestMetadataHeader:
+    @pytest.mark.parametrize("value", ["true", "True", "TRUE", " true "])
+    def test_any_case_will_do(self, value: str) -> None:
+        assert ask(INSTANCE, headers=(("metadata", value),)).status == 200
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            (),
+            (("metadata", ""),),
+            (("metadata", "false"),),
+            (("metadata", "true"), ("metadata", "false")),
+            (("x-metadata", "true"),),
+        ],
+    )
+    def test_without_it_the_wording_depends_on_the_category(self, headers: tuple[tuple[str, str], ...]) -> None:
+        assert ask(INSTANCE, headers=headers).status == 400
+        assert ask(INSTANCE, headers=headers).body == NO_HEADER
+        assert ask(EVENTS, headers=headers).body == NO_HEADER
+        assert ask(TOKEN, headers=headers).status == 400
+        assert ask(TOKEN, headers=headers).body == NO_IDENTITY_HEADER
+
+    @pytest.mark.parametrize("name", ["getplatformmetadata", "issuecredential"])
+    def test_unsupported_identity_endpoints_are_404_even_without_it(self, name: str) -> None:
+        given = ask(f"/metadata/identity/{name}?cred-api-version=2.0", headers=())
+        assert (given.status, given.body) == (404, b'{"error":"Not Found"}')
+
+    def test_a_machine_may_have_further_endpoints(self) -> None:
+        machine = Machine(extra={"identity/issuecredential": json_answer({"certificate": "none"})})
+        target = "/metadata/identity/issuecredential?cred-api-version=2.0"
+        assert ask(target, machine, method="POST").status == 200
+        assert ask(target, machine, method="POST", headers=()).body == NO_IDENTITY_HEADER
+        assert ask(target, machine, method="PUT").headers == (("allow", "GET, POST"),)
+
+
+class TestCommonRules:
+    @pytest.mark.parametrize("target", [INSTANCE, TOKEN, EVENTS, "/metadata/versions", "/elsewhere"])
+    @pytest.mark.parametrize("value", ["", "127.0.0.1"])
+    def test_x_forwarded_for_is_refused(self, target: str, value: str) -> None:
+        assert ask(target, headers=(*METADATA, ("x-forwarded-for", value))).status == 400
+
+    @pytest.mark.parametrize("more", ["&api-version=2018-02-01", "&API-Version=2021-02-01", "&x=1&x=1", "&x&x"])
+    def test_a_repeated_parameter_is_refused(self, more: str) -> None:
+        assert ask(INSTANCE + more).status == 400
+        assert read(ask(TOKEN + more))["error"] == "invalid_request"
+
+    @pytest.mark.parametrize("query", ["", "?api-version", "?api-version=", "?api-version=2016-01-01", "?x=1"])
+    @pytest.mark.parametrize("path", ["/metadata/instance", "/metadata/instance/nothing", "/metadata/loadbalancer"])
+    def test_without_a_known_version_the_newest_are_named(self, path: str, query: str) -> None:
+        assert (ask(path + query).status, ask(path + query).body) == (400, NO_VERSION)
+
+    def test_scheduled_events_have_versions_of_their_own(self) -> None:
+        assert all(ask(f"/metadata/scheduledevents?api-version={version}").status == 200 for version in EVENT_VERSIONS)
+        newest = read(ask("/metadata/scheduledevents?api-version=2021-02-01"))["newest-versions"]
+        assert newest == ["2020-07-01", "2019-08-01", "2019-04-01"]
+
+    @pytest.mark.parametrize(
+        ("path", "first", "last_without"),
+        [
+            ("/metadata/attested/document", "2018-10-01", "2018-04-02"),
+            ("/metadata/identity/info", "2018-02-01", "2017-12-01"),
+            ("/metadata/loadbalancer", "2020-10-01", "2020-09-01"),
+        ],
+    )
+    def test_an_endpoint_begins_with_a_version(self, path: str, first: str, last_without: str) -> None:
+        assert ask(f"{path}?api-version={first}").status == 200
+        assert ask(f"{path}?api-version={last_without}").status == 400
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"])
+    def test_other_methods(self, method: str) -> None:
+        given = ask(INSTANCE, method=method)
+        assert (given.status, given.headers) == (405, (("allow", "GET"),))
+
+    def test_other_methods_on_scheduled_events(self) -> None:
+        assert ask(EVENTS, method="PUT").headers == (("allow", "GET, POST"),)
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            *("/", "/metadata", "/metadata/", "/metadata/instanceX?api-version=2021-02-01"),
+            *("/metadata/versions/1", "/metadata/attested", "/metadata/reprovisiondata", "/elsewhere"),
+        ],
+    )
+    def test_nothing_there(self, target: str) -> None:
+        assert (ask(target).status, ask(target).body) == (404, b'{"error":"Not found"}')
+
+    def test_versions_need_none(self) -> None:
+        given = ask("/metadata/versions")
+        assert given.body.startswith(b'{"apiVersions":["2017-03-01","2017-04-02",')
+        assert read(given)["apiVersions"] == list(INSTANCE_VERSIONS)
+
+
+class TestPaths:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("/metadata/instance/compute/", "//metadata//instance/compute", "/Metadata/INSTANCE/Compute"),
+            *("/metadata\\instance\\compute", "/metadata/%69nstance%2Fcompute", "/metadata%5cinstance/compute"),
+            *("/metadata/./instance/network/../compute", "/../metadata/instance/compute"),
+        ],
+    )
+    def test_read_the_generous_way(self, path: str) -> None:
+        plain = ask("/metadata/instance/compute?api-version=2021-02-01")
+        assert plain.status == 200
+        assert ask(f"{path}?api-version=2021-02-01") == plain
+
+    def test_segments(self) -> None:
+        assert segments_of("/a/../../b%20c//d\\e/") == ("b c", "d", "e")
+
+    def test_identity_is_told_by_the_same_reading(self) -> None:
+        assert is_identity(segments_of("/metadata/Identity\\oauth2\\token"))
+        assert not is_identity(segments_of("/metadata/identityX"))
+        assert not is_identity(segments_of("/metadata"))
+
+
+class TestInstance:
+    def test_the_whole_document(self) -> None:
+        assert read(ask(INSTANCE)) == at_version(sample_instance(), "2021-02-01")
+        assert ask(INSTANCE).body.startswith(b'{"compute":{"azEnvironment":"AzurePublicCloud","customData":"",')
+
+    @pytest.mark.parametrize(
+        ("route", "status", "content_type", "body"),
+        [
+            ("compute/vmId?format=text", 200, "text", b"02aab8a4-74ef-476e-8182-f6d2ba4166a6"),
+            ("COMPUTE/VMID?FORMAT=TEXT", 200, "text", b"02aab8a4-74ef-476e-8182-f6d2ba4166a6"),
+            ("compute/zone?format=text", 200, "text", b""),
+            ("compute/tagsList/1/value?format=text", 200, "text", b"bar"),
+            ("network/interface/0/ipv4/ipAddress/0/privateIpAddress?format=text", 200, "text", b"10.144.133.132"),
+            ("network/interface/0/ipv4/subnet/0/", 200, "json", b'{"address":"10.144.133.128","prefix":"26"}'),
+            ("compute/vmId", 400, "json", None),
+            ("compute/vmId?format=json", 400, "json", None),
+            ("compute/vmId?format=xml", 400, "json", None),
+            ("compute?format=xml", 400, "json", None),
+            ("compute/nothing", 404, "json", b'{"error":"Not found"}'),
+            ("compute/vmId/deeper?format=text", 404, "json", b'{"error":"Not found"}'),
+            ("network/interface/1", 404, "json", b'{"error":"Not found"}'),
+            ("network/interface/00", 404, "json", b'{"error":"Not found"}'),
+            ("network/interface/-1", 404, "json", b'{"error":"Not found"}'),
+            (f"network/interface/{'9' * 5000}", 404, "json", b'{"error":"Not found"}'),
+        ],
+    )
+    def test_routes(self, route: str, status: int, content_type: str, body: bytes | None) -> None:
+        path, _, query = route.partition("?")
+        given = ask(f"/metadata/instance/{path}?api-version=2021-02-01&{query}")
+        assert given.status == status
+        assert given.content_type is not None
+        assert content_type in given.content_type
+        assert body is None or given.body == body
+
+    def test_a_container_as_text_lists_its_children(self) -> None:
+        assert ask(INSTANCE + "&format=text").body == b"compute/\nnetwork/"
+        network = "/metadata/instance/network/interface{}?api-version=2021-02-01&format=text"
+        assert ask(network.format("")).body == b"0/"
+        assert ask(network.format("/0")).body == b"ipv4/\nipv6/\nmacAddress"
+
+    def test_an_empty_list(self) -> None:
+        machine = Machine()
+        machine.instance["network"]["interface"] = []
+        target = "/metadata/instance/network/interface?api-version=2021-02-01"
+        assert ask(target, machine).body == b"[]"
+        assert ask(target + "&format=text", machine).body == b""
+
+    def test_unknown_parameters_do_not_matter(self) -> None:
+        assert ask(INSTANCE + "&extended=true") == ask(INSTANCE)
+
+
+def routes(tree: Any, route: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield route, tree
+    if isinstance(tree, dict | list):
+        for name, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from routes(child, (*route, str(name)))
+
+
+@given(st.sampled_from(INSTANCE_VERSIONS), st.data(), st.booleans())
+def test_every_element_is_reached_by_its_route(version: str, data: st.DataObject, slash: bool) -> None:
+    document = at_version(sample_instance(), version)
+    route, element = data.draw(st.sampled_from(list(routes(document))))
+    path = "/".join(("/metadata/instance", *route)) + "/" * slash
+    as_json = ask(f"{path}?api-version={version}")
+    as_text = ask(f"{path}?api-version={version}&format=text")
+    if isinstance(element, str):
+        assert as_json.status == 400
+        assert as_text.body.decode() == element
+    else:
+        assert read(as_json) == element
+        assert len(as_text.body.decode().split()) == len(element)
+    assert as_text.content_type == "text/plain; charset=utf-8"
+
+
+class TestToken:
+    def test_keys_in_order_and_all_strings(self) -> None:
+        document = read(ask(TOKEN))
+        assert list(document) == [
+            *("access_token", "client_id", "expires_in", "expires_on"),
+            *("ext_expires_in", "not_before", "resource", "token_type"),
+        ]
+        assert all(isinstance(value, str) for value in document.values())
+        assert b'"not_before":"' in ask(TOKEN).body
+        assert document["client_id"] == SYSTEM_ASSIGNED.client_id
+        assert document["resource"] == "https://vault.azure.net"
+
+    @pytest.mark.parametrize("query", ["", "&resource=", "&resource"])
+    def test_a_resource_is_required(self, query: str) -> None:
+        given = ask(f"/metadata/identity/oauth2/token?api-version=2018-02-01{query}")
+        assert (given.status, read(given)) == (
+            400,
+            {
+                "error": "invalid_request",
+                "error_description": "Required query variable 'resource' is missing",
+            },
+        )
+
+    def test_a_missing_version_is_told_before_a_missing_resource(self) -> None:
+        assert ask("/metadata/identity/oauth2/token").body == NO_VERSION
+
+    def test_no_identity(self) -> None:
+        given = ask(TOKEN, Machine(identity=ManagedIdentity(())))
+        assert given.status == 400
+        assert given.body == b'{"error":"invalid_request","error_description":"Identity not found"}'
+
+    def test_the_cache_can_be_bypassed(self) -> None:
+        machine = Machine()
+        first = ask(TOKEN, machine)
+        assert ask(TOKEN, machine).body == first.body
+        assert ask(TOKEN + "&bypass_cache=false", machine).body == first.body
+        second = ask(TOKEN + "&bypass_cache=True", machine)
+        assert read(second)["access_token"] != read(first)["access_token"]
+        assert ask(TOKEN, machine).body == second.body
+
+    def test_a_selector_reaches_the_identities(self) -> None:
+        wanted = USER_ASSIGNED[1]
+        assert read(ask(f"{TOKEN}&object_id={wanted.object_id}"))["client_id"] == wanted.client_id
+
+    def test_info(self) -> None:
+        assert list(read(ask("/metadata/identity/info?api-version=2018-02-01"))) == ["tenantId"]
+
+
+class TestScheduledEvents:
+    def test_empty_at_first(self) -> None:
+        assert ask(EVENTS).body == b'{"DocumentIncarnation":1,"Events":[]}'
+
+    def test_acknowledged(self) -> None:
+        machine = Machine()
+        event_id = machine.events.add("Reboot", notice=1e9)
+        body = json.dumps({"StartRequests": [{"EventId": event_id}]}).encode()
+        given = ask(EVENTS, machine, method="POST", body=body)
+        assert (given.status, given.body) == (200, b"")
+        document = read(ask(EVENTS, machine))
+        assert document["DocumentIncarnation"] == 3
+        assert document["Events"][0]["EventStatus"] == "Started"
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            *(b"", b"{", b"\xff", b"[]", b"null", b"{}", b'{"StartRequests":null}', b'{"StartRequests":[1]}'),
+            *(b'{"StartRequests":[{}]}', b'{"StartRequests":[{"EventId":1}]}', b"[" * 100_000),
+            b'{"StartRequests":[{"EventId":"unknown"}]}',
+        ],
+    )
+    def test_a_bad_body(self, body: bytes) -> None:
+        machine = Machine()
+        assert ask(EVENTS, machine, method="POST", body=body).status == 400
+        assert machine.events.incarnation == 1
+
+    def test_the_first_question_waits(self) -> None:
+        machine = Machine()
+        machine.events.enable_delay = 90.0
+        assert [ask(EVENTS, machine, now=NOW + later).delay for later in (0, 60, 90, 91)] == [90, 30, 0, 0]
+
+
+class TestLoadBalancer:
+    target = "/metadata/loadbalancer?api-version=2020-10-01"
+
+    def test_a_document(self) -> None:
+        assert list(read(ask(self.target))["loadbalancer"]) == [
+            *("publicIpAddresses", "inboundRules", "outboundRules"),
+        ]
+
+    def test_none(self) -> None:
+        given = ask(self.target, Machine(load_balancer=None))
+        assert given.status == 404
+        assert read(given)["error"].startswith("No load balancer metadata is found. Please check if your VM")
+
+
+@pytest.mark.parametrize(
+    ("status", "identity", "body"),
+    [
+        (404, False, b'{"error":"Not found"}'),
+        (404, True, b'{"error":"Not Found"}'),
+        (410, False, b'{"error":"Gone"}'),
+        (429, False, b'{"error":"Too many requests"}'),
+        (
+            *(429, True),
+            b'{"error":"invalid_request","error_description":"Temporarily throttled, too many requests"}',
+        ),
+        (500, True, b'{"error":"invalid_request","error_description":"Internal Server Error"}'),
+        (599, False, b'{"error":"Error"}'),
+        (304, False, b""),
+        (204, True, b""),
+    ],
+)
+def test_words_for_a_status(status: int, identity: bool, body: bytes) -> None:
+    assert failure(status, identity).body == body

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from imdsproxy.emulator.cli import _parser, main
+from imdsproxy.emulator.faults import Fault
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fault", "statu=410"], "--fault: 'statu=410': unknown key 'statu'; known are for, body"),
+        (["--fault", "status=410,hang"], "--fault: 'status=410,hang': status, hang, reset"),
+        (["--fault", "status=x"], "--fault: 'status=x': status must be a number, not 'x'; e.g. status=410"),
+        (["--fault", "status"], "--fault: 'status': status needs a value, as in status=1"),
+        (["--fault", "status=410,status=500"], "--fault: 'status=410,status=500': status is given twice"),
+        (["--fault", ""], "--fault: '': unknown key ''"),
+        (["--fault", "for=3"], "--fault: 'for=3': nothing would go wrong; give status"),
+        (["--port", "http"], "--port: 'http' is no port; give a number from 0 to 65535"),
+        (["--port", "65536"], "--port: '65536' is no port"),
+        (["--rate", "-1"], "--rate: '-1' is no rate; give a whole number, 0 for no limit"),
+        (["--identity-rate", "1.5"], "--identity-rate: '1.5' is no rate"),
+        (["--latency", "soon"], "--latency: 'soon' is no time; give seconds, 0 or more"),
+        (["--token-life", "-1"], "--token-life: '-1' is no time"),
+        (["--latency", "inf"], "--latency: 'inf' is no time"),
+        (["--prot", "1"], "unrecognized arguments: --prot 1 (--help lists every flag)"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("imdsproxy emulator: ")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "--fault SPEC" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spec", "fault"),
+    [
+        ("status=410,for=20", Fault(status=410, seconds=20)),
+        ("status=500, share=0.1, path=/metadata/instance", Fault(status=500, share=0.1, path="/metadata/instance")),
+        ("hang,times=1", Fault(hang=True, times=1)),
+        ("latency=0.2", Fault(latency=0.2)),
+        ("status=429,retry-after=3", Fault(status=429, retry_after="3")),
+    ],
+)
+def test_faults_as_specified(spec: str, fault: Fault) -> None:
+    assert _parser().parse_args(["--fault", spec, "--fault", "reset"]).fault == [fault, Fault(reset=True)]
+
+
+def test_defaults() -> None:
+    options = _parser().parse_args([])
+    assert (options.host, options.port, options.rate, options.identity_rate) == ("127.0.0.1", 8255, 5, 20)
+    assert (options.token_life, options.latency, options.fault, options.quiet) == (86_400, 0, [], False)

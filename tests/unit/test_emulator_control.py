@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from imdsproxy.emulator import Emulator, Fault
+from imdsproxy.emulator import emulator as emulator_module
+from imdsproxy.emulator.control import control, is_control
+from imdsproxy.emulator.messages import Request
+
+
+def ask(emulator: Emulator, method: str, path: str, body: Any = None, since: str | None = None) -> tuple[int, Any]:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    query = () if since is None else (("since", since),)
+    given = control(emulator, Request(method, path, query, (), raw))
+    return given.status, json.loads(given.body)
+
+
+def arrive(emulator: Emulator, *paths: str) -> None:
+    for path in paths:
+        emulator.leave(emulator.accept(Request("GET", path), path.encode(), ()))
+
+
+def test_which_paths_are_its_own() -> None:
+    assert is_control("/-/healthy")
+    assert not is_control("/metadata/-/")
+
+
+def test_healthy() -> None:
+    assert ask(Emulator(), "GET", "/-/healthy") == (200, {"status": "healthy"})
+
+
+def test_arrivals_since() -> None:
+    emulator = Emulator(monotonic=lambda: 7.0)
+    arrive(emulator, "/a", "/b?x=1")
+    emulator.arrivals[0].status = 404
+    first = {"at": 7.0, "method": "GET", "target": "/a", "status": 404}
+    second = {"at": 7.0, "method": "GET", "target": "/b?x=1", "status": None}
+    assert ask(emulator, "GET", "/-/arrivals") == (200, [first, second])
+    assert ask(emulator, "GET", "/-/arrivals", since="1") == (200, [second])
+    assert ask(emulator, "GET", "/-/arrivals", since="2") == (200, [])
+    assert ask(emulator, "GET", "/-/arrivals", since="x")[0] == 400
+
+
+def test_indices_hold_when_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator_module, "MOST_ARRIVALS", 2)
+    emulator = Emulator()
+    arrive(emulator, "/0", "/1", "/2", "/3")
+    assert [arrival.target for arrival in emulator.arrivals_since(3)] == [b"/3"]
+    assert [arrival.target for arrival in emulator.arrivals_since(0)] == [b"/2", b"/3"]
+
+
+def test_faults() -> None:
+    emulator = Emulator()
+    assert ask(emulator, "POST", "/-/faults", {"status": 410, "for": 20}) == (200, {"faults": 1})
+    assert ask(emulator, "POST", "/-/faults", [{"hang": True}, {"latency": 1}]) == (200, {"faults": 3})
+    assert ask(emulator, "DELETE", "/-/faults") == (200, {"faults": 0})
+    assert len(emulator.faults) == 0
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[1]", b"3", {"statu": 1}, {}, [{"hang": True}, {"status": 1}], b"[" * 100_000]
+)
+@pytest.mark.parametrize("path", ["/-/faults"])
+def test_senseless_faults_are_refused_together(path: str, body: Any) -> None:
+    emulator = Emulator()
+    status, document = ask(emulator, "POST", path, body)
+    assert (status, list(document)) == (400, ["error"])
+    assert len(emulator.faults) == 0
+
+
+def test_events() -> None:
+    emulator = Emulator(wall=lambda: 1_700_000_000.0)
+    status, document = ask(
+        emulator,
+        "POST",
+        "/-/events",
+        {
+            "EventType": "Preempt",
+            "EventId": "E",
+            "Resources": ["vm"],
+            "Description": "d",
+            "EventSource": "User",
+            "DurationInSeconds": 9,
+            "NoticeInSeconds": 60,
+        },
+    )
+    assert (status, document) == (200, {"EventId": "E"})
+    event = emulator.events.document("2020-07-01", 0)["Events"][0]
+    assert (event["NotBefore"], event["Resources"]) == ("Tue, 14 Nov 2023 22:14:20 GMT", ["vm"])
+    assert ask(emulator, "DELETE", "/-/events") == (200, {"Events": []})
+    assert emulator.events.document("2020-07-01", 0)["Events"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"Type": "Reboot"}, "unknown key 'Type'; known are EventType, EventId"),
+        ({"EventType": "Nap"}, "no event type 'Nap'"),
+        ({"EventId": 5}, "EventId cannot be 5"),
+        ({"NoticeInSeconds": "5"}, "NoticeInSeconds cannot be '5'"),
+        ([], "a JSON object was expected"),
+    ],
+)
+def test_senseless_events(body: Any, words: str) -> None:
+    status, document = ask(Emulator(), "POST", "/-/events", body)
+    assert status == 400
+    assert words in document["error"]
+
+
+def test_reset() -> None:
+    emulator = Emulator()
+    arrive(emulator, "/a")
+    emulator.faults.add(Fault(hang=True))
+    assert ask(emulator, "POST", "/-/reset")[0] == 200
+    assert (emulator.arrivals, len(emulator.faults)) == ([], 0)
+    arrive(emulator, "/b")
+    assert [arrival.target for arrival in emulator.arrivals_since(0)] == [b"/b"]
+
+
+def test_nothing_else_is_there() -> None:
+    assert ask(Emulator(), "GET", "/-/metrics")[0] == 404
+    given = control(Emulator(), Request("POST", "/-/healthy"))
+    assert (given.status, given.headers) == (405, (("allow", "GET"),))

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+
+from imdsproxy.emulator.events import EVENT_VERSIONS, ScheduledEvents
+
+NOW = 1_700_000_000.0
+NEWEST = EVENT_VERSIONS[-1]
+
+
+def events(enable_delay: float = 0.0) -> ScheduledEvents:
+    return ScheduledEvents(enable_delay, lambda: NOW)
+
+
+def test_an_event_in_the_newest_version() -> None:
+    scheduled = events()
+    event_id = scheduled.add("Freeze", resources=["a", "b"], description="d", source="User", duration=5)
+    assert scheduled.document(NEWEST, NOW) == {
+        "DocumentIncarnation": 2,
+        "Events": [
+            {
+                "EventId": event_id,
+                "EventStatus": "Scheduled",
+                "EventType": "Freeze",
+                "ResourceType": "VirtualMachine",
+                "Resources": ["a", "b"],
+                "NotBefore": "Tue, 14 Nov 2023 22:28:20 GMT",
+                "Description": "d",
+                "EventSource": "User",
+                "DurationInSeconds": 5,
+            },
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "types", "name"),
+    [
+        ("2017-03-01", 0, ["Reboot"], "_a"),
+        ("2017-08-01", 0, ["Reboot"], "a"),
+        ("2017-11-01", 0, ["Reboot", "Preempt"], "a"),
+        ("2019-01-01", 0, ["Reboot", "Preempt", "Terminate"], "a"),
+        ("2019-04-01", 1, ["Reboot", "Preempt", "Terminate"], "a"),
+        ("2019-08-01", 2, ["Reboot", "Preempt", "Terminate"], "a"),
+        ("2020-07-01", 3, ["Reboot", "Preempt", "Terminate"], "a"),
+    ],
+)
+def test_versions_differ(version: str, fields: int, types: list[str], name: str) -> None:
+    scheduled = events()
+    for event_type in ("Reboot", "Preempt", "Terminate"):
+        scheduled.add(event_type, resources=["a"])
+    shown = scheduled.document(version, NOW)["Events"]
+    assert [event["EventType"] for event in shown] == types
+    assert all(len(event) == 6 + fields and event["Resources"] == [name] for event in shown)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "notice"),
+    [("Freeze", 900), ("Reboot", 900), ("Redeploy", 600), ("Preempt", 30), ("Terminate", 300)],
+)
+def test_an_event_starts_when_its_notice_is_over(event_type: str, notice: float) -> None:
+    scheduled = events()
+    scheduled.add(event_type)
+    assert scheduled.document(NEWEST, NOW + notice - 1)["Events"][0]["EventStatus"] == "Scheduled"
+    started = scheduled.document(NEWEST, NOW + notice)
+    assert started["DocumentIncarnation"] == 3
+    assert (started["Events"][0]["EventStatus"], started["Events"][0]["NotBefore"]) == ("Started", "")
+    assert scheduled.document(NEWEST, NOW + notice + 1) == started
+
+
+def test_an_unknown_type() -> None:
+    with pytest.raises(ValueError, match="no event type 'Nap'; there are Freeze"):
+        events().add("Nap")
+
+
+def test_acknowledging_starts_all_or_none() -> None:
+    scheduled = events()
+    first, second = scheduled.add(event_id="First"), scheduled.add(event_id="Second")
+    assert not scheduled.start([first, "nothing"], NOW)
+    assert scheduled.incarnation == 3
+    assert scheduled.start(["FIRST", second], NOW)
+    assert scheduled.incarnation == 5
+    assert scheduled.start([first], NOW), "an event that has started is accepted again"
+    assert scheduled.incarnation == 5
+
+
+def test_an_ended_event_is_no_longer_shown() -> None:
+    scheduled = events()
+    scheduled.add(event_id="A")
+    scheduled.add(event_id="B")
+    scheduled.remove("a")
+    assert [event["EventId"] for event in scheduled.document(NEWEST, NOW)["Events"]] == ["B"]
+    scheduled.clear()
+    assert scheduled.document(NEWEST, NOW) == {"DocumentIncarnation": 5, "Events": []}
+    with pytest.raises(KeyError):
+        scheduled.remove("a")
+
+
+def test_the_feature_lapses_after_a_day_without_questions() -> None:
+    scheduled = events(enable_delay=120)
+    day = 24 * 3600
+    moments = [0, 119, 120, day, 2 * day, 3 * day + 1]
+    assert [scheduled.enable(NOW + moment) for moment in moments] == [120, 1, 0, 0, 0, 120]

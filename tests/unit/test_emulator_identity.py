@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from imdsproxy.emulator import identity as module
+from imdsproxy.emulator.identity import (
+    NOT_FOUND,
+    ONE_SELECTOR,
+    SEVERAL,
+    SYSTEM_ASSIGNED,
+    USER_ASSIGNED,
+    Identity,
+    ManagedIdentity,
+)
+
+NOW = 1_700_000_000.5
+FIRST, SECOND = USER_ASSIGNED
+
+
+def claims(document: dict[str, str]) -> dict[str, Any]:
+    part = document["access_token"].split(".")[1]
+    read: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return read
+
+
+@pytest.mark.parametrize(
+    ("identities", "parameters", "expected"),
+    [
+        ((), {}, NOT_FOUND),
+        ((), {"client_id": SYSTEM_ASSIGNED.client_id}, NOT_FOUND),
+        ((SYSTEM_ASSIGNED,), {}, SYSTEM_ASSIGNED),
+        ((SYSTEM_ASSIGNED, FIRST, SECOND), {}, SYSTEM_ASSIGNED),
+        ((FIRST,), {}, FIRST),
+        ((FIRST, SECOND), {}, SEVERAL),
+        ((FIRST, SECOND), {"client_id": SECOND.client_id.upper()}, SECOND),
+        ((FIRST, SECOND), {"object_id": FIRST.object_id}, FIRST),
+        ((FIRST, SECOND), {"msi_res_id": SECOND.resource_id.upper()}, SECOND),
+        ((FIRST, SECOND), {"mi_res_id": FIRST.resource_id}, FIRST),
+        ((FIRST, SECOND), {"client_id": FIRST.object_id}, NOT_FOUND),
+        ((SYSTEM_ASSIGNED, FIRST), {"msi_res_id": ""}, NOT_FOUND),
+        ((FIRST,), {"client_id": ""}, NOT_FOUND),
+        ((FIRST, SECOND), {"client_id": FIRST.client_id, "object_id": FIRST.object_id}, ONE_SELECTOR),
+    ],
+)
+def test_which_identity(identities: tuple[Identity, ...], parameters: dict[str, str], expected: Identity | str) -> None:
+    assert ManagedIdentity(identities).choose(parameters) == expected
+
+
+def test_times_of_a_new_token() -> None:
+    document = ManagedIdentity().token(FIRST, "r", NOW, bypass_cache=False)
+    assert document["expires_in"] == "86400"
+    assert document["expires_on"] == "1700086401"
+    assert document["not_before"] == str(1_700_000_001 - 300)
+    assert document["ext_expires_in"] == "86399"
+
+
+def test_the_token_says_what_it_is() -> None:
+    document = ManagedIdentity().token(FIRST, "https://vault.azure.net", NOW, bypass_cache=False)
+    assert len(document["access_token"].split(".")) == 3
+    assert "emulator" in claims(document)["note"]
+    assert claims(document)["aud"] == "https://vault.azure.net"
+    assert claims(document)["appid"] == FIRST.client_id
+
+
+def test_the_same_token_until_it_nears_its_end() -> None:
+    identity = ManagedIdentity(token_life=86_400)
+    first = identity.token(FIRST, "r", NOW, bypass_cache=False)
+    later = identity.token(FIRST, "r", NOW + 86_000, bypass_cache=False)
+    assert later["access_token"] == first["access_token"]
+    assert later["expires_in"] == "400"
+    assert later["expires_on"] == first["expires_on"]
+    renewed = identity.token(FIRST, "r", NOW + 86_101, bypass_cache=False)
+    assert renewed["access_token"] != first["access_token"]
+    assert renewed["expires_in"] == "86400"
+
+
+def test_a_short_life_is_used_for_nine_tenths() -> None:
+    identity = ManagedIdentity(token_life=10)
+    first = identity.token(FIRST, "r", 100, bypass_cache=False)
+    assert identity.token(FIRST, "r", 108.9, bypass_cache=False)["access_token"] == first["access_token"]
+    assert identity.token(FIRST, "r", 109.0, bypass_cache=False)["access_token"] != first["access_token"]
+
+
+def test_identities_and_resources_never_share_a_token() -> None:
+    identity = ManagedIdentity()
+    tokens = {
+        identity.token(one, resource, NOW, bypass_cache=False)["access_token"]
+        for one in (SYSTEM_ASSIGNED, FIRST, SECOND)
+        for resource in ("a", "b")
+    }
+    assert len(tokens) == 6
+
+
+def test_bypassing_replaces_the_token() -> None:
+    identity = ManagedIdentity()
+    first = identity.token(FIRST, "r", NOW, bypass_cache=False)
+    second = identity.token(FIRST, "r", NOW, bypass_cache=True)
+    third = identity.token(FIRST, "r", NOW, bypass_cache=False)
+    assert first["access_token"] != second["access_token"] == third["access_token"]
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_TOKENS", 2)
+    identity = ManagedIdentity()
+    first = identity.token(FIRST, "0", NOW, bypass_cache=False)
+    for resource in ("1", "2"):
+        identity.token(FIRST, resource, NOW, bypass_cache=False)
+    assert identity.token(FIRST, "0", NOW, bypass_cache=False)["access_token"] != first["access_token"]
