@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from imdsproxy import __version__
+from imdsproxy.settings_values import SettingsError
 
 if TYPE_CHECKING:
     import argparse
@@ -46,7 +47,7 @@ Every setting is a flag (--port) and an environment variable (IMDSPROXY_PORT): "
 """
 
 
-class _UsageError(Exception):
+class _UsageError(SettingsError):
     """A command line that cannot be understood; the text is one line."""
 
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, the process's own where `argv` is None, and return the exit status."""
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
-    except _UsageError as error:
+    except SettingsError as error:
         return _complain(error)
     except KeyboardInterrupt:
         return _INTERRUPTED_STATUS
@@ -79,38 +80,31 @@ def _run(arguments: list[str]) -> int:
 
 
 def _run_with_settings(command: str, arguments: list[str]) -> int:
-    from imdsproxy.settings import SettingsError  # noqa: PLC0415 - late, see above
+    if {"-h", "--help"}.intersection(arguments):
+        return _print(_parser(command).format_help())
+    if command == "serve":
+        return _serve(arguments)
+    flags = _parse(_parser(command), arguments)
+    if command == "config":
+        return _config(flags)
+    from imdsproxy.demo import demo  # noqa: PLC0415 - late, see above
 
-    flags: dict[str, str] = {}
-    # A service is mostly set up by its environment alone, and need not keep a parser in memory then.
-    if arguments:
-        parser = _parser(command)
-        if {"-h", "--help"}.intersection(arguments):
-            return _print(parser.format_help())
-        flags = _parse(parser, arguments)
-    try:
-        match command:
-            case "demo":
-                from imdsproxy.demo import demo  # noqa: PLC0415 - late, see above
-
-                return demo(flags)
-            case "config":
-                return _config(flags)
-            case _:
-                return _serve(flags)
-    except SettingsError as error:
-        return _complain(error)
+    return demo(flags)
 
 
-def _serve(flags: dict[str, str]) -> int:
-    from imdsproxy.settings import load  # noqa: PLC0415 - late, see above
+def _serve(arguments: list[str]) -> int:
+    from imdsproxy.settings_reader import read  # noqa: PLC0415 - late, see above
 
-    settings = load(flags).settings
+    settings = read(lambda: _parse(_parser("serve"), arguments), meanwhile=_import_server)
     from imdsproxy import logs  # noqa: PLC0415 - late, see above
-    from imdsproxy.server import serve  # noqa: PLC0415 - late: a wrong setting need not wait for this import
+    from imdsproxy.server import serve  # noqa: PLC0415 - late, see above
 
     logs.configure(settings.log_level, settings.log_format)
     return serve(settings)
+
+
+def _import_server() -> None:
+    import imdsproxy.server  # noqa: F401, PLC0415 - it takes about as long as reading the settings
 
 
 def _config(flags: dict[str, str]) -> int:

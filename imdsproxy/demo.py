@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 
+from imdsproxy.settings_reader import read
+
 EMULATOR_PORT = 8255
 
 # Sixty different targets at once take eleven seconds; the demo lets all of them wait.
@@ -18,35 +20,37 @@ _END = 5.0
 
 def demo(flags: Mapping[str, str]) -> int:
     """Run until Ctrl-C; flags are settings by name. Gives the exit status. Raises SettingsError."""
-    with _emulator() as started:
-        if started is None:
+    upstream = f"http://127.0.0.1:{EMULATOR_PORT}"
+    settings = read(lambda: {"max_wait": _MAX_WAIT, **flags, "upstream": upstream})
+    with _emulator() as process:
+        if process is None:
             return 2
-        url, pid = started
-        # Only now: the proxy's imports take place while the emulator starts.
-        from imdsproxy import logs  # noqa: PLC0415
-        from imdsproxy.server import serve  # noqa: PLC0415
-        from imdsproxy.settings import load  # noqa: PLC0415
+        from imdsproxy import logs  # noqa: PLC0415  # only when it is sure to be needed
+        from imdsproxy.server import serve  # noqa: PLC0415  # the same
 
-        settings = load({"max_wait": _MAX_WAIT, **flags, "upstream": url}).settings
         logs.configure(settings.log_level, settings.log_format)
-        return serve(settings, announce=lambda address: _show(address, url, pid))
+        return serve(settings, announce=lambda address: _show(address, upstream, process.pid))
 
 
 @contextlib.contextmanager
-def _emulator() -> Iterator[tuple[str, int] | None]:
-    """Start the emulator; gives its address and process id, or None where it did not start and has said why."""
-    command = [sys.executable, "-m", "imdsproxy.emulator", "--port", str(EMULATOR_PORT)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # our own module
+def _emulator() -> Iterator[subprocess.Popen[str] | None]:
+    """Start the emulator; gives its process, or None where it did not start and has said why."""
+    command = [sys.executable, "-m", "imdsproxy.emulator", "--port", str(EMULATOR_PORT), "--quiet"]
+    ending = threading.Event()
+    # A session of its own, so that Ctrl-C goes to the proxy first, which then ends the emulator.
+    with subprocess.Popen(  # noqa: S603  # our own module
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""
-            url = line.removeprefix("emulator: ").strip()
-            if not url.startswith("http://"):
+            if not line.startswith("emulator: "):
                 process.wait(_START)
                 yield None
                 return
-            threading.Thread(target=_tell_end, args=(process,), daemon=True).start()
-            yield url, process.pid
+            threading.Thread(target=_tell_end, args=(process, ending), daemon=True).start()
+            yield process
         finally:
+            ending.set()
             if process.poll() is None:
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -55,9 +59,10 @@ def _emulator() -> Iterator[tuple[str, int] | None]:
                 process.kill()
 
 
-def _tell_end(process: subprocess.Popen[str]) -> None:
+def _tell_end(process: subprocess.Popen[str], ending: threading.Event) -> None:
     process.wait()
-    sys.stderr.write("the emulator has ended; what is cached is still served\n")
+    if not ending.is_set():
+        sys.stderr.write("the emulator has ended; what is cached is still served\n")
 
 
 def _show(address: str, emulator: str, pid: int) -> None:

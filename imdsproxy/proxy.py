@@ -60,17 +60,17 @@ class Proxy:
         key = request.target.key
         wish = self._wish(request)
         if wish:
-            return self._landed(errand, wish, None)
+            return self._landed(errand, self._flight(errand, wish), wish)
         now = self._clock.monotonic()
         entry = self.store.get(key)
         resting = key in self._resting
         step = plan(lookup(entry, now), failing=self.fetcher.outage.failing or resting)
         if entry is None or step is Plan.FETCH:
-            return self._landed(errand, "", None)
+            return self._landed(errand, self._flight(errand))
         if step is Plan.FETCH_OR_STALE:
-            return self._landed(errand, "", entry)
+            return self._landed(errand, self._flight(errand), stale=entry)
         if step is Plan.SERVE_AND_REFRESH and not resting:
-            self._flight(errand, "", background=True)
+            self._flight(errand, background=True)
         return _from_cache(errand, entry, now)
 
     def drop(self, path: str | None = None) -> int:
@@ -98,8 +98,11 @@ class Proxy:
             self._bypassed[key] = None
         return wish
 
-    def _flight(self, errand: Errand, wish: str, *, background: bool) -> tuple[Flight, bool]:
-        """Join the flight for this key or start one; says whether it was started."""
+    def _flight(self, errand: Errand, wish: str = "", *, background: bool = False) -> tuple[Flight, bool]:
+        """Join the flight for this key or start one; says whether it was started.
+
+        Part of the decision, not of the waiting: by the time somebody waits, the flight may have landed.
+        """
         key = (errand.request.target.key, wish)
         flight = self.flights.under_way(key)
         if flight is None:
@@ -108,8 +111,10 @@ class Proxy:
             self.fetcher.admissions[errand.decision.budget].promote(flight.ticket)
         return flight, False
 
-    async def _landed(self, errand: Errand, wish: str, stale: Entry | None) -> Served:
-        flight, led = self._flight(errand, wish, background=False)
+    async def _landed(
+        self, errand: Errand, joined: tuple[Flight, bool], wish: str = "", stale: Entry | None = None
+    ) -> Served:
+        flight, led = joined
         if stale is not None:
             await asyncio.wait((flight.landed, flight.stumbled), return_when=asyncio.FIRST_COMPLETED)
             now = self._clock.monotonic()

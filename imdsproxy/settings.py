@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from imdsproxy.settings_fields import PREFIX, Settings, environment_name, flag_name, form
-from imdsproxy.settings_values import Upstream, shown
+from imdsproxy.settings_values import SettingsError, Upstream, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,10 +35,6 @@ _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
 
 _ALIKE = 0.75
 """From this similarity on (difflib, 0 to 1) a name is taken for a misspelt one."""
-
-
-class SettingsError(Exception):
-    """A setting that cannot be used; the text is one line that names it and says what would do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,10 @@ _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[a-z0-9._~!$&'()*+,;=:@-]+)+")
 _TARGET = re.compile(r"/metadata/[!\"$-\[\]-~]*", re.IGNORECASE)
 
 
+class SettingsError(Exception):
+    """A setting that cannot be used; the text is one line that names it and says what would do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """Where requests go: a host (without brackets) and a port, or the path of a Unix socket."""

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from typing import cast
 
+from imdsproxy.headers import to_client
+from imdsproxy.messages import Failure, FailureKind, Headers, Response
+
 # httpx would load its command line, and with it whatever of click, pygments and rich is installed: up to 1.5 MB.
 # None in this place means "not to be imported" (Python language reference, 5.3.1), which httpx provides for.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
 import httpx  # noqa: E402  # after the line above
-
-from imdsproxy.headers import to_client
-from imdsproxy.messages import Failure, FailureKind, Headers, Response
 
 SLOW_READ_TIMEOUT = 130.0
 """Seconds: the first scheduled-events request may take two minutes (Microsoft's scheduled-events page)."""

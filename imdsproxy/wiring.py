@@ -16,6 +16,7 @@ from imdsproxy.normaliser import Doors
 from imdsproxy.policy import Policy
 from imdsproxy.proxy import Proxy
 from imdsproxy.retry import RetryRules
+from imdsproxy.settings_values import parse_upstream
 from imdsproxy.store import Store
 from imdsproxy.upstream import Address
 
@@ -39,7 +40,7 @@ class House:
 
 def upstream_address(settings: Settings) -> Address:
     """Give the address that requests go to."""
-    parsed = settings.upstream_address
+    parsed = parse_upstream(settings.upstream)
     if parsed.path is not None:
         return Address("localhost", unix=parsed.path)
     return Address(parsed.host or _IMDS, parsed.port or 80)

@@ -115,10 +115,7 @@ class Stage:
         self.imds = imds or Imds()
         self.clock = VirtualClock()
         chosen = {**DEFAULTS, **settings}
-        address = SimpleNamespace(host="127.0.0.1", port=9, path=None)
-        self.house: House = build(
-            cast("Any", SimpleNamespace(**chosen, upstream_address=address)), self.imds, self.clock
-        )
+        self.house: House = build(cast("Any", SimpleNamespace(**chosen)), self.imds, self.clock)
         self.proxy = self.house.proxy
         self.doors = Doors(instance=self.house.doors.instance)
 

@@ -11,7 +11,7 @@ from scripted import EVENTS, INSTANCE, Imds, Stage, in_turn, status
 
 from imdsproxy.flights import Flight, Flights, Landing
 from imdsproxy.messages import Failure, FailureKind
-from imdsproxy.served import Outcome
+from imdsproxy.served import Outcome, Served
 
 NONCE = "/metadata/attested/document?api-version=2020-09-01&nonce=1234567890"
 
@@ -24,6 +24,21 @@ def test_five_hundred_at_once_make_one_request() -> None:
         assert [one.outcome for one in served].count(Outcome.MISS) == 1
         assert [one.outcome for one in served].count(Outcome.COLLAPSED) == 499
         assert served[1].cache_status() == b"imdsproxy; fwd=uri-miss; fwd-status=200; ttl=59; stored; collapsed"
+
+    virtual.run(scenario())
+
+
+def test_who_decided_to_join_a_flight_joins_it_even_if_it_lands_before_anybody_waits() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(latency=0.2))
+        leader = stage.start()
+        await asyncio.sleep(0.1)
+        late = stage.proxy.answer(stage.request())
+        assert not isinstance(late, Served)
+        await leader
+        stage.proxy.drop()
+        assert (await late).outcome is Outcome.COLLAPSED
+        assert stage.imds.count == 1
 
     virtual.run(scenario())
 
