@@ -65,6 +65,8 @@ class Entry:
     revalidate_until: float
     error_until: float
     token: TokenBody | None = None
+    initial_age: int = 0
+    """Seconds that the answer had already spent in a cache on its way here."""
 
     @property
     def gone_at(self) -> float:
@@ -83,8 +85,8 @@ class Entry:
         return self.sent_at + self.token.expires_in if self.token else None
 
     def age(self, now: float) -> int:
-        """Whole seconds since its request was sent (RFC 9111 section 5.1)."""
-        return max(0, int(now - self.sent_at))
+        """Whole seconds since IMDS wrote it, at the most (RFC 9111 section 4.2.3)."""
+        return self.initial_age + max(0, int(now - self.sent_at))
 
     def body(self, now: float) -> bytes:
         """The body as it is to be served now: a token's `expires_in` is what is left of it."""
@@ -120,10 +122,14 @@ def keep(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -
     """Make the entry that an answer deserves, or None where it is not to be kept.
 
     200 is kept as the lifetimes say, 400 and 404 for the negative lifetime, anything else never. A token is
-    fresh for half of its life and usable, stale, until `tokens.MARGIN` seconds before its end.
+    fresh for half of its life and usable, stale, until `tokens.MARGIN` seconds before its end; its `expires_in`
+    was aged by every cache it passed, so only for it an `Age` shortens nothing.
     """
+    initial_age = _age(response)
+    written_at = sent_at - initial_age
     if response.status in _NEGATIVE:
-        entry = _until(response, sent_at, sent_at + lifetimes.negative)
+        deadline = written_at + lifetimes.negative
+        entry = Entry(response, sent_at, deadline, deadline, deadline, None, initial_age)
     elif response.status != 200:
         return None
     elif lifetimes.token:
@@ -134,18 +140,22 @@ def keep(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -
         fresh_until = min(sent_at + token.expires_in / 2, sent_at + lifetimes.fresh, end)
         error_until = min(end, fresh_until + lifetimes.stale_if_error)
         revalidate_until = min(end, fresh_until + lifetimes.fresh)
-        entry = Entry(response, sent_at, fresh_until, revalidate_until, error_until, token)
+        entry = Entry(response, sent_at, fresh_until, revalidate_until, error_until, token, initial_age)
     else:
-        fresh_until = sent_at + lifetimes.fresh
+        fresh_until = written_at + lifetimes.fresh
         entry = Entry(
             response,
             sent_at,
             fresh_until,
             fresh_until + lifetimes.revalidate,
             fresh_until + lifetimes.stale_if_error,
+            None,
+            initial_age,
         )
     return entry if now < entry.gone_at else None
 
 
-def _until(response: Response, sent_at: float, deadline: float) -> Entry:
-    return Entry(response, sent_at, deadline, deadline, deadline)
+def _age(response: Response) -> int:
+    """Give the seconds that the answer spent in another cache, such as a node's imdsproxy (RFC 9111 section 5.1)."""
+    value = (response.header(b"age") or b"0").strip()
+    return int(value[:9]) if value.isdigit() else 0

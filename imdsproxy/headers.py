@@ -18,9 +18,12 @@ _HOP_BY_HOP = frozenset(
 _OURS = frozenset(
     {
         *(b"host", b"content-length", b"expect", b"metadata", HOP_HEADER),
-        *(b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"),
+        *(b"forwarded", b"via", b"x-real-ip"),
+        # Some servers let these stand above the request's own target and method, which the policy has judged.
+        *(b"x-original-url", b"x-rewrite-url", b"x-http-method", b"x-http-method-override", b"x-method-override"),
     }
 )
+_FORWARDED = b"x-forwarded"
 _METADATA = (b"metadata", b"true")
 _OWN = (
     (b"accept", b"*/*"),
@@ -38,7 +41,11 @@ def to_upstream(request: Request, decision: Forward | Cache, instance: str) -> H
     hops = (HOP_HEADER, ", ".join((*request.hops, instance)).encode("latin-1"))
     if isinstance(decision, Cache):
         return (*_OWN, _METADATA, hops)
-    kept = tuple(field for field in _end_to_end(request.headers) if field[0] not in _OURS)
+    kept = tuple(
+        (name, value)
+        for name, value in _end_to_end(request.headers)
+        if name not in _OURS and not name.startswith(_FORWARDED)
+    )
     return (*kept, _METADATA, hops) if decision.add_metadata else (*kept, hops)
 
 

@@ -36,7 +36,7 @@ class Target:
     """Query names, decoded and in lower case, with their decoded values."""
     key: Key
     authority: str | None = None
-    """`host[:port]` in lower case, where the client wrote an absolute-form target."""
+    """`host:port` in lower case, where the client wrote an absolute-form target; with `https://` if it did."""
     bypass: bool = False
     """`bypass_cache=true` is among the parameters."""
 

@@ -6,6 +6,7 @@ The rules stand before everything else, so that a request that breaks one costs 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,9 @@ HOP_HEADER = b"imdsproxy-via"
 """Carries the names of the instances a request has passed, so that a proxy knows itself again."""
 
 _POSTS = frozenset({("metadata", "scheduledevents"), ("metadata", "identity", "issuecredential")})
-_MOST_HOPS = 8
+_INSTANCE = re.compile(rb"[0-9a-f]{16}")
+# A circle is recognised by the name that comes round, so forgetting the oldest of many hides none in practice.
+_MOST_HOPS = 16
 _LONGEST_HOST = 512
 # The fields that are read, in the order in which `read` names them.
 _READ = {b"host": 0, b"metadata": 1, b"cache-control": 2, HOP_HEADER: 3, b"x-forwarded-for": 4}
@@ -57,8 +60,9 @@ def read(
     refusal = _check_host(hosts, target, doors, http_version)
     if refusal is None and forwarded:
         refusal = _forwarded()
-    if refusal is None and hops:
-        refusal = _check_hops(hops, doors)
+    passed = _hops(hops)
+    if refusal is None and doors.instance in passed:
+        refusal = _loop()
     if refusal is not None:
         return refusal
     return Request(
@@ -67,7 +71,7 @@ def read(
         metadata=len(metadata) == 1 and metadata[0].strip().lower() == b"true",
         no_cache=any(map(_is_no_cache, cache_control)),
         headers=tuple(headers),
-        hops=_hops(hops),
+        hops=passed,
     )
 
 
@@ -76,7 +80,7 @@ def _check_host(hosts: list[bytes], target: Target, doors: Doors, http_version: 
         return _bad("bad-host", "Host must be given exactly once.")
     if target.authority is not None:  # it stands above Host: RFC 9112 section 3.2.2
         return None if target.authority in doors.authorities else _other_host(target.authority)
-    name = _host_name(hosts[0]) if hosts else ""
+    name = "" if not hosts else _host_name(hosts[0]) if len(hosts[0]) <= _LONGEST_HOST else None
     if name is None:
         return _bad("bad-host", "Host cannot be read; send an address or an allowed name, with or without a port.")
     return None if name == "" or name in doors.names else _other_name(name)
@@ -99,7 +103,7 @@ def _other_name(name: str) -> Refusal:
 @lru_cache(maxsize=256)
 def _host_name(host: bytes) -> str | None:
     """Give the name in a Host field, `""` for an IP literal, None for what cannot be read (RFC 9110 section 7.2)."""
-    match = AUTHORITY.fullmatch(host.strip().decode("latin-1").lower()) if len(host) <= _LONGEST_HOST else None
+    match = AUTHORITY.fullmatch(host.strip().decode("latin-1").lower())
     if match is None:
         return None
     name = match["name"]
@@ -117,10 +121,7 @@ def _host_name(host: bytes) -> str | None:
     return None if address.scope_id else ""
 
 
-def _check_hops(values: list[bytes], doors: Doors) -> Refusal | None:
-    hops = _hops(values)
-    if doors.instance not in hops and len(hops) <= _MOST_HOPS:
-        return None
+def _loop() -> Refusal:
     return Refusal(
         508,
         "loop",
@@ -131,10 +132,13 @@ def _check_hops(values: list[bytes], doors: Doors) -> Refusal | None:
 
 
 def _hops(values: list[bytes]) -> tuple[str, ...]:
-    return tuple(hop.strip() for value in values for hop in value.decode("latin-1").split(","))
+    """Give the instances that were passed, the latest last; what is no instance's name is not sent on."""
+    if not values:
+        return ()
+    hops = (hop.strip() for value in values for hop in value.split(b","))
+    return tuple(hop.decode("ascii") for hop in hops if _INSTANCE.fullmatch(hop))[-_MOST_HOPS:]
 
 
-@lru_cache(maxsize=64)
 def _is_no_cache(value: bytes) -> bool:
     return any(directive.strip().lower() == b"no-cache" for directive in value.split(b","))
 

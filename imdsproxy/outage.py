@@ -47,7 +47,8 @@ class Outage:
         if isinstance(result, Response):
             if result.status == _GONE:
                 self.gone = result
-                self._feeling = self._feeling or who
+                if self._feeling is None:
+                    self._feeling = who
             else:
                 self.gone = self._feeling = None
             self.answered = self.answered or not failed

@@ -20,6 +20,7 @@ Segments = tuple[str, ...]
 
 _HOUR = 3600.0
 _ROUTES_REMEMBERED = 512
+_LONGEST_REMEMBERED = 1024
 
 STABLE_LEAVES = frozenset(
     {
@@ -60,7 +61,7 @@ class Forward:
     endpoint: str
     budget: BudgetClass
     add_metadata: bool
-    """Send `Metadata: true`; otherwise the header goes as the client sent it, or not at all."""
+    """Send `Metadata: true`; otherwise the request goes without the header, and IMDS says what it thinks of that."""
     once: bool = False
     """Never retried: it changes something (RFC 9110 section 9.2.2)."""
     drops: str | None = None
@@ -157,7 +158,7 @@ class Policy:
     def decide(self, request: Request) -> Decision:
         """Say what is to be done with a request. Total: every request gets exactly one decision."""
         target = request.target
-        route = self._remembered(target)
+        route = self._remembered(target) if len(target.raw) <= _LONGEST_REMEMBERED else self._route(target)
         if isinstance(route, Refuse):
             return route
         if not request.metadata and self._needs_metadata(target):
@@ -203,7 +204,7 @@ class Policy:
 
     def _lifetimes(self, row: _Row, segments: Segments) -> Lifetimes:
         fresh = _override(self._ttl, segments, row.fresh > 0 and not row.slow, row.path)
-        stale = _override(self._stale_if_error, segments, row.stale_if_error > 0, row.path)
+        stale = _override(self._stale_if_error, segments, row.token or row.stale_if_error > 0, row.path)
         if row.token:  # bounded by the token's own life, which tokens.py knows; a setting can only shorten
             return Lifetimes(
                 fresh=float("inf") if fresh is None else fresh,

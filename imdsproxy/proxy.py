@@ -43,8 +43,9 @@ class Proxy:
         self.fetcher = fetcher
         self.flights = Flights()
         self._clock = clock
-        self._bypassed: TTLCache[Key, None] = TTLCache(_REMEMBERED_KEYS, _BYPASS_EVERY, clock.monotonic)
-        self._resting: TTLCache[Key, None] = TTLCache(_REMEMBERED_KEYS, _REFRESH_PAUSE, clock.monotonic)
+        # Keys may be long, so their hashes are remembered; one taken for another would only ask IMDS later.
+        self._bypassed: TTLCache[int, None] = TTLCache(_REMEMBERED_KEYS, _BYPASS_EVERY, clock.monotonic)
+        self._resting: TTLCache[int, None] = TTLCache(_REMEMBERED_KEYS, _REFRESH_PAUSE, clock.monotonic)
 
     def answer(self, request: Request) -> Served | Waiting:
         """Answer at once, or give a coroutine to wait for; cancelling it ends the waiting, not the flight."""
@@ -63,7 +64,7 @@ class Proxy:
             return self._landed(errand, self._flight(errand, wish), wish)
         now = self._clock.monotonic()
         entry = self.store.get(key)
-        resting = key in self._resting
+        resting = hash(key) in self._resting
         step = plan(lookup(entry, now), failing=self.fetcher.outage.failing or resting)
         if entry is None or step is Plan.FETCH:
             return self._landed(errand, self._flight(errand))
@@ -93,9 +94,9 @@ class Proxy:
             return ""
         key = request.target.key
         if self.flights.under_way((key, wish)) is None:
-            if key in self._bypassed:
+            if hash(key) in self._bypassed:
                 return ""
-            self._bypassed[key] = None
+            self._bypassed[hash(key)] = None
         return wish
 
     def _flight(self, errand: Errand, wish: str = "", *, background: bool = False) -> tuple[Flight, bool]:
@@ -147,9 +148,11 @@ class Proxy:
             return result if isinstance(result, Failure) else Arrived(result, None)
         failed = errand.failed(result)
         if failed:
-            self._resting[key] = None
+            self._resting[hash(key)] = None
         if isinstance(result, Failure):
             return result
+        if errand.request.target.bypass and result.status != 200:
+            return Arrived(result, None)  # IMDS may mean the `bypass_cache`, which is no part of the entry's name
         entry = keep(result, decision.lifetimes, fetched.sent_at, self._clock.monotonic())
         if entry is None or not flight.keeps or (failed and self.store.get(key) is not None):
             return Arrived(result, None)  # a failure does not take the place of what can still be served

@@ -16,6 +16,7 @@ _LONGEST_PAUSE = 10.0
 _UNREACHABLE_FOR = 5.0
 _RETRIED_FAILURES = frozenset({FailureKind.UNREACHABLE, FailureKind.RESET, FailureKind.UNREADABLE})
 _IDENTITY_PAUSE = 1.0
+_LONGEST_TOLD = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,11 @@ def next_delay(
     """Give the pause before the next try in seconds, or None where there is to be none.
 
     `attempt` counts the tries made so far, from 1; `elapsed` is the time since the first of them began.
-    Pauses double from `rules.base` up to ten seconds; a `Retry-After` of IMDS's stands instead. The last try
-    begins when `rules.limit` is reached; what could not be reached or read is given up after five seconds;
+    Pauses double from `rules.base` up to ten seconds (or that base); a `Retry-After` of IMDS's stands instead. The
+    last try begins when `rules.limit` is reached; what could not be reached or read is given up after five seconds;
     what was too slow or too large is not tried again, since it would be so again.
     """
-    pause = min(_LONGEST_PAUSE, rules.base * 2 ** min(attempt - 1, 30))
+    pause = min(max(_LONGEST_PAUSE, rules.base), rules.base * 2 ** min(attempt - 1, 30))
     limit = rules.limit
     if isinstance(result, Failure):
         if result.kind not in _RETRIED_FAILURES:
@@ -67,4 +68,4 @@ def retry_after(response: Response) -> float | None:
     value = response.header(b"retry-after")
     if value is None or not value.strip().isdigit():
         return None
-    return float(min(int(value), 3600))
+    return float(min(int(value.strip()[:9]), _LONGEST_TOLD))

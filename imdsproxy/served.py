@@ -62,7 +62,8 @@ class Served:
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The answer's header fields as they go to the client."""
         response = self.response
-        fields = list(response.headers)
+        kept = self.age is not None
+        fields = [field for field in response.headers if not (kept and field[0] == b"age")]
         if response.status not in _WITHOUT_LENGTH:
             fields.append((b"content-length", b"%d" % len(response.body)))
         if self.age is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import socket
@@ -95,6 +96,11 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda _url: Non
     )
     server = _Server(config, application)
     logger.info("listening", extra={"fields": {"address": url, "upstream": settings.upstream}})
+    if not ipaddress.ip_address(host).is_loopback:
+        logger.warning(
+            "other machines may reach this address, and whoever reaches it gets this VM's tokens; "
+            "IMDSPROXY_HOST=127.0.0.1 keeps it on this machine"
+        )
     announce(url)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_run(server, listener, application))

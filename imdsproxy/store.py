@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cachetools import TLRUCache
+from cachetools import Cache, TLRUCache
 
 from imdsproxy.clock import Clock
 from imdsproxy.freshness import Entry
@@ -63,5 +63,6 @@ class Store:
 
     def soonest_token_expiry(self) -> float | None:
         """The monotonic moment at which the first of the kept tokens expires, if any is kept."""
-        moments = [entry.expires_at for entry, _ in self._entries.values() if entry.expires_at is not None]
-        return min(moments, default=None)
+        # By the base class's look-up, which is no use of an entry: looking on must not keep it in the cache.
+        kept = (Cache.__getitem__(self._entries, key)[0] for key in self._entries)
+        return min((entry.expires_at for entry in kept if entry.expires_at is not None), default=None)

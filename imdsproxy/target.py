@@ -68,12 +68,12 @@ def _split(raw: bytes) -> tuple[str | None, bytes]:
     if absolute is None:
         raise _UnreadableError("it is neither a path nor an http:// address")
     scheme, written, origin = absolute.groups()
-    if scheme.lower() == b"https":
-        raise _UnreadableError("it asks for https, which IMDS does not speak")
     host = AUTHORITY.fullmatch(written.decode("latin-1").lower())
     if host is None:
         raise _UnreadableError("it names no readable host")
-    return f"{host['name']}:{host['port'] or 80}", origin if origin.startswith(b"/") else b"/" + origin
+    # https is another service wherever it is; with its scheme in front no authority that is served equals it.
+    authority = f"{host['name']}:{host['port'] or 80}" if scheme.lower() == b"http" else f"https://{host[0]}"
+    return authority, origin if origin.startswith(b"/") else b"/" + origin
 
 
 def _read_path(path: bytes) -> tuple[str, tuple[str, ...]]:
@@ -102,8 +102,10 @@ def _read_query(query: bytes) -> tuple[tuple[tuple[str, str], ...], list[str]]:
         raise _UnreadableError("its query holds a character or an escape that does not belong in one")
     parameters: dict[str, str] = {}
     spelled: list[str] = []
-    for pair in query.decode("ascii").split("&"):
+    for pair in query.decode("ascii").split("&") if query else ():
         if not pair:
+            # Without meaning, but part of what IMDS gets, which may be too long for it.
+            spelled.append("")
             continue
         name, equals, value = pair.partition("=")
         plain = _decode(name).lower()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
+from hypothesis import settings
 
 if sys.platform != "win32":
     import isolation
@@ -17,6 +15,11 @@ if sys.platform != "win32":
     isolation.refuse_other_addresses()
 else:
     ALONE = False
+
+# The same examples each time where a failure must mean a change; new ones wherever somebody looks.
+settings.register_profile("repeatable", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("repeatable")
 
 # Nothing that a developer has set reaches a test, nor a process that a test starts.
 for name in [name for name in os.environ if name.upper().startswith("IMDSPROXY_")]:

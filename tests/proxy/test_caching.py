@@ -286,6 +286,16 @@ class TestRenewalByTheClientsWish:
 
         virtual.run(scenario())
 
+    @pytest.mark.parametrize("code", [400, 404])
+    def test_a_refusal_of_the_parameter_itself_is_not_remembered_for_the_plain_target(self, code: int) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(lambda sent: status(code) if "bypass" in sent.target else ok("plain")))
+            await stage.get()
+            assert (await stage.get(INSTANCE + "&bypass_cache=true")).response.status == code
+            assert (await stage.get()).response.body == b"plain"
+
+        virtual.run(scenario())
+
     def test_its_failure_is_told_and_the_kept_answer_stays(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(ok("old"), status(501))))
@@ -356,6 +366,20 @@ class TestDropping:
             assert stage.imds.count == 1
 
         virtual.run(scenario())
+
+
+def test_what_has_aged_in_another_proxy_is_not_fresh_twice() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(lambda _sent: ok("x", headers=((b"age", b"50"),))))
+        await stage.get()
+        await asyncio.sleep(9)
+        hit = await stage.get()
+        assert (hit.outcome, hit.age, hit.ttl) == (Outcome.HIT, 59, 1)
+        assert [value for name, value in hit.headers() if name == b"age"] == [b"59"]
+        await asyncio.sleep(1)
+        assert (await stage.get()).outcome is Outcome.STALE
+
+    virtual.run(scenario())
 
 
 def test_different_queries_never_share_and_reordered_ones_do() -> None:

@@ -1,0 +1,175 @@
+"""No deadline is ever passed, and no token is ever said to live longer than it does."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from imdsproxy.freshness import Plan, Standing, keep, lookup, plan
+from imdsproxy.messages import Response
+from imdsproxy.policy import Lifetimes
+from imdsproxy.tokens import MARGIN, read_token
+
+ORDER = [Standing.FRESH, Standing.REVALIDATE, Standing.ON_ERROR, Standing.MISS]
+
+
+def ticks(low: float, high: float) -> st.SearchStrategy[float]:
+    """Give moments in 1/64 s, which floats of this size add and subtract without rounding."""
+    return st.integers(round(low * 64), round(high * 64)).map(lambda tick: tick / 64)
+
+
+moments = ticks(0, 10_000_000)
+spans = ticks(0, 200_000) | st.sampled_from([0.0, 1 / 64, 300.0, 3600.0])
+signed = ticks(-1_000, 5_000)
+lifetimes = st.builds(Lifetimes, fresh=signed, revalidate=signed, stale_if_error=signed, negative=signed)
+of_tokens = st.builds(
+    Lifetimes,
+    fresh=st.just(math.inf) | ticks(0.25, 100_000),
+    stale_if_error=st.just(math.inf) | ticks(0, 100_000),
+    negative=st.just(5.0),
+    token=st.sampled_from([True]),
+)
+lives = st.integers(0, 604_800) | st.integers(295, 605)
+
+
+def token(life: int, *, quoted: bool = True) -> bytes:
+    number = f'"{life}"' if quoted else str(life)
+    return f'{{"access_token":"{life}","ext_expires_in":"{life}","expires_in":{number},"not_before":"{life}"}}'.encode()
+
+
+@given(st.sampled_from([200, 400, 404]), lifetimes, moments, spans, spans)
+def test_an_entry_is_never_used_past_its_lifetimes(
+    status: int, given_lifetimes: Lifetimes, sent_at: float, took: float, age: float
+) -> None:
+    entry = keep(Response(status, (), b""), given_lifetimes, sent_at, sent_at + took)
+    standing = lookup(entry, sent_at + age)
+    if status == 200:
+        fresh = given_lifetimes.fresh
+        bounds = {
+            Standing.FRESH: fresh,
+            Standing.REVALIDATE: fresh + given_lifetimes.revalidate,
+            Standing.ON_ERROR: fresh + given_lifetimes.stale_if_error,
+        }
+    else:
+        bounds = {Standing.FRESH: given_lifetimes.negative}
+    if standing is not Standing.MISS:
+        assert age < bounds[standing]
+    if entry is not None:
+        assert took < max(bounds.values())
+        assert (standing is Standing.MISS) is (age >= max(bounds.values()))
+
+
+@given(lifetimes | of_tokens, lives, moments, st.lists(spans, min_size=2, max_size=8))
+def test_an_entry_never_gets_better_with_time(
+    given_lifetimes: Lifetimes, life: int, sent_at: float, ages: list[float]
+) -> None:
+    entry = keep(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at)
+    standings = [ORDER.index(lookup(entry, sent_at + age)) for age in sorted(ages)]
+    assert standings == sorted(standings)
+
+
+@given(st.sampled_from([400, 404]), lifetimes | of_tokens, moments, spans)
+def test_a_negative_answer_is_never_stale(status: int, given_lifetimes: Lifetimes, sent_at: float, age: float) -> None:
+    entry = keep(Response(status, (), token(3600)), given_lifetimes, sent_at, sent_at)
+    fresh = age < given_lifetimes.negative
+    assert lookup(entry, sent_at + age) is (Standing.FRESH if fresh else Standing.MISS)
+
+
+@given(st.integers(100, 599).filter(lambda status: status not in (200, 400, 404)), lifetimes | of_tokens, moments)
+def test_no_other_status_is_kept(status: int, given_lifetimes: Lifetimes, sent_at: float) -> None:
+    assert keep(Response(status, (), token(3600)), given_lifetimes, sent_at, sent_at) is None
+
+
+@given(of_tokens, lives, moments, spans, spans)
+@example(Lifetimes(math.inf, 0, math.inf, 5, token=True), 301, 0.0, 0.0, 1.0)
+@example(Lifetimes(1.0, 0, 0.0, 5, token=True), 86_400, 0.0, 0.0, 86_100.0)
+def test_a_token_is_never_served_in_its_last_five_minutes_nor_past_the_settings(
+    given_lifetimes: Lifetimes, life: int, sent_at: float, took: float, age: float
+) -> None:
+    entry = keep(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at + took)
+    standing = lookup(entry, sent_at + age)
+    if standing is Standing.FRESH:
+        assert age < life / 2
+        assert age < given_lifetimes.fresh
+    if standing is not Standing.MISS:
+        assert life - age > MARGIN
+    if entry is not None:
+        assert life - took > MARGIN
+        assert entry.gone_at <= sent_at + life - MARGIN
+        assert entry.expires_at == sent_at + life
+
+
+@given(of_tokens, lives, moments, spans, st.booleans())
+def test_a_served_token_is_never_said_to_live_longer_than_it_does_nor_shorter_by_a_second(
+    given_lifetimes: Lifetimes, life: int, sent_at: float, age: float, quoted: bool
+) -> None:
+    entry = keep(Response(200, (), token(life, quoted=quoted)), given_lifetimes, sent_at, sent_at)
+    assume(entry is not None)
+    assert entry is not None
+    said = json.loads(entry.body(sent_at + age))["expires_in"]
+    assert isinstance(said, str if quoted else int)
+    truth = max(0.0, life - age)
+    assert int(said) <= truth < int(said) + 1
+
+
+@given(lives, spans, st.booleans(), st.text(max_size=20), st.integers(0, 3))
+def test_ageing_a_token_changes_the_digits_of_expires_in_and_no_other_byte(
+    life: int, age: float, quoted: bool, text: str, place: int
+) -> None:
+    number = f'"{life}"' if quoted else str(life)
+    fields = [
+        f'"access_token":{json.dumps(text)}',
+        f'"expires_on":"{life}"',
+        f'"note":{json.dumps(text, ensure_ascii=False)}',
+    ]
+    before = "{" + ",".join(fields[:place])
+    after = ",".join(fields[place:]) + "}"
+    written = f'{before}{"," if place else ""}"expires_in" :\t{number} {"," if place < 3 else ""}{after}'
+    body = written.encode("utf-8", "replace")
+    found = read_token(body)
+    assert found is not None
+    left = max(0, math.floor(life - age))
+    again = f'"{left}"' if quoted else str(left)
+    assert found.aged(age) == body.replace(f'"expires_in" :\t{number} '.encode(), f'"expires_in" :\t{again} '.encode())
+
+
+@given(
+    st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["access_token", "expires_in", "x"]), inner),
+        max_leaves=8,
+    ).map(lambda document: json.dumps(document).encode())
+)
+def test_any_body_is_a_token_whose_life_is_told_or_is_none(body: bytes) -> None:
+    found = read_token(body)
+    if found is not None:
+        document = json.loads(body)
+        assert int(document["expires_in"]) == found.expires_in >= 0
+        assert json.loads(found.aged(found.expires_in)) == {**document, "expires_in": type(document["expires_in"])(0)}
+
+
+@given(st.sampled_from(Standing), st.booleans())
+def test_only_what_may_be_used_is_ever_served(standing: Standing, failing: bool) -> None:
+    chosen = plan(standing, failing=failing)
+    if standing is Standing.MISS:
+        assert chosen is Plan.FETCH
+    if standing is Standing.ON_ERROR and not failing:
+        assert chosen is Plan.FETCH_OR_STALE
+    if standing is Standing.FRESH:
+        assert chosen is Plan.SERVE
+
+
+@given(lifetimes, moments, spans)
+def test_being_served_stale_moves_no_deadline(given_lifetimes: Lifetimes, sent_at: float, age: float) -> None:
+    entry = keep(Response(200, (), b""), given_lifetimes, sent_at, sent_at)
+    assume(entry is not None)
+    assert entry is not None
+    before = replace(entry)
+    lookup(entry, sent_at + age)
+    entry.body(sent_at + age)
+    assert entry == before

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from imdsproxy.freshness import Entry, Plan, Standing, is_failure, keep, lookup, plan
+from imdsproxy.messages import Request, Response, Target
+from imdsproxy.policy import Cache, Lifetimes, Policy
+from imdsproxy.target import read_target
+
+SENT = 1_000.0
+FRESH, REVALIDATE, ON_ERROR, MISS = Standing.FRESH, Standing.REVALIDATE, Standing.ON_ERROR, Standing.MISS
+OK = Response(200, ((b"content-type", b"application/json"),), b"{}")
+TOKEN = "/metadata/identity/oauth2/token"
+
+
+def default(path: str) -> Lifetimes:
+    """Give the lifetimes that the default policy has for a path."""
+    return by(Policy(), path)
+
+
+def by(policy: Policy, path: str) -> Lifetimes:
+    target = read_target(path.encode())
+    assert isinstance(target, Target)
+    decision = policy.decide(Request("GET", target, metadata=True))
+    assert isinstance(decision, Cache)
+    return decision.lifetimes
+
+
+def token(life: int) -> Response:
+    return Response(200, (), b'{"access_token":"x","expires_in":"%d"}' % life)
+
+
+def kept(response: Response, lifetimes: Lifetimes, *, now: float = SENT) -> Entry:
+    entry = keep(response, lifetimes, SENT, now)
+    assert entry is not None
+    return entry
+
+
+def at(entry: Entry | None, age: float) -> Standing:
+    return lookup(entry, SENT + age)
+
+
+# The contract's default policy as a client meets it: at each age the first moment of a standing, or the last.
+@pytest.mark.parametrize(
+    ("path", "standings"),
+    [
+        (
+            "/metadata/versions",
+            {0: FRESH, 3599.9: FRESH, 3600: ON_ERROR, 3600 + 86399.9: ON_ERROR, 3600 + 86400: MISS},
+        ),
+        (
+            "/metadata/instance/compute/vmId",
+            {0: FRESH, 299.9: FRESH, 300: REVALIDATE, 599.9: REVALIDATE, 600: ON_ERROR, 3899.9: ON_ERROR, 3900: MISS},
+        ),
+        (
+            "/metadata/instance",
+            {0: FRESH, 59.9: FRESH, 60: REVALIDATE, 119.9: REVALIDATE, 120: ON_ERROR, 3659.9: ON_ERROR, 3660: MISS},
+        ),
+        (
+            "/metadata/instance/network",
+            {0: FRESH, 29.9: FRESH, 30: REVALIDATE, 59.9: REVALIDATE, 60: ON_ERROR, 3629.9: ON_ERROR, 3630: MISS},
+        ),
+        (
+            "/metadata/loadbalancer",
+            {0: FRESH, 29.9: FRESH, 30: REVALIDATE, 59.9: REVALIDATE, 60: ON_ERROR, 3629.9: ON_ERROR, 3630: MISS},
+        ),
+        ("/metadata/attested/document", {0: FRESH, 59.9: FRESH, 60: MISS}),
+        ("/metadata/identity/info", {0: FRESH, 299.9: FRESH, 300: ON_ERROR, 3899.9: ON_ERROR, 3900: MISS}),
+        ("/metadata/scheduledevents", {0: FRESH, 0.9: FRESH, 1: MISS}),
+    ],
+)
+def test_an_answer_is_worth_what_the_default_policy_says(path: str, standings: dict[float, Standing]) -> None:
+    entry = kept(OK, default(path))
+    assert {age: at(entry, age) for age in standings} == standings
+
+
+# "half its remaining life | until 5 minutes before it expires | the same 5 minutes, never past"
+@pytest.mark.parametrize(
+    ("life", "standings"),
+    [
+        (86_400, {0: FRESH, 43_199.9: FRESH, 43_200: REVALIDATE, 86_099.9: REVALIDATE, 86_100: MISS, 86_400: MISS}),
+        (3_600, {0: FRESH, 1_799.9: FRESH, 1_800: REVALIDATE, 3_299.9: REVALIDATE, 3_300: MISS}),
+        (600, {0: FRESH, 299.9: FRESH, 300: MISS}),
+        (400, {0: FRESH, 99.9: FRESH, 100: MISS}),
+        (301, {0: FRESH, 0.9: FRESH, 1: MISS}),
+    ],
+)
+def test_a_token_is_fresh_for_half_its_life_and_of_no_use_in_its_last_five_minutes(
+    life: int, standings: dict[float, Standing]
+) -> None:
+    entry = kept(token(life), default(TOKEN))
+    assert {age: at(entry, age) for age in standings} == standings
+
+
+@pytest.mark.parametrize(
+    ("setting", "seconds", "standings"),
+    [
+        ("ttl", 60, {59.9: FRESH, 60: REVALIDATE, 119.9: REVALIDATE, 120: ON_ERROR, 3_299.9: ON_ERROR, 3_300: MISS}),
+        ("ttl", 90_000, {1_799.9: FRESH, 1_800: REVALIDATE, 3_299.9: REVALIDATE, 3_300: MISS}),
+        ("stale_if_error", 90_000, {1_799.9: FRESH, 1_800: REVALIDATE, 3_299.9: REVALIDATE, 3_300: MISS}),
+    ],
+)
+def test_a_setting_can_only_shorten_the_use_of_a_token(
+    setting: str, seconds: float, standings: dict[float, Standing]
+) -> None:
+    rules = {TOKEN: seconds}
+    policy = Policy(ttl=rules) if setting == "ttl" else Policy(stale_if_error=rules)
+    entry = kept(token(3_600), by(policy, TOKEN))
+    assert {age: at(entry, age) for age in standings} == standings
+
+
+@pytest.mark.parametrize(
+    ("life", "late", "is_kept"),
+    [
+        (300, 0, False),
+        (299, 0, False),
+        (0, 0, False),
+        (301, 0, True),
+        (301, 1, False),
+        (86_400, 86_099, True),
+        (86_400, 86_100, False),
+        (86_400, 100_000, False),
+    ],
+)
+def test_a_token_with_under_five_minutes_to_live_is_not_kept(life: int, late: float, is_kept: bool) -> None:
+    assert (keep(token(life), default(TOKEN), SENT, SENT + late) is not None) is is_kept
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"access_token":"x"}', b'{"access_token":"x","expires_in":"-1"}'])
+def test_a_token_that_cannot_be_read_is_not_kept(body: bytes) -> None:
+    assert keep(Response(200, (), body), default(TOKEN), SENT, SENT) is None
+
+
+@pytest.mark.parametrize(
+    ("age", "left"), [(0, "3600"), (0.5, "3599"), (1, "3599"), (1_800, "1800"), (3_299.9, "300"), (9_999, "0")]
+)
+def test_a_served_token_says_what_is_left_of_it_at_that_moment(age: float, left: str) -> None:
+    entry = kept(token(3_600), default(TOKEN))
+    assert json.loads(entry.body(SENT + age)) == {"access_token": "x", "expires_in": left}
+    assert entry.expires_at == SENT + 3_600
+
+
+def test_the_time_an_answer_took_counts_against_it() -> None:
+    entry = kept(token(3_600), default(TOKEN), now=SENT + 9.5)
+    assert json.loads(entry.body(SENT + 9.5))["expires_in"] == "3590"
+    assert keep(OK, default("/metadata/scheduledevents"), SENT, SENT + 1) is None
+    assert keep(OK, default("/metadata/attested/document"), SENT, SENT + 59.9) is not None
+
+
+def test_any_other_body_is_served_as_it_came() -> None:
+    entry = kept(OK, default("/metadata/instance"))
+    assert entry.body(SENT + 50) is OK.body
+    assert entry.expires_at is None
+
+
+@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize("path", ["/metadata/instance", "/metadata/versions", TOKEN, "/metadata/scheduledevents"])
+def test_400_and_404_are_remembered_for_the_negative_lifetime_and_never_stale(status: int, path: str) -> None:
+    entry = kept(Response(status, (), b"{}"), default(path))
+    assert [at(entry, age) for age in (0, 4.9, 5, 60)] == [FRESH, FRESH, MISS, MISS]
+    assert entry.token is None
+
+
+@pytest.mark.parametrize("negative", [0.0, -5.0])
+def test_a_negative_lifetime_of_0_remembers_nothing(negative: float) -> None:
+    lifetimes = replace(default("/metadata/instance"), negative=negative)
+    assert keep(Response(404, (), b""), lifetimes, SENT, SENT) is None
+
+
+@pytest.mark.parametrize(
+    "status", [201, 202, 204, 206, 301, 302, 304, 401, 403, 405, 408, 410, 429, 500, 502, 503, 504, 599]
+)
+@pytest.mark.parametrize("path", ["/metadata/instance", TOKEN])
+def test_any_other_status_is_never_kept(status: int, path: str) -> None:
+    assert keep(replace(token(86_400), status=status), default(path), SENT, SENT) is None
+
+
+@pytest.mark.parametrize("lifetimes", [Lifetimes(), Lifetimes(-1.0), Lifetimes(-9.0, -9.0, -9.0)])
+def test_what_has_no_lifetime_is_not_kept(lifetimes: Lifetimes) -> None:
+    assert keep(OK, lifetimes, SENT, SENT) is None
+
+
+def test_no_entry_is_a_miss() -> None:
+    assert lookup(None, SENT) is MISS
+
+
+@pytest.mark.parametrize(("age", "whole"), [(-1, 0), (0, 0), (0.9, 0), (1, 1), (59.99, 59), (3600, 3600)])
+def test_age_is_in_whole_seconds_since_the_request_was_sent(age: float, whole: int) -> None:
+    assert kept(OK, default("/metadata/instance")).age(SENT + age) == whole
+
+
+def test_an_entry_cannot_be_stamped_again() -> None:
+    entry = kept(OK, default("/metadata/instance"))
+    with pytest.raises(FrozenInstanceError):
+        entry.fresh_until = math.inf  # type: ignore[misc]
+
+
+def test_an_entry_is_good_for_nothing_from_its_last_deadline_on() -> None:
+    entry = kept(OK, Lifetimes(10, 20, 15))
+    assert entry.gone_at == SENT + 30
+    assert [at(entry, age) for age in (9, 10, 29, 30)] == [FRESH, REVALIDATE, REVALIDATE, MISS]
+
+
+def test_an_entry_takes_at_least_its_bytes() -> None:
+    small = kept(Response(200, (), b""), Lifetimes(10)).size
+    assert kept(Response(200, (), b"x" * 10_000), Lifetimes(10)).size >= small + 10_000
+    assert kept(Response(200, ((b"x-long", b"x" * 10_000),), b""), Lifetimes(10)).size >= small + 10_006
+    long_token = Response(200, (), b'{"access_token":"%b","expires_in":"3600"}' % (b"x" * 10_000))
+    # The answer as it came, and its two parts around the digits.
+    assert kept(long_token, default(TOKEN)).size >= small + 20_000
+
+
+@pytest.mark.parametrize(
+    ("standing", "healthy", "failing"),
+    [
+        (FRESH, Plan.SERVE, Plan.SERVE),
+        (REVALIDATE, Plan.SERVE_AND_REFRESH, Plan.SERVE_AND_REFRESH),
+        (ON_ERROR, Plan.FETCH_OR_STALE, Plan.SERVE_AND_REFRESH),
+        (MISS, Plan.FETCH, Plan.FETCH),
+    ],
+)
+def test_what_is_done_follows_from_standing_and_health(standing: Standing, healthy: Plan, failing: Plan) -> None:
+    assert plan(standing, failing=False) is healthy
+    assert plan(standing, failing=True) is failing
+
+
+@pytest.mark.parametrize(
+    ("status", "elsewhere", "identity"),
+    [
+        (200, False, False),
+        (204, False, False),
+        (302, False, False),
+        (400, False, False),
+        (401, False, False),
+        (404, False, True),
+        (405, False, False),
+        (410, True, True),
+        (429, True, True),
+        (499, False, False),
+        (500, True, True),
+        (503, True, True),
+        (504, True, True),
+        (599, True, True),
+    ],
+)
+def test_a_status_says_whether_imds_failed(status: int, elsewhere: bool, identity: bool) -> None:
+    assert is_failure(status) is elsewhere
+    assert is_failure(status, identity=True) is identity

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from imdsproxy.messages import Failure, FailureKind, Key, Refusal, Response, Target
+
+TARGET = Target(
+    b"/Metadata/Instance/?Nonce=1",
+    ("metadata", "instance"),
+    (("nonce", "1"),),
+    Key("/Metadata/Instance/?Nonce=1"),
+)
+
+
+def test_a_path_is_spelled_in_lower_case_without_a_trailing_slash() -> None:
+    assert TARGET.path == "/metadata/instance"
+
+
+def test_the_path_of_no_segments_is_the_root() -> None:
+    assert Target(b"/", (), (), Key("/?")).path == "/"
+
+
+@pytest.mark.parametrize(("name", "there"), [("nonce", True), ("nonc", False), ("1", False), ("", False)])
+def test_a_parameter_is_found_by_its_whole_name(name: str, there: bool) -> None:
+    assert TARGET.has(name) is there
+
+
+def test_readings_of_the_same_bytes_are_told_apart_unless_they_are_the_same_reading() -> None:
+    again = Target(TARGET.raw, TARGET.segments, TARGET.parameters, TARGET.key)
+    assert again != TARGET
+    assert len({TARGET, again, TARGET}) == 2
+
+
+@pytest.mark.parametrize(("name", "value"), [(b"server", b"IMDS/1"), (b"x-two", b"first"), (b"date", None)])
+def test_a_field_is_its_first_value_or_none(name: bytes, value: bytes | None) -> None:
+    response = Response(200, ((b"server", b"IMDS/1"), (b"x-two", b"first"), (b"x-two", b"second")), b"")
+    assert response.header(name) == value
+
+
+def test_an_answer_of_the_proxys_own_is_json_with_its_error_and_what_to_do() -> None:
+    response = Refusal(403, "denied", "forbidden", "Ask for something else.", ((b"x-more", b"1"),)).response()
+    assert response.status == 403
+    assert response.headers == ((b"content-type", b"application/json; charset=utf-8"), (b"x-more", b"1"))
+    assert json.loads(response.body) == {"error": "forbidden", "error_description": "Ask for something else."}
+
+
+@pytest.mark.parametrize("text", ['"},{"', "a\r\nSet-Cookie: x", "\x00\x7f", "\u2028é\U0001f600", "\ud800"])
+def test_whatever_is_quoted_in_an_answer_leaves_it_one_line_of_ascii_json(text: str) -> None:
+    body = Refusal(400, "bad-target", "invalid_request", text).response().body
+    assert json.loads(body)["error_description"] == text
+    assert all(0x20 <= byte < 0x80 for byte in body)
+
+
+def test_imds_own_words_stand_instead_of_the_proxys_where_they_are_given() -> None:
+    response = Refusal(400, "metadata-header", "invalid_request", "not this", body=b'{ "error": "IMDS" }').response()
+    assert response.body == b'{ "error": "IMDS" }'
+    assert response.header(b"content-type") == b"application/json; charset=utf-8"
+
+
+# The contract: "IMDS unreachable or unreadable / too slow: 502 / 504 with Retry-After".
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (FailureKind.UNREACHABLE, 502),
+        (FailureKind.RESET, 502),
+        (FailureKind.UNREADABLE, 502),
+        (FailureKind.TOO_LARGE, 502),
+        (FailureKind.TIMEOUT, 504),
+        (FailureKind.INTERNAL, 500),
+    ],
+)
+def test_a_failure_is_told_by_its_status_with_a_time_to_come_back(kind: FailureKind, status: int) -> None:
+    refusal = Failure(kind, "It did not answer; ask again.").refusal(7)
+    assert refusal.status == status
+    assert refusal.reason == kind.value
+    assert refusal.response().header(b"retry-after") == b"7"
+    document = json.loads(refusal.response().body)
+    assert document["error_description"] == "It did not answer; ask again."
+    assert document["error"] == kind.value.replace("-", "_")
+
+
+def test_every_kind_of_failure_has_a_row_above() -> None:
+    assert len(FailureKind) == 6

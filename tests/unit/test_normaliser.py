@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from imdsproxy.messages import Refusal, Request
+from imdsproxy.normaliser import HOP_HEADER, Doors, read
+
+Fields = Sequence[tuple[bytes, bytes]]
+
+DOORS = Doors(
+    frozenset({"localhost", "imds.internal"}), frozenset({"169.254.169.254:80", "10.0.0.4:8080"}), "0123456789abcdef"
+)
+HOST = (b"host", b"127.0.0.1:8254")
+INSTANCE = b"/metadata/instance?api-version=2021-02-01"
+
+
+def ask(
+    fields: Fields = (), *, raw: bytes = INSTANCE, method: str = "GET", host: bool = True, version: str = "1.1"
+) -> Request | Refusal:
+    return read(method, raw, [HOST, *fields] if host else list(fields), DOORS, version)
+
+
+def accepted(fields: Fields = (), *, raw: bytes = INSTANCE, method: str = "GET") -> Request:
+    request = ask(fields, raw=raw, method=method)
+    assert isinstance(request, Request), request
+    return request
+
+
+def test_a_plain_request_is_passed_with_its_target_and_its_headers() -> None:
+    fields = [(b"x-ms-client-request-id", b"1"), (b"accept", b"*/*")]
+    request = accepted(fields)
+    assert request.method == "GET"
+    assert request.target.raw == INSTANCE
+    assert request.headers == (HOST, *fields)
+    assert (request.metadata, request.no_cache, request.hops, request.body) == (False, False, (), b"")
+
+
+# The contract: "any other method, CONNECT and HEAD too: 405 with Allow".
+@pytest.mark.parametrize(
+    ("method", "raw", "allow"),
+    [
+        ("HEAD", INSTANCE, b"GET"),
+        ("PUT", INSTANCE, b"GET"),
+        ("DELETE", INSTANCE, b"GET"),
+        ("PATCH", INSTANCE, b"GET"),
+        ("TRACE", INSTANCE, b"GET"),
+        ("OPTIONS", INSTANCE, b"GET"),
+        ("OPTIONS", b"*", b"GET"),
+        ("CONNECT", b"169.254.169.254:80", b"GET"),
+        ("CONNECT", b"attacker.example:443", b"GET"),
+        ("POST", INSTANCE, b"GET"),
+        ("POST", b"/metadata/identity/oauth2/token", b"GET"),
+        ("POST", b"/metadata/identity/getplatformmetadata", b"GET"),
+        ("POST", b"/metadata/scheduledevents/x", b"GET"),
+        ("POST", b"/metadata/scheduledeventsx", b"GET"),
+        ("POST", b"/-/healthy", b"GET"),
+        ("HEAD", b"/metadata/scheduledevents", b"GET, POST"),
+        ("PUT", b"/metadata/identity/issuecredential", b"GET, POST"),
+        ("get", INSTANCE, b"GET"),
+        ("GETX", INSTANCE, b"GET"),
+        ("", INSTANCE, b"GET"),
+    ],
+)
+def test_another_method_is_refused_with_what_is_allowed(method: str, raw: bytes, allow: bytes) -> None:
+    refusal = ask(method=method, raw=raw)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.reason) == (405, "method")
+    assert refusal.response().header(b"allow") == allow
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"/metadata/scheduledevents?api-version=2020-07-01",
+        b"/Metadata/ScheduledEvents/?api-version=2020-07-01",
+        b"/metadata/identity/issuecredential?cred-api-version=2.0",
+    ],
+)
+def test_post_is_passed_where_imds_takes_it(raw: bytes) -> None:
+    assert accepted(raw=raw, method="POST").method == "POST"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_target_that_cannot_be_read_is_refused(method: str) -> None:
+    refusal = ask(method=method, raw=rb"/metadata/identity\oauth2\token")
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.reason) == (400, "bad-target")
+
+
+# Attack case 6: an address, or a name that is allowed, is the proxy's; whatever else is somebody's DNS name.
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"127.0.0.1",
+        b"127.0.0.1:8254",
+        b"127.0.0.1:",
+        b"169.254.169.254",
+        b"10.1.2.3:80",
+        b"[::1]",
+        b"[::1]:8254",
+        b"[::ffff:127.0.0.1]:8254",
+        b"[FE80::1]",
+        b"localhost",
+        b"LOCALHOST:8254",
+        b"imds.internal",
+        b"Imds.Internal:8254",
+        b" 127.0.0.1 ",
+    ],
+)
+def test_an_address_or_an_allowed_name_is_accepted_as_host(host: bytes) -> None:
+    assert isinstance(ask([(b"host", host)], host=False), Request)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"attacker.example",
+        b"attacker.example:8254",
+        b"localhost.",
+        b"localhost.attacker.example",
+        b"xlocalhost",
+        b"127.0.0.1.",
+        b"127.0.0.1.nip.io",
+        b"2130706433",
+        b"0x7f000001",
+        b"0x7f.0.0.1",
+        b"0177.0.0.1",
+        b"127.1",
+        b"1.2.3.4.5",
+        b"256.0.0.1",
+        b"metadata",
+    ],
+)
+def test_a_name_that_is_not_allowed_is_forbidden_as_host(host: bytes) -> None:
+    refusal = ask([(b"host", host)], host=False)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.reason) == (403, "host")
+    assert "IMDSPROXY_ALLOWED_HOSTS" in refusal.description
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [HOST, HOST],
+        [HOST, (b"host", b"attacker.example")],
+        [(b"host", b"")],
+        [(b"host", b"user@127.0.0.1")],
+        [(b"host", b"127.0.0.1@attacker.example")],
+        [(b"host", b"127.0.0.1/metadata")],
+        [(b"host", b"127.0.0.1, 127.0.0.1")],
+        [(b"host", b"127.0.0.1 attacker.example")],
+        [(b"host", b"127.0.0.1:80:80")],
+        [(b"host", b"127.0.0.1:http")],
+        [(b"host", b"127.0.0.1:123456")],
+        [(b"host", b":8254")],
+        [(b"host", b"::1")],
+        [(b"host", b"[::1")],
+        [(b"host", b"[]")],
+        [(b"host", b"[localhost]")],
+        [(b"host", b"[127.0.0.1]")],
+        [(b"host", b"[::1%eth0]")],
+        [(b"host", b"[fe80::1%25eth0]")],
+        [(b"host", b"[v1.x]")],
+        [(b"host", b"local\xffhost")],
+        [(b"host", "l\u03bfcalhost".encode())],
+        [(b"host", b"local\x00host")],
+        [(b"host", b"a" * 600)],
+    ],
+)
+def test_a_host_that_cannot_be_read_or_is_not_given_once_is_refused(fields: Fields) -> None:
+    refusal = ask(fields, host=False)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.reason) == (400, "bad-host")
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "accepted"),
+    [
+        ("1.0", [], True),
+        ("1.0", [HOST], True),
+        ("1.0", [HOST, HOST], False),
+        ("1.0", [(b"host", b"attacker.example")], False),
+        ("1.1", [], False),
+    ],
+)
+def test_only_http_1_0_may_leave_host_away(version: str, fields: Fields, accepted: bool) -> None:
+    assert isinstance(ask(fields, host=False, version=version), Request) is accepted
+
+
+# Attack case 7, and the contract: "an absolute-form target for another host: 403".
+@pytest.mark.parametrize(
+    ("raw", "served"),
+    [
+        (b"http://169.254.169.254/metadata/instance", True),
+        (b"http://169.254.169.254:80/metadata/instance", True),
+        (b"HTTP://169.254.169.254/metadata/instance", True),
+        (b"http://10.0.0.4:8080/metadata/instance", True),
+        (b"http://10.0.0.4/metadata/instance", False),
+        (b"http://169.254.169.254:8080/metadata/instance", False),
+        (b"http://169.254.169.254./metadata/instance", False),
+        (b"http://attacker.example/metadata/instance", False),
+        (b"http://127.0.0.1:8254/metadata/instance", False),
+        (b"http://localhost/metadata/instance", False),
+        (b"http://2852039166/metadata/instance", False),
+        (b"http://0xa9fea9fe/metadata/instance", False),
+        (b"http://[::ffff:169.254.169.254]/metadata/instance", False),
+    ],
+)
+def test_an_absolute_form_is_served_for_imds_and_the_upstream_alone(raw: bytes, served: bool) -> None:
+    answer = ask(raw=raw)
+    assert isinstance(answer, Request) is served
+    if isinstance(answer, Refusal):
+        assert (answer.status, answer.reason) == (403, "other-host")
+
+
+def test_an_absolute_form_stands_above_host() -> None:
+    fields = [(b"host", b"attacker.example")]
+    assert isinstance(ask(fields, host=False, raw=b"http://169.254.169.254/metadata/instance"), Request)
+    refusal = ask([HOST], host=False, raw=b"http://attacker.example/metadata/instance")
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 403
+
+
+def test_an_absolute_form_still_needs_host_once() -> None:
+    refusal = ask([HOST, HOST], host=False, raw=b"http://169.254.169.254/metadata/instance")
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "bad-host"
+
+
+@pytest.mark.parametrize("values", [[b"10.0.0.1"], [b""], [b"unknown"], [b"127.0.0.1", b"127.0.0.1"]])
+@pytest.mark.parametrize(
+    ("method", "raw"), [("GET", INSTANCE), ("POST", b"/metadata/scheduledevents"), ("GET", b"/-/ready")]
+)
+def test_x_forwarded_for_is_refused_whatever_it_says(values: list[bytes], method: str, raw: bytes) -> None:
+    refusal = ask([(b"x-forwarded-for", value) for value in values], method=method, raw=raw)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.reason) == (400, "x-forwarded-for")
+
+
+@pytest.mark.parametrize("name", [b"forwarded", b"x-real-ip", b"via", b"x-forwarded-proto", b"x-forwarded-fo"])
+def test_other_fields_of_proxies_are_no_reason_to_refuse(name: bytes) -> None:
+    assert isinstance(ask([(name, b"10.0.0.1")]), Request)
+
+
+@pytest.mark.parametrize(
+    ("values", "metadata"),
+    [
+        ([], False),
+        ([b"true"], True),
+        ([b"True"], True),
+        ([b"TRUE"], True),
+        ([b" true\t"], True),
+        ([b""], False),
+        ([b"false"], False),
+        ([b"1"], False),
+        ([b"truex"], False),
+        ([b"true, true"], False),
+        ([b"true", b"true"], False),
+        ([b"true", b"false"], False),
+        ([b'"true"'], False),
+    ],
+)
+def test_metadata_counts_where_the_client_says_true_once(values: list[bytes], metadata: bool) -> None:
+    assert accepted([(b"metadata", value) for value in values]).metadata is metadata
+
+
+@pytest.mark.parametrize(
+    ("values", "no_cache"),
+    [
+        ([], False),
+        ([b"no-cache"], True),
+        ([b"No-Cache"], True),
+        ([b"max-age=0, no-cache"], True),
+        ([b"max-age=0 ,\tno-cache ,no-store"], True),
+        ([b"max-age=0", b"no-cache"], True),
+        ([b"no-store"], False),
+        ([b"max-age=0"], False),
+        ([b"no-cachex"], False),
+        ([b""], False),
+    ],
+)
+def test_a_renewal_is_asked_for_by_cache_control_no_cache(values: list[bytes], no_cache: bool) -> None:
+    assert accepted([(b"cache-control", value) for value in values]).no_cache is no_cache
+
+
+@pytest.mark.parametrize(
+    ("values", "hops"),
+    [
+        ([], ()),
+        ([b"aaaaaaaaaaaaaaaa"], ("a" * 16,)),
+        ([b"aaaaaaaaaaaaaaaa, bbbbbbbbbbbbbbbb"], ("a" * 16, "b" * 16)),
+        ([b"aaaaaaaaaaaaaaaa", b"bbbbbbbbbbbbbbbb"], ("a" * 16, "b" * 16)),
+    ],
+)
+def test_the_proxies_a_request_has_passed_are_read_in_order(values: list[bytes], hops: tuple[str, ...]) -> None:
+    assert accepted([(HOP_HEADER, value) for value in values]).hops == hops
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [b"0123456789abcdef"],
+        [b"aaaaaaaaaaaaaaaa, 0123456789abcdef"],
+        [b"aaaaaaaaaaaaaaaa", b" 0123456789abcdef "],
+        [b", ".join(b"%016x" % number for number in range(50)), b"0123456789abcdef"],
+        [b"anything, at all", b"0123456789abcdef,\xff"],
+    ],
+)
+def test_a_request_that_was_here_before_is_a_loop(values: list[bytes]) -> None:
+    refusal = ask([(HOP_HEADER, value) for value in values])
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.reason) == (508, "loop")
+    assert "IMDSPROXY_UPSTREAM" in refusal.description
+
+
+def test_of_many_hops_the_latest_are_sent_on() -> None:
+    hops = accepted([(HOP_HEADER, b", ".join(b"%016x" % number for number in range(50)))]).hops
+    assert hops == tuple(f"{number:016x}" for number in range(34, 50))
+
+
+def test_what_is_no_instances_name_is_not_sent_on() -> None:
+    assert accepted([(HOP_HEADER, b"x, aaaaaaaaaaaaaaaa, ,AAAAAAAAAAAAAAAA, " + b"b" * 17)]).hops == ("a" * 16,)
+
+
+@pytest.mark.parametrize(
+    ("method", "raw", "fields"),
+    [
+        ("DELETE", INSTANCE, [HOST]),
+        ("DELETE\r\nX: 1" * 20, INSTANCE, [HOST]),
+        ("GET", b"/metadata//instance", [HOST]),
+        ("GET", INSTANCE, []),
+        ("GET", INSTANCE, [(b"host", b"a" * 500 + b".example")]),
+        ("GET", b"http://[" + b"\xe9" * 900 + b"]/x", [HOST]),
+        ("GET", INSTANCE, [HOST, (b"x-forwarded-for", b"1")]),
+        ("GET", INSTANCE, [HOST, (HOP_HEADER, b"0123456789abcdef")]),
+    ],
+)
+def test_a_refusal_is_a_short_json_document_that_says_what_is_wrong(method: str, raw: bytes, fields: Fields) -> None:
+    refusal = read(method, raw, fields, DOORS)
+    assert isinstance(refusal, Refusal)
+    body = refusal.response().body
+    assert list(json.loads(body)) == ["error", "error_description"]
+    assert len(body) < 1_000
+    assert refusal.description.isprintable()
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        lambda number: ask(raw=b"/metadata/instance?a=%d" % number + b"a" * 60_000),
+        lambda number: ask([(b"host", b"%d." % number + b"a" * 60_000)], host=False),
+        lambda number: ask([(b"cache-control", b"x=%d" % number + b"a" * 60_000)]),
+    ],
+    ids=["target", "host", "cache-control"],
+)
+def test_a_flood_of_long_requests_leaves_little_behind(flood: Callable[[int], object]) -> None:
+    flood(0)
+    tracemalloc.start()
+    try:
+        for number in range(1, 60):
+            flood(number)
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 500_000

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import pytest
+
+from imdsproxy.messages import Failure, FailureKind, Response
+from imdsproxy.outage import Change, Outage
+
+GONE = Response(410, (), b'{"error":"gone"}')
+OK = Response(200, (), b"{}")
+UNREACHABLE = Failure(FailureKind.UNREACHABLE, "It cannot be reached.", sent=False)
+
+
+def answer(status: int) -> Response:
+    return Response(status, (), b"")
+
+
+def gone_for(first: object) -> Outage:
+    """Give the outage in which IMDS answered 410 to `first`."""
+    outage = Outage()
+    assert outage.may_ask(first)
+    outage.learn(first, GONE)
+    return outage
+
+
+def test_before_anything_is_known_everyone_may_ask() -> None:
+    outage = Outage()
+    assert all(outage.may_ask(who) for who in ("one", "two"))
+    assert (outage.failing, outage.gone, outage.answered) == (False, None, False)
+
+
+@pytest.mark.parametrize(
+    ("result", "failing", "answered"),
+    [
+        (OK, False, True),
+        (answer(304), False, True),
+        (answer(400), False, True),
+        (answer(404), False, True),
+        (answer(405), False, True),
+        (answer(410), True, False),
+        (answer(429), True, False),
+        (answer(500), True, False),
+        (answer(503), True, False),
+        (UNREACHABLE, True, False),
+        (Failure(FailureKind.TIMEOUT, ""), True, False),
+    ],
+)
+def test_the_last_answer_shows_imds_health(result: Response | Failure, failing: bool, answered: bool) -> None:
+    outage = Outage()
+    assert outage.learn("one", result) is (Change.FAILED if failing else None)
+    assert (outage.failing, outage.answered) == (failing, answered)
+
+
+def test_each_change_of_health_is_told_once() -> None:
+    outage = Outage()
+    told = [outage.learn("one", result) for result in (OK, UNREACHABLE, answer(503), GONE, OK, OK, answer(429))]
+    assert told == [None, Change.FAILED, None, None, Change.RECOVERED, None, Change.FAILED]
+
+
+@pytest.mark.parametrize("result", [UNREACHABLE, GONE, answer(503)])
+def test_having_answered_once_is_not_forgotten(result: Response | Failure) -> None:
+    outage = Outage()
+    outage.learn("one", OK)
+    outage.learn("one", result)
+    assert outage.answered
+
+
+def test_while_imds_is_gone_only_the_one_that_met_it_may_ask() -> None:
+    outage = gone_for("one")
+    assert outage.gone is GONE
+    assert [outage.may_ask(who) for who in ("two", "one", "three", "one")] == [False, True, False, True]
+
+
+def test_a_second_410_does_not_change_who_feels_for_its_return() -> None:
+    outage = gone_for("one")
+    again = answer(410)
+    outage.learn("two", again)
+    assert outage.gone is again
+    assert [outage.may_ask(who) for who in ("one", "two")] == [True, False]
+
+
+def test_who_feels_is_known_by_its_identity_and_nothing_else() -> None:
+    class Empty:
+        def __bool__(self) -> bool:
+            return False
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    first, second = Empty(), Empty()
+    outage = gone_for(first)
+    outage.learn(second, GONE)
+    assert outage.may_ask(first)
+    assert not outage.may_ask(second)
+
+
+@pytest.mark.parametrize("who", ["one", "two"], ids=["the one that feels", "one that asked before"])
+@pytest.mark.parametrize("status", [200, 400, 404, 429, 500, 503])
+def test_any_other_answer_shows_that_imds_is_back_for_everyone(who: str, status: int) -> None:
+    outage = gone_for("one")
+    outage.learn(who, answer(status))
+    assert outage.gone is None
+    assert all(outage.may_ask(asker) for asker in ("one", "two", "three"))
+
+
+def test_no_answer_at_all_does_not_show_that_imds_is_back() -> None:
+    outage = gone_for("one")
+    outage.learn("one", UNREACHABLE)
+    assert outage.gone is GONE
+    assert [outage.may_ask(who) for who in ("two", "one")] == [False, True]
+
+
+def test_when_the_one_that_feels_leaves_the_next_to_ask_feels() -> None:
+    outage = gone_for("one")
+    outage.leave("one")
+    assert [outage.may_ask(who) for who in ("two", "one", "two")] == [True, False, True]
+
+
+def test_the_leaving_of_another_changes_nothing() -> None:
+    outage = gone_for("one")
+    outage.leave("two")
+    assert [outage.may_ask(who) for who in ("two", "one")] == [False, True]
+
+
+def test_a_new_outage_is_felt_by_whoever_meets_it() -> None:
+    outage = gone_for("one")
+    outage.learn("one", OK)
+    outage.learn("two", GONE)
+    assert [outage.may_ask(who) for who in ("one", "two")] == [False, True]

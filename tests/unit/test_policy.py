@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import json
+import tracemalloc
+from dataclasses import replace
+
+import pytest
+
+from imdsproxy.messages import BudgetClass, Refusal, Request, Target
+from imdsproxy.normaliser import Doors, read
+from imdsproxy.policy import ENDPOINTS, STABLE_LEAVES, Cache, Decision, Forward, Lifetimes, MetadataRule, Policy, Refuse
+from imdsproxy.target import read_target
+
+HOUR = 3600.0
+FOR_EVER = float("inf")
+GENERAL, IDENTITY = BudgetClass.GENERAL, BudgetClass.IDENTITY
+TOKEN = "/metadata/identity/oauth2/token"
+EVENTS = "/metadata/scheduledevents"
+
+
+def ask(path: str, method: str = "GET", *, metadata: bool = True) -> Request:
+    target = read_target(path.encode())
+    assert isinstance(target, Target), target
+    return Request(method, target, metadata=metadata)
+
+
+def lifetimes(decision: Decision) -> Lifetimes:
+    assert isinstance(decision, Cache), decision
+    return decision.lifetimes
+
+
+# The contract's default policy, row by row.
+STABLE = [
+    *("vmId", "location", "zone", "name", "subscriptionId", "resourceId", "resourceGroupName", "azEnvironment"),
+    *("osType", "publisher", "offer", "sku", "version", "vmSize", "vmScaleSetName", "placementGroupId"),
+    *("platformFaultDomain", "platformUpdateDomain"),
+]
+
+VERSIONS = Lifetimes(HOUR, 0, 24 * HOUR, 5)
+STABLE_VALUE = Lifetimes(300, 300, HOUR, 5)
+INSTANCE = Lifetimes(60, 60, HOUR, 5)
+NETWORK = Lifetimes(30, 30, HOUR, 5)
+ATTESTED = Lifetimes(60, 0, 0, 5)
+A_TOKEN = Lifetimes(FOR_EVER, 0, FOR_EVER, 5, token=True)
+INFO = Lifetimes(300, 0, HOUR, 5)
+EVENT = Lifetimes(1, 0, 0, 5)
+
+KEPT = [
+    ("/metadata/versions", Cache("versions", GENERAL, VERSIONS)),
+    *((f"/metadata/instance/compute/{leaf}", Cache("instance", GENERAL, STABLE_VALUE)) for leaf in STABLE),
+    ("/metadata/instance", Cache("instance", GENERAL, INSTANCE)),
+    ("/metadata/instance/", Cache("instance", GENERAL, INSTANCE)),
+    ("/metadata/instance/compute", Cache("instance", GENERAL, INSTANCE)),
+    ("/metadata/instance/compute/tags", Cache("instance", GENERAL, INSTANCE)),
+    ("/metadata/instance/compute/vmIdX", Cache("instance", GENERAL, INSTANCE)),
+    ("/metadata/instance/vmId", Cache("instance", GENERAL, INSTANCE)),
+    ("/metadata/instance/networking", Cache("instance", GENERAL, INSTANCE)),
+    ("/metadata/instance/network", Cache("instance", GENERAL, NETWORK)),
+    ("/metadata/instance/network/interface/0/macAddress", Cache("instance", GENERAL, NETWORK)),
+    ("/metadata/loadbalancer", Cache("loadbalancer", GENERAL, NETWORK)),
+    ("/metadata/attested/document", Cache("attested", GENERAL, ATTESTED)),
+    (TOKEN, Cache("token", IDENTITY, A_TOKEN)),
+    ("/metadata/identity/info", Cache("identity-info", IDENTITY, INFO)),
+    (EVENTS, Cache("scheduledevents", GENERAL, EVENT, slow=True)),
+]
+
+NEVER_KEPT = [
+    ("/metadata/attested/document?nonce=1234567890", "attested", GENERAL),
+    ("/metadata/attested/document?nonce=", "attested", GENERAL),
+    ("/metadata/attested/document?nonce", "attested", GENERAL),
+    ("/metadata/attested/document?NONCE=1", "attested", GENERAL),
+    ("/metadata/attested/document?%6Eonce=1", "attested", GENERAL),
+    ("/metadata/identity/getplatformmetadata?cred-api-version=2.0", "identity", IDENTITY),
+    ("/metadata/identity/issuecredential?cred-api-version=2.0", "identity", IDENTITY),
+    ("/metadata/identity", "identity", IDENTITY),
+    ("/metadata/identity/oauth2", "identity", IDENTITY),
+    ("/metadata/identity/oauth2/token/more", "identity", IDENTITY),
+    ("/metadata/identity/oauth2/tokens", "identity", IDENTITY),
+    ("/metadata/identity/info/more", "identity", IDENTITY),
+    ("/metadata/reprovisiondata?api-version=2019-06-01", "other", GENERAL),
+    ("/metadata/instanceX", "other", GENERAL),
+    ("/metadata/identityX", "other", GENERAL),
+    ("/metadata/versions/more", "other", GENERAL),
+    ("/metadata/unknown", "other", GENERAL),
+    ("/metadata", "other", GENERAL),
+    ("/metadata/", "other", GENERAL),
+]
+
+
+@pytest.mark.parametrize(("path", "decision"), KEPT)
+def test_an_answer_is_kept_as_the_default_policy_says(path: str, decision: Cache) -> None:
+    assert Policy().decide(ask(path)) == decision
+
+
+@pytest.mark.parametrize(("path", "decision"), KEPT)
+def test_the_case_of_a_path_changes_no_rule(path: str, decision: Cache) -> None:
+    assert Policy().decide(ask(path.upper())) == decision
+
+
+@pytest.mark.parametrize(("path", "endpoint", "budget"), NEVER_KEPT)
+def test_what_the_default_policy_does_not_name_is_passed_on_and_never_kept(
+    path: str, endpoint: str, budget: BudgetClass
+) -> None:
+    assert Policy().decide(ask(path)) == Forward(endpoint, budget, add_metadata=True)
+
+
+def test_the_stable_values_are_the_contracts() -> None:
+    assert frozenset(leaf.lower() for leaf in STABLE) == STABLE_LEAVES
+
+
+def test_the_metrics_know_every_endpoint() -> None:
+    decided = {decision.endpoint for _, decision in KEPT} | {endpoint for _, endpoint, _ in NEVER_KEPT}
+    assert decided | {"none"} == ENDPOINTS
+
+
+@pytest.mark.parametrize("metadata", [True, False], ids=["metadata", "none"])
+@pytest.mark.parametrize("path", [EVENTS, "/Metadata/ScheduledEvents/", f"{EVENTS}?api-version=2020-07-01"])
+def test_a_scheduled_events_post_is_sent_once_and_drops_the_entry(path: str, metadata: bool) -> None:
+    assert Policy().decide(ask(path, "POST", metadata=metadata)) == Forward(
+        "scheduledevents", GENERAL, add_metadata=True, once=True, drops=EVENTS, slow=True
+    )
+
+
+@pytest.mark.parametrize("metadata", [True, False], ids=["metadata", "none"])
+def test_an_issuecredential_post_is_sent_once_as_it_came(metadata: bool) -> None:
+    assert Policy().decide(ask("/metadata/identity/issuecredential", "POST", metadata=metadata)) == Forward(
+        "identity", IDENTITY, add_metadata=metadata, once=True
+    )
+
+
+# The contract's answers, as far as target, normaliser and policy give them. A number is a refusal's status.
+ANSWERS: list[tuple[str, str, dict[str, str], int | str]] = [
+    ("GET", "/metadata/instance?api-version=2021-02-01", {}, "cache"),
+    ("GET", "/metadata/instance?api-version=2021-02-01", {"metadata": "false"}, "cache"),
+    ("GET", "/metadata/unknown", {}, "forward"),
+    ("POST", EVENTS, {}, "forward"),
+    ("POST", "/metadata/identity/issuecredential", {}, "forward without"),
+    ("POST", "/metadata/identity/issuecredential", {"metadata": "true"}, "forward"),
+    ("GET", TOKEN, {"metadata": "true"}, "cache"),
+    ("GET", TOKEN, {"metadata": "True"}, "cache"),
+    ("GET", TOKEN, {}, 400),
+    ("GET", TOKEN, {"metadata": ""}, 400),
+    ("GET", TOKEN, {"metadata": "false"}, 400),
+    ("GET", TOKEN, {"metadata": "true, true"}, 400),
+    ("GET", TOKEN + "/", {}, 400),
+    ("GET", "/METADATA/Identity/oauth2/token", {}, 400),
+    ("GET", "/METADATA/Identity/oauth2/token", {"metadata": "true"}, "cache"),
+    ("GET", "/metadata/%69dentity/oauth2/token", {}, 400),
+    ("GET", "/metadata/identity/info", {}, 400),
+    ("GET", "/metadata/identity/getplatformmetadata", {}, "forward without"),
+    ("GET", "/metadata/identity", {}, "forward without"),
+    ("GET", "/metadata/identity/oauth2/token/more", {}, "forward without"),
+    ("GET", "/metadata/instance", {"x-forwarded-for": "10.0.0.1"}, 400),
+    ("GET", "/metadata/instance", {"x-forwarded-for": ""}, 400),
+    ("GET", "/metadata/instance?a=1&A=2", {}, 400),
+    ("GET", "/metadata/identity\\oauth2\\token", {"metadata": "true"}, 400),
+    ("GET", "/metadata//identity/oauth2/token", {"metadata": "true"}, 400),
+    ("GET", "/metadata/instance/../identity/oauth2/token", {"metadata": "true"}, 400),
+    ("GET", "/metadata/instance", {"host": "attacker.example"}, 403),
+    ("GET", "/metadata/denied", {}, 403),
+    ("POST", EVENTS + "?api-version=1", {"host": "attacker.example"}, 403),
+    ("GET", "http://attacker.example/metadata/instance", {}, 403),
+    ("GET", "http://169.254.169.254/metadata/instance", {}, "cache"),
+    ("GET", "/", {}, 404),
+    ("GET", "/metadata-attacker", {}, 404),
+    ("GET", "/metadataX/instance", {}, 404),
+    ("GET", "/latest/meta-data", {}, 404),
+    ("GET", "/favicon.ico", {}, 404),
+    ("HEAD", "/metadata/instance", {}, 405),
+    ("PUT", "/metadata/instance", {}, 405),
+    ("POST", "/metadata/instance", {}, 405),
+    ("CONNECT", "169.254.169.254:80", {}, 405),
+    ("GET", "/metadata/instance", {"imdsproxy-via": "0123456789abcdef"}, 508),
+]
+
+
+@pytest.mark.parametrize(("method", "target", "fields", "answer"), ANSWERS)
+def test_a_request_is_answered_as_the_contract_says(
+    method: str, target: str, fields: dict[str, str], answer: int | str
+) -> None:
+    headers = {"host": "127.0.0.1:8254", **fields}
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    request = read(method, target.encode(), raw, Doors(instance="0123456789abcdef"))
+    decision = Refuse(request) if isinstance(request, Refusal) else Policy(deny=("/metadata/denied",)).decide(request)
+    match decision:
+        case Refuse(refusal):
+            assert refusal.status == answer
+            assert "error" in json.loads(refusal.response().body)
+        case Forward():
+            assert answer == ("forward" if decision.add_metadata else "forward without")
+        case Cache():
+            assert answer == "cache"
+
+
+IDENTITY_WORDS = b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
+OTHER_WORDS = b'{ "error": "Bad request: . Required metadata header not specified" }'
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "body"),
+    [
+        ("credentials", TOKEN, IDENTITY_WORDS),
+        ("credentials", "/metadata/identity/info", IDENTITY_WORDS),
+        ("always", TOKEN, IDENTITY_WORDS),
+        ("always", "/metadata/instance", OTHER_WORDS),
+        ("always", "/metadata/versions", OTHER_WORDS),
+        ("always", "/metadata/unknown", OTHER_WORDS),
+        ("always", EVENTS, OTHER_WORDS),
+    ],
+)
+def test_a_missing_metadata_header_is_told_in_imds_own_words(rule: MetadataRule, path: str, body: bytes) -> None:
+    decision = Policy(require_metadata=rule).decide(ask(path, metadata=False))
+    assert isinstance(decision, Refuse)
+    assert (decision.refusal.status, decision.refusal.reason) == (400, "metadata-header")
+    assert decision.refusal.response().body == body
+
+
+@pytest.mark.parametrize("path", [path for path, *_ in [*KEPT, *NEVER_KEPT]])
+@pytest.mark.parametrize("rule", ["credentials", "always", "never"])
+def test_with_metadata_true_every_rule_decides_alike(rule: MetadataRule, path: str) -> None:
+    assert Policy(require_metadata=rule).decide(ask(path)) == Policy().decide(ask(path))
+
+
+@pytest.mark.parametrize("path", [path for path, *_ in [*KEPT, *NEVER_KEPT]])
+def test_with_never_the_header_is_added_everywhere(path: str) -> None:
+    policy = Policy(require_metadata="never")
+    assert policy.decide(ask(path, metadata=False)) == policy.decide(ask(path))
+
+
+def test_a_post_without_the_header_is_refused_where_it_is_always_required() -> None:
+    assert isinstance(Policy(require_metadata="always").decide(ask(EVENTS, "POST", metadata=False)), Refuse)
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "path", "status"),
+    [
+        (("/metadata",), (), "/metadata/instance", None),
+        (("/metadata",), (), "/metadata", None),
+        (("/metadata/instance",), (), "/metadata/instance/compute", None),
+        (("/metadata/instance",), (), "/metadata/instance", None),
+        (("/metadata/instance",), (), "/metadata", 403),
+        (("/metadata/instance",), (), "/metadata/instanceX", 403),
+        (("/metadata/instance",), (), TOKEN, 403),
+        (("/Metadata/INSTANCE/",), (), "/metadata/Instance", None),
+        (("/metadata/instance", "/metadata/versions"), (), "/metadata/versions", None),
+        ((), (), "/metadata/instance", 403),
+        (("/",), (), "/metadata/instance", None),
+        (("/",), (), "/elsewhere", 404),
+        (("/elsewhere",), (), "/elsewhere", 404),
+        (("/metadata",), ("/metadata/identity",), TOKEN, 403),
+        (("/metadata",), ("/metadata/identity",), "/METADATA/Identity/OAUTH2/token", 403),
+        (("/metadata",), ("/Metadata/Identity/",), TOKEN, 403),
+        (("/metadata",), ("/metadata/identity",), "/metadata/%69dentity/info", 403),
+        (("/metadata",), ("/metadata/identity",), "/metadata/identityX", None),
+        (("/metadata",), ("/metadata/ident",), TOKEN, None),
+        ((TOKEN,), ("/metadata/identity",), TOKEN, 403),
+        (("/metadata",), ("/metadata",), "/metadata/instance", 403),
+        (("/metadata",), ("/",), "/metadata/instance", 403),
+    ],
+)
+def test_allow_and_deny_are_prefixes_by_segment_and_deny_wins(
+    allow: tuple[str, ...], deny: tuple[str, ...], path: str, status: int | None
+) -> None:
+    decision = Policy(allow=allow, deny=deny).decide(ask(path))
+    assert (decision.refusal.status if isinstance(decision, Refuse) else None) == status
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_denied_path_is_denied_before_its_header_is_asked_for(method: str) -> None:
+    decision = Policy(deny=("/metadata/identity", EVENTS)).decide(ask(EVENTS, method, metadata=False))
+    assert isinstance(decision, Refuse)
+    assert (decision.refusal.status, decision.refusal.reason) == (403, "denied")
+
+
+@pytest.mark.parametrize(
+    ("ttl", "path", "expected"),
+    [
+        ({"/metadata/instance": 120}, "/metadata/instance", replace(INSTANCE, fresh=120, revalidate=120)),
+        ({"/metadata/instance": 120}, "/metadata/instance/compute/vmId", replace(INSTANCE, fresh=120, revalidate=120)),
+        ({"/metadata/instance": 120}, "/metadata/instance/network", replace(INSTANCE, fresh=120, revalidate=120)),
+        (
+            {"/metadata/instance": 120, "/metadata/instance/network": 7},
+            "/metadata/instance/network/interface",
+            replace(INSTANCE, fresh=7, revalidate=7),
+        ),
+        ({"/metadata/instance/network": 7}, "/metadata/instance", INSTANCE),
+        ({"/metadata/inst": 7}, "/metadata/instance", INSTANCE),
+        ({"/metadata": 7}, "/metadata/instance", replace(INSTANCE, fresh=7, revalidate=7)),
+        ({"/metadata": 7}, "/metadata/versions", replace(VERSIONS, fresh=7)),
+        ({"/metadata": 7}, "/metadata/identity/info", replace(INFO, fresh=7)),
+        ({"/metadata": 7}, "/metadata/attested/document", replace(ATTESTED, fresh=7)),
+        ({"/metadata": 7}, TOKEN, replace(A_TOKEN, fresh=7)),
+        ({TOKEN: 90_000}, TOKEN, replace(A_TOKEN, fresh=90_000)),
+        ({"/metadata": 7}, EVENTS, EVENT),
+        ({EVENTS: 7}, EVENTS, replace(EVENT, fresh=7)),
+        ({"/metadata/reprovisiondata": 7}, "/metadata/reprovisiondata", Lifetimes(7, 0, 0, 5)),
+        ({"/metadata/reprovisiondata": 7}, "/metadata/reprovisiondata/x", Lifetimes(7, 0, 0, 5)),
+    ],
+)
+def test_a_ttl_stands_above_a_default_that_says_a_number_by_longest_prefix(
+    ttl: dict[str, float], path: str, expected: Lifetimes
+) -> None:
+    assert lifetimes(Policy(ttl=ttl).decide(ask(path))) == expected
+
+
+@pytest.mark.parametrize(
+    ("ttl", "path"),
+    [
+        ({"/metadata/instance": 0}, "/metadata/instance"),
+        ({"/metadata": 0}, TOKEN),
+        ({EVENTS: 0}, EVENTS),
+        ({"/metadata/attested": 60}, "/metadata/attested/document?nonce=1"),
+        ({"/metadata/attested/document": 60}, "/metadata/attested/document?nonce=1"),
+        ({"/metadata/identity": 60}, "/metadata/identity/getplatformmetadata"),
+        ({"/metadata/identity/getplatformmetadata": 60}, "/metadata/identity/getplatformmetadata"),
+        ({"/metadata/identity/oauth2/token": 60}, "/metadata/identity/oauth2/token/more"),
+        ({"/metadata/instance": 60}, "/metadata/reprovisiondata"),
+        ({"/metadata/reprovisiondata": 60}, "/metadata/reprovisiondataX"),
+    ],
+)
+def test_nothing_is_kept_where_the_ttl_is_none_or_the_answer_is_for_one_client(
+    ttl: dict[str, float], path: str
+) -> None:
+    assert isinstance(Policy(ttl=ttl).decide(ask(path)), Forward)
+
+
+def test_scheduled_events_that_are_not_kept_may_still_take_their_time() -> None:
+    assert Policy(ttl={EVENTS: 0}).decide(ask(EVENTS)) == Forward(
+        "scheduledevents", GENERAL, add_metadata=True, slow=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("stale", "path", "seconds"),
+    [
+        ({"/metadata/instance": 7200}, "/metadata/instance/compute/vmId", 7200),
+        ({"/metadata/instance": 7200, "/metadata/instance/network": 0}, "/metadata/instance/network", 0),
+        ({"/metadata": 9}, "/metadata/versions", 9),
+        ({"/metadata": 9}, "/metadata/identity/info", 9),
+        ({"/metadata": 9}, TOKEN, 9),
+        ({"/metadata": 9}, "/metadata/attested/document", 0),
+        ({"/metadata": 9}, EVENTS, 0),
+        ({"/metadata/attested": 9}, "/metadata/attested/document", 9),
+        ({EVENTS: 9}, EVENTS, 9),
+    ],
+)
+def test_a_stale_bound_stands_above_the_default_but_opens_never_only_by_name(
+    stale: dict[str, float], path: str, seconds: float
+) -> None:
+    assert lifetimes(Policy(stale_if_error=stale).decide(ask(path))).stale_if_error == seconds
+
+
+@pytest.mark.parametrize("path", [path for path, _ in KEPT])
+@pytest.mark.parametrize("seconds", [0, 5, 60])
+def test_a_negative_answer_is_remembered_as_the_setting_says(path: str, seconds: float) -> None:
+    assert lifetimes(Policy(negative_ttl=seconds).decide(ask(path))).negative == seconds
+
+
+def test_a_flood_of_long_targets_leaves_little_behind() -> None:
+    policy = Policy()
+    policy.decide(ask("/metadata/instance"))
+    tracemalloc.start()
+    try:
+        for number in range(60):
+            policy.decide(ask(f"/metadata/instance?a={number}" + "a" * 60_000))
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 500_000

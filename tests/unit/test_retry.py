@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from imdsproxy.messages import BudgetClass, Failure, FailureKind, Response
+from imdsproxy.retry import DEFAULT_STATUSES, RetryRules, next_delay, retry_after
+
+RULES = RetryRules()
+IDENTITY = BudgetClass.IDENTITY
+
+
+def answer(status: int, told: bytes | None = None) -> Response:
+    return Response(status, () if told is None else ((b"retry-after", told),), b"")
+
+
+def failure(kind: FailureKind) -> Failure:
+    return Failure(kind, "It failed.")
+
+
+def pauses(result: Response | Failure, rules: RetryRules = RULES) -> list[float]:
+    """Give the pauses of a request whose tries all end alike and take no time."""
+    given: list[float] = []
+    for attempt in itertools.count(1):
+        delay = next_delay(result, attempt, sum(given), rules)
+        if delay is None:
+            return given
+        given.append(delay)
+    raise AssertionError
+
+
+def test_the_statuses_retried_are_the_contracts() -> None:
+    assert frozenset({410, 429, 500, 502, 503, 504}) == DEFAULT_STATUSES
+
+
+@pytest.mark.parametrize("status", sorted(DEFAULT_STATUSES))
+def test_pauses_double_up_to_ten_seconds_and_the_last_try_is_at_seventy(status: int) -> None:
+    assert pauses(answer(status)) == [1, 2, 4, 8, 10, 10, 10, 10, 10, 5]
+
+
+@pytest.mark.parametrize("status", [200, 204, 301, 304, 400, 401, 403, 404, 405, 408, 501, 505])
+def test_any_other_status_is_final(status: int) -> None:
+    assert next_delay(answer(status), 1, 0, RULES) is None
+    assert next_delay(answer(status, b"1"), 1, 0, RULES) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (FailureKind.UNREACHABLE, [1, 2, 2]),
+        (FailureKind.RESET, [1, 2, 2]),
+        (FailureKind.UNREADABLE, [1, 2, 2]),
+        (FailureKind.TIMEOUT, []),
+        (FailureKind.TOO_LARGE, []),
+        (FailureKind.INTERNAL, []),
+    ],
+)
+def test_what_cannot_be_reached_or_read_is_given_up_after_five_seconds(
+    kind: FailureKind, expected: list[float]
+) -> None:
+    assert pauses(failure(kind)) == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        (RetryRules(frozenset({418}), 1, 70), []),
+        (RetryRules(base=3, limit=20), [3, 6, 10, 1]),
+        (RetryRules(base=0.5, limit=2), [0.5, 1, 0.5]),
+        (RetryRules(limit=0), []),
+        (RetryRules(limit=0.25), [0.25]),
+    ],
+)
+def test_the_users_rules_stand(rules: RetryRules, expected: list[float]) -> None:
+    assert pauses(answer(503), rules) == expected
+
+
+def test_the_users_limit_holds_for_what_cannot_be_reached_too() -> None:
+    assert pauses(failure(FailureKind.RESET), RetryRules(limit=2)) == [1, 1]
+
+
+def test_the_first_pause_is_the_users_even_if_it_is_a_long_one() -> None:
+    assert next_delay(answer(503), 1, 0, RetryRules(base=20)) == 20
+
+
+def test_a_status_the_user_adds_is_retried() -> None:
+    assert next_delay(answer(404), 1, 0, RetryRules(frozenset({404}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "delay"), [(0, 8), (60, 8), (62, 8), (65, 5), (69.5, 0.5), (70, None), (70.1, None), (500, None)]
+)
+def test_time_spent_counts_against_the_limit(elapsed: float, delay: float | None) -> None:
+    assert next_delay(answer(410), 4, elapsed, RULES) == delay
+
+
+@pytest.mark.parametrize(
+    ("told", "elapsed", "delay"),
+    [
+        (b"3", 0, 3),
+        (b"30", 0, 30),
+        (b"70", 0, 70),
+        (b"70", 0.5, None),
+        (b"71", 0, None),
+        (b"5", 66, None),
+        (b"5", 65, 5),
+        (b"0", 0, 1),
+        (b"-1", 0, 1),
+        (b"soon", 0, 1),
+        (b"Mon, 11 Apr 2026 22:26:58 GMT", 0, 1),
+    ],
+)
+@pytest.mark.parametrize("status", [410, 429, 503])
+def test_a_retry_after_of_imds_stands_instead(status: int, told: bytes, elapsed: float, delay: float | None) -> None:
+    assert next_delay(answer(status, told), 1, elapsed, RULES) == delay
+
+
+@pytest.mark.parametrize(
+    ("status", "budget", "delay"),
+    [
+        (500, IDENTITY, 1),
+        (503, IDENTITY, 1),
+        (500, BudgetClass.GENERAL, 0.1),
+        (429, IDENTITY, 0.1),
+        (410, IDENTITY, 0.1),
+    ],
+)
+def test_identity_rests_at_least_a_second_after_a_500(status: int, budget: BudgetClass, delay: float) -> None:
+    assert next_delay(answer(status), 1, 0, RetryRules(base=0.1), budget) == delay
+
+
+def test_identity_does_not_rest_past_the_limit() -> None:
+    assert next_delay(answer(500), 1, 69.5, RULES, IDENTITY) == 0.5
+
+
+def test_pauses_stay_finite_however_many_tries_there_were() -> None:
+    assert next_delay(answer(503), 100_000, 0, RULES) == 10
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        (b"", None),
+        (b" ", None),
+        (b"5", 5),
+        (b" 5 ", 5),
+        (b"005", 5),
+        (b"0", 0),
+        (b"3600", 3600),
+        (b"3601", 3600),
+        (b"99999999999999999999", 3600),
+        (b"+5", None),
+        (b"-5", None),
+        (b"5.5", None),
+        (b"1e3", None),
+        (b"5, 6", None),
+        (b"\xb2", None),
+        ("٣".encode(), None),
+        (b"Mon, 11 Apr 2026 22:26:58 GMT", None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_up_to_an_hour(value: bytes | None, seconds: float | None) -> None:
+    assert retry_after(answer(429, value)) == seconds
+
+
+def test_a_retry_after_of_any_length_is_read() -> None:
+    assert retry_after(answer(429, b"9" * 5_000)) in (None, 3600)

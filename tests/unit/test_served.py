@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from imdsproxy.messages import BudgetClass, FailureKind, Refusal, Response
+from imdsproxy.served import Asked, Outcome, Served, refused
+
+OK = Response(200, ((b"server", b"IMDS/150.870.65.1854"), (b"date", b"Mon, 11 Apr 2026 22:26:58 GMT")), b'{"a":1}')
+# RFC 8941 section 3.3.4.
+STRUCTURED_TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+\-.^_`|~:/]*")
+
+
+def served(outcome: Outcome, **more: Any) -> Served:
+    return Served(OK, "instance", outcome, **more)
+
+
+def test_the_outcomes_are_the_contracts() -> None:
+    assert " ".join(outcome.value for outcome in Outcome) == "hit stale miss collapsed bypass refused error"
+
+
+@pytest.mark.parametrize(
+    ("record", "member"),
+    [
+        (served(Outcome.HIT, age=3, ttl=57), b"imdsproxy; hit; ttl=57"),
+        (served(Outcome.HIT, age=0, ttl=0), b"imdsproxy; hit; ttl=0"),
+        (served(Outcome.STALE, age=70, ttl=-10), b"imdsproxy; hit; ttl=-10"),
+        (
+            served(Outcome.STALE, age=700, ttl=-640, detail="stale-if-error"),
+            b"imdsproxy; hit; ttl=-640; detail=stale-if-error",
+        ),
+        (
+            served(Outcome.MISS, forward="uri-miss", forward_status=200, ttl=60, stored=True),
+            b"imdsproxy; fwd=uri-miss; fwd-status=200; ttl=60; stored",
+        ),
+        (
+            served(Outcome.COLLAPSED, forward="uri-miss", forward_status=200, ttl=60, stored=True),
+            b"imdsproxy; fwd=uri-miss; fwd-status=200; ttl=60; stored; collapsed",
+        ),
+        (served(Outcome.BYPASS, forward="bypass", forward_status=404), b"imdsproxy; fwd=bypass; fwd-status=404"),
+        (served(Outcome.ERROR, forward="stale", forward_status=503), b"imdsproxy; fwd=stale; fwd-status=503"),
+        (served(Outcome.REFUSED, detail="budget"), b"imdsproxy; detail=budget"),
+        (served(Outcome.REFUSED), b"imdsproxy"),
+    ],
+)
+def test_cache_status_says_what_happened_in_the_words_of_rfc_9211(record: Served, member: bytes) -> None:
+    assert record.cache_status() == member
+
+
+def test_imds_fields_come_first_unchanged_then_the_proxys_own() -> None:
+    assert served(Outcome.HIT, age=3, ttl=57).headers() == [
+        *OK.headers,
+        (b"content-length", b"7"),
+        (b"age", b"3"),
+        (b"cache-status", b"imdsproxy; hit; ttl=57"),
+    ]
+
+
+def test_age_is_there_on_a_hit_only() -> None:
+    names = [name for name, _ in served(Outcome.MISS, forward="uri-miss", forward_status=200).headers()]
+    assert b"age" not in names
+    assert b"cache-status" in names
+
+
+def test_an_empty_body_has_a_length_too() -> None:
+    assert (b"content-length", b"0") in Served(Response(200, (), b""), "instance", Outcome.MISS).headers()
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_status_without_a_body_has_no_length(status: int) -> None:
+    fields = Served(Response(status, (), b""), "instance", Outcome.MISS).headers()
+    assert b"content-length" not in [name for name, _ in fields]
+
+
+def test_making_the_fields_leaves_the_kept_answer_as_it_is() -> None:
+    record = served(Outcome.HIT, age=1, ttl=1)
+    before = OK.headers
+    record.headers().append((b"x", b"y"))
+    assert OK.headers == before
+    assert record.headers() == record.headers()
+
+
+def test_what_another_cache_said_before_is_kept_beside_ones_own() -> None:
+    # RFC 9211 section 2: the cache closest to the origin comes first.
+    response = Response(200, ((b"cache-status", b"imdsproxy; hit; ttl=9"),), b"")
+    fields = Served(response, "instance", Outcome.HIT, age=1, ttl=59).headers()
+    assert [value for name, value in fields if name == b"cache-status"] == [
+        b"imdsproxy; hit; ttl=9",
+        b"imdsproxy; hit; ttl=59",
+    ]
+
+
+def test_age_is_given_once_where_the_upstream_is_a_cache_too() -> None:
+    # RFC 9110 section 5.3: only a list may be given in several fields, and Age is none.
+    response = Response(200, ((b"age", b"50"),), b"")
+    fields = Served(response, "instance", Outcome.HIT, age=3, ttl=57).headers()
+    assert len([value for name, value in fields if name == b"age"]) == 1
+
+
+def test_an_answer_of_the_proxys_own_carries_its_reason_as_detail() -> None:
+    record = refused(Refusal(403, "denied", "forbidden", "Ask for something else."))
+    assert (record.response.status, record.endpoint, record.outcome) == (403, "none", Outcome.REFUSED)
+    assert (b"cache-status", b"imdsproxy; detail=denied") in record.headers()
+    assert (b"content-type", b"application/json; charset=utf-8") in record.headers()
+    assert (b"content-length", b"%d" % len(record.response.body)) in record.headers()
+    assert record.age is None
+
+
+def test_an_answer_of_the_proxys_own_can_belong_to_an_endpoint_and_to_a_failure() -> None:
+    record = refused(Refusal(502, "upstream-reset", "x", "y"), "token", Outcome.ERROR)
+    assert (record.endpoint, record.outcome) == ("token", Outcome.ERROR)
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_every_failure_has_a_word_that_cache_status_can_carry(kind: FailureKind) -> None:
+    assert STRUCTURED_TOKEN.fullmatch(kind.value)
+
+
+def test_a_try_that_was_turned_away_has_no_status_and_took_no_time() -> None:
+    asked = Asked("instance", BudgetClass.GENERAL, 0.0, None)
+    assert (asked.status, asked.seconds, asked.retried_after) == (None, 0.0, None)

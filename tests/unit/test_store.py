@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+
+from imdsproxy.clock import FakeClock
+from imdsproxy.freshness import Entry, keep
+from imdsproxy.messages import Key, Response
+from imdsproxy.policy import Lifetimes
+from imdsproxy.store import Store
+
+LIFETIMES = Lifetimes(60, 60, 3600, 5)
+AS_TOKEN = Lifetimes(float("inf"), 0, float("inf"), 5, token=True)
+A, B, C = Key("/a?"), Key("/b?"), Key("/c?")
+
+
+def entry(clock: FakeClock, body: bytes = b"", lifetimes: Lifetimes = LIFETIMES, *, age: float = 0.0) -> Entry:
+    now = clock.monotonic()
+    made = keep(Response(200, (), body), lifetimes, now - age, now)
+    assert made is not None
+    return made
+
+
+def token(clock: FakeClock, life: int) -> Entry:
+    return entry(clock, b'{"access_token":"x","expires_in":"%d"}' % life, AS_TOKEN)
+
+
+def filled(*, room_for: float) -> tuple[Store, FakeClock]:
+    """Give a store with room for so many entries, A and then B in it."""
+    clock = FakeClock()
+    store = Store(int((entry(clock).size + len(A)) * room_for), clock)
+    assert store.put(A, entry(clock))
+    assert store.put(B, entry(clock))
+    return store, clock
+
+
+def test_an_entry_is_found_under_its_own_key_only() -> None:
+    clock = FakeClock()
+    store, kept = Store(10_000, clock), entry(clock)
+    assert store.get(A) is None
+    assert store.put(A, kept)
+    assert store.get(A) is kept
+    assert store.get(B) is None
+
+
+def test_an_entry_is_there_fresh_or_stale_and_no_longer_than_it_is_good_for_something() -> None:
+    clock = FakeClock()
+    store, kept = Store(10_000, clock), entry(clock)
+    store.put(A, kept)
+    for seconds in (59.0, 60.0, 3540.0):
+        clock.advance(seconds)
+        assert store.get(A) is kept
+    clock.advance(1.0)
+    assert store.get(A) is None
+
+
+def test_an_entry_that_is_good_for_nothing_is_not_taken() -> None:
+    clock = FakeClock()
+    store, kept = Store(10_000, clock), entry(clock)
+    clock.advance(3660.0)
+    assert not store.put(A, kept)
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0, 1e9])
+def test_the_wall_clock_has_no_say(jump: float) -> None:
+    clock = FakeClock()
+    store, kept = Store(10_000, clock), token(clock, 3600)
+    store.put(A, kept)
+    clock.jump_wall(jump)
+    assert store.get(A) is kept
+
+
+def test_a_newer_answer_takes_the_place_of_an_older_one() -> None:
+    clock = FakeClock()
+    store = Store(10_000, clock)
+    store.put(A, entry(clock))
+    clock.advance(1.0)
+    newer = entry(clock)
+    assert store.put(A, newer)
+    assert store.get(A) is newer
+    assert len(store) == 1
+
+
+def test_an_answer_that_was_overtaken_does_not_take_the_place_of_the_newer_one() -> None:
+    clock = FakeClock()
+    store, newer = Store(10_000, clock), entry(clock)
+    store.put(A, newer)
+    assert not store.put(A, entry(clock, age=1.0))
+    assert store.get(A) is newer
+
+
+def test_an_overtaken_answer_is_taken_where_the_newer_one_has_gone() -> None:
+    clock = FakeClock()
+    store = Store(10_000, clock)
+    store.put(A, entry(clock, lifetimes=Lifetimes(1)))
+    overtaken = entry(clock, age=1.0)
+    clock.advance(1.0)
+    assert store.put(A, overtaken)
+    assert store.get(A) is overtaken
+
+
+def test_the_least_recently_used_leaves_first() -> None:
+    store, clock = filled(room_for=2.5)
+    store.get(A)
+    assert store.put(C, entry(clock))
+    assert store.get(B) is None
+    assert store.get(A)
+    assert store.get(C)
+
+
+def test_reading_the_figures_is_no_use_of_an_entry() -> None:
+    store, clock = filled(room_for=2.5)
+    store.get(A)
+    store.sweep()
+    assert (len(store), store.bytes > 0, store.soonest_token_expiry()) == (2, True, None)
+    store.drop(lambda _key: False)
+    assert store.put(C, entry(clock))
+    assert store.get(B) is None
+    assert store.get(A)
+
+
+def test_what_has_gone_leaves_before_what_is_still_good() -> None:
+    clock = FakeClock()
+    store = Store(int((entry(clock).size + len(A)) * 2.5), clock)
+    store.put(B, entry(clock))
+    store.put(A, entry(clock, lifetimes=Lifetimes(1)))
+    clock.advance(1.0)
+    assert store.put(C, entry(clock))
+    assert store.get(B)
+
+
+def test_an_entry_larger_than_the_whole_cache_is_not_taken_and_drives_nothing_out() -> None:
+    store, clock = filled(room_for=2.5)
+    assert not store.put(C, entry(clock, b"x" * 10_000))
+    assert not store.put(Key("/" + "c" * 10_000), entry(clock))
+    assert store.get(A)
+    assert store.get(B)
+
+
+def test_a_cache_of_no_bytes_keeps_nothing() -> None:
+    clock = FakeClock()
+    assert not Store(0, clock).put(A, entry(clock))
+
+
+def test_a_flood_of_keys_stays_within_the_bound() -> None:
+    clock = FakeClock()
+    store = Store(100_000, clock)
+    for number in range(5_000):
+        assert store.put(Key(f"/flood?{number}"), entry(clock, b"x" * (number % 900)))
+        assert store.bytes <= 100_000
+    assert 10 < len(store) < 100
+
+
+def test_one_key_put_again_and_again_counts_once() -> None:
+    clock = FakeClock()
+    store = Store(100_000, clock)
+    for size in (1_000, 5_000, 10):
+        clock.advance(1.0)
+        store.put(A, entry(clock, b"x" * size))
+        assert store.bytes == entry(clock, b"x" * size).size + len(A)
+
+
+@pytest.mark.parametrize("body", [0, 100, 5_000])
+def test_what_is_counted_is_no_less_than_what_it_takes(body: int) -> None:
+    clock = FakeClock()
+    store = Store(1 << 30, clock)
+    tracemalloc.start()
+    try:
+        for number in range(1_000):
+            fields = tuple((b"x-name-%d" % n, b"%d-%d" % (number, n)) for n in range(6))
+            response = Response(200, fields, b"%d" % number + b"x" * body)
+            made = keep(response, LIFETIMES, clock.monotonic(), clock.monotonic())
+            assert made is not None
+            store.put(Key(f"/metadata/instance/compute/name?{number}"), made)
+        del made, response, fields
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken <= store.bytes
+
+
+def test_dropping_takes_what_is_concerned_and_says_how_many() -> None:
+    store, clock = filled(room_for=10)
+    store.put(C, entry(clock))
+    assert store.drop(lambda key: key in (A, C)) == 2
+    assert (store.get(A), store.get(C)) == (None, None)
+    assert store.get(B)
+    assert store.drop(lambda _key: True) == 1
+    assert (len(store), store.bytes) == (0, 0)
+
+
+def test_dropping_does_not_count_what_had_gone_already() -> None:
+    store, clock = filled(room_for=10)
+    clock.advance(3660.0)
+    assert store.drop(lambda _key: True) == 0
+
+
+def test_a_sweep_leaves_only_what_is_good_in_the_figures() -> None:
+    store, clock = filled(room_for=10)
+    clock.advance(1.0)
+    store.put(C, entry(clock))
+    clock.advance(3659.0)
+    store.sweep()
+    assert len(store) == 1
+    assert store.bytes == entry(clock).size + len(C)
+
+
+def test_the_soonest_expiry_is_of_a_token_that_is_still_kept() -> None:
+    clock = FakeClock()
+    store = Store(100_000, clock)
+    assert store.soonest_token_expiry() is None
+    store.put(A, entry(clock))
+    assert store.soonest_token_expiry() is None
+    store.put(B, token(clock, 3600))
+    store.put(C, token(clock, 900))
+    assert store.soonest_token_expiry() == clock.monotonic() + 900
+    clock.advance(600.0)
+    assert store.soonest_token_expiry() == clock.monotonic() + 3000

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from imdsproxy.tokens import MARGIN, TokenBody, read_token
+
+# A captured answer (shared facts), its life and its token replaced.
+CAPTURED = (
+    b'{"access_token":"eyJ0.eyJh.c2ln","client_id":"00000000-0000-0000-0000-000000000000","expires_in":"86317",'
+    b'"expires_on":"1709895997","ext_expires_in":"86399","not_before":"1709809297",'
+    b'"resource":"https://vault.azure.net","token_type":"Bearer"}'
+)
+
+
+def token(expires_in: str, *, more: str = "") -> bytes:
+    return f'{{"access_token":"x"{more},"expires_in":{expires_in}}}'.encode()
+
+
+def read(body: bytes) -> TokenBody:
+    found = read_token(body)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("body", "life"),
+    [
+        (CAPTURED, 86317),
+        (token('"3600"'), 3600),
+        (token("3600"), 3600),
+        (token('"0"'), 0),
+        (token("0"), 0),
+        (token('"604800"'), 604_800),
+        (token('"03600"'), 3600),
+        (b'{ "access_token" : "x" ,\r\n\t"expires_in" : "3600" }', 3600),
+        (b'{"expires_in":3600,"access_token":"x"}', 3600),
+        (b'\xef\xbb\xbf{"expires_in":3600,"access_token":"x"}', 3600),
+        (token('"3600"', more=r',"note":"\"expires_in\":\"9\","'), 3600),
+    ],
+)
+def test_a_tokens_life_is_what_expires_in_says(body: bytes, life: int) -> None:
+    assert read(body).expires_in == life
+    assert read(body).aged(0) == body.replace(b'"03600"', b'"3600"')
+
+
+# Attack case 10: where the life cannot be told without doubt, the token is not kept.
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"expires_in"',
+        b'[{"access_token":"x","expires_in":"3600"}]',
+        CAPTURED[:-1],
+        CAPTURED + b"}",
+        CAPTURED.replace(b"Bearer", b"\xff"),
+        CAPTURED.decode().encode("utf-16"),
+        b'{"expires_in":"3600"}',
+        b'{"access_token":null,"expires_in":"3600"}',
+        b'{"access_token":1,"expires_in":"3600"}',
+        b'{"access_token":"x"}',
+        b'{"access_token":"x","expires_on":"1709895997"}',
+        b'{"error":"invalid_request","error_description":"Identity not found"}',
+        token("null"),
+        token('""'),
+        token('"-1"'),
+        token("-1"),
+        token('"+3600"'),
+        token('" 3600"'),
+        token('"3600 "'),
+        token("3600.0"),
+        token("3600.5"),
+        token('"3600.5"'),
+        token("36e2"),
+        token('"0x10"'),
+        token('"1,000"'),
+        token("true"),
+        token("NaN"),
+        token('"NaN"'),
+        token("Infinity"),
+        token("[3600]"),
+        token('{"expires_in":3600}'),
+        token('"604801"'),
+        token('"999999999"'),
+        token('"9999999999"'),
+        token("9" * 5_000),
+        token('"' + "9" * 5_000 + '"'),
+        token('"' + "\u0663" * 4 + '"'),
+        token('"3600"', more=',"expires_in":"3600"'),
+        token('"3600"', more=',"expires_in":"9"'),
+        token('"3600"', more=',"inner":{"expires_in":"3600"}'),
+        token('"3600"', more=',"inner":{"expires_in":"9"}'),
+        b'{"access_token":"x","inner":{"expires_in":"3600"}}',
+        b"[" * 100_000,
+        b'{"access_token":"x","expires_in":"3600","deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
+def test_a_token_whose_life_is_in_doubt_is_not_read(body: bytes) -> None:
+    assert read_token(body) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"access_token":"x","expires\u005fin":"3600","inner":{"expires_in":"3600"}}',
+        rb'{"access_token":"x","expires_in":"3600","expires\u005fin":"3600"}',
+        rb'{"access_token":"x","inner":{"expires_in":"3600"},"\u0065xpires_in":3600}',
+    ],
+)
+def test_a_life_that_is_written_where_it_could_not_be_aged_is_in_doubt(body: bytes) -> None:
+    found = read_token(body)
+    assert found is None or int(json.loads(found.aged(3500))["expires_in"]) == 100
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left"),
+    [
+        (0, b"86317"),
+        (0.001, b"86316"),
+        (0.999, b"86316"),
+        (1, b"86316"),
+        (1.001, b"86315"),
+        (86017, b"300"),
+        (86316, b"1"),
+        (86316.5, b"0"),
+        (86317, b"0"),
+        (86318, b"0"),
+        (10.0**12, b"0"),
+    ],
+)
+def test_what_is_left_is_rounded_down_and_every_other_byte_is_imds_own(seconds: float, left: bytes) -> None:
+    assert read(CAPTURED).aged(seconds) == CAPTURED.replace(b"86317", left)
+
+
+def test_a_number_without_quotes_stays_one() -> None:
+    assert read(token("3600")).aged(100) == token("3500")
+
+
+def test_the_margin_is_five_minutes() -> None:
+    assert MARGIN == 300
