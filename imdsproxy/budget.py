@@ -97,6 +97,8 @@ class Budget:
         Each token comes round once in a window plus the time a request holds it; those in flight are taken to
         have just been sent, which errs on the long side by less than one request's latency.
         """
+        if ahead == 0 and self._back_at and max(self._back_at[0], self._blocked_until) <= now:
+            return 0.0  # the common case, without the sorting below
         rest = self.window / self.rate(now)
         in_flight = [now + self._held + rest] * self._in_flight
         back_at = sorted(max(moment, self._blocked_until, now) for moment in [*self._back_at, *in_flight])

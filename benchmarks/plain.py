@@ -1,0 +1,46 @@
+"""A process to compare with: an ASGI application that does nothing but answer, on the proxy's own server library.
+
+The body of every answer is what comes on standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from typing import Any
+
+import uvicorn
+
+
+def main() -> None:
+    """Serve on a free port of 127.0.0.1, and say which, until a signal ends it."""
+    body = sys.stdin.buffer.read()
+    headers = [(b"content-type", b"application/json; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+
+    async def application(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    config = uvicorn.Config(
+        application,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        workers=1,
+    )
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    print(f"plain: http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(uvicorn.Server(config).serve(sockets=[listener]))
+
+
+if __name__ == "__main__":
+    main()
