@@ -1,10 +1,14 @@
-"""Who gets the next token: those whose client waits before background refreshes, each in order of arrival."""
+"""Who gets the next token: those whose client waits before background refreshes.
+
+Clients are served in turn by what they ask for: a flood of questions about the instance delays a token by one turn,
+not by the whole flood. Within one share, and in the background, the order is that of arrival.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from imdsproxy.budget import Budget
@@ -21,12 +25,49 @@ class TurnedAway:
 class Ticket:
     """A place in the queue for a token; one flight holds one ticket for all of its tries."""
 
-    __slots__ = ("background", "deadline", "turn")
+    __slots__ = ("background", "deadline", "share", "turn")
 
-    def __init__(self, *, background: bool) -> None:
+    def __init__(self, *, background: bool, share: str = "") -> None:
         self.background = background
+        self.share = share
         self.turn: asyncio.Future[float | TurnedAway] | None = None
         self.deadline: asyncio.TimerHandle | None = None
+
+
+class _Turns:
+    """Tickets, taken in turn from each share that has any."""
+
+    def __init__(self) -> None:
+        self._shares: OrderedDict[str, deque[Ticket]] = OrderedDict()
+
+    def append(self, ticket: Ticket) -> None:
+        self._shares.setdefault(ticket.share, deque()).append(ticket)
+
+    def popleft(self) -> Ticket:
+        share, tickets = self._shares.popitem(last=False)
+        ticket = tickets.popleft()
+        if tickets:
+            self._shares[share] = tickets  # at the end of the round
+        return ticket
+
+    def remove(self, ticket: Ticket) -> None:
+        """Take a ticket out; ValueError if it is not there."""
+        tickets = self._shares.get(ticket.share, deque())
+        tickets.remove(ticket)
+        if not tickets:
+            del self._shares[ticket.share]
+
+    def ahead_of_new(self, share: str) -> int:
+        """Count those who would get their turn before a new ticket of this share."""
+        place = len(self._shares.get(share, ()))
+        others = (len(tickets) for name, tickets in self._shares.items() if name != share)
+        return place + sum(min(waiting, place + 1) for waiting in others)
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket in self._shares.get(ticket.share, ())
+
+    def __len__(self) -> int:
+        return sum(map(len, self._shares.values()))
 
 
 class Admission:
@@ -36,7 +77,7 @@ class Admission:
         self.budget = budget
         self._clock = clock
         self._max_wait = max_wait
-        self._waiting: deque[Ticket] = deque()
+        self._waiting = _Turns()
         self._background: deque[Ticket] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -44,7 +85,7 @@ class Admission:
         """Wait for a token; gives the moment it was taken. Every token is given back by `leave` or `forgo`."""
         now = self._clock.monotonic()
         if not ticket.background:
-            wait = self.budget.expected_wait(len(self._waiting), now)
+            wait = self.budget.expected_wait(self._waiting.ahead_of_new(ticket.share), now)
             if wait > self._max_wait:
                 return TurnedAway(max(1, math.ceil(wait)))
         turn: asyncio.Future[float | TurnedAway] = asyncio.get_running_loop().create_future()
@@ -92,13 +133,15 @@ class Admission:
     def _too_late(self, ticket: Ticket) -> None:
         if ticket.turn is not None and not ticket.turn.done():
             self._waiting.remove(ticket)
-            wait = self.budget.expected_wait(len(self._waiting), self._clock.monotonic())
+            ahead = self._waiting.ahead_of_new(ticket.share)
+            wait = self.budget.expected_wait(ahead, self._clock.monotonic())
             ticket.turn.set_result(TurnedAway(max(1, math.ceil(wait))))
 
     def _withdraw(self, ticket: Ticket) -> None:
-        for queue in (self._waiting, self._background):
-            if ticket in queue:
-                queue.remove(ticket)
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+        elif ticket in self._background:
+            self._background.remove(ticket)
         turn = ticket.turn
         if turn is not None and turn.done() and not turn.cancelled() and isinstance(turn.result(), float):
             self.forgo()  # its turn came in the same moment in which it was cancelled

@@ -8,9 +8,10 @@ absolute form, a fragment or a CONNECT must be seen to be refused.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from imdsproxy.app import TARGET_EXTENSION
 from imdsproxy.messages import Refusal
@@ -27,7 +28,7 @@ _HEAD_TOO_LONG = Refusal(
     431,
     "head-too-long",
     "header_fields_too_large",
-    f"Send at most {_LONGEST_HEAD} bytes and {_MOST_FIELDS} fields before the body.",
+    f"Send at most {_LONGEST_HEAD} bytes and {_MOST_FIELDS} fields beside the body.",
 )
 _TOO_SLOW = Refusal(
     408,
@@ -35,10 +36,22 @@ _TOO_SLOW = Refusal(
     "request_timeout",
     "The request did not arrive in full in time (IMDSPROXY_HEADER_TIMEOUT); send it at once.",
 )
-_PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_UPGRADE_WITH_BODY = Refusal(
+    400,
+    "upgrade-with-body",
+    "invalid_request",
+    "A body cannot be read behind an offer to change protocols; send the request as HTTP/1.1, without Upgrade.",
+)
+_PHRASES = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+}
+# What a chunk's frame may take for each byte in it, before it counts as something else than a body.
+_FRAME = 16
 
 
-class _HeadTooLongError(Exception):
+class _RefusedError(Exception):
     """Ends the parsing; httptools turns it into a parser error, which uvicorn answers by `send_400_response`."""
 
 
@@ -51,8 +64,10 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
-        self._head_bytes = 0  # come in since the last whole head
-        self._field_bytes = 0  # in the target and the whole fields of this head
+        self._beside_body = 0  # bytes that came in since the last whole head or request and are no body
+        self._field_bytes = 0  # of them in the target, the whole fields and the trailers of this request
+        self._refusal = _MALFORMED  # what is answered if the parser stops
+        self._cycles: deque[RequestResponseCycle] = deque()  # requests that wait for their answers, in order
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -64,16 +79,18 @@ class Connection(HttpToolsProtocol):
         """End; no timer outlives the connection."""
         self._unset_keepalive_if_required()
         self._stop_deadline()
+        for cycle in self._cycles:  # uvicorn tells the newest only, and the others would write to a closed connection
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in, up to the limits."""
         if self._deadline is None:
             self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._beside_body += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > _LONGEST_HEAD and not self.transport.is_closing():
+        if self._beside_body > _LONGEST_HEAD and not self.transport.is_closing():
             self._refuse(_HEAD_TOO_LONG)
 
     def on_message_begin(self) -> None:
@@ -88,32 +105,51 @@ class Connection(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one field in."""
-        super().on_header(name, value)
+        """Take one field in. A trailer is none: it comes after the request was judged (RFC 9110 section 6.5.1)."""
+        if self._in_head:
+            super().on_header(name, value)
         self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
         """Hand the target on as it was on the wire, and the rest to uvicorn."""
+        if self.parser.get_http_version() not in {"1.0", "1.1"}:
+            raise _RefusedError
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and codings != [b"chunked"]:
+            raise _RefusedError  # RFC 9112 section 6.1: what else it says of the body's length is in doubt
+        upgrade = self.parser.should_upgrade()
+        if upgrade and (codings or any(name == b"content-length" and value != b"0" for name, value in self.headers)):
+            self._refusal = _UPGRADE_WITH_BODY  # the parser takes what follows for the other protocol
+            raise _RefusedError
         self._in_head = False
-        self._head_bytes = 0
+        self._beside_body = 0
         self.scope["extensions"] = {TARGET_EXTENSION: self.url}  # type: ignore[dict-item]  # ASGI leaves the type open
         # uvicorn would take the target apart, and stumble over the forms that are no path.
         self.url = b"/"
         super().on_headers_complete()
-        if self.parser.should_upgrade():
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
+        self._cycles.append(self.cycle)
+        if upgrade:
             # The offer to change protocols is ignored (RFC 9110 section 7.8); what follows is not HTTP/1.1 for sure.
             self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body in."""
+        self._beside_body = max(0, self._beside_body - _FRAME * len(body))
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
         self._stop_deadline()
         self._in_head = True
+        self._beside_body = 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser could not read; `msg` is uvicorn's, and ours says more."""
         del msg
-        self._refuse(_HEAD_TOO_LONG if self._in_head and self._too_long() else _MALFORMED)
+        self._refuse(self._refusal)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, at once if its client does not even take what it was sent."""
@@ -127,11 +163,9 @@ class Connection(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._field_bytes += size
-        if self._too_long():
-            raise _HeadTooLongError
-
-    def _too_long(self) -> bool:
-        return self._field_bytes > _LONGEST_HEAD or len(self.headers or ()) > _MOST_FIELDS
+        if self._field_bytes > _LONGEST_HEAD or len(self.headers) > _MOST_FIELDS:
+            self._refusal = _HEAD_TOO_LONG
+            raise _RefusedError
 
     def _rest(self) -> None:
         self._unset_keepalive_if_required()

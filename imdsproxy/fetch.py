@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,9 @@ class Fetcher:
         self._instance = instance
         self._notify = notify
         self._health_changed = asyncio.Event()
+        # IMDS may take two minutes over a scheduled-events request, and a token is held for as long; half of the
+        # tokens always stay with the others.
+        self._slow = asyncio.Semaphore(max(1, admissions[BudgetClass.GENERAL].budget.requests // 2))
 
     async def fetch(self, errand: Errand, flight: Flight) -> Fetched | TurnedAway:
         """Ask IMDS until it answers or patience ends. Every try pays for its own token."""
@@ -89,7 +93,8 @@ class Fetcher:
         attempt = 0
         try:
             while True:
-                tried = await self._try(errand, flight, began, fetched)
+                async with self._slow if decision.slow else contextlib.nullcontext():
+                    tried = await self._try(errand, flight, began, fetched)
                 if isinstance(tried, TurnedAway):
                     return tried if fetched is None else fetched
                 fetched = tried

@@ -39,9 +39,9 @@ FlightKey = tuple[Key, str]
 class Flight:
     """One way to IMDS and back, all its tries included."""
 
-    def __init__(self, *, background: bool) -> None:
+    def __init__(self, *, background: bool, share: str = "") -> None:
         loop = asyncio.get_running_loop()
-        self.ticket = Ticket(background=background)
+        self.ticket = Ticket(background=background, share=share)
         self.landed: asyncio.Future[Landing] = loop.create_future()
         self.stumbled: asyncio.Future[None] = loop.create_future()
         """Done once a first try has failed: whoever can be served stale need not wait on."""
@@ -75,9 +75,10 @@ class Flights:
         fly: Callable[[Flight], Awaitable[Landing]],
         *,
         background: bool = False,
+        share: str = "",
     ) -> Flight:
-        """Start a flight; without a key nobody can join it."""
-        flight = Flight(background=background)
+        """Start a flight; without a key nobody can join it. `share` is what its tickets stand in turn by."""
+        flight = Flight(background=background, share=share)
         if key is not None:
             self._listed[key] = flight
         task = asyncio.get_running_loop().create_task(self._run(key, flight, fly))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from imdsproxy import __version__
 from imdsproxy.messages import Headers, Request
 from imdsproxy.normaliser import HOP_HEADER
@@ -24,6 +26,8 @@ _OURS = frozenset(
     }
 )
 _FORWARDED = b"x-forwarded"
+# RFC 9110 section 5.5, as strictly as the client to IMDS reads it; what does not fit is not sent on.
+_FIELD_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _METADATA = (b"metadata", b"true")
 _OWN = (
     (b"accept", b"*/*"),
@@ -42,9 +46,9 @@ def to_upstream(request: Request, decision: Forward | Cache, instance: str) -> H
     if isinstance(decision, Cache):
         return (*_OWN, _METADATA, hops)
     kept = tuple(
-        (name, value)
+        (name, value.strip(b" \t"))
         for name, value in _end_to_end(request.headers)
-        if name not in _OURS and not name.startswith(_FORWARDED)
+        if not _is_ours(name) and _FIELD_VALUE.fullmatch(value.strip(b" \t"))
     )
     return (*kept, _METADATA, hops) if decision.add_metadata else (*kept, hops)
 
@@ -53,6 +57,12 @@ def to_client(headers: list[tuple[bytes, bytes]]) -> Headers:
     """Give the fields of IMDS's answer that go on to the client, names in lower case, without Content-Length."""
     fields = [(name.lower(), value) for name, value in headers]
     return tuple(field for field in _end_to_end(fields) if field[0] != b"content-length")
+
+
+def _is_ours(name: bytes) -> bool:
+    """Say so in every spelling: some servers take `_` in a field's name for `-`."""
+    plain = name.replace(b"_", b"-")
+    return plain in _OURS or plain.startswith(_FORWARDED)
 
 
 def _end_to_end(headers: Headers | list[tuple[bytes, bytes]]) -> Headers:

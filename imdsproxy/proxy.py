@@ -107,7 +107,8 @@ class Proxy:
         key = (errand.request.target.key, wish)
         flight = self.flights.under_way(key)
         if flight is None:
-            return self.flights.start(key, partial(self._fly, errand), background=background), True
+            fly = partial(self._fly, errand)
+            return self.flights.start(key, fly, background=background, share=errand.decision.endpoint), True
         if not background:
             self.fetcher.admissions[errand.decision.budget].promote(flight.ticket)
         return flight, False
@@ -128,7 +129,7 @@ class Proxy:
         return self._served(errand, landing, outcome if led else Outcome.COLLAPSED, forward)
 
     async def _alone(self, errand: Errand) -> Served:
-        flight = self.flights.start(None, partial(self._fly, errand))
+        flight = self.flights.start(None, partial(self._fly, errand), share=errand.decision.endpoint)
         try:
             landing = await asyncio.shield(flight.landed)
         except asyncio.CancelledError:
