@@ -222,8 +222,12 @@ class Policy:
 
 
 def _override(settings: Mapping[str, float], segments: Segments, open_to_all: bool, row: Segments) -> float | None:
-    """Give the user's value by longest path prefix; for a row that says never, only one that names it."""
-    for length in range(len(segments), 0 if open_to_all else len(row) - 1, -1):
+    """Give the user's value by longest path prefix; for a row that says never, only one that names it.
+
+    The row of `/metadata` stands for paths that have no row, and naming everything names none of them.
+    """
+    shortest = 1 if open_to_all else max(2, len(row))
+    for length in range(len(segments), shortest - 1, -1):
         value = settings.get("/" + "/".join(segments[:length]))
         if value is not None:
             return value

@@ -1,0 +1,946 @@
+"""How the processes begin, say how they are, and end: signals, exit statuses, pages, logs and the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
+from imdsproxy.policy import ENDPOINTS
+from kit import (
+    INSTANCE,
+    METADATA,
+    ROOT,
+    TOKEN,
+    Answer,
+    ProxyProcess,
+    environment,
+    free_port,
+    get,
+    running_proxy,
+    wait_until,
+)
+
+pytestmark = pytest.mark.process
+
+LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
+LOAD_BALANCER = "/metadata/loadbalancer?api-version=2021-02-01"
+VERSIONS = "/metadata/versions"
+DEMO_PORT, EMULATOR_PORT = 8254, 8255
+
+posix_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+
+
+class Command:
+    """A program of ours that runs until it is ended; what it says is at hand."""
+
+    def __init__(self, process: subprocess.Popen[bytes], out: Path, log: Path) -> None:
+        self.process = process
+        self._out = out
+        self._log = log
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text(encoding="utf-8")
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def found(self, pattern: str) -> str:
+        """Wait until it has said this, on either stream, and give the first group."""
+        found: list[re.Match[str]] = []
+
+        def said() -> bool:
+            found.extend(re.finditer(pattern, self.out + self.log))
+            assert found or self.process.poll() is None, self.log
+            return bool(found)
+
+        wait_until(said, 30)
+        return found[0][1]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and give the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+
+@contextlib.contextmanager
+def running(folder: Path, *arguments: str, module: str = "imdsproxy", **settings: object) -> Iterator[Command]:
+    """Run `python -m` with these arguments and settings; killed at the end if it has not ended by itself."""
+    out, log = folder / "out", folder / "log"
+    with out.open("wb") as stdout, log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=environment(**settings),
+            cwd=ROOT,
+            stdout=stdout,
+            stderr=stderr,
+        )
+    try:
+        yield Command(process, out, log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def ended(*arguments: str, module: str = "imdsproxy", **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run what is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=environment(**settings),
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """It could not start, and said why in one line."""
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert result.stderr.startswith("imdsproxy"), result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def is_hit(answer: Answer) -> bool:
+    return "; hit" in answer.headers["cache-status"]
+
+
+def obstacle(port: int) -> str:
+    """Give the reason why the proxy is not ready, or `""` if it is."""
+    answer = get(port, "/-/ready", {})
+    if answer.status == 200:
+        return ""
+    assert answer.status == 503
+    assert answer.headers["content-type"].startswith("application/json")
+    assert answer.headers["cache-status"] == "imdsproxy; detail=not-ready"
+    assert int(answer.headers["retry-after"]) >= 1
+    document = json.loads(answer.body)
+    assert document["error"] == "not_ready"
+    return str(document["error_description"])
+
+
+def closed_in_time(connection: socket.socket) -> bool:
+    """Wait until the other side closes."""
+    connection.settimeout(15)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def imds() -> Iterator[EmulatorServer]:
+    with run_in_thread(Emulator(rate=0, identity_rate=0, identity_concurrency=0)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxy(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
+    with running_proxy(tmp_path_factory.mktemp("proxy"), upstream=imds.url, budget_requests=1000) as process:
+        yield process
+
+
+# --- how it is
+
+
+def test_healthy_while_it_serves_and_ready_once_imds_has_answered(tmp_path: Path) -> None:
+    port = free_port()
+    upstream = f"http://127.0.0.1:{port}"
+    with running_proxy(tmp_path, ready=False, upstream=upstream, retry_base=0.1) as process:
+        assert get(process.port, "/-/healthy", {}).status == 200
+        wait_until(lambda: obstacle(process.port).startswith("IMDS has not answered yet"))
+        emulator = Emulator()
+        emulator.faults.add(Fault(status=500))
+        with run_in_thread(emulator, port=port):
+            wait_until(lambda: emulator.arrivals)
+            assert obstacle(process.port).startswith("IMDS has not answered yet")
+            emulator.faults.clear()
+            wait_until(lambda: obstacle(process.port) == "")
+            assert {arrival.target for arrival in emulator.arrivals} == {VERSIONS.encode()}
+        # Ready is about having been ready: what is kept can be served without IMDS.
+        assert get(process.port, "/-/ready", {}).status == 200
+        assert get(process.port, "/-/healthy", {}).status == 200
+
+
+def test_the_reason_for_not_being_ready_says_what_is_wrong(tmp_path: Path) -> None:
+    upstream = f"http://127.0.0.1:{free_port()}"
+    with running_proxy(tmp_path, ready=False, upstream=upstream, retry_max=0) as process:
+        wait_until(lambda: "upstream-unreachable" in obstacle(process.port))
+        assert process.log.count("IMDS fails") == 1
+
+
+def test_any_answer_but_a_failure_makes_it_ready(tmp_path: Path) -> None:
+    emulator = Emulator()
+    emulator.faults.add(Fault(status=404))
+    with run_in_thread(emulator) as imds, running_proxy(tmp_path, upstream=imds.url) as process:
+        assert len(emulator.arrivals) == 1
+        assert process.process.poll() is None
+
+
+def test_warm_targets_are_hits_for_the_first_client(tmp_path: Path) -> None:
+    emulator = Emulator()
+    # What IMDS does not have is told, and holds nothing up.
+    missing = "/metadata/instance/nothing?api-version=2021-02-01"
+    emulator.faults.add(Fault(path="/metadata/instance/compute", latency=1))
+    with (
+        run_in_thread(emulator) as imds,
+        running_proxy(
+            tmp_path, ready=False, upstream=imds.url, warmup=f"{INSTANCE},{missing},{TOKEN},{LEAF}"
+        ) as process,
+    ):
+        wait_until(lambda: obstacle(process.port).startswith("Warming up"))
+        wait_until(lambda: obstacle(process.port) == "")
+        asked = len(emulator.arrivals)
+        assert asked == 5
+        for target in (INSTANCE, TOKEN, LEAF):
+            answer = get(process.port, target)
+            assert (answer.status, is_hit(answer)) == (200, True), target
+        assert len(emulator.arrivals) == asked
+        assert process.log.count("warm-up got no document") == 1
+        assert "status 404 for /metadata/instance/nothing" in process.log
+
+
+def test_a_warm_up_that_imds_fails_is_tried_until_it_succeeds(tmp_path: Path) -> None:
+    emulator = Emulator()
+    emulator.faults.add(Fault(path="/metadata/instance", status=500, times=1))
+    with (
+        run_in_thread(emulator) as imds,
+        running_proxy(tmp_path, upstream=imds.url, warmup=INSTANCE, retry_max=0) as process,
+    ):
+        assert is_hit(get(process.port, INSTANCE))
+
+
+@pytest.mark.parametrize("path", ["/-/", "/-", "/-/nothing", "/-/healthy/more", "/-/metricsx"])
+def test_an_unknown_page_is_a_404_in_json(proxy: ProxyProcess, path: str) -> None:
+    answer = get(proxy.port, path, {})
+    assert answer.status == 404
+    assert list(json.loads(answer.body)) == ["error", "error_description"]
+    assert answer.headers["cache-status"] == "imdsproxy; detail=no-page"
+
+
+@pytest.mark.parametrize("path", ["/-/healthy", "/-/ready", "/-/metrics"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD"])
+def test_a_page_can_only_be_read(proxy: ProxyProcess, path: str, method: str) -> None:
+    assert get(proxy.port, path, method=method).status == 405
+
+
+# Every metric of the contract, its type and its labels.
+METRICS = {
+    "imdsproxy_requests_total": ("counter", {"endpoint", "outcome"}),
+    "imdsproxy_request_seconds": ("histogram", set()),
+    "imdsproxy_upstream_requests_total": ("counter", {"endpoint", "status"}),
+    "imdsproxy_upstream_seconds": ("histogram", set()),
+    "imdsproxy_upstream_retries_total": ("counter", {"endpoint", "reason"}),
+    "imdsproxy_budget_available": ("gauge", {"class"}),
+    "imdsproxy_budget_wait_seconds": ("histogram", set()),
+    "imdsproxy_budget_refused_total": ("counter", {"class"}),
+    "imdsproxy_cache_entries": ("gauge", set()),
+    "imdsproxy_cache_bytes": ("gauge", set()),
+    "imdsproxy_token_expiry_seconds": ("gauge", set()),
+}
+
+
+class Figures:
+    """What `/-/metrics` says at one moment."""
+
+    def __init__(self, port: int) -> None:
+        answer = get(port, "/-/metrics", {})
+        assert answer.status == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        self.types: dict[str, str] = {}
+        self.labels: dict[str, set[str]] = {}
+        self.samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        for family in text_string_to_metric_families(answer.body.decode()):
+            name = family.name + ("_total" if family.type == "counter" else "")
+            assert family.documentation
+            self.types[name] = family.type
+            for sample in family.samples:
+                pairs = {label: value for label, value in sample.labels.items() if label != "le"}
+                self.labels.setdefault(name, set()).update(pairs)
+                if "le" not in sample.labels:
+                    self.samples[sample.name, frozenset(pairs.items())] = sample.value
+
+    def __call__(self, name: str, **labels: str) -> float:
+        return self.samples.get((name, frozenset(labels.items())), 0.0)
+
+    def total(self, name: str) -> float:
+        return sum(value for (sample, _), value in self.samples.items() if sample == name)
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
+    """The figures of a proxy to which everything has happened that is counted."""
+    emulator = Emulator(rate=0, identity_rate=0)
+    settings: dict[str, Any] = {
+        "budget_requests": 100,
+        "budget_window": 60,
+        "identity_budget_requests": 1,
+        "max_wait": 0.5,
+        "retry_base": 0.05,
+        "retry_max": 0.3,
+        "ttl": "/metadata/loadbalancer=0.3",
+    }
+    folder = tmp_path_factory.mktemp("figures")
+    with run_in_thread(emulator) as imds, running_proxy(folder, upstream=imds.url, **settings) as process:
+        port = process.port
+        for target in (INSTANCE, INSTANCE, TOKEN, f"{TOKEN}&other=1", "/metadata/unknown", "/elsewhere"):
+            get(port, target)
+        emulator.faults.add(Fault(status=503, times=1))
+        get(port, LEAF)
+        slow = "/metadata/instance/network?api-version=2021-02-01"
+        emulator.faults.add(Fault(path="/metadata/instance/network", latency=0.5))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(get, [port] * 2, [slow] * 2))
+        stale = {"endpoint": "loadbalancer", "outcome": "stale"}
+        wait_until(
+            lambda: get(port, LOAD_BALANCER).status == 200 and Figures(port)("imdsproxy_requests_total", **stale)
+        )
+        emulator.faults.add(Fault(status=500))
+        get(port, "/metadata/attested/document?api-version=2021-02-01")
+        return Figures(port)
+
+
+def test_the_figures_have_the_contract_s_names_types_and_labels(figures: Figures) -> None:
+    assert {name: figures.types.get(name) for name in METRICS} == {name: kind for name, (kind, _) in METRICS.items()}
+    labels = {name: figures.labels.get(name) for name in METRICS}
+    assert labels == {name: expected for name, (_, expected) in METRICS.items()}
+
+
+def test_every_request_is_counted_once_under_the_contract_s_words(figures: Figures) -> None:
+    name = "imdsproxy_requests_total"
+    for endpoint, outcome, count in (
+        ("instance", "hit", 1),
+        ("instance", "miss", 3),
+        ("instance", "collapsed", 1),
+        ("token", "miss", 1),
+        ("token", "refused", 1),
+        ("other", "bypass", 1),
+        ("none", "refused", 1),
+        ("attested", "error", 1),
+        ("versions", "miss", 0),  # the proxy's own question is no client's
+    ):
+        assert figures(name, endpoint=endpoint, outcome=outcome) == count, (endpoint, outcome)
+    words = [dict(labels) for sample, labels in figures.samples if sample == name]
+    assert {word["outcome"] for word in words} == {"hit", "stale", "miss", "collapsed", "bypass", "refused", "error"}
+    assert {word["endpoint"] for word in words} <= ENDPOINTS
+    assert figures("imdsproxy_request_seconds_count") == figures.total(name)
+
+
+def test_every_question_to_imds_is_counted(figures: Figures) -> None:
+    name = "imdsproxy_upstream_requests_total"
+    assert figures(name, endpoint="versions", status="200") == 1
+    assert figures(name, endpoint="instance", status="503") == 1
+    assert figures(name, endpoint="instance", status="200") == 3
+    assert figures(name, endpoint="other", status="404") == 1
+    assert figures(name, endpoint="attested", status="500") >= 2
+    assert figures("imdsproxy_upstream_retries_total", endpoint="instance", reason="503") == 1
+    assert figures("imdsproxy_upstream_seconds_count") == figures.total(name)
+
+
+def test_budget_cache_and_token_are_told(figures: Figures) -> None:
+    assert figures("imdsproxy_budget_refused_total", **{"class": "identity"}) == 1
+    assert figures("imdsproxy_budget_available", **{"class": "identity"}) == 0
+    asked = figures.total("imdsproxy_upstream_requests_total")
+    # All of them lie within one window, and the token was paid for by the other budget.
+    assert figures("imdsproxy_budget_available", **{"class": "general"}) == 100 - (asked - 1)
+    assert figures("imdsproxy_budget_wait_seconds_count") == asked + 1, "the one that was turned away waited, too"
+    assert figures("imdsproxy_cache_entries") >= 5
+    assert figures("imdsproxy_cache_bytes") > 5000
+    assert 86_000 < figures("imdsproxy_token_expiry_seconds") <= 86_400
+
+
+def test_without_a_token_there_is_no_figure_for_its_expiry(proxy: ProxyProcess) -> None:
+    assert ("imdsproxy_token_expiry_seconds", frozenset()) not in Figures(proxy.port).samples
+
+
+# --- signals
+
+
+@posix_signals
+def test_sighup_drops_every_entry(imds: EmulatorServer, tmp_path: Path) -> None:
+    with running_proxy(tmp_path, upstream=imds.url, budget_requests=1000) as process:
+        targets = [INSTANCE, TOKEN, LEAF]
+        for hit in (False, True):
+            assert [is_hit(get(process.port, target)) for target in targets] == [hit] * 3
+        process.signal(signal.SIGHUP)
+        wait_until(lambda: "cache emptied entries=4" in process.log)
+        assert process.metric("imdsproxy_cache_entries") == 0
+        assert [is_hit(get(process.port, target)) for target in targets] == [False] * 3
+        assert get(process.port, "/-/ready", {}).status == 200
+
+
+@posix_signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_once_what_is_under_way_is_answered(tmp_path: Path, number: int) -> None:
+    emulator = Emulator(rate=0)
+    emulator.faults.add(Fault(path="/metadata/instance", latency=1.5))
+    with (
+        run_in_thread(emulator) as imds,
+        running_proxy(tmp_path, upstream=imds.url) as process,
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", process.port, timeout=15)) as idle,
+        socket.create_connection(("127.0.0.1", process.port)) as silent,
+        socket.create_connection(("127.0.0.1", process.port)) as halfway,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        idle.request("GET", VERSIONS, headers=METADATA)
+        assert idle.getresponse().read().startswith(b'{"apiVersions"')
+        halfway.sendall(b"GET /metadata/instance HTTP/1.1\r\nHo")
+        under_way = pool.submit(get, process.port, INSTANCE)
+        wait_until(lambda: len(emulator.arrivals) == 2)
+        process.signal(number)
+        for connection in (idle.sock, silent, halfway):
+            assert closed_in_time(connection)
+        wait_until(lambda: refuses(process.port))
+        assert process.process.poll() is None
+        assert not under_way.done()
+        answer = under_way.result()
+        assert (answer.status, json.loads(answer.body)["compute"]["name"]) == (200, "examplevmname")
+        assert process.process.wait(9) == 0
+        assert "Traceback" not in process.log
+        assert not re.search(r"^\S+ (warning|error) ", process.log, re.MULTILINE)
+
+
+@dataclass
+class Farewell:
+    """What became of a request that was still under way when the proxy had to end, and of the proxy."""
+
+    answer: Answer
+    status: int
+    log: str
+
+
+def _ended_over_a_long_request(folder: Path) -> Farewell:
+    emulator = Emulator(rate=0)
+    emulator.faults.add(Fault(path="/metadata/instance", hang=True))
+    with (
+        run_in_thread(emulator) as imds,
+        running_proxy(folder, upstream=imds.url, read_timeout=60) as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        under_way = pool.submit(get, process.port, INSTANCE)
+        wait_until(lambda: len(emulator.arrivals) == 2)
+        process.signal(signal.SIGTERM)
+        return Farewell(under_way.result(), process.process.wait(20), process.log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def farewell(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Farewell] | None]:
+    """The ten seconds of grace are waited out beside the other tests of this module."""
+    if sys.platform == "win32" or not any("too_long_for_the_end" in item.name for item in request.session.items):
+        yield None
+        return
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(_ended_over_a_long_request, tmp_path_factory.mktemp("farewell")).result
+
+
+@posix_signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_while_it_is_not_ready(tmp_path: Path, number: int) -> None:
+    emulator = Emulator()
+    emulator.faults.add(Fault(hang=True))
+    with run_in_thread(emulator) as imds, running_proxy(tmp_path, ready=False, upstream=imds.url) as process:
+        wait_until(lambda: emulator.arrivals)
+        process.signal(number)
+        assert process.process.wait(9) == 0
+        assert "Traceback" not in process.log
+
+
+@posix_signals
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    emulator = Emulator(rate=0)
+    emulator.faults.add(Fault(path="/metadata/instance", hang=True))
+    with (
+        run_in_thread(emulator) as imds,
+        running_proxy(tmp_path, upstream=imds.url, read_timeout=60) as process,
+        socket.create_connection(("127.0.0.1", process.port)) as client,
+    ):
+        client.sendall(f"GET {INSTANCE} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        wait_until(lambda: len(emulator.arrivals) == 2)
+        process.signal(signal.SIGINT)
+        wait_until(lambda: refuses(process.port))
+        process.signal(signal.SIGINT)
+        assert process.process.wait(5) in {0, 130}
+        assert "Traceback" not in process.log
+
+
+@posix_signals
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGHUP, None)])
+def test_a_signal_is_heeded_as_soon_as_it_says_that_it_listens(number: int, expected: int | None) -> None:
+    """A supervisor or a script takes that line for the start; several at once, since the moment is short."""
+    command = [sys.executable, "-m", "imdsproxy"]
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(command, env=environment(port=0), cwd=ROOT, stderr=subprocess.PIPE, bufsize=0)
+            )
+            for _ in range(4)
+        ]
+        for process in processes:
+            stack.callback(process.kill)
+        for process in processes:
+            assert process.stderr is not None
+            assert b" listening " in process.stderr.readline()
+            process.send_signal(number)
+        for process in processes:
+            if expected is None:  # it is still there to be ended
+                assert process.stderr is not None
+                while (line := process.stderr.readline()) and b"cache emptied" not in line:
+                    pass
+                process.terminate()
+            assert process.wait(15) == 0
+
+
+# --- what it cannot start with
+
+
+def test_a_taken_port_is_told_in_one_line(proxy: ProxyProcess) -> None:
+    assert_one_line(ended(port=proxy.port), f"IMDSPROXY_PORT={proxy.port}", "another imdsproxy")
+    assert get(proxy.port, "/-/healthy", {}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "words"),
+    [
+        ([], {"port": "abc"}, ["IMDSPROXY_PORT"]),
+        (["--port", "abc"], {"port": 0}, ["--port"]),
+        (["--prot", "0"], {}, ["--prot", "--port"]),
+        ([], {"prot": 1}, ["IMDSPROXY_PROT", "IMDSPROXY_PORT"]),
+        ([], {"upstream": "https://169.254.169.254"}, ["IMDSPROXY_UPSTREAM", "plain HTTP"]),
+        ([], {"upstream": "http://no-such-host.invalid"}, ["IMDSPROXY_UPSTREAM", "cannot be resolved"]),
+        ([], {"host": "no-such-host.invalid"}, ["IMDSPROXY_HOST"]),
+        ([], {"host": "192.0.2.1"}, ["192.0.2.1"]),
+        ([], {"warmup": "/metadata/scheduledevents?api-version=2020-07-01"}, ["IMDSPROXY_WARMUP"]),
+        ([], {"warmup": "/metadata/instance?a=1&A=2"}, ["IMDSPROXY_WARMUP"]),
+        ([], {"config_file": "no-such-file.toml"}, ["IMDSPROXY_CONFIG_FILE", "no-such-file.toml"]),
+        ([], {"config_file": "tests"}, ["IMDSPROXY_CONFIG_FILE"]),
+        ([], {"config_file": "README.md"}, ["IMDSPROXY_CONFIG_FILE"]),
+    ],
+    ids=str,
+)
+def test_what_it_cannot_start_with_is_told_in_one_line(
+    arguments: list[str], settings: dict[str, Any], words: list[str]
+) -> None:
+    assert_one_line(ended(*arguments, **{"port": 0, **settings}), *words)
+
+
+@pytest.mark.parametrize(
+    ("host", "upstream"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "localhost"),
+        ("::1", "[::1]"),
+        ("127.0.0.1", "[::ffff:127.0.0.1]"),
+    ],
+)
+def test_an_upstream_that_is_the_proxy_itself_is_told_in_one_line(host: str, upstream: str) -> None:
+    port = free_port()
+    assert_one_line(ended(host=host, port=port, upstream=f"http://{upstream}:{port}"), "IMDSPROXY_UPSTREAM", "listens")
+
+
+def test_two_proxies_before_each_other_notice_it(tmp_path: Path) -> None:
+    one, two = free_port(), free_port()
+    with (
+        running_proxy(tmp_path, ready=False, port=one, upstream=f"http://127.0.0.1:{two}", retry_max=0) as first,
+        running_proxy(tmp_path, ready=False, port=two, upstream=f"http://127.0.0.1:{one}", retry_max=0),
+    ):
+        answer = get(one, INSTANCE)
+        assert answer.status == 508
+        assert list(json.loads(answer.body)) == ["error", "error_description"]
+        wait_until(lambda: "leads back to this proxy itself" in first.log)
+        assert get(one, LEAF).status == 508
+        assert first.log.count("leads back to this proxy itself") == 1, "once a minute"
+        assert get(one, "/-/ready", {}).status == 503
+
+
+# --- where settings come from, and where it listens
+
+
+def test_flags_go_before_the_environment_and_that_before_the_file(imds: EmulatorServer, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        f'upstream = "{imds.url}"\nport = 1\nlog_format = "text"\nlog_level = "error"\nbudget_requests = 1000\n'
+        '[ttl]\n"/metadata/instance" = 500\n',
+        encoding="utf-8",
+    )
+    arguments = ("serve", "--port", "0", "--config-file", str(file))
+    settings = environment(log_format="json", log_level="info")
+    del settings["IMDSPROXY_UPSTREAM"]
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([sys.executable, "-m", "imdsproxy", *arguments], env=settings, stderr=stderr)
+    try:
+        command = Command(process, tmp_path / "settings.toml", log)
+        listening = json.loads(command.found(r'(?m)^(\{.*"listening".*)$'))
+        assert listening["upstream"] == imds.url
+        answer = get(int(listening["address"].rpartition(":")[2]), INSTANCE)
+        assert re.search(r"ttl=(500|49\d)", answer.headers["cache-status"])
+        assert command.end() == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [("localhost", None), ("0.0.0.0", "0.0.0.0"), ("::1", "[::1]")],
+)
+def test_port_nought_picks_a_free_one_and_says_which(
+    imds: EmulatorServer, tmp_path: Path, host: str, shown: str | None
+) -> None:
+    if ":" in host and not _has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    with running(tmp_path, host=host, port=0, upstream=imds.url) as command:
+        address = command.found(r"listening address=http://(\S+)")
+        name, _, port = address.rpartition(":")
+        assert shown in {None, name}
+        assert int(port) > 0
+        reached = {"[::1]": "::1", "0.0.0.0": "127.0.0.1"}.get(name, name)
+        with contextlib.closing(http.client.HTTPConnection(reached, int(port), timeout=15)) as connection:
+            connection.request("GET", VERSIONS, headers=METADATA)
+            assert connection.getresponse().read().startswith(b'{"apiVersions"')
+        assert command.end() == 0
+        assert command.out == ""
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+class UnixServer:
+    """A server on a Unix socket that answers every GET with the target it was asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.heads: list[bytes] = []
+        self._path = path
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
+        self._stop = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._thread.start()
+        wait_until(path.exists)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        async with await asyncio.start_unix_server(self._answer, self._path):
+            await self._stop.wait()
+            for writer in self._writers:
+                writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.heads.append(head)
+                body = json.dumps({"asked": head.split()[1].decode()}).encode()
+                fields = b"Server: IMDS/1\r\nContent-Type: application/json\r\nContent-Length: %d" % len(body)
+                writer.write(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n\r\n" + body)
+        self._writers.discard(writer)
+        writer.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="Python has no Unix sockets here")
+def test_the_upstream_can_be_a_unix_socket(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    path = tmp_path_factory.mktemp("s") / "imds.sock"  # such a path must be short
+    server = UnixServer(path)
+    try:
+        with running_proxy(tmp_path, upstream=f"unix:{path}") as process:
+            for hit in (False, True):
+                answer = get(process.port, INSTANCE)
+                assert (answer.status, is_hit(answer)) == (200, hit)
+                assert json.loads(answer.body) == {"asked": INSTANCE}
+            assert f"unix:{path}" in process.log
+        assert [head.split()[1].decode() for head in server.heads] == [VERSIONS, INSTANCE]
+        assert all(b"\r\nmetadata: true\r\n" in head.lower() for head in server.heads)
+    finally:
+        server.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="Python has no Unix sockets here")
+def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with running_proxy(tmp_path, ready=False, upstream=f"unix:{tmp_path}/nothing", retry_max=0) as process:
+        answer = get(process.port, INSTANCE)
+        assert answer.status == 502
+        assert f"unix:{tmp_path}/nothing" in json.loads(answer.body)["error_description"]
+        assert "Traceback" not in process.log
+
+
+# --- the log
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_log_is_of_one_form_and_has_one_line_a_request_without_its_query(
+    imds: EmulatorServer, tmp_path: Path, log_format: str
+) -> None:
+    with running_proxy(
+        tmp_path,
+        upstream=imds.url,
+        log_format=log_format,
+        access_log="true",
+        budget_requests=1000,
+        retry_max=0,
+    ) as process:
+        imds.emulator.faults.add(Fault(path="/metadata/attested", status=500, times=1))
+        requests = [
+            (INSTANCE, 200, "miss", "instance"),
+            (INSTANCE, 200, "hit", "instance"),
+            (TOKEN, 200, "miss", "token"),
+            ("/metadata/attested/document?api-version=2021-02-01", 500, "error", "attested"),
+            ("/metadata/unknown?secret=1", 404, "bypass", "other"),
+            ("/elsewhere?secret=2", 404, "refused", "none"),
+            ("/metadata/instance?a=secret&A=3", 400, "refused", "none"),
+        ]
+        for target, status, _, _ in requests:
+            assert get(process.port, target).status == status
+        for page in ("/-/healthy", "/-/ready", "/-/metrics"):
+            get(process.port, page)
+        wait_until(lambda: process.log.count("imdsproxy.access") == len(requests))
+        log = process.log
+    assert "?" not in log
+    for word in ("api-version", "vault.azure.net", "secret", "eyJ"):
+        assert word not in log
+    lines = [read_line(line, log_format) for line in log.splitlines()]
+    assert {line["level"] for line in lines} == {"info", "warning"}, "IMDS's failure is a warning"
+    found = [
+        (line["method"], line["path"], int(line["status"]), line["outcome"], line["endpoint"], line["client"])
+        for line in lines
+        if line["logger"] == "imdsproxy.access"
+    ]
+    assert found == [
+        ("GET", target.partition("?")[0], status, outcome, endpoint, "127.0.0.1")
+        for target, status, outcome, endpoint in requests
+    ]
+
+
+def read_line(line: str, log_format: str) -> Mapping[str, Any]:
+    if log_format == "json":
+        entry = json.loads(line)
+        assert {"time", "level", "logger", "message"} <= entry.keys()
+        return dict(entry)
+    head = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (?P<level>[a-z]+) (?P<logger>[a-z.]+) ", line)
+    assert head is not None, line
+    return {**head.groupdict(), **dict(re.findall(r'(\w+)=("[^"]*"|\S+)', line))}
+
+
+def test_without_the_setting_requests_are_not_logged(proxy: ProxyProcess) -> None:
+    before = proxy.log
+    assert get(proxy.port, INSTANCE).status == 200
+    assert get(proxy.port, "/elsewhere").status == 404
+    assert proxy.log == before
+
+
+# --- under another server
+
+
+def test_uvicorn_can_serve_the_same_application(imds: EmulatorServer, tmp_path: Path) -> None:
+    arguments = ("--factory", "imdsproxy.app:create_app", "--host", "127.0.0.1", "--port", "0")
+    bare = ("--no-server-header", "--no-date-header", "--no-access-log")
+    first = len(imds.emulator.arrivals)
+    with running(tmp_path, *arguments, *bare, module="uvicorn", upstream=imds.url, budget_requests=1000) as command:
+        port = int(command.found(r"running on http://127\.0\.0\.1:(\d+)"))
+        wait_until(lambda: obstacle(port) == "")
+        targets = [
+            INSTANCE,
+            TOKEN.replace("https://", "https%3A%2F%2F"),
+            "/Metadata/%69nstance/Compute/?api-version=2021-02-01",
+            "/metadata/unknown?x=%C3%A9&&y",
+        ]
+        for target in targets:
+            real, answer = get(imds.port, target), get(port, target)
+            assert answer.status == real.status
+            assert answer.headers["server"] == real.headers["server"] == "IMDS/150.870.65.1854"
+            assert answer.headers["content-type"] == real.headers["content-type"]
+            assert is_hit(get(port, target)) == (answer.status == 200)
+        # Each was asked for directly, then through the proxy, and the last, which is not kept, once more.
+        asked = [arrival.target.decode() for arrival in imds.emulator.arrivals[first + 1 :]]
+        assert asked == [*(target for target in targets for _ in range(2)), targets[-1]]
+        assert get(port, TOKEN, {}).status == 400
+        assert get(port, INSTANCE, {"Host": "evil.example"}).status == 403
+        assert get(port, "/metadata/..%2fidentity").status == 400
+        assert get(port, INSTANCE, method="HEAD").status == 405
+        assert get(port, "/-/metrics").status == 200
+        assert get(port, "/-/nothing").status == 404
+        if sys.platform != "win32":
+            assert command.end(signal.SIGINT) == 0
+        assert "Traceback" not in command.log
+
+
+def test_under_uvicorn_a_wrong_setting_ends_it_in_one_line() -> None:
+    arguments = ("--factory", "imdsproxy.app:create_app", "--port", "0")
+    result = ended(*arguments, module="uvicorn", max_wait="long")
+    assert_one_line(result, "IMDSPROXY_MAX_WAIT", "long")
+
+
+# --- the demo
+
+
+def _free(port: int) -> bool:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
+
+
+needs_demo_ports = pytest.mark.skipif(
+    not (_free(DEMO_PORT) and _free(EMULATOR_PORT)), reason="ports 8254 and 8255 are taken on this machine"
+)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def demo(folder: Path) -> Iterator[tuple[Command, int]]:
+    """Run the demo; gives it and the emulator's process id."""
+    pid = 0
+    with running(folder, "demo") as command:
+        try:
+            pid = int(command.found(r"\(process (\d+)\)"))
+            yield command, pid
+        finally:
+            if command.process.poll() is None:
+                command.end()
+            if pid and not is_gone(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@posix_signals
+@needs_demo_ports
+def test_the_demo_shows_lines_that_work(tmp_path: Path) -> None:
+    with demo(tmp_path) as (command, pid):
+        command.found("(Ctrl-C ends both)")
+        shown = command.out
+        assert "http://127.0.0.1:8254 " in shown
+        assert "http://127.0.0.1:8255 " in shown
+        for line in ("curl -i -H Metadata:true", "Invoke-RestMethod -Headers", "AZURE_POD_IDENTITY_AUTHORITY_HOST="):
+            assert line in shown
+        urls = re.findall(r"""['"](http://127\.0\.0\.1:8254/[^'"]+)['"]""", shown)
+        assert len(urls) == 3
+        for url, hit in zip(urls, (False, False, True), strict=True):  # PowerShell's line asks what the first does
+            answer = get(DEMO_PORT, url.removeprefix("http://127.0.0.1:8254"))
+            assert (answer.status, is_hit(answer)) == (200, hit)
+        again = get(DEMO_PORT, INSTANCE)
+        assert is_hit(again)
+        assert int(again.headers["age"]) >= 0
+        assert get(DEMO_PORT, "/-/metrics").status == 200
+        assert command.end(signal.SIGINT) == 0
+        wait_until(lambda: is_gone(pid))
+        assert "Traceback" not in command.log
+        assert "has ended" not in command.log
+        assert refuses(EMULATOR_PORT)
+
+
+@posix_signals
+@needs_demo_ports
+def test_the_demo_goes_on_without_its_emulator(tmp_path: Path) -> None:
+    with demo(tmp_path) as (command, pid):
+        wait_until(lambda: obstacle(DEMO_PORT) == "")
+        assert get(DEMO_PORT, INSTANCE).status == 200
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: "the emulator has ended; what is cached is still served" in command.log)
+        assert refuses(EMULATOR_PORT)
+        answer = get(DEMO_PORT, INSTANCE)
+        assert (answer.status, is_hit(answer)) == (200, True)
+        assert command.end(signal.SIGTERM) == 0
+        assert "Traceback" not in command.log
+
+
+@posix_signals
+@needs_demo_ports
+@pytest.mark.parametrize("port", [EMULATOR_PORT, DEMO_PORT])
+def test_the_demo_says_in_one_line_that_its_port_is_taken(port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)):
+        assert_one_line(ended("demo"), str(port))
+    assert _free(EMULATOR_PORT), "its emulator went with it"
+
+
+@needs_demo_ports
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the emulator again by way of /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_demo_leaves_no_emulator_behind_if_it_is_ended_while_it_starts(tmp_path: Path, number: int) -> None:
+    with running(tmp_path, "demo") as command:
+        wait_until(lambda: not refuses(EMULATOR_PORT))
+        children = _children(command.process.pid)
+        command.end(number)
+        left = [pid for pid in children if not is_gone(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert "Traceback" not in command.log
+    assert children
+    assert not left
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if int(stat.read_text(encoding="utf-8").rpartition(") ")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
+
+
+@needs_demo_ports
+def test_a_wrong_setting_is_told_by_the_demo_too() -> None:
+    assert_one_line(ended("demo", "--max-wait", "long"), "IMDSPROXY_MAX_WAIT")
+    assert_one_line(ended("demo", "--port", str(EMULATOR_PORT)), str(EMULATOR_PORT))
+
+
+# --- last, since it has been waiting all the while
+
+
+@posix_signals
+def test_a_request_too_long_for_the_end_is_answered_by_the_proxy_itself(farewell: Callable[[], Farewell]) -> None:
+    found = farewell()
+    assert found.status == 0
+    assert found.answer.status in {500, 502, 503, 504}
+    assert found.answer.headers.get("cache-status", "").startswith("imdsproxy; detail=")
+    assert list(json.loads(found.answer.body)) == ["error", "error_description"]
+    assert "Traceback" not in found.log

@@ -1,0 +1,402 @@
+"""Clients that are slow, silent, deaf, many or gone: each is let go in time, and none is in another's way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
+from kit import INSTANCE, ROOT, TOKEN, ProxyProcess, environment, get, running_proxy, wait_until
+
+pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
+
+HEADER_TIMEOUT = 0.6
+KEEP_ALIVE = 1.0
+HEAD = f"GET {INSTANCE} HTTP/1.1\r\nHost: localhost\r\n".encode()
+EVENTS = b"POST /metadata/scheduledevents?api-version=2020-07-01 HTTP/1.1\r\nHost: localhost\r\n"
+# The idle time is no setting: 75 seconds suit clients, and are too long for a test.
+IMPATIENT = (
+    f"import imdsproxy.connection as c; c.KEEP_ALIVE = {KEEP_ALIVE}; "
+    "from imdsproxy.cli import main; import sys; sys.argv = ['imdsproxy']; raise SystemExit(main())"
+)
+
+
+@pytest.fixture(scope="module")
+def imds() -> Iterator[EmulatorServer]:
+    with run_in_thread(Emulator(rate=0, identity_rate=0, identity_concurrency=0)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
+    with running_proxy(
+        tmp_path_factory.mktemp("proxy"),
+        upstream=imds.url,
+        header_timeout=HEADER_TIMEOUT,
+        budget_requests=1000,
+        retry_max=0,
+        log_level="debug",
+        access_log="true",
+    ) as process:
+        assert get(process.port, INSTANCE).status == 200
+        yield process
+
+
+@pytest.fixture(scope="module")
+def shared_impatient(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
+    """The proxy with `KEEP_ALIVE` seconds for the idle, and the same time limit for a head."""
+    log = tmp_path_factory.mktemp("impatient") / "log"
+    settings = {"port": 0, "upstream": imds.url, "header_timeout": HEADER_TIMEOUT, "budget_requests": 1000}
+    with log.open("w", encoding="utf-8") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", IMPATIENT], env=environment(**settings), cwd=ROOT, stderr=stderr, text=True
+        )
+    try:
+        wait_until(lambda: " listening " in log.read_text(encoding="utf-8"))
+        port = int(log.read_text(encoding="utf-8").partition("address=http://127.0.0.1:")[2].split()[0])
+        wait_until(lambda: get(port, "/-/ready").status == 200)
+        assert get(port, INSTANCE).status == 200
+        yield ProxyProcess(process, log, port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _unhurt(process: ProxyProcess) -> Iterator[ProxyProcess]:
+    seen = len(process.log)
+    yield process
+    assert process.process.poll() is None
+    began = time.monotonic()
+    assert get(process.port, INSTANCE).status == 200
+    assert time.monotonic() - began < 1
+    assert "Traceback" not in process.log[seen:], process.log[-3000:]
+
+
+@pytest.fixture
+def proxy(shared: ProxyProcess) -> Iterator[ProxyProcess]:
+    yield from _unhurt(shared)
+
+
+@pytest.fixture
+def impatient(shared_impatient: ProxyProcess) -> Iterator[ProxyProcess]:
+    yield from _unhurt(shared_impatient)
+
+
+@contextlib.contextmanager
+def connected(process: ProxyProcess, *, receive_buffer: int = 0) -> Iterator[socket.socket]:
+    with socket.socket() as connection:
+        if receive_buffer:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", process.port))
+        yield connection
+
+
+def statuses_until_closed(connection: socket.socket) -> tuple[list[int], float]:
+    """Give the statuses of all answers and the seconds until the proxy closed."""
+    began, received = time.monotonic(), b""
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(65_536):
+            received += part
+    seconds = time.monotonic() - began
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)], seconds
+
+
+def held(process: ProxyProcess, connection: socket.socket) -> bool:
+    """Say whether the process still has this connection open."""
+    near, far = (f":{address[1]:04X}" for address in (connection.getpeername(), connection.getsockname()))
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(near) and fields[2].endswith(far):
+            return fields[3] in {"01", "08"}  # ESTABLISHED, CLOSE_WAIT
+    return False
+
+
+def descriptors(process: ProxyProcess) -> int:
+    return len(list(Path(f"/proc/{process.process.pid}/fd").iterdir()))
+
+
+@contextlib.contextmanager
+def descriptor_limit(soft: int) -> Iterator[None]:
+    """Let this process, and whatever it starts meanwhile, open so many files."""
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 5000:
+        pytest.skip("the system allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+
+
+# --- too slow
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        *(b"G", b"GET ", b"GET /metadata", HEAD, HEAD + b"X: ", HEAD + b"X: 1\r\n", b"\r\n", HEAD + b"\r"),
+        *(EVENTS + b"Content-Length: 20\r\n\r\n", EVENTS + b"Content-Length: 20\r\n\r\n{"),
+        EVENTS + b"Transfer-Encoding: chunked\r\n\r\n",
+        EVENTS + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
+        EVENTS + b"Content-Length: 20\r\nExpect: 100-continue\r\n\r\n",
+    ],
+    ids=repr,
+)
+def test_a_request_that_is_never_finished(proxy: ProxyProcess, imds: EmulatorServer, beginning: bytes) -> None:
+    before = len(imds.emulator.arrivals)
+    with connected(proxy) as connection:
+        connection.sendall(beginning)
+        statuses, seconds = statuses_until_closed(connection)
+    assert statuses in ([408], [100, 408]), statuses
+    assert HEADER_TIMEOUT * 0.9 <= seconds < HEADER_TIMEOUT + 1
+    assert len(imds.emulator.arrivals) == before
+
+
+def test_the_answer_to_a_slow_request_is_the_proxys_own(proxy: ProxyProcess) -> None:
+    with connected(proxy) as connection, connection.makefile("rb") as stream:
+        connection.sendall(HEAD)
+        head, _, body = stream.read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"\r\ncache-status: imdsproxy; detail=request-timeout" in head
+    assert b"\r\nconnection: close" in head
+    assert set(json.loads(body)) == {"error", "error_description"}
+
+
+@pytest.mark.parametrize("piece", [b"a", b"\r\n", b"X: 1\r\n"])
+@pytest.mark.parametrize("beginning", [HEAD, EVENTS + b"Content-Length: 60000\r\n\r\n"], ids=["head", "body"])
+def test_a_request_that_trickles(proxy: ProxyProcess, beginning: bytes, piece: bytes) -> None:
+    """The time counts from the first byte, whatever keeps coming."""
+    began = time.monotonic()
+    with connected(proxy) as connection:
+        connection.sendall(beginning)
+        connection.settimeout(0.05)
+        received = b""
+        while time.monotonic() < began + HEADER_TIMEOUT + 2:
+            try:
+                part = connection.recv(65_536)
+            except TimeoutError:
+                if beginning == HEAD and piece == b"\r\n":
+                    continue  # a second one would complete the head
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(piece)
+                continue
+            except ConnectionError:
+                break
+            received += part
+            if not part:
+                break
+    assert time.monotonic() - began < HEADER_TIMEOUT + 1.5
+    assert received.startswith(b"HTTP/1.1 408 ") or not received
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"GET", HEAD, EVENTS + b"Content-Length: 9\r\n\r\n"], ids=["method", "head", "body"]
+)
+@pytest.mark.parametrize("together", [True, False], ids=["one-packet", "two-packets"])
+def test_a_second_request_has_no_more_time_than_the_first(
+    proxy: ProxyProcess, beginning: bytes, together: bool
+) -> None:
+    whole = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connected(proxy) as connection:
+        connection.settimeout(HEADER_TIMEOUT + 2)
+        if together:
+            connection.sendall(whole + beginning)
+        else:
+            connection.sendall(whole)
+            time.sleep(0.05)
+            connection.sendall(beginning)
+        statuses, _ = statuses_until_closed(connection)
+    assert statuses == [200, 408]
+
+
+def test_a_slow_request_behind_a_slow_answer(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+    """The client's time does not run while it is the proxy that has not answered, and its answer is not lost."""
+    imds.emulator.faults.add(Fault(path="/metadata/loadbalancer", latency=2 * HEADER_TIMEOUT, times=1))
+    first = b"GET /metadata/loadbalancer?api-version=2021-02-01&behind=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connected(proxy) as connection:
+        connection.sendall(first)
+        time.sleep(0.05)
+        connection.sendall(b"GET /-/healthy HTTP/1.1\r\n")
+        statuses, _ = statuses_until_closed(connection)
+    assert statuses[0] == 200
+    assert statuses[1:] in ([], [408])
+
+
+def test_slow_clients_are_in_nobodys_way(proxy: ProxyProcess) -> None:
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(connected(proxy)) for _ in range(300)]
+        for connection in connections:
+            connection.sendall(HEAD)
+        began = time.monotonic()
+        for _ in range(20):
+            assert get(proxy.port, INSTANCE).status == 200
+        assert time.monotonic() - began < 2
+        for connection in connections:
+            assert statuses_until_closed(connection)[0] == [408]
+
+
+# --- silent, idle, deaf
+
+
+def test_a_silent_connection_is_idle_not_slow(proxy: ProxyProcess) -> None:
+    """Several agents open a connection and send nothing for a while."""
+    with connected(proxy) as connection:
+        time.sleep(2 * HEADER_TIMEOUT)
+        connection.sendall(HEAD + b"Connection: close\r\n\r\n")
+        assert statuses_until_closed(connection)[0] == [200]
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD + b"\r\n"], ids=["silent", "idle"])
+def test_an_idle_connection_is_closed_in_the_end(impatient: ProxyProcess, sent: bytes) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(sent)
+        statuses, seconds = statuses_until_closed(connection)
+    assert statuses == ([200] if sent else [])
+    assert KEEP_ALIVE * 0.9 < seconds < KEEP_ALIVE + 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (HEAD + b"\r\n") * 4000,
+        (HEAD + b"\r\n") * 4000 + HEAD + b"Connection: close\r\n\r\n",
+        (HEAD + b"\r\n") * 4000 + b"\x00\r\n\r\n",
+        (HEAD + b"\r\n") * 4000 + HEAD,
+    ],
+    ids=["keep-alive", "close", "garbage", "unfinished"],
+)
+def test_a_client_that_never_reads_is_let_go(impatient: ProxyProcess, sent: bytes) -> None:
+    before = impatient.resident_bytes()
+    with connected(impatient, receive_buffer=2048) as connection:
+        connection.settimeout(0.5)
+        with contextlib.suppress(OSError):
+            connection.sendall(sent)
+        assert impatient.resident_bytes() - before < 30_000_000
+        began = time.monotonic()
+        assert get(impatient.port, TOKEN).status == 200
+        assert time.monotonic() - began < 1
+        wait_until(lambda: not held(impatient, connection), 6)
+
+
+def test_many_deaf_clients_together_take_little(impatient: ProxyProcess) -> None:
+    before = impatient.resident_bytes()
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            connection = stack.enter_context(connected(impatient, receive_buffer=2048))
+            connection.setblocking(False)  # noqa: FBT003  # the standard library's signature
+            with contextlib.suppress(BlockingIOError):
+                connection.send((HEAD + b"\r\n") * 2000)
+        time.sleep(0.5)
+        assert impatient.resident_bytes() - before < 100_000_000
+        assert get(impatient.port, INSTANCE).status == 200
+
+
+# --- many
+
+
+@pytest.mark.parametrize("soft", [1024, 4096])
+def test_two_thousand_idle_connections(imds: EmulatorServer, tmp_path: Path, soft: int) -> None:
+    """1024 open files are what most systems start a process with; the hard limit is far above it."""
+    with contextlib.ExitStack() as stack:
+        with descriptor_limit(soft):
+            process = stack.enter_context(running_proxy(tmp_path, upstream=imds.url, header_timeout=HEADER_TIMEOUT))
+        assert get(process.port, INSTANCE).status == 200
+        before, resident = descriptors(process), process.resident_bytes()
+        with descriptor_limit(4096), contextlib.ExitStack() as crowd:
+            connections = [crowd.enter_context(connected(process)) for _ in range(2000)]
+            wait_until(lambda: descriptors(process) >= before + 2000, 5)
+            began = time.monotonic()
+            assert get(process.port, INSTANCE).status == 200
+            assert get(process.port, TOKEN).status == 200
+            assert time.monotonic() - began < 2
+            for connection in connections[::100]:
+                connection.sendall(HEAD + b"Connection: close\r\n\r\n")
+                assert statuses_until_closed(connection)[0] == [200]
+            assert process.resident_bytes() - resident < 60_000_000
+        wait_until(lambda: descriptors(process) <= before + 3)
+        assert "Traceback" not in process.log
+
+
+def _leave(connection: socket.socket, how: str) -> None:
+    if how == "reset":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+@pytest.mark.parametrize("asked", ["one-thing", "many-things", "uncached", "posts"])
+def test_a_thousand_clients_that_hang_up_while_they_wait(
+    imds: EmulatorServer, tmp_path: Path, asked: str, how: str
+) -> None:
+    line = {
+        "one-thing": b"GET /metadata/loadbalancer?api-version=2021-02-01 HTTP/1.1\r\n",
+        "many-things": b"GET /metadata/loadbalancer?api-version=2021-02-01&x=%d HTTP/1.1\r\n",
+        "uncached": b"GET /metadata/loadbalancer-%d HTTP/1.1\r\n",
+        "posts": b"POST /metadata/scheduledevents?api-version=2020-07-01 HTTP/1.1\r\nContent-Length: 0\r\n",
+    }[asked]
+    first = len(imds.emulator.arrivals)
+    with running_proxy(
+        tmp_path, upstream=imds.url, max_wait=2, retry_max=0, budget_window=0.5, log_level="debug", access_log="true"
+    ) as process:
+        imds.emulator.faults.add(Fault(latency=0.5))
+        before, resident = descriptors(process), process.resident_bytes()
+        with descriptor_limit(4096):
+            connections = [socket.create_connection(("127.0.0.1", process.port), timeout=5) for _ in range(1000)]
+            for number, connection in enumerate(connections):
+                connection.sendall(line.replace(b"%d", b"%d" % number) + b"Host: localhost\r\n\r\n")
+            time.sleep(0.3)
+            for connection in connections:
+                _leave(connection, how)
+        imds.emulator.faults.clear()
+        wait_until(lambda: descriptors(process) <= before + 5, 5)
+        # Nobody waits any more: what the next client asks for is soon answered.
+        end = time.monotonic() + 6
+        while get(process.port, TOKEN).status != 200:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        assert process.resident_bytes() - resident < 40_000_000
+        # The one that all wanted is asked for once; no more of the others than the budget lets out meanwhile.
+        arrived = len(imds.emulator.arrivals) - first
+        assert arrived <= (4 if asked == "one-thing" else 100)
+        assert "Traceback" not in process.log, process.log[-3000:]
+        assert get(process.port, INSTANCE).status == 200
+
+
+def test_the_last_to_wait_is_answered_though_the_first_has_gone(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+    imds.emulator.faults.add(Fault(path="/metadata/loadbalancer", latency=0.4, times=1))
+    target = b"/metadata/loadbalancer?api-version=2021-02-01&last=1"
+    line = b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    before = len(imds.emulator.arrivals)
+    with connected(proxy) as last:
+        for _ in range(100):
+            with connected(proxy) as gone:
+                gone.sendall(line)
+        last.sendall(line)
+        assert statuses_until_closed(last)[0] == [200]
+    assert len(imds.emulator.arrivals) == before + 1
+
+
+def test_the_process_ends_in_time_whatever_its_clients_do(imds: EmulatorServer, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as crowd:
+        with running_proxy(tmp_path, upstream=imds.url, header_timeout=HEADER_TIMEOUT) as process:
+            assert get(process.port, INSTANCE).status == 200
+            for sent in (b"", HEAD, HEAD + b"\r\n", EVENTS + b"Content-Length: 20\r\n\r\n"):
+                crowd.enter_context(connected(process)).sendall(sent)
+            began = time.monotonic()
+            process.process.terminate()
+            assert process.process.wait(14) == 0
+        assert time.monotonic() - began < 5
+        assert "Traceback" not in process.log
