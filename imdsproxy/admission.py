@@ -76,7 +76,7 @@ class Admission:
     def __init__(self, budget: Budget, clock: Clock, max_wait: float) -> None:
         self.budget = budget
         self._clock = clock
-        self._max_wait = max_wait
+        self.max_wait = max_wait
         self._waiting = _Turns()
         self._background: deque[Ticket] = deque()
         self._alarm: asyncio.TimerHandle | None = None
@@ -86,7 +86,7 @@ class Admission:
         now = self._clock.monotonic()
         if not ticket.background:
             wait = self.budget.expected_wait(self._waiting.ahead_of_new(ticket.share), now)
-            if wait > self._max_wait:
+            if wait > self.max_wait:
                 return TurnedAway(max(1, math.ceil(wait)))
         turn: asyncio.Future[float | TurnedAway] = asyncio.get_running_loop().create_future()
         ticket.turn = turn
@@ -128,7 +128,7 @@ class Admission:
 
     def _queue(self, ticket: Ticket) -> None:
         self._waiting.append(ticket)
-        ticket.deadline = asyncio.get_running_loop().call_later(self._max_wait, self._too_late, ticket)
+        ticket.deadline = asyncio.get_running_loop().call_later(self.max_wait, self._too_late, ticket)
 
     def _too_late(self, ticket: Ticket) -> None:
         if ticket.turn is not None and not ticket.turn.done():

@@ -44,6 +44,13 @@ _LONGEST_BODY = 65536
 _LOOP_REMINDER = 60.0
 
 _BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {_LONGEST_BODY} bytes.")
+_ENDING = Refusal(
+    503,
+    "ending",
+    "service_unavailable",
+    "The proxy is being stopped; ask again.",
+    ((b"retry-after", b"1"),),
+)
 _NO_PAGE = Refusal(
     404, "no-page", "not_found", "There are /-/healthy, /-/ready and /-/metrics; nothing else is under /-/."
 )
@@ -118,7 +125,14 @@ class Application:
                 hops=request.hops,
             )
         answer = self.house.proxy.answer(request)
-        return answer if isinstance(answer, Served) else await _unless_gone(answer, receive)
+        if isinstance(answer, Served):
+            return answer
+        try:
+            return await _unless_gone(answer, receive)
+        except asyncio.CancelledError:
+            if not self.readiness.stopping:
+                raise
+            return refused(_ENDING)  # its time to finish is over, and an answer is better than none
 
     async def _send(self, served: Served, send: Send) -> None:
         headers = served.headers()

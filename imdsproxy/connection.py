@@ -69,6 +69,7 @@ class Connection(HttpToolsProtocol):
         self._refusal = _MALFORMED  # what is answered if the parser stops
         self._cycles: deque[RequestResponseCycle] = deque()  # requests that wait for their answers, in order
         self._deadline: asyncio.TimerHandle | None = None
+        self._deaf: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin; a client that says nothing is idle from the start."""
@@ -79,6 +80,7 @@ class Connection(HttpToolsProtocol):
         """End; no timer outlives the connection."""
         self._unset_keepalive_if_required()
         self._stop_deadline()
+        self.resume_writing()
         for cycle in self._cycles:  # uvicorn tells the newest only, and the others would write to a closed connection
             cycle.disconnected = True
             cycle.message_event.set()
@@ -96,6 +98,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Count a new head from here."""
         super().on_message_begin()
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
         self._in_head = True
         self._field_bytes = 0
 
@@ -151,6 +155,24 @@ class Connection(HttpToolsProtocol):
         del msg
         self._refuse(self._refusal)
 
+    def on_response_complete(self) -> None:
+        """An answer is on its way; whoever does not take it is not waited for without end."""
+        super().on_response_complete()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._watch()
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """The client takes what it is sent."""
+        super().resume_writing()
+        if self._deaf is not None:
+            self._deaf.cancel()
+            self._deaf = None
+
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, at once if its client does not even take what it was sent."""
         if self.transport.get_write_buffer_size():
@@ -166,6 +188,10 @@ class Connection(HttpToolsProtocol):
         if self._field_bytes > _LONGEST_HEAD or len(self.headers) > _MOST_FIELDS:
             self._refusal = _HEAD_TOO_LONG
             raise _RefusedError
+
+    def _watch(self) -> None:
+        if self._deaf is None:
+            self._deaf = self.loop.call_later(KEEP_ALIVE, self.transport.abort)
 
     def _rest(self) -> None:
         self._unset_keepalive_if_required()
@@ -198,6 +224,8 @@ class Connection(HttpToolsProtocol):
         lines += [name + b": " + value for name, value in served.headers()]
         self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", served.response.body]))
         self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._watch()
 
 
 def connection_class(header_timeout: float) -> type[Connection]:

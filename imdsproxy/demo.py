@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,8 @@ _END = 5.0
 
 def demo(flags: Mapping[str, str]) -> int:
     """Run until Ctrl-C; flags are settings by name. Gives the exit status. Raises SettingsError."""
+    # Ended while it starts, it still takes the emulator with it; once it serves, uvicorn heeds the signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     upstream = f"http://127.0.0.1:{EMULATOR_PORT}"
     settings = read(lambda: {"max_wait": _MAX_WAIT, **flags, "upstream": upstream})
     with _emulator() as process:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -93,8 +93,7 @@ class Fetcher:
         attempt = 0
         try:
             while True:
-                async with self._slow if decision.slow else contextlib.nullcontext():
-                    tried = await self._try(errand, flight, began, fetched)
+                tried = await (self._try_slow if decision.slow else self._try)(errand, flight, began, fetched)
                 if isinstance(tried, TurnedAway):
                     return tried if fetched is None else fetched
                 fetched = tried
@@ -109,6 +108,21 @@ class Fetcher:
         finally:
             self.outage.leave(flight)
             self._wake()
+
+    async def _try_slow(
+        self, errand: Errand, flight: Flight, began: float, before: Fetched | None
+    ) -> Fetched | TurnedAway:
+        """Try as one of the few slow ones; the time to wait for that is bounded as the wait for a token is."""
+        max_wait = self.admissions[errand.decision.budget].max_wait
+        try:
+            async with asyncio.timeout(max_wait):
+                await self._slow.acquire()
+        except TimeoutError:
+            return TurnedAway(max(1, math.ceil(max_wait)))
+        try:
+            return await self._try(errand, flight, began, before)
+        finally:
+            self._slow.release()
 
     async def _try(self, errand: Errand, flight: Flight, began: float, before: Fetched | None) -> Fetched | TurnedAway:
         """Send once, when IMDS may be asked and a token is there."""

@@ -9,6 +9,7 @@ as a coroutine. `fetch` performs what stands in brackets.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -186,7 +187,7 @@ def _from_cache(errand: Errand, entry: Entry, now: float, detail: str | None = N
         errand.decision.endpoint,
         Outcome.HIT if fresh else Outcome.STALE,
         age=entry.age(now),
-        ttl=int(entry.fresh_until - now) if fresh else -int(now - entry.fresh_until),
+        ttl=math.floor(entry.fresh_until - now),  # RFC 9211 section 2.4: below zero is stale
         detail=detail,
     )
 

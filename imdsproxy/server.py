@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import signal
@@ -31,6 +32,7 @@ START_FAILED = 2
 
 _GRACE = 10
 _BACKLOG = 2048
+_DESCRIPTORS = 65536
 
 
 class StartError(Exception):
@@ -40,9 +42,15 @@ class StartError(Exception):
 class _Server(uvicorn.Server):
     """uvicorn's server, which tells the application of the end first and ends with status 0."""
 
-    def __init__(self, config: uvicorn.Config, application: Application) -> None:
+    def __init__(self, config: uvicorn.Config, application: Application, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._application = application
+        self._tell_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and only then say so: from that line on signals are heeded."""
+        await super().startup(sockets)
+        self._tell_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; the second Ctrl-C does not wait. uvicorn's own would raise the signal once more."""
@@ -55,6 +63,9 @@ class _Server(uvicorn.Server):
         """Stop accepting, see out what is under way, end."""
         self._application.readiness.stopping = True
         await super().shutdown(sockets)
+        if self.force_exit:  # then uvicorn leaves both undone, and the loop's end would cut them off with a traceback
+            await self.lifespan.shutdown()
+            await asyncio.wait(self.server_state.tasks or {asyncio.ensure_future(asyncio.sleep(0))}, timeout=1)
 
 
 def serve(settings: Settings, announce: Callable[[str], None] = lambda _url: None) -> int:
@@ -78,6 +89,7 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda _url: Non
             "name the metadata service, http://169.254.169.254\n"
         )
         return START_FAILED
+    _raise_descriptor_limit()
     application = create_app(settings)
     config = uvicorn.Config(
         application,
@@ -94,7 +106,13 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda _url: Non
         timeout_graceful_shutdown=_GRACE,
         backlog=_BACKLOG,
     )
-    server = _Server(config, application)
+    server = _Server(config, application, lambda: _tell(url, host, settings, announce))
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_run(server, listener, application))
+    return 0
+
+
+def _tell(url: str, host: str, settings: Settings, announce: Callable[[str], None]) -> None:
     logger.info("listening", extra={"fields": {"address": url, "upstream": settings.upstream}})
     if not ipaddress.ip_address(host).is_loopback:
         logger.warning(
@@ -102,9 +120,18 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda _url: Non
             "IMDSPROXY_HOST=127.0.0.1 keeps it on this machine"
         )
     announce(url)
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_run(server, listener, application))
-    return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many open connections as the system does; most start a process with far fewer (POSIX)."""
+    try:
+        import resource  # noqa: PLC0415  # Windows has none, and no such limit
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, _DESCRIPTORS)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, max(soft, _DESCRIPTORS)), hard))
 
 
 async def _run(server: _Server, listener: socket.socket, application: Application) -> None:

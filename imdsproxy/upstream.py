@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
@@ -20,9 +21,8 @@ import httpx  # noqa: E402  # after the line above
 SLOW_READ_TIMEOUT = 130.0
 """Seconds: the first scheduled-events request may take two minutes (Microsoft's scheduled-events page)."""
 
-# Shorter than the five seconds after which common servers close an idle connection, so that a request is not
-# sent into one that is just being closed.
-_KEEP_ALIVE = 4.0
+# RFC 9110 section 5.5; a server that sends more than that sends something else than HTTP.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,9 @@ class Upstream:
             verify=cast("bool", None),
             trust_env=False,
             uds=address.unix,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=_KEEP_ALIVE),
+            # A connection each: at five requests a second reuse saves nothing, and what a broken upstream sends
+            # behind one answer could otherwise be taken for the answer to the next.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
 
     async def send(
@@ -102,12 +104,8 @@ class Upstream:
             )
         except httpx.NetworkError as error:
             return Failure(FailureKind.RESET, f"{self.address} broke the connection off ({_words(error)}); ask again.")
-        except httpx.HTTPError as error:
-            return Failure(
-                FailureKind.UNREADABLE,
-                f"{self.address} answered what is no whole HTTP response ({_words(error)}). "
-                "Is it the metadata service?",
-            )
+        except httpx.HTTPError:
+            return self._unreadable()  # the error may quote what came, which may be a piece of a token
 
     async def close(self) -> None:
         """Close all connections."""
@@ -116,11 +114,10 @@ class Upstream:
     async def _receive(self, request: httpx.Request) -> Response | Failure:
         response = await self._transport.handle_async_request(request)
         try:
-            if response.status_code < 200:
-                return Failure(
-                    FailureKind.UNREADABLE,
-                    f"{self.address} wants to change protocols (status {response.status_code}), which was not asked.",
-                )
+            if not 200 <= response.status_code < 600 or any(
+                _CONTROL.search(value) for _, value in response.headers.raw
+            ):
+                return self._unreadable()
             body = bytearray()
             # Raw bytes, not decoded ones: the client gets the body as IMDS encoded it.
             async for part in cast("AsyncIterable[bytes]", response.stream):
@@ -134,6 +131,12 @@ class Upstream:
             return Response(response.status_code, to_client(response.headers.raw), bytes(body))
         finally:
             await response.aclose()
+
+    def _unreadable(self) -> Failure:
+        return Failure(
+            FailureKind.UNREADABLE,
+            f"{self.address} answered what is no whole HTTP response. Is it the metadata service?",
+        )
 
     def _too_slow(self, error: Exception, read_timeout: float) -> Failure:
         if isinstance(error, httpx.ConnectTimeout):

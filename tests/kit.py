@@ -76,7 +76,9 @@ class ProxyProcess:
 
     @property
     def log(self) -> str:
-        return self._log.read_text(encoding="utf-8")
+        """Give the log's whole lines; one may just be being written."""
+        text = self._log.read_text(encoding="utf-8")
+        return text[: text.rfind("\n") + 1]
 
     def metric(self, name: str) -> float:
         """Give the sum of a metric's samples, whatever their labels; 0 if there is none."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ from kit import INSTANCE, ROOT, TOKEN, ProxyProcess, environment, get, running_p
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
-HEADER_TIMEOUT = 0.6
-KEEP_ALIVE = 1.0
+HEADER_TIMEOUT = 0.4
+KEEP_ALIVE = 0.7
 HEAD = f"GET {INSTANCE} HTTP/1.1\r\nHost: localhost\r\n".encode()
 EVENTS = b"POST /metadata/scheduledevents?api-version=2020-07-01 HTTP/1.1\r\nHost: localhost\r\n"
 # The idle time is no setting: 75 seconds suit clients, and are too long for a test.
@@ -144,24 +145,27 @@ def descriptor_limit(soft: int) -> Iterator[None]:
 # --- too slow
 
 
-@pytest.mark.parametrize(
-    "beginning",
-    [
-        *(b"G", b"GET ", b"GET /metadata", HEAD, HEAD + b"X: ", HEAD + b"X: 1\r\n", b"\r\n", HEAD + b"\r"),
-        *(EVENTS + b"Content-Length: 20\r\n\r\n", EVENTS + b"Content-Length: 20\r\n\r\n{"),
-        EVENTS + b"Transfer-Encoding: chunked\r\n\r\n",
-        EVENTS + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
-        EVENTS + b"Content-Length: 20\r\nExpect: 100-continue\r\n\r\n",
-    ],
-    ids=repr,
-)
-def test_a_request_that_is_never_finished(proxy: ProxyProcess, imds: EmulatorServer, beginning: bytes) -> None:
+UNFINISHED = [
+    *(b"G", b"GET ", b"GET /metadata", HEAD, HEAD + b"X: ", HEAD + b"X: 1\r\n", b"\r\n", HEAD + b"\r"),
+    *(EVENTS + b"Content-Length: 20\r\n\r\n", EVENTS + b"Content-Length: 20\r\n\r\n{"),
+    EVENTS + b"Transfer-Encoding: chunked\r\n\r\n",
+    EVENTS + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
+    EVENTS + b"Content-Length: 20\r\nExpect: 100-continue\r\n\r\n",
+]
+
+
+def test_a_request_that_is_never_finished(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     before = len(imds.emulator.arrivals)
-    with connected(proxy) as connection:
-        connection.sendall(beginning)
-        statuses, seconds = statuses_until_closed(connection)
-    assert statuses in ([408], [100, 408]), statuses
-    assert HEADER_TIMEOUT * 0.9 <= seconds < HEADER_TIMEOUT + 1
+
+    def send(beginning: bytes) -> tuple[list[int], float]:
+        with connected(proxy) as connection:
+            connection.sendall(beginning)
+            return statuses_until_closed(connection)
+
+    with ThreadPoolExecutor(len(UNFINISHED)) as clients:
+        for beginning, (statuses, seconds) in zip(UNFINISHED, clients.map(send, UNFINISHED), strict=True):
+            assert statuses in ([408], [100, 408]), beginning
+            assert HEADER_TIMEOUT * 0.9 <= seconds < HEADER_TIMEOUT + 1, beginning
     assert len(imds.emulator.arrivals) == before
 
 
@@ -175,7 +179,7 @@ def test_the_answer_to_a_slow_request_is_the_proxys_own(proxy: ProxyProcess) -> 
     assert set(json.loads(body)) == {"error", "error_description"}
 
 
-@pytest.mark.parametrize("piece", [b"a", b"\r\n", b"X: 1\r\n"])
+@pytest.mark.parametrize("piece", [b"a", b"X: 1\r\n"])
 @pytest.mark.parametrize("beginning", [HEAD, EVENTS + b"Content-Length: 60000\r\n\r\n"], ids=["head", "body"])
 def test_a_request_that_trickles(proxy: ProxyProcess, beginning: bytes, piece: bytes) -> None:
     """The time counts from the first byte, whatever keeps coming."""
@@ -183,23 +187,15 @@ def test_a_request_that_trickles(proxy: ProxyProcess, beginning: bytes, piece: b
     with connected(proxy) as connection:
         connection.sendall(beginning)
         connection.settimeout(0.05)
-        received = b""
-        while time.monotonic() < began + HEADER_TIMEOUT + 2:
+        received = None
+        while received is None and time.monotonic() < began + HEADER_TIMEOUT + 2:
             try:
-                part = connection.recv(65_536)
+                received = connection.recv(65_536)
             except TimeoutError:
-                if beginning == HEAD and piece == b"\r\n":
-                    continue  # a second one would complete the head
-                with contextlib.suppress(ConnectionError):
-                    connection.sendall(piece)
-                continue
-            except ConnectionError:
-                break
-            received += part
-            if not part:
-                break
-    assert time.monotonic() - began < HEADER_TIMEOUT + 1.5
-    assert received.startswith(b"HTTP/1.1 408 ") or not received
+                connection.sendall(piece)
+    assert time.monotonic() - began < HEADER_TIMEOUT + 1
+    assert received is not None
+    assert received.startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize(
@@ -330,17 +326,8 @@ def test_two_thousand_idle_connections(imds: EmulatorServer, tmp_path: Path, sof
         assert "Traceback" not in process.log
 
 
-def _leave(connection: socket.socket, how: str) -> None:
-    if how == "reset":
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
-
-
-@pytest.mark.parametrize("how", ["reset", "close"])
 @pytest.mark.parametrize("asked", ["one-thing", "many-things", "uncached", "posts"])
-def test_a_thousand_clients_that_hang_up_while_they_wait(
-    imds: EmulatorServer, tmp_path: Path, asked: str, how: str
-) -> None:
+def test_a_thousand_clients_that_hang_up_while_they_wait(imds: EmulatorServer, tmp_path: Path, asked: str) -> None:
     line = {
         "one-thing": b"GET /metadata/loadbalancer?api-version=2021-02-01 HTTP/1.1\r\n",
         "many-things": b"GET /metadata/loadbalancer?api-version=2021-02-01&x=%d HTTP/1.1\r\n",
@@ -358,8 +345,10 @@ def test_a_thousand_clients_that_hang_up_while_they_wait(
             for number, connection in enumerate(connections):
                 connection.sendall(line.replace(b"%d", b"%d" % number) + b"Host: localhost\r\n\r\n")
             time.sleep(0.3)
-            for connection in connections:
-                _leave(connection, how)
+            for number, connection in enumerate(connections):
+                if number % 2:  # closing then resets the connection
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
         imds.emulator.faults.clear()
         wait_until(lambda: descriptors(process) <= before + 5, 5)
         # Nobody waits any more: what the next client asks for is soon answered.
