@@ -29,11 +29,9 @@ _FORWARDED = b"x-forwarded"
 # RFC 9110 section 5.5, as strictly as the client to IMDS reads it; what does not fit is not sent on.
 _FIELD_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _METADATA = (b"metadata", b"true")
-_CLOSE = (b"connection", b"close")
 _OWN = (
     (b"accept", b"*/*"),
     (b"accept-encoding", b"identity"),
-    _CLOSE,
     (b"user-agent", b"imdsproxy/" + __version__.encode("ascii")),
 )
 
@@ -52,7 +50,7 @@ def to_upstream(request: Request, decision: Forward | Cache, instance: str) -> H
         for name, value in _end_to_end(request.headers)
         if not _is_ours(name) and _FIELD_VALUE.fullmatch(value.strip(b" \t"))
     )
-    return (*kept, _CLOSE, _METADATA, hops) if decision.add_metadata else (*kept, _CLOSE, hops)
+    return (*kept, _METADATA, hops) if decision.add_metadata else (*kept, hops)
 
 
 def to_client(headers: list[tuple[bytes, bytes]]) -> Headers:

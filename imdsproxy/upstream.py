@@ -81,7 +81,7 @@ class Upstream:
             "write": read_timeout,
             "pool": read_timeout,
         }
-        fields = [(b"host", self.address.authority.encode("ascii")), *headers]
+        fields = [(b"host", self.address.authority.encode("ascii")), (b"connection", b"close"), *headers]
         request = httpx.Request(
             method,
             self._url,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 if sys.platform != "win32":
-    import isolation
+    from tests import isolation
 
     ALONE = isolation.move_to_own_network()
     isolation.refuse_other_addresses()

@@ -38,7 +38,7 @@ def move_to_own_network() -> bool:
     if moved:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
-    return moved
+    return bool(moved)
 
 
 def refuse_other_addresses() -> None:

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
-from virtual import VirtualClock
-
 from imdsproxy.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Request, Response
 from imdsproxy.normaliser import Doors, read
 from imdsproxy.served import Served
 from imdsproxy.wiring import House, build
+from tests.virtual import VirtualClock
 
 JSON = ((b"content-type", b"application/json; charset=utf-8"), (b"server", b"IMDS/150.870.65.1854"))
 DOWN = Failure(FailureKind.UNREACHABLE, "connection refused", sent=False)

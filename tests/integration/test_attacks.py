@@ -27,7 +27,7 @@ from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
 from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED
 from imdsproxy.messages import FailureKind
 from imdsproxy.policy import ENDPOINTS
-from kit import INSTANCE, METADATA, TOKEN, Answer, ProxyProcess, get, running_proxy, talk
+from tests.kit import INSTANCE, METADATA, TOKEN, Answer, ProxyProcess, get, running_proxy, talk
 
 pytestmark = pytest.mark.process
 

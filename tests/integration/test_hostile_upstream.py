@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from kit import ROOT, Answer, ProxyProcess, environment, free_port, get, running_proxy, talk, wait_until
+from tests.kit import ROOT, Answer, ProxyProcess, environment, free_port, get, running_proxy, talk, wait_until
 
 pytestmark = pytest.mark.process
 

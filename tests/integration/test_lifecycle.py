@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
 from imdsproxy.policy import ENDPOINTS
-from kit import (
+from tests.kit import (
     INSTANCE,
     METADATA,
     ROOT,

@@ -14,7 +14,7 @@ import pytest
 from imdsproxy.app import Application, create_app
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
 from imdsproxy.settings import load
-from kit import INSTANCE, METADATA, TOKEN
+from tests.kit import INSTANCE, METADATA, TOKEN
 
 Client = httpx.AsyncClient
 Visit = Callable[[Client], Coroutine[Any, Any, None]]

@@ -24,7 +24,7 @@ import pytest
 
 from imdsproxy.emulator import Arrival, Emulator, EmulatorServer, Fault, run_in_thread
 from imdsproxy.emulator.messages import json_answer
-from kit import INSTANCE, METADATA, TOKEN, Answer, ProxyProcess, get, running_proxy, wait_until
+from tests.kit import INSTANCE, METADATA, TOKEN, Answer, ProxyProcess, get, running_proxy, wait_until
 
 pytestmark = pytest.mark.process
 
@@ -428,7 +428,8 @@ def test_nothing_of_one_client_is_sent_for_what_all_share(proxy: ProxyProcess, a
     assert get(proxy.port, target, own).status == 200
     (arrival,) = arrivals()
     sent = dict(arrival.headers)
-    assert {*sent} - {b"imdsproxy-via"} == {b"host", b"accept", b"accept-encoding", b"user-agent", b"metadata"}
+    own_words = {b"host", b"connection", b"accept", b"accept-encoding", b"user-agent", b"metadata"}
+    assert {*sent} - {b"imdsproxy-via"} == own_words
     assert sent[b"metadata"] == b"true"
     assert b"mine" not in b"".join(sent.values())
     assert len(sent) == len(arrival.headers)

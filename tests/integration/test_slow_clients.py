@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
-from kit import INSTANCE, ROOT, TOKEN, ProxyProcess, environment, get, running_proxy, wait_until
+from tests.kit import INSTANCE, ROOT, TOKEN, ProxyProcess, environment, get, running_proxy, wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 

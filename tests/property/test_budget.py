@@ -6,12 +6,12 @@ import asyncio
 import random
 from itertools import pairwise
 
-import virtual
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imdsproxy.admission import Admission, Ticket, TurnedAway
 from imdsproxy.budget import Budget
+from tests import virtual
 
 LATENCIES = st.one_of(
     st.just(0.0),

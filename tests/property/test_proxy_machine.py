@@ -10,11 +10,11 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from scripted import DOWN, EVENTS, SLOW, VERSIONS, Imds, Sent, Stage, ok, status, token
-from virtual import VirtualLoop
 
 from imdsproxy.messages import Failure, Response
 from imdsproxy.served import Served
+from tests.scripted import DOWN, EVENTS, SLOW, VERSIONS, Imds, Sent, Stage, ok, status, token
+from tests.virtual import VirtualLoop
 
 TARGETS = [
     VERSIONS,

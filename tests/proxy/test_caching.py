@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-import virtual
-from scripted import DOWN, EVENTS, INSTANCE, SLOW, VERSIONS, Imds, Stage, in_turn, ok, status
 
+from imdsproxy.messages import Failure, Response
 from imdsproxy.served import Outcome
+from tests import virtual
+from tests.scripted import DOWN, EVENTS, INSTANCE, SLOW, VERSIONS, Imds, Stage, in_turn, ok, status
 
 LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
 
@@ -113,13 +114,15 @@ def test_what_is_never_kept_is_asked_for_each_time_and_for_each_client(target: s
 
 class TestWhenImdsFails:
     @pytest.mark.parametrize("failure", [DOWN, SLOW, *map(status, (410, 429, 500, 502, 503, 504))])
-    def test_the_first_failed_try_is_enough_to_serve_what_is_within_its_stale_bound(self, failure: object) -> None:
+    def test_the_first_failed_try_is_enough_to_serve_what_is_within_its_stale_bound(
+        self, failure: Response | Failure
+    ) -> None:
         async def scenario() -> None:
             stage = Stage(numbered())
             await stage.get()
             await asyncio.sleep(200)
             stage.imds.latency = 0.3
-            stage.imds.answer = lambda _sent: failure  # type: ignore[return-value]
+            stage.imds.answer = lambda _sent: failure
             began = stage.now
             stale = await stage.get()
             assert (stale.outcome, stale.response.body, stale.detail) == (Outcome.STALE, b"1", "stale-if-error")
@@ -359,9 +362,9 @@ class TestDropping:
         virtual.run(scenario())
 
     @pytest.mark.parametrize("failure", [status(500), status(410), status(429), DOWN, SLOW])
-    def test_a_post_is_never_tried_again(self, failure: object) -> None:
+    def test_a_post_is_never_tried_again(self, failure: Response | Failure) -> None:
         async def scenario() -> None:
-            stage = Stage(Imds(lambda _sent: failure))  # type: ignore[arg-type,return-value]
+            stage = Stage(Imds(lambda _sent: failure))
             await stage.get(EVENTS, method="POST", body=b"{}")
             assert stage.imds.count == 1
 

@@ -6,12 +6,12 @@ import asyncio
 import logging
 
 import pytest
-import virtual
-from scripted import EVENTS, INSTANCE, Imds, Stage, in_turn, status
 
 from imdsproxy.flights import Flight, Flights, Landing
 from imdsproxy.messages import Failure, FailureKind
 from imdsproxy.served import Outcome, Served
+from tests import virtual
+from tests.scripted import EVENTS, INSTANCE, Imds, Stage, in_turn, status
 
 NONCE = "/metadata/attested/document?api-version=2020-09-01&nonce=1234567890"
 

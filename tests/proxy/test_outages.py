@@ -6,11 +6,11 @@ import asyncio
 import logging
 
 import pytest
-import virtual
-from scripted import DOWN, EVENTS, INSTANCE, TOKEN, VERSIONS, Imds, Sent, Stage, in_turn, ok, status, token
 
 from imdsproxy.messages import Failure, Response
 from imdsproxy.served import Outcome
+from tests import virtual
+from tests.scripted import DOWN, EVENTS, INSTANCE, TOKEN, VERSIONS, Imds, Sent, Stage, in_turn, ok, status, token
 
 
 def gone_for(seconds: float, begin: float) -> Imds:

@@ -6,11 +6,11 @@ import asyncio
 import json
 
 import pytest
-import virtual
-from scripted import TOKEN, Imds, Sent, Stage, in_turn, ok, status, token
 
 from imdsproxy.messages import Failure, Response
 from imdsproxy.served import Outcome
+from tests import virtual
+from tests.scripted import TOKEN, Imds, Sent, Stage, in_turn, ok, status, token
 
 LIFE = 86400
 HOUR = 3600

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-import virtual
 from imdsproxy.admission import Admission, Ticket
 from imdsproxy.budget import Budget
 from imdsproxy.served import Outcome
-from scripted import EVENTS, TOKEN, Imds, Stage, token
+from tests import virtual
+from tests.scripted import EVENTS, TOKEN, Imds, Stage, token
 
 
 def leaf(number: int) -> str:

@@ -13,7 +13,7 @@ from imdsproxy.settings_reader import read
 from imdsproxy.settings_values import SettingsError
 
 FLAGS = {"port": "9000", "ttl": "/metadata/instance=5", "retry_statuses": "410,500"}
-READ = Settings(port=9000, ttl={"/metadata/instance": 5}, retry_statuses={410, 500})  # type: ignore[arg-type]
+READ = Settings(port=9000, ttl={"/metadata/instance": 5}, retry_statuses={410, 500})
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 
