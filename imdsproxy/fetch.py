@@ -22,6 +22,9 @@ from imdsproxy.served import Asked
 
 logger = logging.getLogger(__name__)
 
+# More different scheduled-events targets than there are api-versions several times over.
+_MOST_SLOW_WAITING = 50
+
 
 class Sender(Protocol):
     """What is needed of an upstream."""
@@ -84,6 +87,7 @@ class Fetcher:
         # IMDS may take two minutes over a scheduled-events request, and a token is held for as long; half of the
         # tokens always stay with the others.
         self._slow = asyncio.Semaphore(max(1, admissions[BudgetClass.GENERAL].budget.requests // 2))
+        self._slow_waiting = 0
 
     async def fetch(self, errand: Errand, flight: Flight) -> Fetched | TurnedAway:
         """Ask IMDS until it answers or patience ends. Every try pays for its own token."""
@@ -114,11 +118,17 @@ class Fetcher:
     ) -> Fetched | TurnedAway:
         """Try as one of the few slow ones; the time to wait for that is bounded as the wait for a token is."""
         max_wait = self.admissions[errand.decision.budget].max_wait
+        turned_away = TurnedAway(max(1, math.ceil(max_wait)))
+        if self._slow_waiting >= _MOST_SLOW_WAITING:
+            return turned_away
+        self._slow_waiting += 1
         try:
             async with asyncio.timeout(max_wait):
                 await self._slow.acquire()
         except TimeoutError:
-            return TurnedAway(max(1, math.ceil(max_wait)))
+            return turned_away
+        finally:
+            self._slow_waiting -= 1
         try:
             return await self._try(errand, flight, began, before)
         finally:

@@ -1445,7 +1445,7 @@ def test_a_pipelining_client_that_hangs_up_leaves_no_traceback(
     with start(imds.url) as process:
         assert get(process.port, INSTANCE).status == 200
         imds.emulator.faults.add(Fault(path="/metadata/loadbalancer", latency=0.3))
-        for _ in range(3):
+        for _ in range(2):
             with socket.create_connection(("127.0.0.1", process.port), timeout=0.3) as connection:
                 with contextlib.suppress(OSError):
                     connection.sendall(slow + quick * 20 if waiting else quick * 4000)
@@ -1540,12 +1540,12 @@ def test_a_flood_of_keys_stays_within_the_configured_bound(start: Starter) -> No
         _flood_together(process.port, [_new_keys(connection, range(200)) for connection in range(4)])
         _flood_together(process.port, [_refused_keys(connection, 200) for connection in range(4)])
         warm = process.resident_bytes()
-        _flood_together(process.port, [_new_keys(connection, range(200, 1000)) for connection in range(4)])
+        _flood_together(process.port, [_new_keys(connection, range(200, 700)) for connection in range(4)])
         _flood_together(process.port, [_refused_keys(connection, 500) for connection in range(4)])
         assert process.resident_bytes() - warm < 5_000_000
         assert 0 < process.metric("imdsproxy_cache_bytes") <= bound
         assert get(process.port, INSTANCE).status == 200
-        assert process.metric("imdsproxy_requests_total") > 11_000
+        assert process.metric("imdsproxy_requests_total") > 10_000
         check_labels(process)
     upstream.close()
 
@@ -1584,8 +1584,8 @@ def test_slow_scheduled_events_do_not_hold_the_whole_budget(
 ) -> None:
     """The first such request may take IMDS two minutes; five of them must not keep everyone from a token."""
     with (
-        run_in_thread(Emulator(rate=0, identity_rate=0, enable_delay=3)) as slow,
-        start(slow.url, budget_requests=5, budget_window=1, max_wait=2) as process,
+        run_in_thread(Emulator(rate=0, identity_rate=0, enable_delay=2.5)) as slow,
+        start(slow.url, budget_requests=5, budget_window=1, max_wait=1) as process,
     ):
         threads = [
             threading.Thread(target=get, args=(process.port, f"{EVENTS.decode()}&x={number}")) for number in range(5)

@@ -23,7 +23,7 @@ from tests.kit import INSTANCE, ROOT, TOKEN, ProxyProcess, environment, get, run
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 HEADER_TIMEOUT = 0.4
-KEEP_ALIVE = 0.7
+KEEP_ALIVE = 0.5
 HEAD = f"GET {INSTANCE} HTTP/1.1\r\nHost: localhost\r\n".encode()
 EVENTS = b"POST /metadata/scheduledevents?api-version=2020-07-01 HTTP/1.1\r\nHost: localhost\r\n"
 # The idle time is no setting: 75 seconds suit clients, and are too long for a test.
@@ -313,7 +313,7 @@ def test_two_thousand_idle_connections(imds: EmulatorServer, tmp_path: Path, sof
         before, resident = descriptors(process), process.resident_bytes()
         with descriptor_limit(4096), contextlib.ExitStack() as crowd:
             connections = [crowd.enter_context(connected(process)) for _ in range(2000)]
-            wait_until(lambda: descriptors(process) >= before + 2000, 5)
+            wait_until(lambda: descriptors(process) >= before + 1990, 5)  # one of those before may just have closed
             began = time.monotonic()
             assert get(process.port, INSTANCE).status == 200
             assert get(process.port, TOKEN).status == 200
@@ -362,6 +362,22 @@ def test_a_thousand_clients_that_hang_up_while_they_wait(imds: EmulatorServer, t
         assert arrived <= (4 if asked == "one-thing" else 100)
         assert "Traceback" not in process.log, process.log[-3000:]
         assert get(process.port, INSTANCE).status == 200
+
+
+@pytest.mark.parametrize("path", ["loadbalancer", "scheduledevents", "identity/unknown"])
+def test_those_who_only_ask_and_go_take_little(imds: EmulatorServer, tmp_path: Path, path: str) -> None:
+    """Each asks for something else and does not wait: what is queued for them is bounded all the same."""
+    imds.emulator.faults.add(Fault(latency=0.5))
+    with running_proxy(tmp_path, upstream=imds.url, retry_max=0) as process:
+        resident = process.resident_bytes()
+        for number in range(1500):
+            with connected(process) as connection:
+                connection.sendall(
+                    b"GET /metadata/%s?x=%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % (path.encode(), number)
+                )
+        wait_until(lambda: get(process.port, "/-/healthy").status == 200)
+        assert process.resident_bytes() - resident < 3_500_000
+        imds.emulator.faults.clear()
 
 
 def test_the_last_to_wait_is_answered_though_the_first_has_gone(proxy: ProxyProcess, imds: EmulatorServer) -> None:
