@@ -38,7 +38,7 @@ def demo(flags: Mapping[str, str]) -> int:
 @contextlib.contextmanager
 def _emulator() -> Iterator[subprocess.Popen[str] | None]:
     """Start the emulator; gives its process, or None where it did not start and has said why."""
-    command = [sys.executable, "-m", "imdsproxy.emulator", "--port", str(EMULATOR_PORT), "--quiet"]
+    command = [sys.executable, "-m", "imdsproxy.emulator", "--port", str(EMULATOR_PORT)]
     ending = threading.Event()
     # A session of its own, so that Ctrl-C goes to the proxy first, which then ends the emulator.
     with subprocess.Popen(  # noqa: S603  # our own module
