@@ -8,9 +8,12 @@ absolute form, a fragment or a CONNECT must be seen to be refused.
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from collections import deque
 from typing import Any
 
+from httptools import HttpParserInvalidMethodError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from imdsproxy.app import TARGET_EXTENSION
@@ -42,11 +45,17 @@ _UPGRADE_WITH_BODY = Refusal(
     "invalid_request",
     "A body cannot be read behind an offer to change protocols; send the request as HTTP/1.1, without Upgrade.",
 )
+_UNKNOWN_METHOD = Refusal(
+    405, "method", "method_not_allowed", "This method is not known here; use GET.", ((b"allow", b"GET"),)
+)
 _PHRASES = {
     400: b"Bad Request",
+    405: b"Method Not Allowed",
     408: b"Request Timeout",
     431: b"Request Header Fields Too Large",
 }
+# A line that is HTTP in all but a method which the parser has never heard of.
+_REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
 # What a chunk's frame may take for each byte in it, before it counts as something else than a body.
 _FRAME = 16
 
@@ -67,6 +76,7 @@ class Connection(HttpToolsProtocol):
         self._beside_body = 0  # bytes that came in since the last whole head or request and are no body
         self._field_bytes = 0  # of them in the target, the whole fields and the trailers of this request
         self._refusal = _MALFORMED  # what is answered if the parser stops
+        self._latest = b""  # what is just being read
         self._cycles: deque[RequestResponseCycle] = deque()  # requests that wait for their answers, in order
         self._deadline: asyncio.TimerHandle | None = None
         self._deaf: asyncio.TimerHandle | None = None
@@ -91,7 +101,9 @@ class Connection(HttpToolsProtocol):
         if self._deadline is None:
             self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
         self._beside_body += len(data)
+        self._latest = data
         super().data_received(data)
+        self._latest = b""
         if self._beside_body > _LONGEST_HEAD and not self.transport.is_closing():
             self._refuse(_HEAD_TOO_LONG)
 
@@ -153,7 +165,8 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser could not read; `msg` is uvicorn's, and ours says more."""
         del msg
-        self._refuse(self._refusal)
+        unknown = isinstance(sys.exc_info()[1], HttpParserInvalidMethodError) and _REQUEST_LINE.match(self._latest)
+        self._refuse(_UNKNOWN_METHOD if unknown else self._refusal)
 
     def on_response_complete(self) -> None:
         """An answer is on its way; whoever does not take it is not waited for without end."""

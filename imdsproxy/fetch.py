@@ -118,15 +118,13 @@ class Fetcher:
     ) -> Fetched | TurnedAway:
         """Try as one of the few slow ones; the time to wait for that is bounded as the wait for a token is."""
         max_wait = self.admissions[errand.decision.budget].max_wait
-        turned_away = TurnedAway(max(1, math.ceil(max_wait)))
-        if self._slow_waiting >= _MOST_SLOW_WAITING:
-            return turned_away
+        wanted_at = self._clock.monotonic()
         self._slow_waiting += 1
         try:
-            async with asyncio.timeout(max_wait):
+            async with asyncio.timeout(max_wait if self._slow_waiting <= _MOST_SLOW_WAITING else 0):
                 await self._slow.acquire()
         except TimeoutError:
-            return turned_away
+            return self._turn_away(errand, wanted_at, TurnedAway(max(1, math.ceil(max_wait))))
         finally:
             self._slow_waiting -= 1
         try:
@@ -145,8 +143,7 @@ class Fetcher:
                 return Fetched(gone, began)
             taken_at = await admission.enter(flight.ticket)
             if isinstance(taken_at, TurnedAway):
-                self._notify(Asked(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
-                return taken_at
+                return self._turn_away(errand, wanted_at, taken_at)
             if self.outage.may_ask(flight):
                 break
             admission.forgo()  # IMDS went away while this one waited for its token
@@ -171,6 +168,11 @@ class Fetcher:
             )
         )
         return Fetched(result, taken_at)
+
+    def _turn_away(self, errand: Errand, wanted_at: float, away: TurnedAway) -> TurnedAway:
+        decision = errand.decision
+        self._notify(Asked(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
+        return away
 
     async def _away(self, flight: Flight, began: float) -> Response | None:
         """Wait while another feels for IMDS's return; gives the 410 to pass on if it does not come back in time."""

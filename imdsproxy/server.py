@@ -65,7 +65,8 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
         if self.force_exit:  # then uvicorn leaves both undone, and the loop's end would cut them off with a traceback
             await self.lifespan.shutdown()
-            await asyncio.wait(self.server_state.tasks or {asyncio.ensure_future(asyncio.sleep(0))}, timeout=1)
+            if self.server_state.tasks:
+                await asyncio.wait(self.server_state.tasks, timeout=1)
 
 
 def serve(settings: Settings, announce: Callable[[str], None] = lambda _url: None) -> int:
@@ -123,15 +124,16 @@ def _tell(url: str, host: str, settings: Settings, announce: Callable[[str], Non
 
 
 def _raise_descriptor_limit() -> None:
-    """Allow as many open connections as the system does; most start a process with far fewer (POSIX)."""
+    """Allow as many open connections as the system lets us; most start a process with far fewer (POSIX)."""
     try:
         import resource  # noqa: PLC0415  # Windows has none, and no such limit
     except ImportError:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, _DESCRIPTORS)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, max(soft, _DESCRIPTORS)), hard))
+    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _run(server: _Server, listener: socket.socket, application: Application) -> None:
