@@ -1,6 +1,6 @@
 """The endpoint table: what may be asked, what of it may be remembered, and for how long.
 
-The default lifetimes are the contract's. A user's `TTL` or `STALE_IF_ERROR` stands above every default
+The default lifetimes are those that the README lists. A user's `TTL` or `STALE_IF_ERROR` stands above every default
 that says a number; a default that says *never* is opened only by a setting that names its very path or
 one below it, so that `TTL=/metadata=60` cannot by accident keep scheduled events for a minute. What is
 marked `fixed` is opened by nothing.
@@ -128,7 +128,7 @@ _BY_PATH = {row.path: row for row in _TABLE}
 ENDPOINTS = frozenset(row.endpoint for row in _TABLE) | {"none"}
 """Every value that the `endpoint` label of a metric can have."""
 
-# IMDS's own words, byte for byte (shared facts: captured responses of both endpoints).
+# IMDS's own words, byte for byte (captured responses of both endpoints).
 _NO_METADATA_IDENTITY = b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
 _NO_METADATA_OTHER = b'{ "error": "Bad request: . Required metadata header not specified" }'
 

@@ -1,6 +1,6 @@
 """Hostile and odd requests, byte by byte, against the real process with the emulator behind it.
 
-Whatever is sent: the answer is the contract's, what is refused never reaches IMDS, and afterwards the process
+Whatever is sent: the answer is the documented one, what is refused never reaches IMDS, and afterwards the process
 serves the next client, has logged no traceback, no access token and no line of a client's making.
 """
 

@@ -1,6 +1,6 @@
 """An upstream that breaks every rule, and one that is the proxy itself.
 
-The client is told what went wrong in the contract's words, nobody else's answer suffers from it, no token of
+The client is told what went wrong in the documented words, nobody else's answer suffers from it, no token of
 the budget is lost over it, and neither a traceback nor an access token is in the log.
 """
 

@@ -256,7 +256,7 @@ def test_a_page_can_only_be_read(proxy: ProxyProcess, path: str, method: str) ->
     assert get(proxy.port, path, method=method).status == 405
 
 
-# Every metric of the contract, its type and its labels.
+# Every documented metric, its type and its labels.
 METRICS = {
     "imdsproxy_requests_total": ("counter", {"endpoint", "outcome"}),
     "imdsproxy_request_seconds": ("histogram", set()),

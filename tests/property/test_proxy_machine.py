@@ -30,7 +30,7 @@ TARGETS = [
         for client in "xy"
     ),
 ]
-# The longest that an answer may be used after IMDS wrote it, by the contract's table: fresh plus stale if IMDS fails.
+# The longest that an answer may be used after IMDS wrote it, by the README's table: fresh plus stale if IMDS fails.
 OLDEST = [
     3600 + 86400,
     60 + 3600,

@@ -44,7 +44,7 @@ def at(entry: Entry | None, age: float) -> Standing:
     return lookup(entry, SENT + age)
 
 
-# The contract's default policy as a client meets it: at each age the first moment of a standing, or the last.
+# The documented default policy as a client meets it: at each age the first moment of a standing, or the last.
 @pytest.mark.parametrize(
     ("path", "standings"),
     [

@@ -59,7 +59,7 @@ def test_imds_own_words_stand_instead_of_the_proxys_where_they_are_given() -> No
     assert response.header(b"content-type") == b"application/json; charset=utf-8"
 
 
-# The contract: "IMDS unreachable or unreadable / too slow: 502 / 504 with Retry-After".
+# Promised: "IMDS unreachable or unreadable / too slow: 502 / 504 with Retry-After".
 @pytest.mark.parametrize(
     ("kind", "status"),
     [

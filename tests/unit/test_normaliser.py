@@ -39,7 +39,7 @@ def test_a_plain_request_is_passed_with_its_target_and_its_headers() -> None:
     assert (request.metadata, request.no_cache, request.hops, request.body) == (False, False, (), b"")
 
 
-# The contract: "any other method, CONNECT and HEAD too: 405 with Allow".
+# Promised: "any other method, CONNECT and HEAD too: 405 with Allow".
 @pytest.mark.parametrize(
     ("method", "raw", "allow"),
     [
@@ -91,7 +91,7 @@ def test_a_target_that_cannot_be_read_is_refused(method: str) -> None:
     assert (refusal.status, refusal.reason) == (400, "bad-target")
 
 
-# Attack case 6: an address, or a name that is allowed, is the proxy's; whatever else is somebody's DNS name.
+# An address, or a name that is allowed, is the proxy's; whatever else is somebody's DNS name.
 @pytest.mark.parametrize(
     "host",
     [
@@ -192,7 +192,7 @@ def test_only_http_1_0_may_leave_host_away(version: str, fields: Fields, accepte
     assert isinstance(ask(fields, host=False, version=version), Request) is accepted
 
 
-# Attack case 7, and the contract: "an absolute-form target for another host: 403".
+# Promised: "an absolute-form target for another host: 403".
 @pytest.mark.parametrize(
     ("raw", "served"),
     [

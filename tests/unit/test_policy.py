@@ -29,7 +29,7 @@ def lifetimes(decision: Decision) -> Lifetimes:
     return decision.lifetimes
 
 
-# The contract's default policy, row by row.
+# The documented default policy, row by row.
 STABLE = [
     *("vmId", "location", "zone", "name", "subscriptionId", "resourceId", "resourceGroupName", "azEnvironment"),
     *("osType", "publisher", "offer", "sku", "version", "vmSize", "vmScaleSetName", "placementGroupId"),
@@ -128,7 +128,7 @@ def test_an_issuecredential_post_is_sent_once_as_it_came(metadata: bool) -> None
     )
 
 
-# The contract's answers, as far as target, normaliser and policy give them. A number is a refusal's status.
+# The documented answers, as far as target, normaliser and policy give them. A number is a refusal's status.
 ANSWERS: list[tuple[str, str, dict[str, str], int | str]] = [
     ("GET", "/metadata/instance?api-version=2021-02-01", {}, "cache"),
     ("GET", "/metadata/instance?api-version=2021-02-01", {"metadata": "false"}, "cache"),

@@ -38,7 +38,7 @@ def test_a_path_is_read_by_segments_decoded_and_in_lower_case(raw: bytes, segmen
     assert read(raw).raw == raw
 
 
-# Attack cases 1 and 3: whatever another reader could take for another path.
+# Whatever another reader could take for another path.
 @pytest.mark.parametrize(
     "path",
     [
@@ -159,7 +159,7 @@ def test_a_query_is_read_by_names_in_lower_case_and_decoded_values(
     assert target.raw == b"/metadata/instance?" + query
 
 
-# Attack case 5, and the contract: "duplicated query names: 400".
+# Promised: "duplicated query names: 400".
 @pytest.mark.parametrize(
     "query",
     [

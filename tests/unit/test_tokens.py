@@ -6,7 +6,7 @@ import pytest
 
 from imdsproxy.tokens import MARGIN, TokenBody, read_token
 
-# A captured answer (shared facts), its life and its token replaced.
+# A captured answer, its life and its token replaced.
 CAPTURED = (
     b'{"access_token":"eyJ0.eyJh.c2ln","client_id":"00000000-0000-0000-0000-000000000000","expires_in":"86317",'
     b'"expires_on":"1709895997","ext_expires_in":"86399","not_before":"1709809297",'
@@ -45,7 +45,7 @@ def test_a_tokens_life_is_what_expires_in_says(body: bytes, life: int) -> None:
     assert read(body).aged(0) == body.replace(b'"03600"', b'"3600"')
 
 
-# Attack case 10: where the life cannot be told without doubt, the token is not kept.
+# Where the life cannot be told without doubt, the token is not kept.
 @pytest.mark.parametrize(
     "body",
     [
