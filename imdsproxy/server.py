@@ -125,10 +125,10 @@ def _tell(url: str, host: str, settings: Settings, announce: Callable[[str], Non
 
 def _raise_descriptor_limit() -> None:
     """Allow as many open connections as the system lets us; most start a process with far fewer (POSIX)."""
-    try:
-        import resource  # noqa: PLC0415  # Windows has none, and no such limit
-    except ImportError:
+    if sys.platform == "win32":
         return
+    import resource  # noqa: PLC0415  # Windows has none, and no such limit
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < most:
