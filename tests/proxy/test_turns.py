@@ -89,3 +89,30 @@ def test_slow_scheduled_events_leave_tokens_to_the_others() -> None:
         await stage.proxy.flights.close()
 
     virtual.run(scenario())
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+@pytest.mark.parametrize("background", [True, False])
+def test_a_turn_that_comes_in_the_moment_of_hanging_up_goes_to_the_next(
+    cancelled_first: bool, background: bool
+) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
+        taken_at = await admission.enter(Ticket(background=False))
+        assert isinstance(taken_at, float)
+        gone = loop.create_task(admission.enter(Ticket(background=background)))
+        following = loop.create_task(admission.enter(Ticket(background=True)))
+        await asyncio.sleep(0)
+        if cancelled_first:
+            gone.cancel()
+        admission.forgo()  # the one token is there again, and handed out at once
+        if not cancelled_first:
+            gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert await following == loop.time()
+        admission.forgo()
+        assert admission.budget.available(loop.time()) == 1
+
+    virtual.run(scenario())
