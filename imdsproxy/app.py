@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response as PageResponse
 from starlette.routing import Route, Router
 
+from imdsproxy import logs
 from imdsproxy.clock import Clock, SystemClock
 from imdsproxy.messages import Refusal, Request
 from imdsproxy.metrics import CONTENT_TYPE
@@ -103,6 +104,14 @@ class Application:
         self.house.metrics.observe(served, seconds)
         if self._access_log:
             _log(scope, served, seconds)
+
+    def note_refusal(self, refusal: Refusal, client: str) -> None:
+        """Count, and log if asked to, what the server refused before it became a request."""
+        served = refused(refusal)
+        self.house.metrics.observe(served, 0.0)
+        if self._access_log:
+            fields = {"client": client, "status": refusal.status, "outcome": "refused", "detail": refusal.reason}
+            access.info("request", extra={"fields": fields})
 
     def drop_entries(self) -> None:
         """Drop every cached entry."""
@@ -201,6 +210,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         except SettingsError as error:
             sys.stderr.write(f"imdsproxy: {error}\n")
             raise SystemExit(2) from None
+        logs.configure(settings.log_level, settings.log_format)
     return Application(settings, clock or SystemClock())
 
 

@@ -132,10 +132,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
         def error(self, message: str) -> NoReturn:
             raise _UsageError(message)
 
+    summary = _COMMANDS[command]
     parser = Parser(
         prog=f"imdsproxy {command}",
         usage=f"imdsproxy {command} [flags]",
-        description=f"{_COMMANDS[command].capitalize()}. Each flag goes before its environment variable.",
+        description=f"{summary[:1].upper()}{summary[1:]}. Each flag goes before its environment variable.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

@@ -16,7 +16,7 @@ from typing import Any
 from httptools import HttpParserInvalidMethodError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from imdsproxy.app import TARGET_EXTENSION
+from imdsproxy.app import TARGET_EXTENSION, Application
 from imdsproxy.messages import Refusal
 from imdsproxy.served import refused
 
@@ -232,6 +232,8 @@ class Connection(HttpToolsProtocol):
                 self.flow.pause_reading()
                 return
             cycle.disconnected = True  # this very request; the application's answer to it goes nowhere
+        if isinstance(self.app, Application):
+            self.app.note_refusal(refusal, self.client[0] if self.client else "-")
         served = refused(refusal)
         lines = [b"HTTP/1.1 %d %s" % (refusal.status, _PHRASES[refusal.status])]
         lines += [name + b": " + value for name, value in served.headers()]

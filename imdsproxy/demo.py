@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 
 from imdsproxy.settings_reader import read
+from imdsproxy.settings_values import SettingsError
 
 EMULATOR_PORT = 8255
 
@@ -23,6 +25,11 @@ def demo(flags: Mapping[str, str]) -> int:
     """Run until Ctrl-C; flags are settings by name. Gives the exit status. Raises SettingsError."""
     # Ended while it starts, it still takes the emulator with it; once it serves, uvicorn heeds the signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if "upstream" in flags:
+        raise SettingsError("IMDSPROXY_UPSTREAM (flag --upstream) is the demo's own emulator; use imdsproxy serve")
+    if _taken(EMULATOR_PORT):
+        sys.stderr.write(f"imdsproxy: port {EMULATOR_PORT}, where the demo's emulator listens, is taken; free it\n")
+        return 2
     upstream = f"http://127.0.0.1:{EMULATOR_PORT}"
     settings = read(lambda: {"max_wait": _MAX_WAIT, **flags, "upstream": upstream})
     with _emulator() as process:
@@ -33,6 +40,17 @@ def demo(flags: Mapping[str, str]) -> int:
 
         logs.configure(settings.log_level, settings.log_format)
         return serve(settings, announce=lambda address: _show(address, upstream, process.pid))
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        if sys.platform != "win32":  # there it would let two programs share the port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 @contextlib.contextmanager
@@ -87,6 +105,7 @@ PowerShell:
 Azure's own client libraries (azure-identity, MSAL), unchanged:
   export AZURE_POD_IDENTITY_AUTHORITY_HOST={address}
 
+Sixty different targets at once take eleven seconds, five a second; here all of them wait (--max-wait {_MAX_WAIT}).
 What it did: {address}/-/metrics
 Take IMDS away (kill {pid}) and ask again: what is cached is still served.
 Ctrl-C ends both.

@@ -83,6 +83,8 @@ class Fetcher:
         self._clock = clock
         self._instance = instance
         self._notify = notify
+        self.trouble: str | None = None
+        """How IMDS failed last, in a sentence for people."""
         self._health_changed = asyncio.Event()
         # IMDS may take two minutes over a scheduled-events request, and a token is held for as long; half of the
         # tokens always stay with the others.
@@ -188,6 +190,8 @@ class Fetcher:
 
     def _learn(self, flight: Flight, admission: Admission, result: Response | Failure, taken_at: float) -> None:
         change = self.outage.learn(flight, result)
+        if self.outage.failing:
+            self.trouble = _reason(result)
         if isinstance(result, Response) and result.status == 429:
             admission.budget.throttled(taken_at, self._clock.monotonic(), retry_after(result))
         if change is Change.FAILED:

@@ -66,14 +66,15 @@ class Proxy:
         now = self._clock.monotonic()
         entry = self.store.get(key)
         resting = hash(key) in self._resting
-        step = plan(lookup(entry, now), failing=self.fetcher.outage.failing or resting)
+        standing = lookup(entry, now)
+        step = plan(standing, failing=self.fetcher.outage.failing or resting)
         if entry is None or step is Plan.FETCH:
             return self._landed(errand, self._flight(errand))
         if step is Plan.FETCH_OR_STALE:
             return self._landed(errand, self._flight(errand), stale=entry)
         if step is Plan.SERVE_AND_REFRESH and not resting:
             self._flight(errand, background=True)
-        return _from_cache(errand, entry, now)
+        return _from_cache(errand, entry, now, "stale-if-error" if standing is Standing.ON_ERROR else None)
 
     def drop(self, path: str | None = None) -> int:
         """Drop every entry, or those of one path (lower case) and below; says how many.

@@ -25,7 +25,7 @@ class Readiness:
         self._proxy = proxy
         self._targets = [_target(text.encode("ascii")) for text in warmup]
         self._warm = False
-        self._last_word = "it was not asked yet"
+        self._last_word = "the targets were only just asked for"
         self.stopping = False
 
     @property
@@ -34,7 +34,7 @@ class Readiness:
         if self.stopping:
             return "The proxy is shutting down."
         if not self._proxy.fetcher.outage.answered:
-            return f"IMDS has not answered yet: {self._last_word}"
+            return f"IMDS has not answered yet: {self._proxy.fetcher.trouble or 'it was only just asked'}"
         return None if self._warm else f"Warming up: {self._last_word}"
 
     async def become(self) -> None:
@@ -59,7 +59,7 @@ class Readiness:
             )
             if isinstance(decision, Refuse) or served.outcome not in {Outcome.ERROR, Outcome.REFUSED}:
                 if served.response.status >= 400:
-                    logger.warning("warm-up got no document", extra={"fields": {"answer": word}})
+                    logger.warning("asked at start and got no document", extra={"fields": {"answer": word}})
                 return
             self._last_word = word
             await asyncio.sleep(pause)

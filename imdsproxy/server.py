@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import signal
@@ -159,6 +160,8 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         why = getattr(error, "strerror", None) or error
+        if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            raise StartError(f"IMDSPROXY_HOST={host} is no address of this machine ({why})") from None
         raise StartError(
             f"IMDSPROXY_PORT={port} on {host} cannot be listened at: {why}. "
             "Is another imdsproxy running? Port 0 picks a free one."

@@ -42,7 +42,7 @@ RANKS = {
     "wiring": 5,
     "app": 6,
     "connection": 7,
-    "logs": 7,
+    "logs": 3,
     "server": 8,
     "demo": 9,
     "cli": 10,

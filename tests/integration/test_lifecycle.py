@@ -197,7 +197,7 @@ def test_healthy_while_it_serves_and_ready_once_imds_has_answered(tmp_path: Path
 def test_the_reason_for_not_being_ready_says_what_is_wrong(tmp_path: Path) -> None:
     upstream = f"http://127.0.0.1:{free_port()}"
     with running_proxy(tmp_path, ready=False, upstream=upstream, retry_max=0) as process:
-        wait_until(lambda: "upstream-unreachable" in obstacle(process.port))
+        wait_until(lambda: f"{upstream} cannot be reached" in obstacle(process.port))
         assert process.log.count("IMDS fails") == 1
 
 
@@ -228,7 +228,7 @@ def test_warm_targets_are_hits_for_the_first_client(tmp_path: Path) -> None:
             answer = get(process.port, target)
             assert (answer.status, is_hit(answer)) == (200, True), target
         assert len(emulator.arrivals) == asked
-        assert process.log.count("warm-up got no document") == 1
+        assert process.log.count("asked at start and got no document") == 1
         assert "status 404 for /metadata/instance/nothing" in process.log
 
 
