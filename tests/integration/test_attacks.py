@@ -1712,3 +1712,12 @@ def test_the_log_has_no_line_of_a_clients_making(imds: EmulatorServer, start: St
         else:
             assert LOG_LINE.match(line)
             assert line.isprintable()
+
+
+def test_what_never_became_a_request_is_counted_and_logged_too(proxy: ProxyProcess) -> None:
+    before, seen = proxy.metric("imdsproxy_requests_total"), len(proxy.log)
+    until_closed(proxy.port, request(INSTANCE.encode(), HOST, method=b"FOO"))
+    until_closed(proxy.port, b"\x00\xff\r\n\r\n")
+    assert proxy.metric("imdsproxy_requests_total") == before + 2
+    assert "status=405 outcome=refused detail=method" in proxy.log[seen:]
+    assert "status=400 outcome=refused detail=malformed" in proxy.log[seen:]
