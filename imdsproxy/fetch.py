@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # More different scheduled-events targets than there are api-versions several times over.
 _MOST_SLOW_WAITING = 50
+# Flights that wait for IMDS's return; they outlive their clients, and beyond these the 410 is passed on at once.
+_MOST_AWAY_WAITING = 256
 
 
 class Sender(Protocol):
@@ -87,9 +89,10 @@ class Fetcher:
         """How IMDS failed last, in a sentence for people."""
         self._health_changed = asyncio.Event()
         # IMDS may take two minutes over a scheduled-events request, and a token is held for as long; half of the
-        # tokens always stay with the others.
+        # tokens stay with the others (of a budget of one there is no half).
         self._slow = asyncio.Semaphore(max(1, admissions[BudgetClass.GENERAL].budget.requests // 2))
         self._slow_waiting = 0
+        self._away_waiting = 0
 
     async def fetch(self, errand: Errand, flight: Flight) -> Fetched | TurnedAway:
         """Ask IMDS until it answers or patience ends. Every try pays for its own token."""
@@ -99,7 +102,12 @@ class Fetcher:
         attempt = 0
         try:
             while True:
-                tried = await (self._try_slow if decision.slow else self._try)(errand, flight, began, fetched)
+                gone = await self._away(flight, began)  # before anything scarce is held
+                if gone is not None:
+                    return Fetched(gone, began)
+                tried = await (self._try_slow if decision.slow else self._try)(errand, flight, fetched)
+                if tried is None:
+                    continue  # IMDS went away while this one waited for its token
                 if isinstance(tried, TurnedAway):
                     return tried if fetched is None else fetched
                 fetched = tried
@@ -112,12 +120,10 @@ class Fetcher:
                     return fetched
                 await asyncio.sleep(delay)
         finally:
-            self.outage.leave(flight)
-            self._wake()
+            if self.outage.leave(flight):
+                self._wake()
 
-    async def _try_slow(
-        self, errand: Errand, flight: Flight, began: float, before: Fetched | None
-    ) -> Fetched | TurnedAway:
+    async def _try_slow(self, errand: Errand, flight: Flight, before: Fetched | None) -> Fetched | TurnedAway | None:
         """Try as one of the few slow ones; the time to wait for that is bounded as the wait for a token is."""
         max_wait = self.admissions[errand.decision.budget].max_wait
         wanted_at = self._clock.monotonic()
@@ -130,35 +136,31 @@ class Fetcher:
         finally:
             self._slow_waiting -= 1
         try:
-            return await self._try(errand, flight, began, before)
+            return await self._try(errand, flight, before)
         finally:
             self._slow.release()
 
-    async def _try(self, errand: Errand, flight: Flight, began: float, before: Fetched | None) -> Fetched | TurnedAway:
-        """Send once, when IMDS may be asked and a token is there."""
+    async def _try(self, errand: Errand, flight: Flight, before: Fetched | None) -> Fetched | TurnedAway | None:
+        """Send once, when a token is there; None if IMDS may not be asked any more by then."""
         request, decision = errand.request, errand.decision
         admission = self.admissions[decision.budget]
         wanted_at = self._clock.monotonic()
-        while True:
-            gone = await self._away(flight, began)
-            if gone is not None:
-                return Fetched(gone, began)
-            taken_at = await admission.enter(flight.ticket)
-            if isinstance(taken_at, TurnedAway):
-                return self._turn_away(errand, wanted_at, taken_at)
-            if self.outage.may_ask(flight):
-                break
-            admission.forgo()  # IMDS went away while this one waited for its token
+        taken_at = await admission.enter(flight.ticket)
+        if isinstance(taken_at, TurnedAway):
+            return self._turn_away(errand, wanted_at, taken_at)
+        if not self.outage.may_ask(flight):
+            admission.forgo()
+            return None
         headers = to_upstream(request, decision, self._instance)
         flight.sending = True
         try:
             result = await self._upstream.send(
                 request.method, request.target.raw, headers, request.body, slow=decision.slow
             )
+            self._learn(flight, admission, result, taken_at)  # before the token can go to the next
         finally:
             flight.sending = False
             admission.leave(taken_at)
-        self._learn(flight, admission, result, taken_at)
         self._notify(
             Asked(
                 decision.endpoint,
@@ -180,16 +182,21 @@ class Fetcher:
         """Wait while another feels for IMDS's return; gives the 410 to pass on if it does not come back in time."""
         while not self.outage.may_ask(flight):
             flight.stumble()
+            if self._away_waiting >= _MOST_AWAY_WAITING:
+                return self.outage.gone
             left = began + self.retry_rules.limit - self._clock.monotonic()
+            self._away_waiting += 1
             try:
                 async with asyncio.timeout(max(0.0, left)):
                     await self._health_changed.wait()
             except TimeoutError:
                 return self.outage.gone
+            finally:
+                self._away_waiting -= 1
         return None
 
     def _learn(self, flight: Flight, admission: Admission, result: Response | Failure, taken_at: float) -> None:
-        change = self.outage.learn(flight, result)
+        change = self.outage.learn(flight, result, self._clock.monotonic())
         if self.outage.failing:
             self.trouble = _reason(result)
         if isinstance(result, Response) and result.status == 429:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from imdsproxy.admission import Ticket, TurnedAway
 from imdsproxy.freshness import Entry
@@ -63,7 +64,7 @@ class Flights:
 
     def __init__(self) -> None:
         self._listed: dict[FlightKey, Flight] = {}
-        self._tasks: dict[asyncio.Task[None], Flight] = {}
+        self._tasks: dict[asyncio.Task[Landing], Flight] = {}
 
     def under_way(self, key: FlightKey) -> Flight | None:
         """Give the flight that fetches this key, if one does."""
@@ -81,9 +82,10 @@ class Flights:
         flight = Flight(background=background, share=share)
         if key is not None:
             self._listed[key] = flight
-        task = asyncio.get_running_loop().create_task(self._run(key, flight, fly))
+        task = asyncio.get_running_loop().create_task(_run(flight, fly))
         self._tasks[task] = flight
-        task.add_done_callback(self._tasks.pop)
+        # A task that is cancelled before its first step never runs at all; this is called even then.
+        task.add_done_callback(partial(self._land, key))
         return flight
 
     def call_off(self, flight: Flight) -> None:
@@ -109,16 +111,18 @@ class Flights:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def _run(self, key: FlightKey | None, flight: Flight, fly: Callable[[Flight], Awaitable[Landing]]) -> None:
-        landing: Landing = _ENDED
-        try:
-            landing = await fly(flight)
-        except Exception:
-            logger.exception("a flight failed")
-            landing = _BROKEN
-        finally:
-            # Only if it is still the one: after `forget` another may fly under this key.
-            if key is not None and self._listed.get(key) is flight:
-                del self._listed[key]
-            flight.stumble()
-            flight.landed.set_result(landing)
+    def _land(self, key: FlightKey | None, task: asyncio.Task[Landing]) -> None:
+        flight = self._tasks.pop(task)
+        # Only if it is still the one: after `forget` another may fly under this key.
+        if key is not None and self._listed.get(key) is flight:
+            del self._listed[key]
+        flight.stumble()
+        flight.landed.set_result(_ENDED if task.cancelled() else task.result())
+
+
+async def _run(flight: Flight, fly: Callable[[Flight], Awaitable[Landing]]) -> Landing:
+    try:
+        return await fly(flight)
+    except Exception:
+        logger.exception("a flight failed")
+        return _BROKEN

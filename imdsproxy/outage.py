@@ -6,6 +6,7 @@ feels for its return and all others wait for that one, rather than each spending
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -13,6 +14,8 @@ from imdsproxy.freshness import is_failure
 from imdsproxy.messages import Failure, Response
 
 _GONE = 410
+# What failed longer ago says nothing about now: an update of IMDS takes 70 seconds at the most.
+_NEWS = 70.0
 
 
 class Change(Enum):
@@ -27,11 +30,17 @@ class Outage:
     """IMDS's health as its last answer showed it. Whoever asks is known by an object of its own."""
 
     failing: bool = False
+    """IMDS's last answer was a failure."""
+    failed_at: float = -math.inf
     gone: Response | None = None
     """The 410 that everyone is being told, while it lasts."""
     answered: bool = False
     """IMDS has at some time answered, and not with a failure."""
     _feeling: object | None = None
+
+    def fails(self, now: float) -> bool:
+        """Whether IMDS failed just now, so that asking it first would most likely be for nothing."""
+        return self.failing and now - self.failed_at < _NEWS
 
     def may_ask(self, who: object) -> bool:
         """Whether `who` may send now. While IMDS is gone, the first that asks becomes the one that feels."""
@@ -41,8 +50,8 @@ class Outage:
             self._feeling = who
         return self._feeling is who
 
-    def learn(self, who: object, result: Response | Failure) -> Change | None:
-        """Take in what IMDS answered to `who`."""
+    def learn(self, who: object, result: Response | Failure, now: float) -> Change | None:
+        """Take in what IMDS answered to `who`, at the monotonic moment `now`."""
         failed = isinstance(result, Failure) or is_failure(result.status)
         if isinstance(result, Response):
             if result.status == _GONE:
@@ -56,9 +65,13 @@ class Outage:
         if failed != self.failing:
             change = Change.FAILED if failed else Change.RECOVERED
         self.failing = failed
+        if failed:
+            self.failed_at = now
         return change
 
-    def leave(self, who: object) -> None:
-        """Let another feel for IMDS's return: `who` asks no more."""
-        if self._feeling is who:
+    def leave(self, who: object) -> bool:
+        """Let another feel for IMDS's return, as `who` asks no more; says whether it was the one that did."""
+        felt = self._feeling is who
+        if felt:
             self._feeling = None
+        return felt

@@ -62,16 +62,16 @@ class Proxy:
         key = request.target.key
         wish = self._wish(request)
         if wish:
-            return self._landed(errand, self._flight(errand, wish), wish)
+            return self._when_landed(errand, self._flight(errand, wish), wish)
         now = self._clock.monotonic()
         entry = self.store.get(key)
         resting = hash(key) in self._resting
         standing = lookup(entry, now)
-        step = plan(standing, failing=self.fetcher.outage.failing or resting)
+        step = plan(standing, failing=self.fetcher.outage.fails(now) or resting)
         if entry is None or step is Plan.FETCH:
-            return self._landed(errand, self._flight(errand))
+            return self._when_landed(errand, self._flight(errand))
         if step is Plan.FETCH_OR_STALE:
-            return self._landed(errand, self._flight(errand), stale=entry)
+            return self._when_landed(errand, self._flight(errand), stale=entry)
         if step is Plan.SERVE_AND_REFRESH and not resting:
             self._flight(errand, background=True)
         return _from_cache(errand, entry, now, "stale-if-error" if standing is Standing.ON_ERROR else None)
@@ -115,7 +115,7 @@ class Proxy:
             self.fetcher.admissions[errand.decision.budget].promote(flight.ticket)
         return flight, False
 
-    async def _landed(
+    async def _when_landed(
         self, errand: Errand, joined: tuple[Flight, bool], wish: str = "", stale: Entry | None = None
     ) -> Served:
         flight, led = joined
@@ -173,7 +173,7 @@ class Proxy:
             landing.response,
             endpoint,
             Outcome.ERROR if _failed(landing, errand) else outcome,
-            ttl=None if entry is None else int(entry.fresh_until - self._clock.monotonic()),
+            ttl=None if entry is None else math.floor(entry.fresh_until - self._clock.monotonic()),
             forward=forward,
             forward_status=landing.response.status,
             stored=entry is not None,

@@ -47,11 +47,12 @@ class Readiness:
     async def _ask(self, target: Target, *, unrestricted: bool = False) -> None:
         """Ask until there is an answer that asking again would not change."""
         request = Request("GET", target, metadata=True)
-        # The proxy's own first question is not subject to what ALLOW and DENY open to clients.
-        policy = Policy(allow=("/",)) if unrestricted else self._proxy.policy
+        decision = self._proxy.policy.decide(request)
+        if unrestricted and isinstance(decision, Refuse):
+            # The proxy's own first question is not subject to what ALLOW and DENY open to clients.
+            decision = Policy(allow=("/",)).decide(request)
         pause = 1.0
         while True:
-            decision = policy.decide(request)
             answer = self._proxy.perform(request, decision)
             served = answer if isinstance(answer, Served) else await answer
             word = f"status {served.response.status} for {target.path}" + (

@@ -17,6 +17,8 @@ _UNREACHABLE_FOR = 5.0
 _RETRIED_FAILURES = frozenset({FailureKind.UNREACHABLE, FailureKind.RESET, FailureKind.UNREADABLE})
 _IDENTITY_PAUSE = 1.0
 _LONGEST_TOLD = 3600
+# What is left of the time after the try at its very end is a rounding error.
+_SHORTEST_PAUSE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def next_delay(
         if result.status >= 500 and budget is BudgetClass.IDENTITY:
             pause = max(pause, _IDENTITY_PAUSE)
     left = limit - elapsed
-    return min(pause, left) if left > 0 else None
+    return min(pause, left) if left > _SHORTEST_PAUSE else None
 
 
 def retry_after(response: Response) -> float | None:

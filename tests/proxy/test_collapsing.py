@@ -259,3 +259,15 @@ def test_a_finished_flight_leaves_the_table_only_if_it_is_still_the_one() -> Non
         assert flights.under_way(key) is None
 
     virtual.run(scenario())
+
+
+def test_a_flight_that_is_ended_before_its_first_step_lands_all_the_same() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        waiting = stage.proxy.answer(stage.request())
+        assert not isinstance(waiting, Served)
+        await stage.proxy.flights.close()
+        assert (await waiting).detail == "internal-error"
+        assert stage.imds.count == 0
+
+    virtual.run(scenario())

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from imdsproxy.messages import Failure, Response
+from imdsproxy.readiness import Readiness
 from imdsproxy.served import Outcome
 from tests import virtual
 from tests.scripted import DOWN, EVENTS, INSTANCE, TOKEN, VERSIONS, Imds, Sent, Stage, in_turn, ok, status, token
@@ -228,3 +229,83 @@ def test_failing_and_recovering_are_each_told_once(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.INFO):
         virtual.run(scenario())
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == ["IMDS fails", "IMDS answers again"]
+
+
+class TestWhatHoldsUpNobody:
+    def test_flights_that_wait_for_the_return_hold_nothing_that_the_one_that_feels_needs(self) -> None:
+        async def scenario() -> None:
+            stage = Stage()
+            began = stage.now
+            stage.imds.answer = gone_for(2.5, began).answer
+            feeling = stage.start(EVENTS)
+            await asyncio.sleep(0.1)
+            others = [stage.start(f"{EVENTS}&x={number}") for number in range(2)]
+            served = await asyncio.gather(feeling, *others, stage.start(VERSIONS))
+            assert {one.response.status for one in served} == {200}
+            assert stage.now - began == pytest.approx(3.0)
+
+        virtual.run(scenario())
+
+    def test_a_crowd_that_waits_for_the_return_is_bounded_though_its_clients_have_gone(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(status(410))))
+            first = stage.start(VERSIONS)
+            await asyncio.sleep(0.1)
+            crowd = [stage.start(leaf(number)) for number in range(1000)]
+            await asyncio.sleep(0.1)
+            told = [task.result() for task in crowd if task.done()]
+            assert {one.response.status for one in told} == {410}
+            for task in crowd:
+                task.cancel()
+            assert len(stage.proxy.flights) <= 1 + 256
+            await first
+            await asyncio.sleep(1)
+            assert len(stage.proxy.flights) == 0
+
+        virtual.run(scenario())
+
+    def test_a_failure_is_news_for_a_while_only(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(retry_max=0)
+            stage.imds.answer = lambda sent: status(500) if "foo" in sent.target else ok("new")
+            await stage.get()
+            await asyncio.sleep(200)
+            await stage.get("/metadata/foo")
+            assert (await stage.get()).outcome is Outcome.STALE, "IMDS failed just now"
+            await asyncio.sleep(3000)
+            await stage.get("/metadata/foo")
+            await asyncio.sleep(71)
+            assert (await stage.get()).outcome is Outcome.MISS
+
+        virtual.run(scenario())
+
+    def test_no_token_is_handed_out_between_a_429_and_what_it_teaches(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(identity_budget_requests=20)
+            stage.imds.latency = 0.1
+            stage.imds.answer = lambda sent: status(429, retry_after=5) if sent.at < 1005 else token(86400)
+            await asyncio.gather(*(stage.start(TOKEN + str(number)) for number in range(12)))
+            assert [at for at in stage.imds.times() if 1000 < at < 1005.1] == []
+
+        virtual.run(scenario())
+
+
+def test_the_first_question_of_all_is_kept_as_the_user_wants_it() -> None:
+    async def scenario() -> None:
+        stage = Stage(ttl=(("/metadata/versions", 10.0),))
+        await Readiness(stage.proxy, ()).become()
+        await asyncio.sleep(11)
+        assert (await stage.get(VERSIONS)).outcome is Outcome.MISS
+
+    virtual.run(scenario())
+
+
+def test_the_first_question_is_asked_even_where_clients_may_not() -> None:
+    async def scenario() -> None:
+        stage = Stage(deny=("/metadata/versions",))
+        readiness = Readiness(stage.proxy, ())
+        await readiness.become()
+        assert readiness.obstacle is None
+        assert (await stage.get(VERSIONS)).response.status == 403
+
+    virtual.run(scenario())

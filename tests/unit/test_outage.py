@@ -18,7 +18,7 @@ def gone_for(first: object) -> Outage:
     """Give the outage in which IMDS answered 410 to `first`."""
     outage = Outage()
     assert outage.may_ask(first)
-    outage.learn(first, GONE)
+    outage.learn(first, GONE, 0.0)
     return outage
 
 
@@ -46,21 +46,21 @@ def test_before_anything_is_known_everyone_may_ask() -> None:
 )
 def test_the_last_answer_shows_imds_health(result: Response | Failure, failing: bool, answered: bool) -> None:
     outage = Outage()
-    assert outage.learn("one", result) is (Change.FAILED if failing else None)
+    assert outage.learn("one", result, 0.0) is (Change.FAILED if failing else None)
     assert (outage.failing, outage.answered) == (failing, answered)
 
 
 def test_each_change_of_health_is_told_once() -> None:
     outage = Outage()
-    told = [outage.learn("one", result) for result in (OK, UNREACHABLE, answer(503), GONE, OK, OK, answer(429))]
+    told = [outage.learn("one", result, 0.0) for result in (OK, UNREACHABLE, answer(503), GONE, OK, OK, answer(429))]
     assert told == [None, Change.FAILED, None, None, Change.RECOVERED, None, Change.FAILED]
 
 
 @pytest.mark.parametrize("result", [UNREACHABLE, GONE, answer(503)])
 def test_having_answered_once_is_not_forgotten(result: Response | Failure) -> None:
     outage = Outage()
-    outage.learn("one", OK)
-    outage.learn("one", result)
+    outage.learn("one", OK, 0.0)
+    outage.learn("one", result, 0.0)
     assert outage.answered
 
 
@@ -73,7 +73,7 @@ def test_while_imds_is_gone_only_the_one_that_met_it_may_ask() -> None:
 def test_a_second_410_does_not_change_who_feels_for_its_return() -> None:
     outage = gone_for("one")
     again = answer(410)
-    outage.learn("two", again)
+    outage.learn("two", again, 0.0)
     assert outage.gone is again
     assert [outage.may_ask(who) for who in ("one", "two")] == [True, False]
 
@@ -90,7 +90,7 @@ def test_who_feels_is_known_by_its_identity_and_nothing_else() -> None:
 
     first, second = Empty(), Empty()
     outage = gone_for(first)
-    outage.learn(second, GONE)
+    outage.learn(second, GONE, 0.0)
     assert outage.may_ask(first)
     assert not outage.may_ask(second)
 
@@ -99,14 +99,14 @@ def test_who_feels_is_known_by_its_identity_and_nothing_else() -> None:
 @pytest.mark.parametrize("status", [200, 400, 404, 429, 500, 503])
 def test_any_other_answer_shows_that_imds_is_back_for_everyone(who: str, status: int) -> None:
     outage = gone_for("one")
-    outage.learn(who, answer(status))
+    outage.learn(who, answer(status), 0.0)
     assert outage.gone is None
     assert all(outage.may_ask(asker) for asker in ("one", "two", "three"))
 
 
 def test_no_answer_at_all_does_not_show_that_imds_is_back() -> None:
     outage = gone_for("one")
-    outage.learn("one", UNREACHABLE)
+    outage.learn("one", UNREACHABLE, 0.0)
     assert outage.gone is GONE
     assert [outage.may_ask(who) for who in ("two", "one")] == [False, True]
 
@@ -125,6 +125,6 @@ def test_the_leaving_of_another_changes_nothing() -> None:
 
 def test_a_new_outage_is_felt_by_whoever_meets_it() -> None:
     outage = gone_for("one")
-    outage.learn("one", OK)
-    outage.learn("two", GONE)
+    outage.learn("one", OK, 0.0)
+    outage.learn("two", GONE, 0.0)
     assert [outage.may_ask(who) for who in ("one", "two")] == [False, True]
