@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 JOIN_TIMEOUT = 10.0
+TURNS_TO_ACCEPT = 10
+"""More turns of the loop than asyncio takes from accepting a socket to its protocol's first call, which is four."""
 
 logger = logging.getLogger("imdsproxy.emulator")
 
@@ -52,6 +54,13 @@ async def serving(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) ->
     try:
         yield EmulatorServer(bound_host, bound_port, emulator)
     finally:
+        # asyncio drops a connection unclosed whose protocol it has not made yet when its server is closed. So first
+        # no more are accepted (Windows' own loop cannot do that), then those just accepted get their protocol.
+        for listener in server.sockets:
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_reader(listener.fileno())
+        for _ in range(TURNS_TO_ACCEPT):
+            await asyncio.sleep(0)
         server.close()
         await connections.end()
 

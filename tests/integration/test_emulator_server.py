@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import importlib.util
 import json
@@ -431,3 +432,23 @@ def test_the_command_in_this_process_until_it_is_told_to_end(
         thread.join()
     assert capsys.readouterr().out.startswith("emulator: http://127.0.0.1:")
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_whoever_connects_in_the_moment_of_its_end_is_hung_up_on() -> None:
+    """Left open, such a connection would be found by the garbage collector in the middle of some other test."""
+    for _ in range(10):
+        held: list[socket.socket] = []
+        with contextlib.ExitStack() as stack:
+            with run_in_thread(Emulator()) as imds:
+
+                def crowd(host: str = imds.host, port: int = imds.port) -> None:
+                    with contextlib.suppress(OSError):
+                        while len(held) < 40:  # noqa: B023  # used up before the next round
+                            held.append(socket.create_connection((host, port), timeout=1))  # noqa: B023
+
+                thread = threading.Thread(target=crowd)
+                thread.start()
+            thread.join()
+            for connection in held:
+                stack.callback(connection.close)
+        gc.collect()  # an unclosed socket is a warning, and a warning is an error
