@@ -10,6 +10,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -125,14 +126,7 @@ class Application:
                 return None
             if len(body) > _LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
-            request = Request(
-                request.method,
-                request.target,
-                metadata=request.metadata,
-                headers=request.headers,
-                body=body,
-                hops=request.hops,
-            )
+            request = replace(request, body=body)
         answer = self.house.proxy.answer(request)
         if isinstance(answer, Served):
             return answer
@@ -151,7 +145,7 @@ class Application:
         await send({"type": "http.response.body", "body": served.response.body})
 
     async def _page(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
-        path = "/" + "/".join(request.target.segments)
+        path = request.target.path
         if path not in {"/-/healthy", "/-/ready", "/-/metrics"}:
             await self._send(refused(_NO_PAGE), send)
             return

@@ -98,8 +98,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in, up to the limits."""
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
+        self._start_deadline()
         self._beside_body += len(data)
         self._latest = data
         super().data_received(data)
@@ -110,8 +109,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Count a new head from here."""
         super().on_message_begin()
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
+        self._start_deadline()
         self._in_head = True
         self._field_bytes = 0
 
@@ -210,6 +208,10 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self.timeout_keep_alive_handler)
 
+    def _start_deadline(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
+
     def _stop_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
@@ -218,7 +220,7 @@ class Connection(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._deadline = None
         if self.flow.read_paused:  # it is the proxy that does not read on, as long as an earlier request is answered
-            self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
+            self._start_deadline()
         elif not self.transport.is_closing():
             self._refuse(_TOO_SLOW)
 

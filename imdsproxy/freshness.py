@@ -157,5 +157,4 @@ def keep(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -
 
 def _age(response: Response) -> int:
     """Give the seconds that the answer spent in another cache, such as a node's imdsproxy (RFC 9111 section 5.1)."""
-    value = (response.header(b"age") or b"0").strip()
-    return int(value[:9]) if value.isdigit() else 0
+    return response.seconds(b"age") or 0

@@ -79,6 +79,11 @@ class Response:
         """The first value of a field, by its lower-case name."""
         return next((value for field, value in self.headers if field == name), None)
 
+    def seconds(self, name: bytes) -> int | None:
+        """A field's value as whole seconds, at most nine digits of them; None where it is absent or no number."""
+        value = (self.header(name) or b"").strip()
+        return int(value[:9]) if value.isdigit() else None
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

@@ -67,7 +67,5 @@ def retry_after(response: Response) -> float | None:
 
     A date is on IMDS's clock, which need not be this machine's.
     """
-    value = response.header(b"retry-after")
-    if value is None or not value.strip().isdigit():
-        return None
-    return float(min(int(value.strip()[:9]), _LONGEST_TOLD))
+    seconds = response.seconds(b"retry-after")
+    return None if seconds is None else float(min(seconds, _LONGEST_TOLD))
