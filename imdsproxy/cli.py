@@ -29,6 +29,13 @@ _COMMANDS = {
     "demo": "run an emulated IMDS and the proxy in front of it, and show lines to try",
     "emulator": "run the emulated IMDS alone",
     "config": "show every setting: its value, where that came from, and what it means",
+    "redirect": "print the nftables ruleset that brings calls of 169.254.169.254 to the proxy",
+}
+
+_REDIRECT_FLAGS = {
+    "uid": ("USER", "the proxy's own user, by name or number, who is exempt; default: that of the running unit"),
+    "node": ("", "redirect what this machine forwards for its pods, too"),
+    "remove": ("", "print what takes the redirect away instead"),
 }
 
 _HELP = f"""\
@@ -71,7 +78,7 @@ def _run(arguments: list[str]) -> int:
             from imdsproxy.emulator.cli import main as emulator  # noqa: PLC0415 - late, see above
 
             return emulator(rest)
-        case ["serve" | "demo" | "config" as command, *rest]:
+        case ["serve" | "demo" | "config" | "redirect" as command, *rest]:
             return _run_with_settings(command, rest)
         case [unknown, *_] if not unknown.startswith("-"):
             raise _UsageError(_not_among(_COMMANDS, unknown, "command", "imdsproxy"))
@@ -87,6 +94,8 @@ def _run_with_settings(command: str, arguments: list[str]) -> int:
     flags = _parse(_parser(command), arguments)
     if command == "config":
         return _config(flags)
+    if command == "redirect":
+        return _redirect(flags)
     from imdsproxy.demo import demo  # noqa: PLC0415 - late, see above
 
     return demo(flags)
@@ -122,6 +131,17 @@ def _config(flags: dict[str, str]) -> int:
     return _print(settings_report.table(loaded, shutil.get_terminal_size().columns))
 
 
+def _redirect(flags: dict[str, str]) -> int:
+    from imdsproxy.redirect import redirect  # noqa: PLC0415 - late, see above
+    from imdsproxy.settings import load  # noqa: PLC0415 - late, see above
+
+    options = {name: flags.pop(name) for name in _REDIRECT_FLAGS if name in flags}
+    text, notes = redirect(load(flags).settings, options)
+    for note in notes:
+        sys.stderr.write(f"imdsproxy: note: {note}\n")
+    return _print(text)
+
+
 def _parser(command: str) -> argparse.ArgumentParser:
     import argparse  # noqa: PLC0415 - late, see above
 
@@ -144,6 +164,12 @@ def _parser(command: str) -> argparse.ArgumentParser:
         output = parser.add_mutually_exclusive_group()
         for name, meaning in {"toml": "print a TOML file", "markdown": "print a Markdown table"}.items():
             output.add_argument(f"--{name}", dest="output", action="store_const", const=name, help=meaning)
+    if command == "redirect":
+        for name, (placeholder, meaning) in _REDIRECT_FLAGS.items():
+            if placeholder:
+                parser.add_argument(f"--{name}", metavar=placeholder, help=meaning)
+            else:
+                parser.add_argument(f"--{name}", action="store_const", const="true", help=meaning)
     for field, info in Settings.model_fields.items():
         meaning = f"{info.description} [{environment_name(field)}, default: {plain(info.default)}]"
         # argparse would read a percent sign as a placeholder of its own.

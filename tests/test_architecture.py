@@ -30,6 +30,7 @@ RANKS = {
     "outage": 2,
     "served": 2,
     "budget": 2,
+    "ruleset": 2,
     "clock": 3,
     "store": 3,
     "admission": 3,
@@ -45,11 +46,12 @@ RANKS = {
     "logs": 3,
     "server": 8,
     "demo": 9,
+    "redirect": 9,
     "cli": 10,
     "__main__": 11,
 }
 SETTINGS = {"settings", "settings_fields", "settings_values", "settings_reader", "settings_report"}
-READS_SETTINGS = {"cli", "demo", "app", "server", "wiring"}
+READS_SETTINGS = {"cli", "demo", "app", "server", "wiring", "redirect"}
 STARTS_THE_EMULATOR = {"cli", "demo"}
 
 CORE = {name for name, rank in RANKS.items() if rank in (1, 2)}

@@ -16,7 +16,7 @@ from imdsproxy import __version__, cli, logs, settings_report
 from imdsproxy.settings import Settings, SettingsError
 from imdsproxy.settings_fields import environment_name, flag_name
 
-COMMANDS = ("serve", "demo", "emulator", "config")
+COMMANDS = ("serve", "demo", "emulator", "config", "redirect")
 
 
 @pytest.fixture(autouse=True)

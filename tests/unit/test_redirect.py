@@ -1,0 +1,163 @@
+"""`imdsproxy redirect`: whose calls are exempt, where the others go, and what a person is told."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from imdsproxy import cli
+from imdsproxy.redirect import redirect
+from imdsproxy.settings import Settings, SettingsError
+from tests.kit import ROOT
+
+NODE = {"uid": "990", "node": "true"}
+
+
+def rendered(options: dict[str, str], **settings: object) -> str:
+    return redirect(Settings(**settings), options)[0]  # type: ignore[arg-type]
+
+
+def systemctl(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program of that name first, and alone, on the path."""
+    program = folder / "systemctl"
+    program.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ("990", "skuid != 990 "),
+        ("0990", "skuid != 990 "),
+        ("4294967294", "skuid != 4294967294 "),
+        ("imdsproxy", 'skuid != "imdsproxy" '),
+        ("_imds-proxy.2", 'skuid != "_imds-proxy.2" '),
+    ],
+)
+def test_the_exempt_user_is_a_number_or_a_name(given: str, written: str) -> None:
+    assert written in rendered({"uid": given})
+
+
+@pytest.mark.parametrize("given", ["", "-1", "4294967295", "a b", 'a"', "a;", "a\n", "٣", "1x", "x" * 33, "@users"])
+def test_what_is_neither_is_refused_by_its_value(given: str) -> None:
+    with pytest.raises(SettingsError, match="neither a user's number nor a user's name"):
+        rendered({"uid": given})
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "goal"),
+    [
+        ("127.0.0.1", 8254, "127.0.0.1:8254"),
+        ("localhost", 8254, "127.0.0.1:8254"),
+        ("0.0.0.0", 99, "127.0.0.1:99"),
+        ("10.0.0.4", 80, "10.0.0.4:80"),
+    ],
+)
+def test_it_leads_to_where_the_proxy_listens(host: str, port: int, goal: str) -> None:
+    assert f"dnat to {goal}\n" in rendered({"uid": "990"}, host=host, port=port)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"host": "::1"}, "IMDSPROXY_HOST=::1"), ({"host": "imds.local"}, "IPv4"), ({"port": 0}, "IMDSPROXY_PORT=0")],
+)
+def test_where_it_cannot_lead_is_told(settings: dict[str, object], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        rendered({"uid": "990"}, **settings)
+
+
+def test_removing_asks_for_no_user() -> None:
+    assert "dnat" not in rendered({"remove": "true"}, host="::1")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="users of processes are read from /proc")
+def test_without_a_name_it_is_the_user_of_the_running_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    systemctl(
+        tmp_path, monkeypatch, f'[ "$*" = "show --property=MainPID --value imdsproxy.service" ] && echo {os.getpid()}'
+    )
+    assert f"skuid != {os.getuid()} " in rendered({})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands for systemctl")
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("echo 0", "is not running here"),
+        ("exit 1", "is not running here"),
+        ("echo 4194305", "has just ended"),  # one above the largest process number of Linux
+    ],
+)
+def test_a_unit_that_does_not_run_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
+) -> None:
+    systemctl(tmp_path, monkeypatch, script)
+    with pytest.raises(SettingsError, match=told) as error:
+        rendered({})
+    assert "imdsproxy redirect --uid NAME-OR-NUMBER" in str(error.value)
+
+
+def test_a_machine_without_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SettingsError, match="no systemd"):
+        rendered({})
+
+
+def test_exempting_root_is_worth_a_note() -> None:
+    for user in ("0", "root"):
+        (note,) = redirect(Settings(), {"uid": user})[1]
+        assert "a user of its own" in note
+
+
+def test_the_kernel_setting_that_pods_need_is_told_where_it_is_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = tmp_path / "route_localnet"
+    monkeypatch.setattr("imdsproxy.redirect._ROUTE_LOCALNET", setting)
+    for value, notes in (("0\n", 1), ("1\n", 0)):
+        setting.write_text(value, encoding="ascii")
+        assert len(redirect(Settings(), NODE)[1]) == notes
+    assert redirect(Settings(host="10.0.0.4"), NODE)[1] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux")
+def test_removing_the_guard_is_worth_a_note_where_loopback_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = tmp_path / "route_localnet"
+    monkeypatch.setattr("imdsproxy.redirect._ROUTE_LOCALNET", setting)
+    for value, notes in (("0\n", 0), ("1\n", 1)):
+        setting.write_text(value, encoding="ascii")
+        assert len(redirect(Settings(), {"remove": "true"})[1]) == notes
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments"),
+    [
+        ("imdsproxy.nft", ["--uid", "imdsproxy"]),
+        ("imdsproxy-node.nft", ["--uid", "imdsproxy", "--node"]),
+        ("imdsproxy-remove.nft", ["--remove"]),
+    ],
+)
+def test_the_files_in_config_are_what_the_command_prints(
+    file: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["redirect", *arguments]) == 0
+    assert capsys.readouterr().out == (ROOT / "config" / "nftables" / file).read_text(encoding="ascii")
+
+
+def test_notes_are_no_part_of_the_ruleset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["redirect", "--uid=0", "--port=99"]) == 0
+    printed = capsys.readouterr()
+    assert "note" not in printed.out
+    assert printed.out.endswith("}\n")
+    assert "127.0.0.1:99" in printed.out
+    assert printed.err.startswith("imdsproxy: note: every process of root")
+
+
+def test_a_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["redirect", "--uid", "no such"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

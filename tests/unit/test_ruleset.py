@@ -1,0 +1,75 @@
+"""The ruleset as text: who is redirected where, and that it touches one table alone."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from imdsproxy.ruleset import Redirect, missing_exemption, removal, rules
+
+IMDS = "ip daddr 169.254.169.254 tcp dport 80"
+
+
+def redirect(user: str = "990", host: str = "127.0.0.1", port: int = 8254, *, node: bool = False) -> Redirect:
+    return Redirect(user, host, port, node)
+
+
+def lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_what_this_machine_sends_to_imds_goes_to_the_proxy_except_its_own() -> None:
+    assert lines(rules(redirect())) == [
+        "table ip imdsproxy",
+        "delete table ip imdsproxy",
+        "table ip imdsproxy {",
+        "chain output {",
+        "type nat hook output priority -100; policy accept;",
+        f"{IMDS} meta skuid != 990 counter dnat to 127.0.0.1:8254",
+        "}",
+        "}",
+    ]
+
+
+def test_a_user_s_name_is_left_to_nft() -> None:
+    assert f'{IMDS} meta skuid != "imdsproxy" counter dnat to 10.0.0.4:80' in rules(
+        redirect("imdsproxy", "10.0.0.4", 80)
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "node", "chains", "needs"),
+    [
+        ("127.0.0.1", False, ["output"], False),
+        ("10.0.0.4", False, ["output"], False),
+        ("127.0.0.1", True, ["output", "prerouting", "guard"], True),
+        ("10.0.0.4", True, ["output", "prerouting"], False),
+    ],
+)
+def test_loopback_is_guarded_where_pods_are_sent_to_it(host: str, node: bool, chains: list[str], needs: bool) -> None:
+    wanted = redirect(host=host, node=node)
+    assert re.findall(r"chain (\w+)", rules(wanted)) == chains
+    assert wanted.needs_route_localnet is needs
+    assert ("sysctl -w net.ipv4.conf.all.route_localnet=1" in rules(wanted)) is needs
+
+
+def test_pods_are_those_who_do_not_come_from_where_imds_is() -> None:
+    assert f"{IMDS} fib daddr . iif oif missing counter dnat to 127.0.0.1:8254" in rules(redirect(node=True))
+
+
+@pytest.mark.parametrize("text", [rules(redirect()), rules(redirect(node=True)), removal()])
+def test_one_table_is_all_that_is_touched(text: str) -> None:
+    assert set(re.findall(r"^(?:delete )?table (.*?)(?: \{)?$", text, re.MULTILINE)) == {"ip imdsproxy"}
+    # Declared before it is deleted: deleting what is not there would fail.
+    assert text.index("\ntable ip imdsproxy\n") < text.index("\ndelete table ip imdsproxy\n")
+
+
+def test_removal_leaves_nothing_behind() -> None:
+    assert lines(removal()) == ["table ip imdsproxy", "delete table ip imdsproxy"]
+
+
+def test_who_meets_itself_is_told_its_rule_and_its_command() -> None:
+    told = missing_exemption(990)
+    assert "`meta skuid != 990`" in told
+    assert "`imdsproxy redirect --uid 990 | nft -f -`" in told
