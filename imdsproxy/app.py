@@ -43,7 +43,6 @@ TARGET_EXTENSION = "imdsproxy.target"
 """Under this name in `scope["extensions"]` the server gives the request target as it was on the wire."""
 
 _LONGEST_BODY = 65536
-_LOOP_REMINDER = 60.0
 
 _BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {_LONGEST_BODY} bytes.")
 _ENDING = Refusal(
@@ -72,7 +71,6 @@ class Application:
         self._access_log = settings.access_log
         self.house: House = build(settings, self._upstream, clock)
         self.readiness = Readiness(self.house.proxy, settings.warmup)
-        self._loop_told_at = -_LOOP_REMINDER
         self._pages = Router(
             routes=[
                 Route("/-/healthy", self._healthy),
@@ -98,8 +96,6 @@ class Application:
                 return
         else:
             served = refused(request)
-            if request.reason == "loop":
-                self._tell_of_loop()
         await self._send(served, send)
         seconds = self._clock.monotonic() - began
         self.house.metrics.observe(served, seconds)
@@ -179,16 +175,6 @@ class Application:
                 await getting_ready
             await self.house.proxy.flights.close()
             await self._upstream.close()
-
-    def _tell_of_loop(self) -> None:
-        """Say it once a minute: a loop can meet itself many times a second."""
-        now = self._clock.monotonic()
-        if now - self._loop_told_at >= _LOOP_REMINDER:
-            self._loop_told_at = now
-            logger.error(
-                "the upstream leads back to this proxy itself; point IMDSPROXY_UPSTREAM at IMDS, and if traffic to "
-                "169.254.169.254 is redirected, exempt the user this proxy runs as"
-            )
 
 
 def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Application:

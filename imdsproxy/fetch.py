@@ -14,7 +14,7 @@ from imdsproxy.clock import Clock
 from imdsproxy.flights import Flight
 from imdsproxy.freshness import is_failure
 from imdsproxy.headers import to_upstream
-from imdsproxy.messages import BudgetClass, Failure, Headers, Request, Response
+from imdsproxy.messages import BudgetClass, Failure, FailureKind, Headers, Request, Response
 from imdsproxy.outage import Change, Outage
 from imdsproxy.policy import Cache, Forward
 from imdsproxy.retry import RetryRules, next_delay, retry_after
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _MOST_SLOW_WAITING = 50
 # Flights that wait for IMDS's return; they outlive their clients, and beyond these the 410 is passed on at once.
 _MOST_AWAY_WAITING = 256
+_LOOP_REMINDER = 60.0
 
 
 class Sender(Protocol):
@@ -87,6 +88,7 @@ class Fetcher:
         self._notify = notify
         self.trouble: str | None = None
         """How IMDS failed last, in a sentence for people."""
+        self._loop_told_at = -math.inf
         self._health_changed = asyncio.Event()
         # IMDS may take two minutes over a scheduled-events request, and a token is held for as long; half of the
         # tokens stay with the others (of a budget of one there is no half).
@@ -153,6 +155,7 @@ class Fetcher:
             return None
         headers = to_upstream(request, decision, self._instance)
         flight.sending = True
+        result: Response | Failure | None = None
         try:
             result = await self._upstream.send(
                 request.method, request.target.raw, headers, request.body, slow=decision.slow
@@ -160,7 +163,10 @@ class Fetcher:
             self._learn(flight, admission, result, taken_at)  # before the token can go to the next
         finally:
             flight.sending = False
-            admission.leave(taken_at)
+            if _came_back(result):  # it never reached IMDS, so it costs nothing there
+                admission.forgo()
+            else:
+                admission.leave(taken_at)
         self._notify(
             Asked(
                 decision.endpoint,
@@ -201,7 +207,9 @@ class Fetcher:
             self.trouble = _reason(result)
         if isinstance(result, Response) and result.status == 429:
             admission.budget.throttled(taken_at, self._clock.monotonic(), retry_after(result))
-        if change is Change.FAILED:
+        if isinstance(result, Failure) and _came_back(result):
+            self._tell_of_loop(result)
+        elif change is Change.FAILED:
             logger.warning(
                 "IMDS fails; what is cached is served within its stale bound",
                 extra={"fields": {"because": _reason(result)}},
@@ -211,10 +219,21 @@ class Fetcher:
         if self.outage.gone is None:
             self._wake()
 
+    def _tell_of_loop(self, loop: Failure) -> None:
+        """Say it once a minute: clients may meet it many times a second."""
+        now = self._clock.monotonic()
+        if now - self._loop_told_at >= _LOOP_REMINDER:
+            self._loop_told_at = now
+            logger.error("the way to IMDS leads back to this proxy", extra={"fields": {"because": loop.description}})
+
     def _wake(self) -> None:
         """Let those who wait for IMDS's return look again."""
         self._health_changed.set()
         self._health_changed = asyncio.Event()
+
+
+def _came_back(result: Response | Failure | None) -> bool:
+    return isinstance(result, Failure) and result.kind is FailureKind.LOOP
 
 
 def _word(result: Response | Failure) -> str:

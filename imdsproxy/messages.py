@@ -116,7 +116,12 @@ class FailureKind(Enum):
     RESET = "upstream-reset"
     UNREADABLE = "upstream-unreadable"
     TOO_LARGE = "upstream-too-large"
+    LOOP = "loop"
     INTERNAL = "internal-error"
+
+
+_STATUSES = {FailureKind.TIMEOUT: 504, FailureKind.LOOP: 508, FailureKind.INTERNAL: 500}
+_ERRORS = {FailureKind.LOOP: "loop_detected"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +133,16 @@ class Failure:
     sent: bool = True
 
     def refusal(self, retry_after: int) -> Refusal:
-        """What the client is told: 504 where IMDS was too slow, else 502 (RFC 9110 sections 15.6.3, 15.6.5)."""
-        status = 504 if self.kind is FailureKind.TIMEOUT else 502
-        if self.kind is FailureKind.INTERNAL:
-            status = 500
+        """What the client is told: 504 where IMDS was too slow, 508 where the way there leads back, else 502.
+
+        RFC 9110 sections 15.6.3 and 15.6.5, RFC 5842 section 7.2. `retry_after` is in seconds; a loop is for
+        somebody to mend, and no time can be given for that.
+        """
+        word = self.kind.value
         return Refusal(
-            status,
-            self.kind.value,
-            self.kind.value.replace("-", "_"),
+            _STATUSES.get(self.kind, 502),
+            word,
+            _ERRORS.get(self.kind, word.replace("-", "_")),
             self.description,
-            ((b"retry-after", b"%d" % retry_after),),
+            () if self.kind is FailureKind.LOOP else ((b"retry-after", b"%d" % retry_after),),
         )

@@ -72,6 +72,11 @@ class Served:
         return fields
 
 
+def tells_of_loop(response: Response) -> bool:
+    """Whether an answer is an imdsproxy's word that the request had passed it before: it never reached IMDS."""
+    return response.status == 508 and (response.header(b"cache-status") or b"") == b"imdsproxy; detail=loop"
+
+
 def refused(refusal: Refusal, endpoint: str = "none", outcome: Outcome = Outcome.REFUSED) -> Served:
     """Record an answer of the proxy's own."""
     return Served(refusal.response(), endpoint, outcome, detail=refusal.reason)

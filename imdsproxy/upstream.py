@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import AsyncIterable
@@ -11,6 +12,8 @@ from typing import cast
 
 from imdsproxy.headers import to_client
 from imdsproxy.messages import Failure, FailureKind, Headers, Response
+from imdsproxy.ruleset import missing_exemption
+from imdsproxy.served import tells_of_loop
 
 # httpx would load its command line, and with it whatever of click, pygments and rich is installed: up to 1.5 MB.
 # None in this place means "not to be imported" (Python language reference, 5.3.1), which httpx provides for.
@@ -41,6 +44,10 @@ class Address:
         """The Host field."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == 80 else f"{host}:{self.port}"
+
+
+IMDS = Address("169.254.169.254")
+"""The real one (Microsoft's IMDS page)."""
 
 
 class Upstream:
@@ -128,9 +135,18 @@ class Upstream:
                         f"{self.address} sent more than {self._max_body_bytes} bytes; "
                         "raise IMDSPROXY_MAX_BODY_BYTES if that is right.",
                     )
-            return Response(response.status_code, to_client(response.headers.raw), bytes(body))
+            answer = Response(response.status_code, to_client(response.headers.raw), bytes(body))
+            return self._loop() if tells_of_loop(answer) else answer
         finally:
             await response.aclose()
+
+    def _loop(self) -> Failure:
+        """Say what to mend, as far as this end of the loop knows: a redirect, or its own setting."""
+        if self.address == IMDS and sys.platform != "win32":
+            why = missing_exemption(os.getuid())
+        else:
+            why = f"IMDSPROXY_UPSTREAM={self.address} leads back to this proxy itself; point it at {IMDS}"
+        return Failure(FailureKind.LOOP, f"{why[:1].upper()}{why[1:]}.", sent=False)
 
     def _unreadable(self) -> Failure:
         return Failure(

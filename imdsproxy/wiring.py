@@ -18,15 +18,13 @@ from imdsproxy.proxy import Proxy
 from imdsproxy.retry import RetryRules
 from imdsproxy.settings_values import parse_upstream
 from imdsproxy.store import Store
-from imdsproxy.upstream import Address
+from imdsproxy.upstream import IMDS, Address
 
 if TYPE_CHECKING:
     from imdsproxy.settings import Settings
 
 IDENTITY_CONCURRENT = 5
 """Identity requests that IMDS takes at once (Microsoft's IMDS page, 2025)."""
-
-_IMDS = "169.254.169.254"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def upstream_address(settings: Settings) -> Address:
     parsed = parse_upstream(settings.upstream)
     if parsed.path is not None:
         return Address("localhost", unix=parsed.path)
-    return Address(parsed.host or _IMDS, parsed.port or 80)
+    return Address(parsed.host or IMDS.host, parsed.port or 80)
 
 
 def build(settings: Settings, upstream: Sender, clock: Clock) -> House:
@@ -78,7 +76,7 @@ def build(settings: Settings, upstream: Sender, clock: Clock) -> House:
 
 def _doors(settings: Settings, instance: str) -> Doors:
     address = upstream_address(settings)
-    authorities = {f"{_IMDS}:80"}
+    authorities = {f"{IMDS.host}:{IMDS.port}"}
     if address.unix is None:
         host = f"[{address.host}]" if ":" in address.host else address.host
         authorities.add(f"{host}:{address.port}")

@@ -81,5 +81,11 @@ def test_a_failure_is_told_by_its_status_with_a_time_to_come_back(kind: FailureK
     assert document["error"] == kind.value.replace("-", "_")
 
 
+def test_a_loop_is_told_without_a_time_to_come_back() -> None:
+    refusal = Failure(FailureKind.LOOP, "Mend the rule.").refusal(7)
+    assert (refusal.status, refusal.reason, refusal.error) == (508, "loop", "loop_detected")
+    assert refusal.response().header(b"retry-after") is None
+
+
 def test_every_kind_of_failure_has_a_row_above() -> None:
-    assert len(FailureKind) == 6
+    assert len(FailureKind) == 7

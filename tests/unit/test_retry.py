@@ -53,6 +53,7 @@ def test_any_other_status_is_final(status: int) -> None:
         (FailureKind.UNREADABLE, [1, 2, 2]),
         (FailureKind.TIMEOUT, []),
         (FailureKind.TOO_LARGE, []),
+        (FailureKind.LOOP, []),
         (FailureKind.INTERNAL, []),
     ],
 )

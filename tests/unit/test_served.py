@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from imdsproxy.messages import BudgetClass, FailureKind, Refusal, Response
-from imdsproxy.served import Asked, Outcome, Served, refused
+from imdsproxy.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Response
+from imdsproxy.served import Asked, Outcome, Served, refused, tells_of_loop
 
 OK = Response(200, ((b"server", b"IMDS/150.870.65.1854"), (b"date", b"Mon, 11 Apr 2026 22:26:58 GMT")), b'{"a":1}')
 # RFC 8941 section 3.3.4.
@@ -121,3 +121,21 @@ def test_every_failure_has_a_word_that_cache_status_can_carry(kind: FailureKind)
 def test_a_try_that_was_turned_away_has_no_status_and_took_no_time() -> None:
     asked = Asked("instance", BudgetClass.GENERAL, 0.0, None)
     assert (asked.status, asked.seconds, asked.retried_after) == (None, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (508, ((b"cache-status", b"imdsproxy; detail=loop"),), True),
+        (508, ((b"cache-status", b"other; detail=loop"),), False),
+        (508, (), False),
+        (502, ((b"cache-status", b"imdsproxy; detail=loop"),), False),
+    ],
+)
+def test_only_an_imdsproxy_s_own_word_tells_of_a_loop(status: int, headers: Headers, expected: bool) -> None:
+    assert tells_of_loop(Response(status, headers, b"")) is expected
+
+
+def test_the_refusal_of_a_loop_is_read_as_one() -> None:
+    loop = refused(Failure(FailureKind.LOOP, "It leads back.").refusal(1))
+    assert tells_of_loop(Response(loop.response.status, tuple(loop.headers()), loop.response.body))

@@ -1,0 +1,70 @@
+"""A way to IMDS that leads back to the proxy: told, not followed, and paid for by nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from imdsproxy.messages import Failure, FailureKind
+from imdsproxy.served import Outcome
+from tests import virtual
+from tests.scripted import INSTANCE, TOKEN, Imds, Stage, in_turn, ok
+
+LOOP = Failure(FailureKind.LOOP, "The rule lacks `meta skuid != 990`.", sent=False)
+
+
+def test_it_is_told_at_once_and_spends_no_token() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(lambda _sent: LOOP))
+        began = stage.now
+        for number in range(50):
+            served = await stage.get(f"/metadata/instance/compute/tagsList/{number}?api-version=2021-02-01")
+            assert (served.response.status, served.outcome, served.detail) == (508, Outcome.ERROR, "loop")
+        assert stage.now == began, "nobody waits for a token"
+        assert stage.tokens() == 5
+        await asyncio.sleep(600)
+        assert stage.imds.count == 50, "one each: nothing is tried again"
+
+    virtual.run(scenario())
+
+
+def test_the_log_says_so_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(lambda _sent: LOOP))
+        for _ in range(119):
+            await stage.get()
+            await asyncio.sleep(1)
+
+    with caplog.at_level(logging.INFO):
+        virtual.run(scenario())
+    assert [record.getMessage() for record in caplog.records] == ["the way to IMDS leads back to this proxy"] * 2
+    assert caplog.records[0].__dict__["fields"] == {"because": LOOP.description}
+
+
+def test_what_is_kept_is_served_meanwhile_and_a_mended_rule_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(in_turn(ok("old"), LOOP, ok("new"))))
+        await stage.get()
+        await asyncio.sleep(200)
+        served = await stage.get()
+        assert (served.response.body, served.outcome) == (b"old", Outcome.STALE)
+        await asyncio.sleep(10)
+        await stage.get()
+        await asyncio.sleep(1)
+        assert (await stage.get()).response.body == b"new"
+        assert (await stage.get(TOKEN)).response.status == 200
+
+    virtual.run(scenario())
+
+
+@pytest.mark.parametrize("target", [INSTANCE, TOKEN])
+def test_whoever_waits_together_is_told_together(target: str) -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(lambda _sent: LOOP, latency=0.1))
+        served = await stage.many(100, target)
+        assert {one.response.status for one in served} == {508}
+        assert stage.imds.count == 1
+
+    virtual.run(scenario())
