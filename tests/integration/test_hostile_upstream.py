@@ -19,11 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
 from tests.kit import ROOT, Answer, ProxyProcess, environment, free_port, get, running_proxy, talk, wait_until
+from tests.servers import Server, forbidden_port, ok, read_head
 
 pytestmark = pytest.mark.process
 
@@ -36,29 +37,18 @@ Script = Callable[[socket.socket, bytes], bool]
 """Answers one request; says whether the connection goes on."""
 
 
-class Upstream:
+class Upstream(Server):
     """A server that does to each request what its script says; `/metadata/versions` it always answers."""
 
     def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port = int(self._listener.getsockname()[1])
+        super().__init__()
         self.heads: list[bytes] = []
         self.script: Script = sends(ok(b"{}"))
-        threading.Thread(target=self._accept, daemon=True).start()
 
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as stream, contextlib.suppress(OSError):
-            connection.settimeout(20)
-            while head := _read_head(stream):
+    def serve(self, connection: socket.socket) -> None:
+        connection.settimeout(20)
+        with connection.makefile("rb") as stream:
+            while head := read_head(stream):
                 target = head.split(b" ")[1]
                 if target == b"/metadata/versions":
                     connection.sendall(ok(b'{"apiVersions":[]}'))
@@ -66,19 +56,6 @@ class Upstream:
                 self.heads.append(head)
                 if not self.script(connection, target):
                     return
-
-
-def _read_head(stream: BinaryIO) -> bytes:
-    lines = []
-    while (line := stream.readline()) not in {b"\r\n", b""}:
-        lines.append(line)
-    return b"".join(lines)
-
-
-def ok(body: bytes, *fields: bytes, status: bytes = b"200 OK", length: int | None = None) -> bytes:
-    length = len(body) if length is None else length
-    head = b"".join((b"Content-Type: application/json; charset=utf-8\r\n", *(field + b"\r\n" for field in fields)))
-    return b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, head, length, body)
 
 
 def sends(raw: bytes, *, then_closes: bool = True) -> Script:
@@ -120,16 +97,15 @@ def sends_and_resets(raw: bytes) -> Script:
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
-    server = Upstream()
-    yield server
-    server.close()
+    with Upstream() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def shared(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
     with running_proxy(
         tmp_path_factory.mktemp("proxy"),
-        upstream=f"http://127.0.0.1:{upstream.port}",
+        upstream=upstream.url,
         read_timeout=READ_TIMEOUT,
         connect_timeout=0.1,
         max_body_bytes=MOST,
@@ -426,11 +402,10 @@ def test_a_token_whose_life_is_in_doubt_is_passed_on_and_not_kept(
 
 
 def test_a_redirect_is_never_followed(proxy: ProxyProcess, upstream: Upstream) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as trap:
-        trap.settimeout(0)
+    with forbidden_port() as elsewhere:
         addresses = [
-            f"http://127.0.0.1:{trap.getsockname()[1]}/metadata/instance",
-            f"http://127.0.0.1:{upstream.port}/metadata/elsewhere",
+            f"http://127.0.0.1:{elsewhere}/metadata/instance",
+            f"{upstream.url}/metadata/elsewhere",
             f"{proxy.url}/metadata/instance",
             "/metadata/identity/oauth2/token",
             "//127.0.0.1/",
@@ -442,8 +417,6 @@ def test_a_redirect_is_never_followed(proxy: ProxyProcess, upstream: Upstream) -
                 answer = get(proxy.port, asked)
                 assert (answer.status, answer.headers["location"]) == (int(status[:3]), address)
                 assert len(upstream.heads) == before + 1
-        with pytest.raises(BlockingIOError):
-            trap.accept()
 
 
 def test_no_cookie_is_kept_and_no_challenge_answered(proxy: ProxyProcess, upstream: Upstream) -> None:
@@ -530,7 +503,7 @@ def test_an_answer_is_kept_as_it_came(proxy: ProxyProcess, upstream: Upstream) -
         with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as connection:
             connection.sendall(f"GET {asked} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             with connection.makefile("rb") as stream:
-                head = _read_head(stream).lower()
+                head = read_head(stream).lower()
         assert b"x-end: 1" in head
         assert b"x-hop" not in head
         assert b"keep-alive" not in head
@@ -563,27 +536,16 @@ def test_a_peer_that_closes_every_idle_connection_costs_no_answer(proxy: ProxyPr
         assert get(proxy.port, target()).body == b'{"own":true}'
 
 
-class Relay:
-    """Takes connections on and passes their bytes to a port that is named later."""
+class Relay(Server):
+    """Passes the bytes of its connections to a port that is named later."""
 
     def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port = int(self._listener.getsockname()[1])
+        super().__init__()
         self.to = 0
         self.requests = 0
-        threading.Thread(target=self._accept, daemon=True).start()
 
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                threading.Thread(target=self._connect, args=(near,), daemon=True).start()
-
-    def _connect(self, near: socket.socket) -> None:
-        with near, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.to)) as far:
+    def serve(self, near: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", self.to)) as far:
             back = threading.Thread(target=self._pass, args=(far, near), daemon=True)
             back.start()
             self._pass(near, far)
@@ -601,9 +563,8 @@ class Relay:
 
 @pytest.fixture
 def relay() -> Iterator[Relay]:
-    found = Relay()
-    yield found
-    found.close()
+    with Relay() as found:
+        yield found
 
 
 def test_the_proxy_as_its_own_upstream_says_so_and_does_not_spin(
@@ -612,7 +573,7 @@ def test_the_proxy_as_its_own_upstream_says_so_and_does_not_spin(
     with running_proxy(
         tmp_path_factory.mktemp("proxy"),
         ready=False,
-        upstream=f"http://127.0.0.1:{relay.port}",
+        upstream=relay.url,
         log_level="debug",
         access_log="true",
     ) as process:
@@ -636,7 +597,7 @@ def test_the_proxy_as_its_own_upstream_says_so_and_does_not_spin(
 def test_two_proxies_in_a_circle_say_so(relay: Relay, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("proxy")
     with (
-        running_proxy(folder, ready=False, read_timeout=1, upstream=f"http://127.0.0.1:{relay.port}") as first,
+        running_proxy(folder, ready=False, read_timeout=1, upstream=relay.url) as first,
         running_proxy(folder, ready=False, read_timeout=1, upstream=first.url) as second,
     ):
         relay.to = second.port

@@ -1,0 +1,131 @@
+"""What a hostile request is written with, and what has to hold whatever was sent."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
+
+from imdsproxy.emulator import EmulatorServer
+from imdsproxy.messages import FailureKind
+from imdsproxy.policy import ENDPOINTS
+from tests.kit import TOKEN, Answer, ProxyProcess, get, talk
+
+HOST = b"Host: localhost\r\n"
+TRUE = b"Metadata: true\r\n"
+CLOSE = b"Connection: close\r\n"
+EVENTS = b"/metadata/scheduledevents?api-version=2020-07-01"
+RAW_TOKEN = TOKEN.encode()
+TOKEN_QUERY = b"?api-version=2018-02-01&resource=https://vault.azure.net"
+FORWARDED_FOR = b"X-Forwarded-For: 10.0.0.1\r\n"
+IMDS_WORDS = b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
+SMUGGLED = b"GET " + RAW_TOKEN + b"&smuggled=1 HTTP/1.1\r\n" + HOST + TRUE + b"\r\n"
+# Every token of the emulator begins so: the encoded header of a JSON Web Token.
+TOKEN_MARK = base64.urlsafe_b64encode(b'{"typ":"JWT"')[:14].decode()
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (debug|info|warning|error) [a-z.]+ ")
+_SAMPLE = re.compile(r"^imdsproxy_\w+\{(?P<labels>[^}]*)\} [0-9.e+-]+$")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+Starter = Callable[..., contextlib.AbstractContextManager[ProxyProcess]]
+
+
+def request(target: bytes, *fields: bytes, method: bytes = b"GET", body: bytes = b"", version: bytes = b"1.1") -> bytes:
+    """Write a request with these whole field lines and nothing else."""
+    return method + b" " + target + b" HTTP/" + version + b"\r\n" + b"".join(fields) + b"\r\n" + body
+
+
+def converse(port: int, sent: bytes | Sequence[bytes], answers: int = 1, *, head: bool = False) -> list[Answer]:
+    """Send the pieces over one connection and give so many answers, or fewer if it ends before."""
+    found: list[Answer] = []
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in [sent] if isinstance(sent, bytes) else sent:
+            connection.sendall(piece)
+            if not isinstance(sent, bytes):
+                time.sleep(0.001)
+        with connection.makefile("rb") as stream, contextlib.suppress(ConnectionError):
+            while len(found) < answers and (answer := read_answer(stream, head=head)):
+                found.append(answer)
+    return found
+
+
+def until_closed(port: int, sent: bytes | Sequence[bytes]) -> list[Answer]:
+    """Send and give every answer that comes before the proxy closes, which it has to."""
+    began = time.monotonic()
+    received = io.BytesIO(talk(port, sent, wait=8, pause=0 if isinstance(sent, bytes) else 0.02))
+    assert time.monotonic() - began < 7, "the connection was not closed"
+    found: list[Answer] = []
+    while answer := read_answer(received):
+        found.append(answer)
+    return found
+
+
+def read_answer(stream: BinaryIO, *, head: bool = False) -> Answer | None:
+    """Read one response, fields of one name joined; None where the connection has ended."""
+    line = stream.readline()
+    if not line:
+        return None
+    assert line.startswith(b"HTTP/1.1 "), line
+    fields: dict[str, str] = {}
+    while (field := stream.readline()) not in {b"\r\n", b""}:
+        name, _, value = field.decode("latin-1").partition(":")
+        key = name.lower()
+        fields[key] = f"{fields[key]}, {value.strip()}" if key in fields else value.strip()
+    status = int(line[9:12])
+    without_body = head or status < 200 or status in {204, 304}
+    body = b"" if without_body else stream.read(int(fields["content-length"]))
+    return Answer(status, fields, body)
+
+
+def assert_refused(answer: Answer, status: int, *details: str) -> None:
+    """The proxy's own answer: its status, its reason, and JSON that says what to do."""
+    assert answer.status == status, answer
+    assert answer.headers["cache-status"] in {f"imdsproxy; detail={detail}" for detail in details}, answer
+    assert answer.headers["content-type"].startswith("application/json"), answer
+    document = json.loads(answer.body)
+    assert set(document) == {"error", "error_description"}, answer
+    assert all(isinstance(value, str) and value for value in document.values()), answer
+
+
+@contextlib.contextmanager
+def nothing_arrives(imds: EmulatorServer) -> Iterator[None]:
+    """Hold that no request reaches IMDS within this context."""
+    before = len(imds.emulator.arrivals)
+    yield
+    arrived = [arrival.target for arrival in imds.emulator.arrivals[before:]]
+    assert not arrived, arrived
+
+
+def check_log(log: str) -> None:
+    """Hold that these lines of the text log are the proxy's own, without a traceback or an access token."""
+    assert "Traceback" not in log, log[-4000:]
+    assert TOKEN_MARK not in log, "an access token is in the log"
+    assert all(LOG_LINE.match(line) for line in log.splitlines()), log[-2000:]
+    assert "\r" not in log, "a carriage return is in the log"
+
+
+def check_labels(process: ProxyProcess) -> None:
+    """Hold that the metrics are few, and that each label has one of the words that are known beforehand."""
+    words = {kind.value for kind in FailureKind}
+    text = get(process.port, "/-/metrics").body.decode()
+    assert len(text) < 40_000, len(text)
+    for line in text.splitlines():
+        sample = _SAMPLE.match(line)
+        assert sample or "{" not in line or line.startswith("#"), line
+        for name, value in _LABEL.findall(sample["labels"]) if sample else ():
+            match name:
+                case "endpoint":
+                    assert value in ENDPOINTS, line
+                case "outcome":
+                    assert value in {"hit", "stale", "miss", "collapsed", "bypass", "refused", "error"}, line
+                case "status" | "reason":
+                    assert value in words or re.fullmatch(r"[1-5]\d\d", value), line
+                case "class":
+                    assert value in {"general", "identity"}, line
+                case _:
+                    assert name == "le", line

@@ -1,0 +1,94 @@
+"""What others see of hostile requests: few labels, no token, no line of a client's making."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from imdsproxy.emulator import EmulatorServer
+from tests.integration.attacks.kit import (
+    CLOSE,
+    HOST,
+    LOG_LINE,
+    TOKEN_MARK,
+    Starter,
+    assert_refused,
+    check_labels,
+    converse,
+    nothing_arrives,
+    request,
+    until_closed,
+)
+from tests.kit import INSTANCE, TOKEN, ProxyProcess, get
+
+pytestmark = pytest.mark.process
+
+
+def test_labels_are_few_whatever_is_asked(proxy: ProxyProcess) -> None:
+    for number in range(30):
+        sent = request(b"/metadata/x%d" % number, HOST) + request(b"/metadata/instance/y%d" % number, HOST)
+        converse(proxy.port, sent + request(b"/z%d" % number, HOST) + request(b"/", b"Host: h%d\r\n" % number), 4)
+    check_labels(proxy)
+
+
+def test_no_page_shows_a_token_or_changes_anything(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+    token = json.loads(get(proxy.port, TOKEN).body)["access_token"]
+    with nothing_arrives(imds):
+        for path in (
+            "/-/healthy",
+            "/-/ready",
+            "/-/metrics",
+            "/-/status",
+            "/-/status.json",
+            "/-/METRICS",
+            "/-/metrics/",
+        ):
+            answer = get(proxy.port, path + "?x=%3Cscript%3E", {})
+            assert token not in answer.body.decode()
+            assert "vault.azure.net" not in answer.body.decode()
+            assert b"<script>" not in answer.body
+            (answer,) = converse(proxy.port, request(path.encode(), HOST, method=b"POST"))
+            assert_refused(answer, 405, "method")
+        assert "; hit" in get(proxy.port, TOKEN).headers["cache-status"]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_log_has_no_line_of_a_clients_making(imds: EmulatorServer, start: Starter, log_format: str) -> None:
+    with start(imds.url, log_format=log_format) as process:
+        answers = [get(process.port, TOKEN), get(process.port, TOKEN)]
+        token = json.loads(answers[0].body)["access_token"]
+        for target in (
+            *(
+                b"/metadata/%0d%0a2026-01-01T00:00:00.000Z%20info%20forged",
+                b"/metadata/\x1b[31m",
+                b"/metadata/\xe2\x80\xa8forged",
+            ),
+            *(
+                b"/metadata/x?access_token=" + token.encode(),
+                b"/x" * 3000,
+                b'/metadata/"} forged=1 x="',
+                b"http://a\\n/\r/",
+            ),
+        ):
+            until_closed(process.port, request(target, HOST, b"X: \xff\r\n", CLOSE))
+        lines = process.log.splitlines()
+        assert token not in process.log
+        assert TOKEN_MARK not in process.log
+    assert len(lines) > 6
+    for line in lines:
+        assert len(line) < 1000
+        if log_format == "json":
+            assert {"time", "level", "logger", "message"} <= set(json.loads(line))
+        else:
+            assert LOG_LINE.match(line)
+            assert line.isprintable()
+
+
+def test_what_never_became_a_request_is_counted_and_logged_too(proxy: ProxyProcess) -> None:
+    before, seen = proxy.metric("imdsproxy_requests_total"), len(proxy.log)
+    until_closed(proxy.port, request(INSTANCE.encode(), HOST, method=b"FOO"))
+    until_closed(proxy.port, b"\x00\xff\r\n\r\n")
+    assert proxy.metric("imdsproxy_requests_total") == before + 2
+    assert "status=405 outcome=refused detail=method" in proxy.log[seen:]
+    assert "status=400 outcome=refused detail=malformed" in proxy.log[seen:]
