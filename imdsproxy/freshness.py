@@ -67,6 +67,8 @@ class Entry:
     token: TokenBody | None = None
     initial_age: int = 0
     """Seconds that the answer had already spent in a cache on its way here."""
+    derived: bool = False
+    """It was cut out of the entry of a whole."""
 
     @property
     def gone_at(self) -> float:

@@ -18,13 +18,15 @@ from cachetools import TTLCache
 
 from imdsproxy.admission import TurnedAway
 from imdsproxy.clock import Clock
+from imdsproxy.derive import derive, wholes
 from imdsproxy.fetch import Errand, Fetcher
 from imdsproxy.flights import Arrived, Flight, Flights, Landing
 from imdsproxy.freshness import Entry, Plan, Standing, keep, lookup, plan
 from imdsproxy.messages import Failure, Key, Refusal, Request, Response
-from imdsproxy.policy import Decision, Forward, Policy, Refuse
+from imdsproxy.policy import Cache, Decision, Forward, Policy, Refuse
 from imdsproxy.served import Outcome, Served, refused
 from imdsproxy.store import Store
+from imdsproxy.target import read_target
 
 _BYPASS_EVERY = 10.0
 """Seconds in which one key is renewed by a client's wish at most once."""
@@ -38,12 +40,13 @@ Waiting = Coroutine[Any, Any, Served]
 class Proxy:
     """One IMDS, one cache, one budget a class; as many clients as there are."""
 
-    def __init__(self, *, policy: Policy, store: Store, fetcher: Fetcher, clock: Clock) -> None:
+    def __init__(self, *, policy: Policy, store: Store, fetcher: Fetcher, clock: Clock, derives: bool = False) -> None:
         self.policy = policy
         self.store = store
         self.fetcher = fetcher
         self.flights = Flights()
         self._clock = clock
+        self._derives = derives
         # Keys may be long, so their hashes are remembered; one taken for another would only ask IMDS later.
         self._bypassed: TTLCache[int, None] = TTLCache(_REMEMBERED_KEYS, _BYPASS_EVERY, clock.monotonic)
         self._resting: TTLCache[int, None] = TTLCache(_REMEMBERED_KEYS, _REFRESH_PAUSE, clock.monotonic)
@@ -59,13 +62,12 @@ class Proxy:
         errand = Errand(request, decision)
         if isinstance(decision, Forward):
             return self._alone(errand)
-        key = request.target.key
         wish = self._wish(request)
         if wish:
             return self._when_landed(errand, self._flight(errand, wish), wish)
         now = self._clock.monotonic()
-        entry = self.store.get(key)
-        resting = hash(key) in self._resting
+        entry, renewal = self._find(errand, decision, now)
+        resting = self._rests(errand) or (renewal is not errand and self._rests(renewal))
         standing = lookup(entry, now)
         step = plan(standing, failing=self.fetcher.outage.fails(now) or resting)
         if entry is None or step is Plan.FETCH:
@@ -73,7 +75,7 @@ class Proxy:
         if step is Plan.FETCH_OR_STALE:
             return self._when_landed(errand, self._flight(errand), stale=entry)
         if step is Plan.SERVE_AND_REFRESH and not resting:
-            self._flight(errand, background=True)
+            self._flight(renewal, background=True)
         return _from_cache(errand, entry, now, "stale-if-error" if standing is Standing.ON_ERROR else None)
 
     def drop(self, path: str | None = None) -> int:
@@ -88,6 +90,41 @@ class Proxy:
 
         self.flights.forget(concerns)
         return self.store.drop(concerns)
+
+    def _find(self, errand: Errand, decision: Cache, now: float) -> tuple[Entry | None, Errand]:
+        """Give the entry that a request is answered from, and the errand that renews it in the background.
+
+        With DERIVE, what is not fresh is looked for in the wholes that it is a part of. Then one renewal of the whole
+        is the renewal of all its parts.
+        """
+        target = errand.request.target
+        entry = self.store.get(target.key)
+        if not self._derives or lookup(entry, now) is Standing.FRESH:
+            return entry, errand
+        renewal = errand
+        for key, way in wholes(target):
+            whole = self.store.get(key)
+            part = None if whole is None else derive(whole, way, target, decision.lifetimes, now)
+            if part is None:
+                continue
+            if renewal is errand:
+                renewal = self._errand_of(key) or errand
+            if entry is None or part.sent_at > entry.sent_at:
+                self.store.put(target.key, part)
+                entry = part
+        return entry, renewal
+
+    def _errand_of(self, key: Key) -> Errand | None:
+        """Give the errand that fetches what is kept under this key."""
+        target = read_target(key.encode("ascii"))
+        if isinstance(target, Refusal):
+            return None
+        request = Request("GET", target, metadata=True)
+        decision = self.policy.decide(request)
+        return Errand(request, decision) if isinstance(decision, Cache) else None
+
+    def _rests(self, errand: Errand) -> bool:
+        return hash(errand.request.target.key) in self._resting
 
     def _wish(self, request: Request) -> str:
         """Say by which wish of the client's the entry is to be renewed now, or `""`."""
@@ -189,7 +226,7 @@ def _from_cache(errand: Errand, entry: Entry, now: float, detail: str | None = N
         Outcome.HIT if fresh else Outcome.STALE,
         age=entry.age(now),
         ttl=math.floor(entry.fresh_until - now),  # RFC 9211 section 2.4: below zero is stale
-        detail=detail,
+        detail=detail or ("derived" if entry.derived else None),
     )
 
 

@@ -146,6 +146,10 @@ class Settings(BaseSettings):
         (),
         description="Host names accepted in the Host header beside localhost; an IP address always is.",
     )
+    derive: Annotated[bool, Form("true|false", "true or false")] = Field(
+        default=False,
+        description="Whether a leaf or subtree of /metadata/instance is answered from a cached parent.",
+    )
     warmup: Annotated[
         tuple[str, ...],
         PlainValidator(values.read_targets),

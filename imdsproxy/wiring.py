@@ -69,7 +69,8 @@ def build(settings: Settings, upstream: Sender, clock: Clock) -> House:
         allow=settings.allow,
         deny=settings.deny,
     )
-    proxy = Proxy(policy=policy, store=Store(settings.cache_max_bytes, clock), fetcher=fetcher, clock=clock)
+    store = Store(settings.cache_max_bytes, clock)
+    proxy = Proxy(policy=policy, store=store, fetcher=fetcher, clock=clock, derives=settings.derive)
     metrics.watch(proxy, clock)
     return House(proxy, metrics, _doors(settings, instance))
 

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "allow": ("/metadata",),
     "deny": (),
     "allowed_hosts": (),
+    "derive": False,
 }
 
 

@@ -31,6 +31,7 @@ RANKS = {
     "served": 2,
     "budget": 2,
     "ruleset": 2,
+    "derive": 2,
     "clock": 3,
     "store": 3,
     "admission": 3,
