@@ -74,18 +74,21 @@ def _output(user: str, goal: str) -> str:
 
 def _prerouting(goal: str) -> str:
     return f"""\
-	# What comes in from the side that leads to IMDS is no pod of this node, and gets no token of it.
+	# A pod's packets come in by what pods are plugged into, and not from the side on which IMDS is. Whoever comes
+	# in by a network card is another machine, and gets no token of this one.
 	chain prerouting {{
 		type nat hook prerouting priority -100; policy accept;
-		{_IMDS} fib daddr . iif oif missing counter dnat to {goal}
+		{_IMDS} meta iifkind {{ "bridge", "netkit", "veth" }} fib daddr . iif oif missing counter dnat to {goal}
 	}}
 """
 
 
 _GUARD = """\
-	# route_localnet opens loopback to whoever writes 127.x.x.x on a packet; only what was redirected may go there.
+	# route_localnet opens loopback to whoever writes 127.x.x.x on a packet; only what was redirected may go there,
+	# and nothing from outside may seem to come from there.
 	chain guard {
 		type filter hook prerouting priority -300; policy accept;
 		iifname != "lo" ip daddr 127.0.0.0/8 counter drop
+		iifname != "lo" ip saddr 127.0.0.0/8 counter drop
 	}
 """

@@ -54,8 +54,16 @@ def test_loopback_is_guarded_where_pods_are_sent_to_it(host: str, node: bool, ch
     assert ("sysctl -w net.ipv4.conf.all.route_localnet=1" in rules(wanted)) is needs
 
 
-def test_pods_are_those_who_do_not_come_from_where_imds_is() -> None:
-    assert f"{IMDS} fib daddr . iif oif missing counter dnat to 127.0.0.1:8254" in rules(redirect(node=True))
+def test_pods_come_in_by_what_pods_are_plugged_into_and_not_from_where_imds_is() -> None:
+    assert (
+        f'{IMDS} meta iifkind {{ "bridge", "netkit", "veth" }} fib daddr . iif oif missing '
+        "counter dnat to 127.0.0.1:8254"
+    ) in rules(redirect(node=True))
+
+
+def test_loopback_is_neither_reached_nor_feigned_from_outside() -> None:
+    for end in ("saddr", "daddr"):
+        assert f'iifname != "lo" ip {end} 127.0.0.0/8 counter drop' in rules(redirect(node=True))
 
 
 @pytest.mark.parametrize("text", [rules(redirect()), rules(redirect(node=True)), removal()])

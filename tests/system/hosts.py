@@ -1,0 +1,260 @@
+"""Hosts made out of Linux network namespaces: real kernels' routing and nftables, nobody else's network.
+
+A `Host` is a namespace that a descriptor of this process holds open. Nothing has a name outside of it, so nothing is
+left behind: when the tests end, or are killed, the kernel takes the namespaces and the links between them away, and
+every process started in one dies with the thread that started it.
+
+    with Host("here") as here, Host("there") as there:
+        link(here, "eth0", there, "eth0")
+        here.ip("addr add 10.0.0.1/24 dev eth0", "link set eth0 up")
+        here.run("ping", "-c1", "10.0.0.2")  # a command, to its end
+        with here.start(sys.executable, "-m", "http.server") as process: ...
+        with here.inside():  # this thread: its loopback is now the host's
+            get(8000, "/")
+
+Processes share this machine's files, users and `/sys`; only the network is the host's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+from tests.kit import METADATA, ROOT
+
+IMDS = "http://169.254.169.254"
+ROOT_USER = 0
+_CLONE_NEWNET = 0x40000000
+_THIS_NETWORK = "/proc/thread-self/ns/net"
+
+# What most real clients come down to: a hard-coded address, one connection a request. Asks so many times in turn.
+_CLIENT = """
+import json, sys, time, urllib.error, urllib.request
+url, headers, times, timeout = json.loads(sys.argv[1])
+answers = []
+for _ in range(times):
+    began = time.monotonic()
+    found = {"status": 0, "headers": [], "body": "", "error": ""}
+    try:
+        try:
+            response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+        except urllib.error.HTTPError as refusal:
+            response = refusal
+        found.update(status=response.status, headers=response.headers.items(), body=response.read().decode("latin-1"))
+    except OSError as error:
+        found["error"] = str(getattr(error, "reason", error))
+    found["seconds"] = time.monotonic() - began
+    answers.append(found)
+json.dump(answers, sys.stdout)
+"""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a client in a host got; header names in lower case. Where it got none, `status` is 0 and `error` set."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    error: str
+    seconds: float
+
+    @property
+    def by_proxy(self) -> bool:
+        """Whether the proxy gave this answer: IMDS itself knows no Cache-Status."""
+        return "cache-status" in self.headers
+
+    @property
+    def hit(self) -> bool:
+        """Whether the proxy gave it from its cache."""
+        return "hit" in [part.strip() for part in self.headers.get("cache-status", "").split(";")]
+
+
+class Host:
+    """A machine of one network namespace: its own interfaces, routes, nftables, sysctls and loopback."""
+
+    def __init__(self, name: str) -> None:
+        """Make the namespace, with its loopback up; OSError if this process may not."""
+        self.name = name
+        with _coming_back():
+            _call("unshare", _CLONE_NEWNET)
+            self._network = os.open(_THIS_NETWORK, os.O_RDONLY)
+        self.ip("link set lo up")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._network)
+
+    @property
+    def path(self) -> str:
+        """The namespace's path, for `ip … netns PATH` and, from a shell, `nsenter --net=PATH`."""
+        return f"/proc/{os.getpid()}/fd/{self._network}"
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Move the calling thread into the host and back; sockets made and threads started in it stay there."""
+        with _coming_back():
+            _call("setns", self._network, _CLONE_NEWNET)
+            yield
+
+    def run(
+        self,
+        *command: str,
+        user: int = ROOT_USER,
+        env: Mapping[str, str] | None = None,
+        stdin: str = "",
+        timeout: float = 30,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end and give its output as text. AssertionError with that output if it fails.
+
+        `check=False` gives a failed command too. `env` comes on top of `environment(user)`. TimeoutExpired after
+        `timeout` seconds.
+        """
+        with self.inside():
+            done = subprocess.run(
+                _as_user(user, command),
+                env={**environment(user), **(env or {})},
+                cwd=ROOT,
+                input=stdin,
+                timeout=timeout,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if check:
+            assert done.returncode == 0, f"{self.name}: {command} gave {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done
+
+    @contextlib.contextmanager
+    def start(
+        self,
+        *command: str,
+        user: int = ROOT_USER,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Run a command in the background, its output going to `log`; ended on the way out, hard after 15 seconds."""
+        with contextlib.ExitStack() as stack:
+            output: int | IO[str] = subprocess.DEVNULL
+            if log:
+                output = stack.enter_context(log.open("w", encoding="utf-8"))
+            with self.inside():
+                process = subprocess.Popen(
+                    _as_user(user, command),
+                    env={**environment(user), **(env or {})},
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    text=True,
+                )
+            try:
+                yield process
+            finally:
+                _end(process)
+
+    def ip(self, *commands: str) -> None:
+        """Carry out `ip` commands in their order, each without the word itself."""
+        self.run("ip", "-batch", "-", stdin="\n".join(commands))
+
+    def nft(self, ruleset: str) -> None:
+        """Load an nftables ruleset, whole or not at all."""
+        self.run("nft", "-f", "-", stdin=ruleset)
+
+    def sysctl(self, name: str, value: int) -> None:
+        """Set a kernel setting of the host's network, named as `net.ipv4.ip_forward`."""
+        with self.inside():
+            Path("/proc/sys", *name.split(".")).write_text(f"{value}\n", encoding="ascii")
+
+    def fetch(
+        self, url: str, *, user: int = ROOT_USER, headers: Mapping[str, str] = METADATA, timeout: float = 10
+    ) -> Fetched:
+        """Ask from a process of its own in this host, `timeout` seconds long; a target alone is asked of IMDS."""
+        return self.fetch_in_turn(url, 1, user=user, headers=headers, timeout=timeout)[0]
+
+    def fetch_in_turn(
+        self, url: str, times: int, *, user: int = ROOT_USER, headers: Mapping[str, str] = METADATA, timeout: float = 10
+    ) -> list[Fetched]:
+        """Ask so many times, one request after the other, each over a connection of its own."""
+        whole = IMDS + url if url.startswith("/") else url
+        wish = json.dumps([whole, dict(headers), times, timeout])
+        client = self.run(sys.executable, "-ISc", _CLIENT, wish, user=user, timeout=30 + times * timeout)
+        return [
+            Fetched(
+                status=found["status"],
+                headers={name.lower(): value for name, value in found["headers"]},
+                body=found["body"].encode("latin-1"),
+                error=found["error"],
+                seconds=found["seconds"],
+            )
+            for found in json.loads(client.stdout)
+        ]
+
+
+def link(one: Host, one_name: str, other: Host, other_name: str) -> None:
+    """Lay a cable between two hosts: an interface in each, by these names; both up, without addresses."""
+    one.ip(
+        f"link add name {one_name} type veth peer name {other_name} netns {other.path}",
+        f"link set {one_name} up",
+    )
+    other.ip(f"link set {other_name} up")
+
+
+def environment(user: int) -> dict[str, str]:
+    """Give the environment of this user's processes: no setting of imdsproxy's, the checkout to be imported."""
+    ours = {name: value for name, value in os.environ.items() if not name.upper().startswith("IMDSPROXY_")}
+    if user != ROOT_USER:
+        # Coverage is written into the checkout, where another user may not write.
+        ours = {name: value for name, value in ours.items() if not name.startswith("COVERAGE_")}
+        ours["HOME"] = "/"
+    return {**ours, "PYTHONPATH": str(ROOT)}
+
+
+def _as_user(user: int, command: tuple[str, ...]) -> list[str]:
+    wrapper = ["setpriv", "--pdeathsig=KILL"]
+    # This process may have ended before the kernel was told what to do then.
+    unless_orphaned = ["sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid())]
+    if user != ROOT_USER:
+        # The interpreter may lie in a home directory, which others than its owner cannot enter.
+        capability = "+dac_read_search"
+        wrapper += [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        wrapper += [f"--inh-caps={capability}", f"--ambient-caps={capability}"]
+    return [*wrapper, *unless_orphaned, *command]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+@contextlib.contextmanager
+def _coming_back() -> Iterator[None]:
+    """Return the calling thread to the network it is in now."""
+    before = os.open(_THIS_NETWORK, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        _call("setns", before, _CLONE_NEWNET)
+        os.close(before)
+
+
+def _call(name: str, *arguments: int) -> None:
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
