@@ -106,9 +106,9 @@ class Admission:
                 ticket.deadline.cancel()
                 ticket.deadline = None
 
-    def leave(self, taken_at: float) -> None:
-        """Give back a token whose request is over."""
-        self.budget.release(taken_at, self._clock.monotonic())
+    def leave(self, taken_at: float, *, counts: bool = True) -> None:
+        """Give back a token whose request is over; `counts` as for `Budget.release`."""
+        self.budget.release(taken_at, self._clock.monotonic(), counts=counts)
         self._advance()
 
     def forgo(self) -> None:

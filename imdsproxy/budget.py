@@ -55,10 +55,14 @@ class Budget:
         self._in_flight += 1
         return 0.0
 
-    def release(self, taken_at: float, now: float) -> None:
-        """Give back a token whose request has been answered, or has failed: it rests for one window."""
+    def release(self, taken_at: float, now: float, *, counts: bool = True) -> None:
+        """Give back a token whose request has been answered, or has failed: it rests for one window.
+
+        `counts` is false where the time it was held says nothing about others.
+        """
         self._in_flight -= 1
-        self._held += _NEWEST * (now - taken_at - self._held)
+        if counts:
+            self._held += _NEWEST * (now - taken_at - self._held)
         heapq.heappush(self._back_at, now + self.window / self.rate(now))
 
     def forgo(self, now: float) -> None:

@@ -91,8 +91,10 @@ class Fetcher:
         self._loop_told_at = -math.inf
         self._health_changed = asyncio.Event()
         # IMDS may take two minutes over a scheduled-events request, and a token is held for as long; half of the
-        # tokens stay with the others (of a budget of one there is no half).
+        # tokens stay with the others (of a budget of one there is no half). An approval waits for no question: an
+        # eviction leaves 30 seconds.
         self._slow = asyncio.Semaphore(max(1, admissions[BudgetClass.GENERAL].budget.requests // 2))
+        self._slow_once = asyncio.Semaphore(1)
         self._slow_waiting = 0
         self._away_waiting = 0
 
@@ -128,11 +130,12 @@ class Fetcher:
     async def _try_slow(self, errand: Errand, flight: Flight, before: Fetched | None) -> Fetched | TurnedAway | None:
         """Try as one of the few slow ones; the time to wait for that is bounded as the wait for a token is."""
         max_wait = self.admissions[errand.decision.budget].max_wait
+        places = self._slow_once if errand.once else self._slow
         wanted_at = self._clock.monotonic()
         self._slow_waiting += 1
         try:
             async with asyncio.timeout(max_wait if self._slow_waiting <= _MOST_SLOW_WAITING else 0):
-                await self._slow.acquire()
+                await places.acquire()
         except TimeoutError:
             return self._turn_away(errand, wanted_at, TurnedAway(max(1, math.ceil(max_wait))))
         finally:
@@ -140,7 +143,7 @@ class Fetcher:
         try:
             return await self._try(errand, flight, before)
         finally:
-            self._slow.release()
+            places.release()
 
     async def _try(self, errand: Errand, flight: Flight, before: Fetched | None) -> Fetched | TurnedAway | None:
         """Send once, when a token is there; None if IMDS may not be asked any more by then."""
@@ -166,7 +169,7 @@ class Fetcher:
             if _came_back(result):  # it never reached IMDS, so it costs nothing there
                 admission.forgo()
             else:
-                admission.leave(taken_at)
+                admission.leave(taken_at, counts=not decision.slow)
         self._notify(
             Asked(
                 decision.endpoint,

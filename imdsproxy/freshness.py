@@ -157,6 +157,15 @@ def keep(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -
     return entry if now < entry.gone_at else None
 
 
+def as_told(response: Response, lifetimes: Lifetimes, seconds: float) -> Response:
+    """Give an answer as those get it who waited `seconds` for it: what IMDS took is off a token's `expires_in`.
+
+    In whole seconds, so that an answer that came at once is told in IMDS's own digits.
+    """
+    token = read_token(response.body) if lifetimes.token and response.status == 200 else None
+    return response if token is None else Response(response.status, response.headers, token.aged(int(seconds)))
+
+
 def _age(response: Response) -> int:
     """Give the seconds that the answer spent in another cache, such as a node's imdsproxy (RFC 9111 section 5.1)."""
     return response.seconds(b"age") or 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,17 +22,17 @@ from imdsproxy.clock import Clock
 from imdsproxy.derive import derive, wholes
 from imdsproxy.fetch import Errand, Fetcher
 from imdsproxy.flights import Arrived, Flight, Flights, Landing
-from imdsproxy.freshness import Entry, Plan, Standing, keep, lookup, plan
+from imdsproxy.freshness import Entry, Plan, Standing, as_told, keep, lookup, plan
 from imdsproxy.messages import Failure, Key, Refusal, Request, Response
 from imdsproxy.policy import Cache, Decision, Forward, Policy, Refuse
 from imdsproxy.served import Outcome, Served, refused
 from imdsproxy.store import Store
-from imdsproxy.target import read_target
+from imdsproxy.target import read_target, without_bypass
 
 _BYPASS_EVERY = 10.0
 """Seconds in which one key is renewed by a client's wish at most once."""
 _REFRESH_PAUSE = 5.0
-"""Seconds for which a key rests after its renewal failed: serving it stale meanwhile asks no more of IMDS."""
+"""Seconds for which a key rests after its renewal brought nothing: serving it stale meanwhile asks no more of IMDS."""
 _REMEMBERED_KEYS = 4096
 
 Waiting = Coroutine[Any, Any, Served]
@@ -49,7 +50,8 @@ class Proxy:
         self._derives = derives
         # Keys may be long, so their hashes are remembered; one taken for another would only ask IMDS later.
         self._bypassed: TTLCache[int, None] = TTLCache(_REMEMBERED_KEYS, _BYPASS_EVERY, clock.monotonic)
-        self._resting: TTLCache[int, None] = TTLCache(_REMEMBERED_KEYS, _REFRESH_PAUSE, clock.monotonic)
+        # The value says whether IMDS failed, or answered what is not kept (403, a token about to expire).
+        self._resting: TTLCache[int, bool] = TTLCache(_REMEMBERED_KEYS, _REFRESH_PAUSE, clock.monotonic)
 
     def answer(self, request: Request) -> Served | Waiting:
         """Answer at once, or give a coroutine to wait for; cancelling it ends the waiting, not the flight."""
@@ -65,16 +67,20 @@ class Proxy:
         wish = self._wish(request)
         if wish:
             return self._when_landed(errand, self._flight(errand, wish), wish)
+        if request.target.bypass:  # granted a moment ago, so that now it is a question like any other
+            errand = Errand(replace(request, target=without_bypass(request.target)), decision)
         now = self._clock.monotonic()
         entry, renewal = self._find(errand, decision, now)
-        resting = self._rests(errand) or (renewal is not errand and self._rests(renewal))
+        failed_lately = self._rest(errand)
+        if renewal is not errand:
+            failed_lately = failed_lately or self._rest(renewal)
         standing = lookup(entry, now)
-        step = plan(standing, failing=self.fetcher.outage.fails(now) or resting)
+        step = plan(standing, failing=self.fetcher.outage.fails(now) or failed_lately is True)
         if entry is None or step is Plan.FETCH:
             return self._when_landed(errand, self._flight(errand))
         if step is Plan.FETCH_OR_STALE:
             return self._when_landed(errand, self._flight(errand), stale=entry)
-        if step is Plan.SERVE_AND_REFRESH and not resting:
+        if step is Plan.SERVE_AND_REFRESH and failed_lately is None:
             self._flight(renewal, background=True)
         return _from_cache(errand, entry, now, "stale-if-error" if standing is Standing.ON_ERROR else None)
 
@@ -123,8 +129,9 @@ class Proxy:
         decision = self.policy.decide(request)
         return Errand(request, decision) if isinstance(decision, Cache) else None
 
-    def _rests(self, errand: Errand) -> bool:
-        return hash(errand.request.target.key) in self._resting
+    def _rest(self, errand: Errand) -> bool | None:
+        """Say whether its last try failed, if it rests after that; None if it may be renewed."""
+        return self._resting.get(hash(errand.request.target.key))
 
     def _wish(self, request: Request) -> str:
         """Say by which wish of the client's the entry is to be renewed now, or `""`."""
@@ -187,16 +194,19 @@ class Proxy:
                 self.drop(decision.drops)
             return result if isinstance(result, Failure) else Arrived(result, None)
         failed = errand.failed(result)
-        if failed:
-            self._resting[hash(key)] = None
         if isinstance(result, Failure):
+            self._resting[hash(key)] = True
             return result
+        now = self._clock.monotonic()
+        entry = keep(result, decision.lifetimes, fetched.sent_at, now)
+        if not flight.keeps or (failed and self.store.get(key) is not None):
+            entry = None  # a failure does not take the place of what can still be served
         if errand.request.target.bypass and result.status != 200:
-            return Arrived(result, None)  # IMDS may mean the `bypass_cache`, which is no part of the entry's name
-        entry = keep(result, decision.lifetimes, fetched.sent_at, self._clock.monotonic())
-        if entry is None or not flight.keeps or (failed and self.store.get(key) is not None):
-            return Arrived(result, None)  # a failure does not take the place of what can still be served
-        return Arrived(result, entry if self.store.put(key, entry) else None)
+            entry = None  # IMDS may mean the `bypass_cache`, which is no part of the entry's name
+        kept = entry is not None and self.store.put(key, entry)
+        if not kept:
+            self._resting[hash(key)] = failed
+        return Arrived(as_told(result, decision.lifetimes, now - fetched.sent_at), entry if kept else None)
 
     def _served(self, errand: Errand, landing: Landing, outcome: Outcome, forward: str) -> Served:
         endpoint = errand.decision.endpoint

@@ -29,6 +29,7 @@ _PLAIN = re.compile(rb"[A-Za-z0-9\-_~]")
 _ABSOLUTE = re.compile(rb"(?i)(https?)://([^/?#]*)(.*)", re.DOTALL)
 AUTHORITY = re.compile(r"(?P<name>\[[^\[\]@/\\]*\]|[a-z0-9\-._]+)(?::(?P<port>[0-9]{0,5}))?")
 """`uri-host [":" port]` in lower case, without user information (RFC 9110 section 7.2)."""
+_BYPASS = "bypass_cache"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -50,14 +51,23 @@ def _read(raw: bytes) -> Target | Refusal:
     except _UnreadableError as why:
         description = f"The request target cannot be read: {why}. Write it as the Azure documentation does."
         return Refusal(400, "bad-target", "invalid_request", description)
-    bypass = any(name == "bypass_cache" and value.lower() == "true" for name, value in parameters)
+    bypass = any(name == _BYPASS and value.lower() == "true" for name, value in parameters)
     if bypass:  # it asks for a renewal of the entry, so it is no part of the entry's name
-        spelled = [pair for pair in spelled if not pair.lower().startswith("bypass_cache=")]
+        spelled = [pair for pair in spelled if not pair.lower().startswith(f"{_BYPASS}=")]
     key = Key(written_path + "?" + "&".join(sorted(spelled)))
     return Target(origin, segments, parameters, key, authority, bypass)
 
 
 _remembered = lru_cache(maxsize=_REMEMBERED_TARGETS)(_read)
+
+
+def without_bypass(target: Target) -> Target:
+    """Give the same question without the wish that IMDS pass over its own cache; the key is the same."""
+    path, _, query = target.raw.partition(b"?")
+    pairs = query.split(b"&")
+    kept = b"&".join(pair for pair in pairs if _decode(pair.partition(b"=")[0].decode("ascii")).lower() != _BYPASS)
+    plain = read_target(path + b"?" + kept)
+    return target if isinstance(plain, Refusal) else plain
 
 
 def _split(raw: bytes) -> tuple[str | None, bytes]:

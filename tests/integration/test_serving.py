@@ -255,12 +255,6 @@ def test_status_fields_and_body_pass_byte_for_byte(
         INFO,
         EVENTS,
         REPROVISION,
-        "/metadata/instance",
-        "/metadata/instance?api-version=1999-01-01",
-        "/metadata/instance/nothing?api-version=2021-02-01",
-        "/metadata/unknown",
-        "/metadata/identity/unknown",
-        "/metadata/identity/oauth2/token?api-version=2018-02-01",
     ],
 )
 def test_what_imds_answers_is_what_clients_get(proxy: ProxyProcess, imds: EmulatorServer, target: str) -> None:
@@ -369,19 +363,6 @@ def test_attested_data_is_kept_only_without_a_nonce(proxy: ProxyProcess, arrival
     with_nonce = [get(proxy.port, f"{target}&nonce=1") for _ in range(2)]
     assert not any(map(is_hit, with_nonce))
     assert len(arrivals()) == 3
-
-
-@pytest.mark.parametrize("status", [400, 404])
-def test_a_refusal_of_imds_is_remembered_for_a_moment(
-    proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals, status: int
-) -> None:
-    target = unused(INSTANCE)
-    imds.emulator.faults.add(Fault(path="/metadata/instance", status=status, times=1))
-    first, second = get(proxy.port, target), get(proxy.port, target)
-    assert (first.status, is_hit(first)) == (status, False)
-    assert (second.status, is_hit(second), second.body) == (status, True, first.body)
-    assert int(cache_status(second)["ttl"]) <= 5
-    assert len(arrivals()) == 1
 
 
 def test_the_cache_keeps_to_its_bytes(start: Start) -> None:
@@ -585,49 +566,6 @@ def test_no_cache_renews_the_entry_once_in_a_while(proxy: ProxyProcess, arrivals
     assert len(arrivals()) == 2
 
 
-# --- scheduled events
-
-
-def test_an_acknowledgement_passes_and_the_next_question_is_answered_afresh(
-    proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals
-) -> None:
-    event = imds.emulator.events.add("Redeploy")
-    target = unused(EVENTS)
-    assert json.loads(get(proxy.port, target).body)["Events"][-1]["EventStatus"] == "Scheduled"
-    body = json.dumps({"StartRequests": [{"EventId": event}]}).encode()
-    own = {**METADATA, "Content-Type": "application/json"}
-    posted = get(proxy.port, EVENTS, own, method="POST", body=body)
-    assert (posted.status, posted.body) == (200, b"")
-    assert cache_status(posted)["fwd"] == "method"
-    after = get(proxy.port, target)
-    assert not is_hit(after)
-    assert json.loads(after.body)["Events"][-1]["EventStatus"] == "Started"
-    assert [arrival.method for arrival in arrivals()] == ["GET", "POST", "GET"]
-    assert dict(arrivals()[1].headers)[b"content-type"] == b"application/json"
-    imds.emulator.events.clear()
-
-
-@pytest.mark.parametrize("status", [400, 410, 500, 503])
-def test_an_acknowledgement_is_sent_once_whatever_comes_of_it(
-    proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals, status: int
-) -> None:
-    imds.emulator.faults.add(Fault(path="/metadata/scheduledevents", status=status, times=1))
-    answer = get(proxy.port, EVENTS, method="POST", body=b'{"StartRequests":[]}')
-    assert answer.status == status
-    assert [arrival.method for arrival in arrivals()] == ["POST"]
-    # A 410 is taken for IMDS being away until it answers something else.
-    assert get(proxy.port, unused(VERSIONS)).status == 200
-
-
-def test_events_are_kept_for_a_second(proxy: ProxyProcess, arrivals: Arrivals) -> None:
-    target = unused(EVENTS)
-    began = time.monotonic()
-    assert "stored" in cache_status(get(proxy.port, target))
-    wait_until(lambda: not is_hit(get(proxy.port, target)))
-    _, second = arrivals()
-    assert second.at - began >= 1
-
-
 # --- who may ask for what
 
 
@@ -730,17 +668,6 @@ def test_urllib_can_use_it_as_an_http_proxy(proxy: ProxyProcess, imds: EmulatorS
 
 
 # --- lifetimes
-
-
-def test_a_negative_ttl_of_nought_remembers_no_refusal(start: Start, arrivals: Arrivals) -> None:
-    with start(negative_ttl=0) as process:
-        asked = len(arrivals())
-        for target in ("/metadata/instance/nothing?api-version=2021-02-01", "/metadata/instance"):
-            for _ in range(2):
-                answer = get(process.port, target)
-                assert answer.status in {400, 404}
-                assert "stored" not in cache_status(answer)
-        assert len(arrivals()) == asked + 4
 
 
 def test_ttl_is_set_by_the_longest_prefix(start: Start) -> None:

@@ -9,7 +9,7 @@ import pytest
 from imdsproxy.messages import Failure, Response
 from imdsproxy.served import Outcome
 from tests import virtual
-from tests.scripted import DOWN, EVENTS, INSTANCE, SLOW, VERSIONS, Imds, Stage, in_turn, ok, status
+from tests.scripted import DOWN, EVENTS, INSTANCE, SLOW, TOKEN, VERSIONS, Imds, Stage, in_turn, ok, status, token
 
 LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
 
@@ -160,13 +160,13 @@ class TestWhenImdsFails:
 
         virtual.run(scenario())
 
-    def test_scheduled_events_and_attested_documents_are_never_served_stale(self) -> None:
+    def test_an_attested_document_is_never_served_stale(self) -> None:
         async def scenario() -> None:
-            for target in (EVENTS, "/metadata/attested/document?api-version=2020-09-01"):
-                stage = Stage(Imds(in_turn(ok("old"), status(503))), retry_max=0)
-                await stage.get(target)
-                await asyncio.sleep(61)
-                assert (await stage.get(target)).response.status == 503
+            target = "/metadata/attested/document?api-version=2020-09-01"
+            stage = Stage(Imds(in_turn(ok("old"), status(503))), retry_max=0)
+            await stage.get(target)
+            await asyncio.sleep(61)
+            assert (await stage.get(target)).response.status == 503
 
         virtual.run(scenario())
 
@@ -211,30 +211,9 @@ class TestWhenImdsFails:
         virtual.run(scenario())
 
 
-class TestNegativeAnswers:
-    @pytest.mark.parametrize("code", [400, 404])
-    def test_are_remembered_for_a_moment(self, code: int) -> None:
-        async def scenario() -> None:
-            stage = Stage(Imds(in_turn(status(code), ok("now there"))))
-            first = await stage.get()
-            assert (first.outcome, first.response.status) == (Outcome.MISS, code)
-            await asyncio.sleep(4.9)
-            assert (await stage.get()).outcome is Outcome.HIT
-            await asyncio.sleep(0.2)
-            assert (await stage.get()).response.body == b"now there"
-
-        virtual.run(scenario())
-
-    def test_are_not_remembered_where_that_is_turned_off(self) -> None:
-        async def scenario() -> None:
-            stage = Stage(Imds(in_turn(status(404), ok())), negative_ttl=0.0)
-            assert (await stage.get()).response.status == 404
-            assert (await stage.get()).response.status == 200
-
-        virtual.run(scenario())
-
+class TestOtherAnswers:
     @pytest.mark.parametrize("code", [405, 403, 204, 302])
-    def test_other_answers_are_passed_on_and_not_kept(self, code: int) -> None:
+    def test_are_passed_on_and_not_kept(self, code: int) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(code))))
             assert (await stage.get()).response.status == code
@@ -299,6 +278,24 @@ class TestRenewalByTheClientsWish:
 
         virtual.run(scenario())
 
+    def test_one_that_was_granted_a_moment_ago_is_a_question_like_any_other(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(lambda _sent: token(200)))  # about to expire, so nothing is kept
+            for _ in range(3):
+                assert (await stage.get(TOKEN + "&bypass_cache=true")).response.status == 200
+            assert [sent.target for sent in stage.imds.sent] == [TOKEN + "&bypass_cache=true", TOKEN, TOKEN]
+
+        virtual.run(scenario())
+
+    def test_a_refusal_is_asked_for_once_more_without_it_and_then_remembered(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(lambda _sent: status(400)))
+            for _ in range(5):
+                assert (await stage.get(TOKEN + "&bypass_cache=true")).response.status == 400
+            assert stage.imds.count == 2
+
+        virtual.run(scenario())
+
     def test_its_failure_is_told_and_the_kept_answer_stays(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(ok("old"), status(501))))
@@ -343,30 +340,6 @@ class TestDropping:
             after = stage.start()
             assert (await before).response.body != (await after).response.body
             assert (await stage.get()).response.body == b"2"
-
-        virtual.run(scenario())
-
-    def test_a_post_to_scheduled_events_is_sent_once_and_the_next_get_is_fresh(self) -> None:
-        async def scenario() -> None:
-            stage = Stage(numbered())
-            body = b'{"StartRequests":[{"EventId":"x"}]}'
-            await stage.get(EVENTS)
-            await stage.get()
-            posted = await stage.get(EVENTS, method="POST", body=body)
-            assert (posted.outcome, posted.response.body) == (Outcome.BYPASS, b"3")
-            assert posted.cache_status() == b"imdsproxy; fwd=method; fwd-status=200"
-            assert (stage.imds.sent[-1].method, stage.imds.sent[-1].body) == ("POST", body)
-            assert (await stage.get(EVENTS)).outcome is Outcome.MISS
-            assert (await stage.get()).outcome is Outcome.HIT, "other entries stay"
-
-        virtual.run(scenario())
-
-    @pytest.mark.parametrize("failure", [status(500), status(410), status(429), DOWN, SLOW])
-    def test_a_post_is_never_tried_again(self, failure: Response | Failure) -> None:
-        async def scenario() -> None:
-            stage = Stage(Imds(lambda _sent: failure))
-            await stage.get(EVENTS, method="POST", body=b"{}")
-            assert stage.imds.count == 1
 
         virtual.run(scenario())
 

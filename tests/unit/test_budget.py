@@ -132,3 +132,13 @@ class TestTheExpectedWait:
         budget = Budget(5, 1.0)
         budget.throttled(NOW, NOW, 30)
         assert budget.expected_wait(0, NOW) == pytest.approx(30)
+
+
+def test_a_time_that_says_nothing_about_others_is_left_out_of_the_estimate() -> None:
+    budget = Budget(1, 1.0)
+    budget.reserve(0.0)
+    budget.release(0.0, 120.0, counts=False)
+    assert budget.expected_wait(0, 120.0) == 1.0
+    budget.reserve(121.0)
+    budget.release(121.0, 123.0)
+    assert budget.expected_wait(1, 123.0) == pytest.approx(1.0 + 1.0 + 0.2 * 2.0)

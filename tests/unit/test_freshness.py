@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from imdsproxy.freshness import Entry, Plan, Standing, is_failure, keep, lookup, plan
+from imdsproxy.freshness import Entry, Plan, Standing, as_told, is_failure, keep, lookup, plan
 from imdsproxy.messages import Request, Response, Target
 from imdsproxy.policy import Cache, Lifetimes, Policy
 from imdsproxy.target import read_target
@@ -149,6 +149,26 @@ def test_the_time_an_answer_took_counts_against_it() -> None:
     assert json.loads(entry.body(SENT + 9.5))["expires_in"] == "3590"
     assert keep(OK, default("/metadata/scheduledevents"), SENT, SENT + 1) is None
     assert keep(OK, default("/metadata/attested/document"), SENT, SENT + 59.9) is not None
+
+
+TOKEN_LIFETIMES = default("/metadata/identity/oauth2/token")
+
+
+@pytest.mark.parametrize(("took", "left"), [(0, "86400"), (0.99, "86400"), (1, "86399"), (8.5, "86392"), (1e6, "0")])
+def test_those_who_waited_for_a_token_are_told_what_is_left_after_the_wait(took: float, left: str) -> None:
+    assert json.loads(as_told(token(86400), TOKEN_LIFETIMES, took).body)["expires_in"] == left
+
+
+@pytest.mark.parametrize(
+    ("response", "lifetimes"),
+    [
+        (token(86400), Lifetimes(fresh=60)),
+        (Response(400, (), token(86400).body), TOKEN_LIFETIMES),
+        (Response(200, (), b"no token"), TOKEN_LIFETIMES),
+    ],
+)
+def test_whatever_else_was_waited_for_is_told_as_it_came(response: Response, lifetimes: Lifetimes) -> None:
+    assert as_told(response, lifetimes, 8) is response
 
 
 def test_any_other_body_is_served_as_it_came() -> None:
