@@ -117,6 +117,9 @@ def _ask(machine: Machine, endpoint: _Endpoint, route: tuple[str, ...], request:
 
 def _instance(machine: Machine, asked: _Asked) -> Answer:
     element = documents.at_version(machine.instance, asked.version)
+    extended = asked.parameters.get("extended", "").lower() == "true"
+    if extended and not asked.route and asked.version >= documents.EXTENDED_SINCE:
+        element |= documents.extended_part()
     for segment in asked.route:
         element = _child(element, segment)
         if element is None:

@@ -26,6 +26,8 @@ def versions_since(first: str) -> tuple[str, ...]:
 IDENTITY_VERSIONS = versions_since("2018-02-01")
 ATTESTED_VERSIONS = versions_since("2018-10-01")
 LOAD_BALANCER_VERSIONS = versions_since("2020-10-01")
+# "Support for extended metadata begins with" it: cloud-init's DataSourceAzure.
+EXTENDED_SINCE = "2021-03-01"
 
 # A field that is not here is as old as the service. Array indices are left out of the names.
 # NV: 2017-03-01 is said to be served and no field is said to be that old; it gets those of 2017-04-02.
@@ -95,6 +97,15 @@ def at_version(tree: Any, version: str, name: str = "") -> Any:
 def sample_instance() -> dict[str, Any]:
     """Return a new whole instance document, keys in IMDS's order, every primitive a string."""
     return {"compute": _compute(), "network": _network()}
+
+
+def extended_part() -> dict[str, Any]:
+    """
+    Return what `extended=true`, which is not documented, adds to a whole document for provisioning agents.
+
+    `ppsType`: cloud-init reads it there. NV, from a mock in a public repository: `hasCustomData`, a boolean.
+    """
+    return {"extended": {"compute": {"hasCustomData": False, "ppsType": "None"}}}
 
 
 def sample_load_balancer() -> dict[str, Any]:

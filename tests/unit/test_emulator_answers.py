@@ -214,7 +214,17 @@ class TestInstance:
         assert ask(target + "&format=text", machine).body == b""
 
     def test_unknown_parameters_do_not_matter(self) -> None:
+        assert ask(INSTANCE + "&nothing=true") == ask(INSTANCE)
+
+    def test_provisioning_agents_are_told_more(self) -> None:
+        newer = INSTANCE.replace("2021-02-01", "2021-08-01")
+        told = read(ask(newer + "&extended=true"))
+        assert list(told) == ["compute", "network", "extended"]
+        assert told["extended"]["compute"]["ppsType"] == "None"
+        assert ask(newer + "&extended=false") == ask(newer)
         assert ask(INSTANCE + "&extended=true") == ask(INSTANCE)
+        assert ask("/metadata/instance/network?api-version=2021-08-01&extended=true").body.startswith(b'{"interface":')
+        assert ask("/metadata/instance/extended?api-version=2021-08-01&extended=true").status == 404
 
 
 def routes(tree: Any, route: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

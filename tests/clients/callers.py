@@ -1,0 +1,119 @@
+"""The clients' processes as a test sees them: started, waited for, and what they got."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, Identity
+from tests.kit import ROOT
+
+FIRST, SECOND = USER_ASSIGNED
+PATIENCE = 100.0
+"""Seconds after which a client is given up: more than 410's seventy."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way in which a program asks for tokens, and the identity it means by it."""
+
+    name: str
+    caller: str
+    order: Mapping[str, Any]
+    identity: Identity = SYSTEM_ASSIGNED
+
+    @property
+    def resource(self) -> str:
+        """A resource that no other case asks for, so that each finds the cache cold."""
+        return f"https://{self.name.replace(' ', '-')}.example"
+
+
+def _azure(name: str, identity: Identity = SYSTEM_ASSIGNED, **options: Any) -> Case:
+    order = {"credential": "ManagedIdentityCredential", "options": options}
+    return Case(f"azure-identity {name}", "call_azure_identity", order, identity)
+
+
+def _default(name: str, identity: Identity = SYSTEM_ASSIGNED, **options: Any) -> Case:
+    order = {"credential": "DefaultAzureCredential", "options": options}
+    return Case(f"default {name}", "call_azure_identity", order, identity)
+
+
+def _msal(name: str, identity: Identity = SYSTEM_ASSIGNED, **named: str) -> Case:
+    return Case(f"msal {name}", "call_msal", {"identity": named}, identity)
+
+
+CASES = (
+    _azure("system"),
+    _azure("client_id", FIRST, client_id=FIRST.client_id),
+    _azure("config client_id", SECOND, identity_config={"client_id": SECOND.client_id}),
+    _azure("config object_id", FIRST, identity_config={"object_id": FIRST.object_id}),
+    _azure("config resource_id", SECOND, identity_config={"resource_id": SECOND.resource_id}),
+    _default("system"),
+    _default("client_id", SECOND, managed_identity_client_id=SECOND.client_id),
+    _msal("system"),
+    _msal("client_id", SECOND, client_id=SECOND.client_id),
+    _msal("object_id", SECOND, object_id=SECOND.object_id),
+    _msal("resource_id", FIRST, resource_id=FIRST.resource_id),
+)
+
+
+@dataclass(frozen=True)
+class Got:
+    """A token as a client has it: its text, when the client takes it to expire, how many seconds it took."""
+
+    token: str
+    expires_on: int
+    seconds: float
+    claims: dict[str, Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        part = self.token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        object.__setattr__(self, "claims", claims)
+
+
+def environment(home: Path, authority: str | None = None, **more: str) -> dict[str, str]:
+    """Give a client's whole environment: nothing of this machine's but where programs are."""
+    ours = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(home), **more}
+    return ours if authority is None else {**ours, "AZURE_POD_IDENTITY_AUTHORITY_HOST": authority}
+
+
+def command(caller: str, order: Mapping[str, Any], python: str = sys.executable) -> list[str]:
+    """Give the command line of a caller with this order."""
+    return [python, "-m", f"tests.clients.{caller}", json.dumps(order)]
+
+
+def start(case: Case, env: Mapping[str, str], resources: Sequence[str] = (), **more: Any) -> subprocess.Popen[str]:
+    """Start a client that asks for the case's own resource, or for these."""
+    return subprocess.Popen(
+        command(case.caller, {**case.order, "resources": list(resources) or [case.resource], **more}),
+        env=env,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(process: subprocess.Popen[str], seconds: float = PATIENCE) -> list[Got]:
+    """Wait for a client and give its tokens; AssertionError with what it said if it failed."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return [Got(**one) for one in json.loads(out)]
+
+
+def most_in_a_second(times: Sequence[float]) -> int:
+    """Give the most of these moments that lie within one second, whichever it is; a whole second apart is not."""
+    ordered = sorted(times)
+    return max((sum(first <= one < first + 1.0 for one in ordered) for first in ordered), default=0)

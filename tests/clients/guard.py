@@ -1,0 +1,26 @@
+"""Where a client may be let loose: it is somebody else's code, and knows one address that may be somebody's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def only_loopback() -> None:
+    """Refuse every connection of this process but to loopback."""
+    if sys.platform != "win32":
+        from tests import isolation  # noqa: PLC0415  # it cannot be imported on Windows
+
+        isolation.refuse_other_addresses()
+
+
+def network() -> str:
+    """Give the name of the network namespace that the calling thread is in."""
+    return str(Path("/proc/thread-self/ns/net").readlink())
+
+
+def only_in_a_namespace() -> None:
+    """End this process unless its network is the one that MADE_NETWORK names: a test made it, and said so."""
+    if os.environ.get("MADE_NETWORK") != network():
+        raise SystemExit("this client has 169.254.169.254 hard-coded: it runs in a network namespace of a test's only")

@@ -1,0 +1,23 @@
+"""docs/clients.md speaks of the clients that are here."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+
+from tests.kit import ROOT
+
+CLIENTS = (
+    "azure-identity",
+    "msal",
+    "opentelemetry-resource-detector-azure",
+    "azure-monitor-opentelemetry-exporter",
+)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_version_that_was_tested_is_the_one_that_is_named(client: str) -> None:
+    """After `make lock`: run the tests, see whether what the page says of the client still holds, then rename it."""
+    text = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    assert f"| {client} {version(client)}" in text

@@ -1,0 +1,195 @@
+"""Clients with a hard-coded address, unchanged, on a machine whose redirect brings them to the proxy."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.clients.callers import most_in_a_second
+from tests.system.hard_coded import (
+    CLIENTS,
+    CLOUD_INIT,
+    DEFAULT,
+    DETECTED,
+    DETECTOR,
+    EXPORTER,
+    ON_A_VM,
+    UNKNOWN,
+    Client,
+    need,
+)
+from tests.system.topology import Arrival, Azure, running_azure
+
+pytestmark = pytest.mark.system
+
+SHORT = "/metadata/instance=1,/metadata/identity/oauth2/token=1"
+STALE_AFTER = 2.2
+"""Seconds. With SHORT as TTL: one of being fresh, and one in which a renewal stays in the background."""
+TROUBLE = 3.0
+TRIES = 3
+"""How often the impatient may ask: a busy machine takes a fifth of a second by itself now and then."""
+LATER = 15
+"""The same once the trouble is over: after several 429s a budget's token rests for some seconds."""
+DETECTION = (
+    "/metadata/instance/compute?api-version=2021-12-13&format=json",
+    "/metadata/instance/compute?api-version=2017-12-01&format=json",
+)
+"""What OpenTelemetry's detector and Azure Monitor's exporter ask for."""
+SILENCE = 'table ip silence { chain input { type filter hook input priority 0; iifname != "lo" tcp dport 80 drop; }; }'
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What IMDS does while the clients ask, and whether the proxy has been asked the same before."""
+
+    name: str
+    fault: dict[str, Any] = field(default_factory=dict)
+    """Where the cache is cold, until three seconds after all have begun to ask; else to the end."""
+    warm: bool = False
+    stale: bool = False
+    silent: bool = False
+    too_slow: bool = False
+    """Whether a fifth of a second is too short for an answer, with the proxy or without."""
+    asked: tuple[int | None, ...] = ()
+    """The statuses that IMDS gives the proxy in the meantime; None stands for no answer at all."""
+    at_once: int = len(CLIENTS)
+    """How many clients ask on one machine. After a 429 the proxy is slow, and msal does not ask again."""
+
+
+SITUATIONS = (
+    Situation("cold", asked=(200,)),
+    Situation("410 and cold", {"status": 410}, too_slow=True, asked=(200, 410)),
+    Situation("410 and stale", {"status": 410}, warm=True, stale=True, asked=(410,)),
+    Situation("429 and cold", {"status": 429}, too_slow=True, asked=(200, 429), at_once=5),
+    Situation("429 and stale", {"status": 429}, warm=True, stale=True, asked=(429,)),
+    Situation("down and stale", {"reset": True}, warm=True, stale=True, asked=(None,)),
+    Situation("silent and warm", warm=True, silent=True),
+    Situation("silent and stale", warm=True, stale=True, silent=True, too_slow=True),
+)
+
+
+@dataclass
+class Played:
+    """One situation, over: what each client found out, what the impatient did when they asked again, who came."""
+
+    situation: Situation
+    found: dict[str, Any] = field(default_factory=dict)
+    again: dict[str, Any] = field(default_factory=dict)
+    warming: list[list[Arrival]] = field(default_factory=list)
+    arrivals: list[list[Arrival]] = field(default_factory=list)
+
+    def play(self, clients: Sequence[Client], azure: Azure) -> None:
+        """Put these clients into the situation, on a machine of their own."""
+        situation = self.situation
+        with azure.running_proxy(ttl=SHORT if situation.stale else ""):
+            azure.redirect()
+            patient = [client for client in clients if not client.impatient]
+            impatient = [client for client in clients if client.impatient]
+            if situation.warm:  # the impatient by themselves: they do not wait for their turn
+                assert all(_ask(azure, client, TRIES) == client.truth for client in impatient)
+                _ask_at_once(azure, patient)
+            if situation.stale:
+                time.sleep(STALE_AFTER)
+            self.warming.append(azure.arrivals())
+            if situation.fault:
+                azure.faults(situation.fault)
+            if situation.silent:
+                azure.imds.nft(SILENCE)
+            self.found |= {client.name: _ask(azure, client, 1 if situation.too_slow else TRIES) for client in impatient}
+            end = threading.Timer(TROUBLE, azure.no_faults)
+            if situation.fault and not situation.warm:
+                end.start()
+            self.found |= _ask_at_once(azure, patient)
+            if end.ident:
+                end.join()
+            self.again |= {client.name: _ask(azure, client, LATER) for client in impatient}
+            self.arrivals.append(azure.arrivals()[len(self.warming[-1]) :])
+
+
+def _ask(azure: Azure, client: Client, tries: int = 1) -> Any:
+    """Give what a client finds out, started so often at the most, a second apart; what it says if it fails."""
+    for turn in range(tries):
+        time.sleep(min(turn, 1))
+        try:
+            found = client.found(azure.vm)
+        except AssertionError as error:
+            found = str(error)
+        if found == client.truth:
+            break
+    return found
+
+
+def _ask_at_once(azure: Azure, clients: Sequence[Client]) -> dict[str, Any]:
+    with ThreadPoolExecutor(max(1, len(clients))) as pool:
+        found = pool.map(lambda client: _ask(azure, client), clients)
+        return dict(zip((client.name for client in clients), found, strict=True))
+
+
+@pytest.fixture(scope="module", params=SITUATIONS, ids=lambda situation: situation.name)
+def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """Play one situation with every client that can run on this machine."""
+    played = Played(request.param)
+    able = [client for client in CLIENTS if not client.missing]
+    for first in range(0, len(able), played.situation.at_once):
+        with running_azure(tmp_path_factory.mktemp("azure")) as azure:
+            played.play(able[first : first + played.situation.at_once], azure)
+    return played
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_a_client_finds_out_what_it_wants_to_know(played: Played, client: Client) -> None:
+    """One that waits 0.2 s gets nothing while IMDS is in trouble and the cache is cold: the next to ask gets it."""
+    need(client)
+    hopeless = client.impatient and played.situation.too_slow
+    assert played.found[client.name] == (client.nothing if hopeless else client.truth)
+    assert played.again.get(client.name, client.truth) == client.truth
+
+
+def test_imds_is_asked_no_more_than_it_must_be(played: Played) -> None:
+    for warming, arrivals in zip(played.warming, played.arrivals, strict=True):
+        assert {arrival.status for arrival in arrivals} == set(played.situation.asked)
+        assert most_in_a_second([arrival.at for arrival in [*warming, *arrivals]]) <= 5
+        answered = [arrival.target for arrival in arrivals if arrival.status == 200]
+        assert len(answered) == len(set(answered))
+
+
+def test_the_exporter_asks_once_in_a_process_however_it_ends(azure: Azure) -> None:
+    """Azure Monitor's exporter takes a timeout to mean that this is no machine of Azure's, for good."""
+    with azure.running_proxy():
+        azure.redirect()
+        azure.faults({"status": 410, "for": 1})
+        first, second = EXPORTER.ask(azure.vm, times=2, pause=4)
+        assert (first["got"], second["got"]) == (UNKNOWN, UNKNOWN)
+        assert EXPORTER.found(azure.vm) == ON_A_VM
+
+
+def test_a_proxy_that_was_told_what_to_fetch_serves_the_impatient_from_the_first_moment(azure: Azure) -> None:
+    with azure.running_proxy(warmup=",".join(DETECTION)):
+        azure.redirect()
+        azure.imds.nft(SILENCE)
+        assert _ask(azure, DETECTOR, TRIES) == DETECTED
+        assert _ask(azure, EXPORTER, TRIES) == ON_A_VM
+
+
+def test_a_probe_costs_imds_nothing(azure: Azure) -> None:
+    """DefaultAzureCredential asks once without the Metadata header: any answer tells it that IMDS is there."""
+    with azure.running_proxy() as proxy:
+        azure.redirect()
+        assert DEFAULT.found(azure.vm) == DEFAULT.truth
+        assert (proxy.metric("imdsproxy_requests_total"), proxy.metric("imdsproxy_upstream_requests_total")) == (2, 2)
+    assert [arrival.status for arrival in azure.arrivals("/metadata/identity")] == [200]
+
+
+def test_cloud_init_asks_imds_itself_whether_the_machine_has_been_given_to_somebody(azure: Azure) -> None:
+    """Once a second, on a machine that Azure made in advance; a remembered 404 would keep its owner waiting."""
+    need(CLOUD_INIT)
+    with azure.running_proxy():
+        azure.redirect()
+        assert CLOUD_INIT.ask(azure.vm, what="reprovision", retries=2)["got"] == {}
+    assert [arrival.status for arrival in azure.arrivals("/metadata/reprovisiondata")] == [404, 404, 404]
