@@ -35,6 +35,10 @@ _COMMANDS = {
 _REDIRECT_FLAGS = {
     "uid": ("USER", "the proxy's own user, by name or number, who is exempt; default: that of the running unit"),
     "node": ("", "redirect what this machine forwards for its pods, too"),
+    "exclusive": (
+        "",
+        "let nobody but that user and root answer at the proxy's port; so by itself for the user of the running unit",
+    ),
     "remove": ("", "print what takes the redirect away instead"),
 }
 
@@ -132,11 +136,11 @@ def _config(flags: dict[str, str]) -> int:
 
 
 def _redirect(flags: dict[str, str]) -> int:
-    from imdsproxy.redirect import redirect  # noqa: PLC0415 - late, see above
+    from imdsproxy.redirect import end_of_redirect, redirect  # noqa: PLC0415 - late, see above
     from imdsproxy.settings import load  # noqa: PLC0415 - late, see above
 
     options = {name: flags.pop(name) for name in _REDIRECT_FLAGS if name in flags}
-    text, notes = redirect(load(flags).settings, options)
+    text, notes = end_of_redirect() if "remove" in options else redirect(load(flags).settings, options)
     for note in notes:
         sys.stderr.write(f"imdsproxy: note: {note}\n")
     return _print(text)

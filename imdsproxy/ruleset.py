@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 TABLE = "ip imdsproxy"
 
+# Before other tables' translations at -100, whichever was loaded first.
+_PRIORITY = "-110"
 _IMDS = "ip daddr 169.254.169.254 tcp dport 80"
 _ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet=1"
 
@@ -26,6 +28,11 @@ class Redirect:
     port: int
     node: bool = False
     """Whether calls that this machine forwards, those of its pods, are redirected too."""
+    exclusive: bool = False
+    """Whether nobody but that user and root may answer where clients are sent, while the proxy is away, say.
+
+    With the wrong user it would silence the proxy itself, which could not even say so.
+    """
 
     @property
     def needs_route_localnet(self) -> bool:
@@ -37,6 +44,8 @@ def rules(redirect: Redirect) -> str:
     """Give the ruleset, to be read by `nft -f`."""
     goal = f"{redirect.host}:{redirect.port}"
     chains = [_output(redirect.user, goal)]
+    if redirect.exclusive:
+        chains.append(_answer(redirect))
     if redirect.node:
         chains.append(_prerouting(goal))
     if redirect.needs_route_localnet:
@@ -53,20 +62,42 @@ def removal() -> str:
     return f"#!/usr/sbin/nft -f\n# Calls of IMDS go to IMDS again.\n\ntable {TABLE}\ndelete table {TABLE}\n"
 
 
-def missing_exemption(user: int) -> str:
-    """Say which rule is missing where the proxy, run by this user, met itself through a redirect."""
+def missing_exemption(user: int | None) -> str:
+    """Say which rule is missing where the proxy, run by this user, met itself through a redirect.
+
+    None stands for a user whose number here is not the one that nft sees, as in a user namespace.
+    """
+    number = "USER" if user is None else str(user)
     return (
-        f"the redirect of 169.254.169.254:80 does not exempt this proxy's own user, {user}: its rule lacks "
-        f"`meta skuid != {user}`; `imdsproxy redirect --uid {user} | nft -f -` loads it anew"
+        "the redirect of 169.254.169.254:80 does not exempt the user that this proxy runs as: "
+        f"its rule lacks `meta skuid != {number}`; `imdsproxy redirect --uid {number} | nft -f -` loads it anew "
+        "(on a node with --node)"
     )
 
 
+def _written(user: str) -> str:
+    """Write a user for nft, which looks a name in quotes up when it loads the file."""
+    return user if user.isdigit() else f'"{user}"'
+
+
+def _answer(redirect: Redirect) -> str:
+    # With socket activation the socket is root's. Whoever else holds the port while the proxy is away would be IMDS
+    # for the whole machine; a connection that nobody takes is still refused, since that answer is the kernel's own.
+    users = "0" if redirect.user in {"0", "root"} else f"{{ 0, {_written(redirect.user)} }}"
+    return f"""\
+	# Nobody but the proxy's user (and root) may answer in its place.
+	chain answer {{
+		type filter hook output priority 0; policy accept;
+		ip saddr {redirect.host} tcp sport {redirect.port} meta skuid != {users} counter drop
+	}}
+"""
+
+
 def _output(user: str, goal: str) -> str:
-    # A name in quotes is looked up by nft when it loads the file; a number stands for itself.
-    exempt = user if user.isdigit() else f'"{user}"'
+    exempt = _written(user)
     return f"""\
 	chain output {{
-		type nat hook output priority -100; policy accept;
+		type nat hook output priority {_PRIORITY}; policy accept;
 		{_IMDS} meta skuid != {exempt} counter dnat to {goal}
 	}}
 """
@@ -77,7 +108,7 @@ def _prerouting(goal: str) -> str:
 	# A pod's packets come in by what pods are plugged into, and not from the side on which IMDS is. Whoever comes
 	# in by a network card is another machine, and gets no token of this one.
 	chain prerouting {{
-		type nat hook prerouting priority -100; policy accept;
+		type nat hook prerouting priority {_PRIORITY}; policy accept;
 		{_IMDS} meta iifkind {{ "bridge", "netkit", "veth" }} fib daddr . iif oif missing counter dnat to {goal}
 	}}
 """

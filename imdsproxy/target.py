@@ -30,6 +30,9 @@ _ABSOLUTE = re.compile(rb"(?i)(https?)://([^/?#]*)(.*)", re.DOTALL)
 AUTHORITY = re.compile(r"(?P<name>\[[^\[\]@/\\]*\]|[a-z0-9\-._]+)(?::(?P<port>[0-9]{0,5}))?")
 """`uri-host [":" port]` in lower case, without user information (RFC 9110 section 7.2)."""
 _BYPASS = "bypass_cache"
+# The deepest documented path has ten. Rules and wholes are looked up for each beginning of a path, so thousands of
+# segments would cost seconds.
+_MOST_SEGMENTS = 64
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -97,6 +100,8 @@ def _read_path(path: bytes) -> tuple[str, tuple[str, ...]]:
     segments = plain[1:].split("/")
     if segments[-1] == "":
         segments.pop()
+    if len(segments) > _MOST_SEGMENTS:
+        raise _UnreadableError(f"its path has more than {_MOST_SEGMENTS} segments")
     if any(segment == "" or segment.endswith(".") for segment in segments):
         raise _UnreadableError("its path holds an empty or dotted segment, which can be read in two ways")
     return plain, tuple(segment.lower() for segment in segments)

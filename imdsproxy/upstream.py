@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from imdsproxy.headers import to_client
@@ -143,9 +144,12 @@ class Upstream:
     def _loop(self) -> Failure:
         """Say what to mend, as far as this end of the loop knows: a redirect, or its own setting."""
         if self.address == IMDS and sys.platform != "win32":
-            why = missing_exemption(os.getuid())
+            why = missing_exemption(_own_user())
         else:
-            why = f"IMDSPROXY_UPSTREAM={self.address} leads back to this proxy itself; point it at {IMDS}"
+            why = (
+                f"IMDSPROXY_UPSTREAM={self.address} leads back to this proxy itself, or goes in a circle behind it; "
+                f"point it at {IMDS}"
+            )
         return Failure(FailureKind.LOOP, f"{why[:1].upper()}{why[1:]}.", sent=False)
 
     def _unreadable(self) -> Failure:
@@ -166,6 +170,17 @@ class Upstream:
             FailureKind.TIMEOUT,
             f"{self.address} did not answer within {read_timeout:g} s (IMDSPROXY_READ_TIMEOUT); ask again later.",
         )
+
+
+def _own_user() -> int | None:
+    """Give this process's user as the machine's rules see it; None in a user namespace that numbers it anew."""
+    if sys.platform == "win32":
+        return None
+    try:
+        numbered = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+    except OSError:
+        return os.getuid()  # no Linux, so no such namespaces
+    return os.getuid() if numbered[:2] == ["0", "0"] else None
 
 
 def _words(error: Exception) -> str:

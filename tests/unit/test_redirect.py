@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from imdsproxy import cli
-from imdsproxy.redirect import redirect
+from imdsproxy.redirect import end_of_redirect, redirect
 from imdsproxy.settings import Settings, SettingsError
 from tests.kit import ROOT
 
+ROOT_NOTE = ["every process of root goes to IMDS directly; let the proxy run as a user of its own"]
 NODE = {"uid": "990", "node": "true"}
 
 
@@ -42,7 +44,9 @@ def test_the_exempt_user_is_a_number_or_a_name(given: str, written: str) -> None
     assert written in rendered({"uid": given})
 
 
-@pytest.mark.parametrize("given", ["", "-1", "4294967295", "a b", 'a"', "a;", "a\n", "٣", "1x", "x" * 33, "@users"])
+@pytest.mark.parametrize(
+    "given", ["", "-1", "4294967295", "9" * 5000, "a b", 'a"', "a;", "a\n", "٣", "1x", "x" * 33, "@users"]
+)
 def test_what_is_neither_is_refused_by_its_value(given: str) -> None:
     with pytest.raises(SettingsError, match="neither a user's number nor a user's name"):
         rendered({"uid": given})
@@ -63,15 +67,26 @@ def test_it_leads_to_where_the_proxy_listens(host: str, port: int, goal: str) ->
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"host": "::1"}, "IMDSPROXY_HOST=::1"), ({"host": "imds.local"}, "IPv4"), ({"port": 0}, "IMDSPROXY_PORT=0")],
+    [
+        ({"host": "::1"}, "IMDSPROXY_HOST=::1"),
+        ({"host": "no.such.host.invalid"}, "cannot be listened at"),
+        ({"host": "224.0.0.1"}, "IMDSPROXY_HOST=224.0.0.1"),
+        ({"host": "169.254.169.254"}, "no address"),
+        ({"port": 0}, "IMDSPROXY_PORT=0"),
+    ],
 )
 def test_where_it_cannot_lead_is_told(settings: dict[str, object], named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         rendered({"uid": "990"}, **settings)
 
 
-def test_removing_asks_for_no_user() -> None:
-    assert "dnat" not in rendered({"remove": "true"}, host="::1")
+def test_removing_asks_for_no_user_and_for_no_setting_that_makes_sense(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IMDSPROXY_PORT", "no port")
+    monkeypatch.setenv("IMDSPROXY_NO_SUCH", "1")
+    assert cli.main(["redirect", "--remove"]) == 0
+    assert capsys.readouterr().out == end_of_redirect()[0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="users of processes are read from /proc")
@@ -79,7 +94,14 @@ def test_without_a_name_it_is_the_user_of_the_running_unit(tmp_path: Path, monke
     systemctl(
         tmp_path, monkeypatch, f'[ "$*" = "show --property=MainPID --value imdsproxy.service" ] && echo {os.getpid()}'
     )
-    assert f"skuid != {os.getuid()} " in rendered({})
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener:
+        port = listener.getsockname()[1]
+        text, notes = redirect(Settings(port=port), {})
+        assert "chain answer {" in text, "the user is certain, so nobody else may answer"
+        assert (f"skuid != {os.getuid()} " in text, notes) == (True, ROOT_NOTE if os.getuid() == 0 else [])
+    (note,) = set(redirect(Settings(port=port), {})[1]) - set(ROOT_NOTE)
+    assert note.startswith(f"nothing listens at 127.0.0.1:{port}; ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script stands for systemctl")
@@ -117,10 +139,20 @@ def test_the_kernel_setting_that_pods_need_is_told_where_it_is_off(
 ) -> None:
     setting = tmp_path / "route_localnet"
     monkeypatch.setattr("imdsproxy.redirect._ROUTE_LOCALNET", setting)
-    for value, notes in (("0\n", 1), ("1\n", 0)):
+    for value, told in (("0\n", True), ("1\n", False)):
         setting.write_text(value, encoding="ascii")
-        assert len(redirect(Settings(), NODE)[1]) == notes
-    assert redirect(Settings(host="10.0.0.4"), NODE)[1] == []
+        assert ("route_localnet=1" in "".join(redirect(Settings(), NODE)[1])) is told
+    assert "route_localnet" not in "".join(redirect(Settings(host="10.0.0.4"), NODE)[1])
+
+
+def test_nobody_else_may_answer_where_that_is_wished_for() -> None:
+    assert "chain answer {" not in rendered({"uid": "990"})
+    assert "skuid != { 0, 990 } counter drop" in rendered({"uid": "990", "exclusive": "true"})
+
+
+def test_that_bans_of_pods_are_walked_round_is_worth_a_note() -> None:
+    assert "NetworkPolicy" in redirect(Settings(), NODE)[1][0]
+    assert redirect(Settings(), {"uid": "990"})[1] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux")
@@ -131,14 +163,14 @@ def test_removing_the_guard_is_worth_a_note_where_loopback_is_open(
     monkeypatch.setattr("imdsproxy.redirect._ROUTE_LOCALNET", setting)
     for value, notes in (("0\n", 0), ("1\n", 1)):
         setting.write_text(value, encoding="ascii")
-        assert len(redirect(Settings(), {"remove": "true"})[1]) == notes
+        assert len(end_of_redirect()[1]) == notes
 
 
 @pytest.mark.parametrize(
     ("file", "arguments"),
     [
-        ("imdsproxy.nft", ["--uid", "imdsproxy"]),
-        ("imdsproxy-node.nft", ["--uid", "imdsproxy", "--node"]),
+        ("imdsproxy.nft", ["--uid", "imdsproxy", "--exclusive"]),
+        ("imdsproxy-node.nft", ["--uid", "imdsproxy", "--node", "--exclusive"]),
         ("imdsproxy-remove.nft", ["--remove"]),
     ],
 )

@@ -11,8 +11,10 @@ from imdsproxy.ruleset import Redirect, missing_exemption, removal, rules
 IMDS = "ip daddr 169.254.169.254 tcp dport 80"
 
 
-def redirect(user: str = "990", host: str = "127.0.0.1", port: int = 8254, *, node: bool = False) -> Redirect:
-    return Redirect(user, host, port, node)
+def redirect(
+    user: str = "990", host: str = "127.0.0.1", port: int = 8254, *, node: bool = False, exclusive: bool = False
+) -> Redirect:
+    return Redirect(user, host, port, node, exclusive)
 
 
 def lines(text: str) -> list[str]:
@@ -25,7 +27,7 @@ def test_what_this_machine_sends_to_imds_goes_to_the_proxy_except_its_own() -> N
         "delete table ip imdsproxy",
         "table ip imdsproxy {",
         "chain output {",
-        "type nat hook output priority -100; policy accept;",
+        "type nat hook output priority -110; policy accept;",
         f"{IMDS} meta skuid != 990 counter dnat to 127.0.0.1:8254",
         "}",
         "}",
@@ -52,6 +54,15 @@ def test_loopback_is_guarded_where_pods_are_sent_to_it(host: str, node: bool, ch
     assert re.findall(r"chain (\w+)", rules(wanted)) == chains
     assert wanted.needs_route_localnet is needs
     assert ("sysctl -w net.ipv4.conf.all.route_localnet=1" in rules(wanted)) is needs
+
+
+@pytest.mark.parametrize(
+    ("user", "users"), [("990", "{ 0, 990 }"), ("imdsproxy", '{ 0, "imdsproxy" }'), ("0", "0"), ("root", "0")]
+)
+def test_nobody_else_answers_where_clients_are_sent(user: str, users: str) -> None:
+    assert f"ip saddr 10.0.0.4 tcp sport 80 meta skuid != {users} counter drop" in rules(
+        redirect(user, "10.0.0.4", 80, exclusive=True)
+    )
 
 
 def test_pods_come_in_by_what_pods_are_plugged_into_and_not_from_where_imds_is() -> None:
@@ -81,3 +92,7 @@ def test_who_meets_itself_is_told_its_rule_and_its_command() -> None:
     told = missing_exemption(990)
     assert "`meta skuid != 990`" in told
     assert "`imdsproxy redirect --uid 990 | nft -f -`" in told
+
+
+def test_who_does_not_know_its_number_names_none() -> None:
+    assert "--uid USER " in missing_exemption(None)

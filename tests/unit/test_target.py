@@ -373,3 +373,11 @@ def test_a_refusal_is_short_and_one_line_whatever_it_refuses(raw: bytes) -> None
     assert isinstance(refusal, Refusal)
     assert len(refusal.description) < 300
     assert refusal.description.isprintable()
+
+
+def test_a_path_of_thousands_of_segments_is_refused_before_anything_is_looked_up() -> None:
+    assert isinstance(read_target(b"/metadata" + b"/a" * 63), Target)
+    for count in (64, 30_000):
+        refusal = read_target(b"/metadata" + b"/a" * count)
+        assert isinstance(refusal, Refusal)
+        assert "more than 64 segments" in refusal.description
