@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from imdsproxy.budget import Budget
 from imdsproxy.clock import Clock
 
+# More different scheduled-events targets than there are api-versions several times over.
+_MOST_WAITING = 50
+
 
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
@@ -68,6 +71,32 @@ class _Turns:
 
     def __len__(self) -> int:
         return sum(map(len, self._shares.values()))
+
+
+class Places:
+    """A few places, taken before a token by requests that may hold one for minutes, and a bounded queue for them."""
+
+    def __init__(self, count: int) -> None:
+        self._free = asyncio.Semaphore(count)
+        self._waiting = 0
+
+    async def take(self, max_wait: float) -> bool:
+        """Wait for a place, at most so many seconds; says whether it was taken, and then `give_back` is due."""
+        if self._waiting >= _MOST_WAITING and self._free.locked():
+            return False
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(max_wait):
+                await self._free.acquire()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
+        return True
+
+    def give_back(self) -> None:
+        """Leave the place to the next."""
+        self._free.release()
 
 
 class Admission:

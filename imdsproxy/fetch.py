@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from imdsproxy.admission import Admission, TurnedAway
+from imdsproxy.admission import Admission, Places, TurnedAway
 from imdsproxy.clock import Clock
 from imdsproxy.flights import Flight
 from imdsproxy.freshness import is_failure
@@ -22,8 +22,8 @@ from imdsproxy.served import Asked
 
 logger = logging.getLogger(__name__)
 
-# More different scheduled-events targets than there are api-versions several times over.
-_MOST_SLOW_WAITING = 50
+# Fewer tokens than these cannot be spared for a question and an approval at once.
+_ENOUGH_FOR_A_PLACE_OF_ITS_OWN = 3
 # Flights that wait for IMDS's return; they outlive their clients, and beyond these the 410 is passed on at once.
 _MOST_AWAY_WAITING = 256
 _LOOP_REMINDER = 60.0
@@ -93,9 +93,9 @@ class Fetcher:
         # IMDS may take two minutes over a scheduled-events request, and a token is held for as long; half of the
         # tokens stay with the others (of a budget of one there is no half). An approval waits for no question: an
         # eviction leaves 30 seconds.
-        self._slow = asyncio.Semaphore(max(1, admissions[BudgetClass.GENERAL].budget.requests // 2))
-        self._slow_once = asyncio.Semaphore(1)
-        self._slow_waiting = 0
+        requests = admissions[BudgetClass.GENERAL].budget.requests
+        self._slow = Places(max(1, requests // 2))
+        self._slow_once = Places(1) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
         self._away_waiting = 0
 
     async def fetch(self, errand: Errand, flight: Flight) -> Fetched | TurnedAway:
@@ -119,7 +119,8 @@ class Fetcher:
                 if errand.failed(fetched.result):
                     flight.stumble()
                 elapsed = self._clock.monotonic() - began
-                delay = next_delay(fetched.result, attempt, elapsed, self.retry_rules, decision.budget)
+                known = self.outage.answered
+                delay = next_delay(fetched.result, attempt, elapsed, self.retry_rules, decision.budget, known=known)
                 if delay is None or errand.once or not flight.wanted:
                     return fetched
                 await asyncio.sleep(delay)
@@ -132,18 +133,12 @@ class Fetcher:
         max_wait = self.admissions[errand.decision.budget].max_wait
         places = self._slow_once if errand.once else self._slow
         wanted_at = self._clock.monotonic()
-        self._slow_waiting += 1
-        try:
-            async with asyncio.timeout(max_wait if self._slow_waiting <= _MOST_SLOW_WAITING else 0):
-                await places.acquire()
-        except TimeoutError:
+        if not await places.take(max_wait):
             return self._turn_away(errand, wanted_at, TurnedAway(max(1, math.ceil(max_wait))))
-        finally:
-            self._slow_waiting -= 1
         try:
             return await self._try(errand, flight, before)
         finally:
-            places.release()
+            places.give_back()
 
     async def _try(self, errand: Errand, flight: Flight, before: Fetched | None) -> Fetched | TurnedAway | None:
         """Send once, when a token is there; None if IMDS may not be asked any more by then."""
@@ -205,14 +200,16 @@ class Fetcher:
         return None
 
     def _learn(self, flight: Flight, admission: Admission, result: Response | Failure, taken_at: float) -> None:
+        if _came_back(result):  # IMDS has not been heard, so this is no news of it
+            self.trouble = _reason(result)
+            self._tell_of_loop(self.trouble)
+            return
         change = self.outage.learn(flight, result, self._clock.monotonic())
         if self.outage.failing:
             self.trouble = _reason(result)
         if isinstance(result, Response) and result.status == 429:
             admission.budget.throttled(taken_at, self._clock.monotonic(), retry_after(result))
-        if isinstance(result, Failure) and _came_back(result):
-            self._tell_of_loop(result)
-        elif change is Change.FAILED:
+        if change is Change.FAILED:
             logger.warning(
                 "IMDS fails; what is cached is served within its stale bound",
                 extra={"fields": {"because": _reason(result)}},
@@ -222,12 +219,12 @@ class Fetcher:
         if self.outage.gone is None:
             self._wake()
 
-    def _tell_of_loop(self, loop: Failure) -> None:
+    def _tell_of_loop(self, because: str) -> None:
         """Say it once a minute: clients may meet it many times a second."""
         now = self._clock.monotonic()
         if now - self._loop_told_at >= _LOOP_REMINDER:
             self._loop_told_at = now
-            logger.error("the way to IMDS leads back to this proxy", extra={"fields": {"because": loop.description}})
+            logger.error("the way to IMDS leads back to this proxy", extra={"fields": {"because": because}})
 
     def _wake(self) -> None:
         """Let those who wait for IMDS's return look again."""

@@ -71,6 +71,11 @@ class Entry:
     """It was cut out of the entry of a whole."""
 
     @property
+    def written_at(self) -> float:
+        """When IMDS wrote it, at the earliest."""
+        return self.sent_at - self.initial_age
+
+    @property
     def gone_at(self) -> float:
         """The moment from which the entry is good for nothing."""
         return max(self.fresh_until, self.revalidate_until, self.error_until)

@@ -113,6 +113,8 @@ class FailureKind(Enum):
 
     UNREACHABLE = "upstream-unreachable"
     TIMEOUT = "upstream-timeout"
+    SILENT = "upstream-silent"
+    """It took no connection in time: neither an answer nor a refusal came back."""
     RESET = "upstream-reset"
     UNREADABLE = "upstream-unreadable"
     TOO_LARGE = "upstream-too-large"
@@ -120,7 +122,7 @@ class FailureKind(Enum):
     INTERNAL = "internal-error"
 
 
-_STATUSES = {FailureKind.TIMEOUT: 504, FailureKind.LOOP: 508, FailureKind.INTERNAL: 500}
+_STATUSES = {FailureKind.TIMEOUT: 504, FailureKind.SILENT: 504, FailureKind.LOOP: 508, FailureKind.INTERNAL: 500}
 _ERRORS = {FailureKind.LOOP: "loop_detected"}
 
 

@@ -19,11 +19,11 @@ from cachetools import TTLCache
 
 from imdsproxy.admission import TurnedAway
 from imdsproxy.clock import Clock
-from imdsproxy.derive import derive, wholes
 from imdsproxy.fetch import Errand, Fetcher
 from imdsproxy.flights import Arrived, Flight, Flights, Landing
 from imdsproxy.freshness import Entry, Plan, Standing, as_told, keep, lookup, plan
 from imdsproxy.messages import Failure, Key, Refusal, Request, Response
+from imdsproxy.parts import Parts
 from imdsproxy.policy import Cache, Decision, Forward, Policy, Refuse
 from imdsproxy.served import Outcome, Served, refused
 from imdsproxy.store import Store
@@ -47,7 +47,7 @@ class Proxy:
         self.fetcher = fetcher
         self.flights = Flights()
         self._clock = clock
-        self._derives = derives
+        self._parts = Parts(store, clock) if derives else None
         # Keys may be long, so their hashes are remembered; one taken for another would only ask IMDS later.
         self._bypassed: TTLCache[int, None] = TTLCache(_REMEMBERED_KEYS, _BYPASS_EVERY, clock.monotonic)
         # The value says whether IMDS failed, or answered what is not kept (403, a token about to expire).
@@ -72,15 +72,13 @@ class Proxy:
         now = self._clock.monotonic()
         entry, renewal = self._find(errand, decision, now)
         failed_lately = self._rest(errand)
-        if renewal is not errand:
-            failed_lately = failed_lately or self._rest(renewal)
         standing = lookup(entry, now)
         step = plan(standing, failing=self.fetcher.outage.fails(now) or failed_lately is True)
         if entry is None or step is Plan.FETCH:
             return self._when_landed(errand, self._flight(errand))
         if step is Plan.FETCH_OR_STALE:
             return self._when_landed(errand, self._flight(errand), stale=entry)
-        if step is Plan.SERVE_AND_REFRESH and failed_lately is None:
+        if step is Plan.SERVE_AND_REFRESH and (failed_lately is None or renewal is not errand):
             self._flight(renewal, background=True)
         return _from_cache(errand, entry, now, "stale-if-error" if standing is Standing.ON_ERROR else None)
 
@@ -101,24 +99,15 @@ class Proxy:
         """Give the entry that a request is answered from, and the errand that renews it in the background.
 
         With DERIVE, what is not fresh is looked for in the wholes that it is a part of. Then one renewal of the whole
-        is the renewal of all its parts.
+        is the renewal of all parts that were cut out of it.
         """
         target = errand.request.target
         entry = self.store.get(target.key)
-        if not self._derives or lookup(entry, now) is Standing.FRESH:
+        if self._parts is None or lookup(entry, now) is Standing.FRESH:
             return entry, errand
-        renewal = errand
-        for key, way in wholes(target):
-            whole = self.store.get(key)
-            part = None if whole is None else derive(whole, way, target, decision.lifetimes, now)
-            if part is None:
-                continue
-            if renewal is errand:
-                renewal = self._errand_of(key) or errand
-            if entry is None or part.sent_at > entry.sent_at:
-                self.store.put(target.key, part)
-                entry = part
-        return entry, renewal
+        entry, whole = self._parts.find(target, entry, decision.lifetimes, now)
+        renewal = None if whole is None else self._errand_of(whole)
+        return entry, errand if renewal is None or self._rest(renewal) is not None else renewal
 
     def _errand_of(self, key: Key) -> Errand | None:
         """Give the errand that fetches what is kept under this key."""
@@ -170,6 +159,8 @@ class Proxy:
             if failed and lookup(stale, now) is not Standing.MISS:
                 return _from_cache(errand, stale, now, "stale-if-error")
         landing = await asyncio.shield(flight.landed)
+        if wish and isinstance(landing, TurnedAway):  # it was not granted after all
+            self._bypassed.pop(hash(errand.request.target.key), None)
         outcome = Outcome.BYPASS if wish else Outcome.MISS
         forward = "request" if wish else "stale" if stale else "uri-miss"
         return self._served(errand, landing, outcome if led else Outcome.COLLAPSED, forward)
@@ -203,6 +194,8 @@ class Proxy:
             entry = None  # a failure does not take the place of what can still be served
         if errand.request.target.bypass and result.status != 200:
             entry = None  # IMDS may mean the `bypass_cache`, which is no part of the entry's name
+        elif self._parts is not None and result.status != 200 and not failed:
+            self._parts.deny(key, fetched.sent_at)
         kept = entry is not None and self.store.put(key, entry)
         if not kept:
             self._resting[hash(key)] = failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from random import SystemRandom
 
 from imdsproxy.messages import Refusal, Request, Target
 from imdsproxy.policy import Policy, Refuse
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _VERSIONS = b"/metadata/versions"
 _LONGEST_PAUSE = 10.0
+_RANDOM = SystemRandom()
 
 
 class Readiness:
@@ -63,7 +65,9 @@ class Readiness:
                     logger.warning("asked at start and got no document", extra={"fields": {"answer": word}})
                 return
             self._last_word = word
-            await asyncio.sleep(pause)
+            # Two proxies that are each other's upstream would else ask in one moment for ever, each waiting for the
+            # other's answer to the same question instead of seeing its own come back.
+            await asyncio.sleep(pause * _RANDOM.uniform(0.5, 1))
             pause = min(_LONGEST_PAUSE, pause * 2)
 
 

@@ -14,7 +14,7 @@ DEFAULT_STATUSES = frozenset({410, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE = 10.0
 # An address where nothing listens is as a rule no VM of Azure's; long patience there only hides that.
 _UNREACHABLE_FOR = 5.0
-_RETRIED_FAILURES = frozenset({FailureKind.UNREACHABLE, FailureKind.RESET, FailureKind.UNREADABLE})
+_RETRIED_FAILURES = frozenset({FailureKind.UNREACHABLE, FailureKind.SILENT, FailureKind.RESET, FailureKind.UNREADABLE})
 _IDENTITY_PAUSE = 1.0
 _LONGEST_TOLD = 3600
 # What is left of the time after the try at its very end is a rounding error.
@@ -30,18 +30,22 @@ class RetryRules:
     limit: float = 70.0
 
 
-def next_delay(
+def next_delay(  # noqa: PLR0913  # what happened, how far it has come, and by which rules
     result: Response | Failure,
     attempt: int,
     elapsed: float,
     rules: RetryRules,
     budget: BudgetClass = BudgetClass.GENERAL,
+    *,
+    known: bool = False,
 ) -> float | None:
     """Give the pause before the next try in seconds, or None where there is to be none.
 
-    `attempt` counts the tries made so far, from 1; `elapsed` is the time since the first of them began.
+    `attempt` counts the tries made so far, from 1; `elapsed` is the time since the first of them began; `known` says
+    that IMDS has answered before.
     Pauses double from `rules.base` up to ten seconds (or that base); a `Retry-After` of IMDS's stands instead. The
-    last try begins when `rules.limit` is reached; what could not be reached or read is given up after five seconds;
+    last try begins when `rules.limit` is reached; what could not be reached or read is given up after five seconds,
+    unless it is silence of one that is known, which clients by themselves would wait out (TCP asks again and again);
     what was too slow or too large is not tried again, since it would be so again.
     """
     pause = min(max(_LONGEST_PAUSE, rules.base), rules.base * 2 ** min(attempt - 1, 30))
@@ -49,7 +53,8 @@ def next_delay(
     if isinstance(result, Failure):
         if result.kind not in _RETRIED_FAILURES:
             return None
-        limit = min(limit, _UNREACHABLE_FOR)
+        if not (known and result.kind is FailureKind.SILENT):
+            limit = min(limit, _UNREACHABLE_FOR)
     elif result.status not in rules.statuses:
         return None
     else:

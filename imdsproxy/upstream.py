@@ -161,7 +161,7 @@ class Upstream:
     def _too_slow(self, error: Exception, read_timeout: float) -> Failure:
         if isinstance(error, httpx.ConnectTimeout):
             return Failure(
-                FailureKind.TIMEOUT,
+                FailureKind.SILENT,
                 f"{self.address} took no connection within {self._connect_timeout:g} s (IMDSPROXY_CONNECT_TIMEOUT). "
                 "Is this an Azure VM, and does IMDSPROXY_UPSTREAM name its metadata service?",
                 sent=False,

@@ -38,6 +38,7 @@ RANKS = {
     "flights": 3,
     "upstream": 3,
     "fetch": 3,
+    "parts": 3,
     "proxy": 4,
     "metrics": 5,
     "readiness": 5,

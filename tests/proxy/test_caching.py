@@ -287,6 +287,17 @@ class TestRenewalByTheClientsWish:
 
         virtual.run(scenario())
 
+    def test_one_that_got_no_token_may_be_wished_for_again(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(numbered(), max_wait=0.5, budget_requests=1)
+            await stage.get()
+            wish = ((b"cache-control", b"no-cache"),)
+            assert (await stage.get(headers=wish)).response.status == 429
+            await asyncio.sleep(1)
+            assert (await stage.get(headers=wish)).response.body == b"2"
+
+        virtual.run(scenario())
+
     def test_a_refusal_is_asked_for_once_more_without_it_and_then_remembered(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda _sent: status(400)))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+
+import pytest
 
 from imdsproxy.messages import Failure, Response
 from imdsproxy.served import Outcome
 from tests import virtual
-from tests.scripted import DOWN, INSTANCE, Imds, Sent, Stage, in_turn, ok, status
+from tests.scripted import DOWN, INSTANCE, SLOW, Imds, Sent, Stage, in_turn, ok, status
 
 VERSION = "api-version=2021-02-01"
 VM_ID = f"/metadata/instance/compute/vmId?{VERSION}&format=text"
@@ -132,8 +135,7 @@ def test_its_own_newer_answer_stands() -> None:
         await asyncio.sleep(61)
         assert (await stage.get(TAGS)).response.body == b"own", "stale, and newer than the whole"
         await asyncio.sleep(0.1)
-        assert stage.imds.sent[-1].target == INSTANCE
-        assert (await stage.get(TAGS)).response.body == b"tags-3"
+        assert stage.imds.sent[-1].target == TAGS, "and renewed by itself"
 
     virtual.run(scenario())
 
@@ -189,5 +191,69 @@ def test_a_part_that_the_user_does_not_want_kept_is_asked_for() -> None:
         stage = Stage(Imds(lambda _sent: document()), derive=True, ttl=closed)
         await stage.get()
         assert (await stage.get(TAGS)).outcome is Outcome.BYPASS
+
+    virtual.run(scenario())
+
+
+@pytest.mark.parametrize("trouble", [status(500), status(403), DOWN, SLOW])
+def test_a_whole_that_cannot_be_renewed_does_not_keep_its_parts_from_being_renewed(
+    trouble: Response | Failure,
+) -> None:
+    async def scenario() -> None:
+        numbers = itertools.count(2)
+
+        def answer(sent: Sent) -> Response | Failure:
+            if sent.target == TAGS:
+                return ok(f"own-{next(numbers)}")
+            return document() if stage.imds.count == 1 else trouble
+
+        stage = Stage(Imds(answer), derive=True, retry_max=0)
+        await stage.get()
+        oldest = 0
+        for _ in range(390):
+            served = await stage.get(TAGS)
+            assert served.response.status == 200
+            oldest = max(oldest, served.age or 0)
+            await asyncio.sleep(10)
+        assert oldest <= 120, "twice its freshness"
+
+    virtual.run(scenario())
+
+
+@pytest.mark.parametrize("negative_ttl", [5.0, 0.0])
+@pytest.mark.parametrize("code", [400, 403, 404])
+def test_once_imds_itself_had_nothing_for_a_path_no_older_whole_speaks_for_it(code: int, negative_ttl: float) -> None:
+    async def scenario() -> None:
+        def answer(sent: Sent) -> Response | Failure:
+            return document() if sent.target == INSTANCE else status(code)
+
+        stage = Stage(Imds(answer), derive=True, negative_ttl=negative_ttl)
+        await stage.get()
+        assert (await stage.get(TAGS)).response.status == 200
+        await asyncio.sleep(15)
+        assert (await stage.get(TAGS, headers=((b"cache-control", b"no-cache"),))).response.status == code
+        stage.proxy.store.drop(lambda key: key.startswith("/metadata/instance/"))
+        for _ in range(10):
+            assert (await stage.get(TAGS)).response.status == code
+            await asyncio.sleep(3)
+        await stage.get(headers=((b"cache-control", b"no-cache"),))
+        assert (await stage.get(TAGS)).response.status == 200, "of a whole that is newer"
+
+    virtual.run(scenario())
+
+
+def test_the_time_that_a_whole_spent_in_another_cache_makes_it_older() -> None:
+    async def scenario() -> None:
+        def answer(sent: Sent) -> Response | Failure:
+            if sent.target == TAGS:
+                return ok("new")
+            return Response(200, (*document().headers, (b"age", b"100")), document().body)
+
+        stage = Stage(Imds(answer), derive=True)
+        await stage.get(TAGS)
+        await asyncio.sleep(1)
+        await stage.get()
+        await asyncio.sleep(65)
+        assert (await stage.get(TAGS)).response.body == b"new"
 
     virtual.run(scenario())

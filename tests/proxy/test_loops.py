@@ -10,7 +10,7 @@ import pytest
 from imdsproxy.messages import Failure, FailureKind
 from imdsproxy.served import Outcome
 from tests import virtual
-from tests.scripted import INSTANCE, TOKEN, Imds, Stage, in_turn, ok
+from tests.scripted import INSTANCE, TOKEN, Imds, Stage, in_turn, ok, status
 
 LOOP = Failure(FailureKind.LOOP, "The rule lacks `meta skuid != 990`.", sent=False)
 
@@ -57,6 +57,20 @@ def test_what_is_kept_is_served_meanwhile_and_a_mended_rule_is_noticed(caplog: p
         assert (await stage.get(TOKEN)).response.status == 200
 
     virtual.run(scenario())
+
+
+def test_it_is_no_news_of_imds_whose_own_trouble_is_told_once_the_loop_is_mended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(in_turn(LOOP, status(501))))
+        assert (await stage.get()).response.status == 508
+        assert stage.proxy.fetcher.trouble == LOOP.description
+        assert (await stage.get()).response.status == 501
+
+    with caplog.at_level(logging.WARNING):
+        virtual.run(scenario())
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
 @pytest.mark.parametrize("target", [INSTANCE, TOKEN])

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from imdsproxy.messages import Failure, Response
+from imdsproxy.messages import Failure, FailureKind, Response
 from imdsproxy.readiness import Readiness
 from imdsproxy.served import Outcome
 from tests import virtual
@@ -179,6 +179,43 @@ class TestBusy:
             stage = Stage(Imds(in_turn(status(500))), budget_requests=1, budget_window=20.0, max_wait=2.0)
             served = await stage.get()
             assert (served.response.status, stage.imds.count) == (500, 1)
+
+        virtual.run(scenario())
+
+
+class TestSilence:
+    """No connection is taken, and none refused: packets are lost, as while the machine's host is mended."""
+
+    SILENT = Failure(FailureKind.SILENT, "no connection within 2 s", sent=False)
+
+    def test_of_one_that_has_answered_before_is_waited_out(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds())
+            await stage.get(VERSIONS)
+            silent_until = stage.now + 50
+            stage.imds.latency = 2.0
+            stage.imds.answer = lambda sent: self.SILENT if sent.at < silent_until else ok("back")
+            assert (await stage.get()).response.body == b"back"
+
+        virtual.run(scenario())
+
+    def test_of_one_that_never_answered_is_told_soon(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(lambda _sent: self.SILENT, latency=2.0))
+            began = stage.now
+            served = await stage.get()
+            assert (served.response.status, served.detail) == (504, "upstream-silent")
+            assert stage.now - began <= 8
+
+        virtual.run(scenario())
+
+    def test_ends_with_the_patience_for_everything(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(in_turn(ok(), self.SILENT)), retry_max=30.0)
+            await stage.get(VERSIONS)
+            began = stage.now
+            assert (await stage.get()).response.status == 504
+            assert stage.now - began == pytest.approx(30)
 
         virtual.run(scenario())
 

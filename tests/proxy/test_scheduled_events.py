@@ -330,6 +330,37 @@ class TestAcknowledging:
 
         virtual.run(scenario())
 
+    def test_some_do_not_wait_behind_a_crowd_of_questions(self) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(latency=120.0))
+            questions = [stage.start(f"{EVENTS}&x={number}") for number in range(60)]
+            await asyncio.sleep(1)
+            stage.imds.latency = 0.2
+            posted = [stage.start(EVENTS, method="POST", body=b"%d" % number) for number in range(3)]
+            assert [(await one).response.status for one in posted] == [200] * 3
+            for task in questions:
+                task.cancel()
+            await stage.proxy.flights.close()
+
+        virtual.run(scenario())
+
+    @pytest.mark.parametrize("requests", [2, 3, 5])
+    def test_with_questions_it_leaves_a_token_to_the_others(self, requests: int) -> None:
+        async def scenario() -> None:
+            stage = Stage(Imds(latency=120.0), budget_requests=requests)
+            slow = [stage.start(f"{EVENTS}&x={number}") for number in range(5)]
+            slow += [stage.start(EVENTS, method="POST", body=b"%d" % number) for number in range(3)]
+            await asyncio.sleep(1.5)
+            stage.imds.latency = 0.0
+            began = stage.now
+            assert (await stage.get(INSTANCE)).response.status == 200
+            assert stage.now == began
+            for task in slow:
+                task.cancel()
+            await stage.proxy.flights.close()
+
+        virtual.run(scenario())
+
     def test_one_that_gets_no_token_in_time_is_not_sent_and_drops_nothing(self) -> None:
         async def scenario() -> None:
             stage = Stage(

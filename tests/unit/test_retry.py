@@ -51,6 +51,7 @@ def test_any_other_status_is_final(status: int) -> None:
         (FailureKind.UNREACHABLE, [1, 2, 2]),
         (FailureKind.RESET, [1, 2, 2]),
         (FailureKind.UNREADABLE, [1, 2, 2]),
+        (FailureKind.SILENT, [1, 2, 2]),
         (FailureKind.TIMEOUT, []),
         (FailureKind.TOO_LARGE, []),
         (FailureKind.LOOP, []),
@@ -168,3 +169,9 @@ def test_retry_after_is_read_as_seconds_up_to_an_hour(value: bytes | None, secon
 
 def test_a_retry_after_of_any_length_is_read() -> None:
     assert retry_after(answer(429, b"9" * 5_000)) in (None, 3600)
+
+
+def test_silence_of_one_that_has_answered_before_is_waited_out_and_a_refusal_is_not() -> None:
+    assert next_delay(failure(FailureKind.SILENT), 3, 20.0, RULES, known=True) == 4.0
+    assert next_delay(failure(FailureKind.SILENT), 3, 20.0, RULES) is None
+    assert next_delay(failure(FailureKind.UNREACHABLE), 3, 20.0, RULES, known=True) is None
