@@ -50,7 +50,7 @@ class Situation:
 
     name: str
     fault: dict[str, Any] = field(default_factory=dict)
-    """Where the cache is cold, until three seconds after all have begun to ask; else to the end."""
+    """Where the cache is cold, until `lasts` seconds after all have begun to ask; else to the end."""
     warm: bool = False
     stale: bool = False
     silent: bool = False
@@ -58,6 +58,7 @@ class Situation:
     """Whether a fifth of a second is too short for an answer, with the proxy or without."""
     asked: tuple[int | None, ...] = ()
     """The statuses that IMDS gives the proxy in the meantime; None stands for no answer at all."""
+    lasts: float = TROUBLE
     at_once: int = len(CLIENTS)
     """How many clients ask on one machine. After a 429 the proxy is slow, and msal does not ask again."""
 
@@ -69,6 +70,7 @@ SITUATIONS = (
     Situation("429 and cold", {"status": 429}, too_slow=True, asked=(200, 429), at_once=5),
     Situation("429 and stale", {"status": 429}, warm=True, stale=True, asked=(429,)),
     Situation("down and stale", {"reset": True}, warm=True, stale=True, asked=(None,)),
+    Situation("silent and cold", silent=True, too_slow=True, asked=(200,), lasts=8.0, at_once=5),
     Situation("silent and warm", warm=True, silent=True),
     Situation("silent and stale", warm=True, stale=True, silent=True, too_slow=True),
 )
@@ -102,14 +104,20 @@ class Played:
             if situation.silent:
                 azure.imds.nft(SILENCE)
             self.found |= {client.name: _ask(azure, client, 1 if situation.too_slow else TRIES) for client in impatient}
-            end = threading.Timer(TROUBLE, azure.no_faults)
-            if situation.fault and not situation.warm:
+            end = threading.Timer(situation.lasts, _end_trouble, [azure, situation])
+            if (situation.fault or situation.silent) and not situation.warm:
                 end.start()
             self.found |= _ask_at_once(azure, patient)
             if end.ident:
                 end.join()
             self.again |= {client.name: _ask(azure, client, LATER) for client in impatient}
             self.arrivals.append(azure.arrivals()[len(self.warming[-1]) :])
+
+
+def _end_trouble(azure: Azure, situation: Situation) -> None:
+    if situation.silent:
+        azure.imds.nft("delete table ip silence")
+    azure.no_faults()
 
 
 def _ask(azure: Azure, client: Client, tries: int = 1) -> Any:
