@@ -142,7 +142,7 @@ class Admission:
 
     def forgo(self) -> None:
         """Give back a token that was not used."""
-        self.budget.forgo(self._clock.monotonic())
+        self.budget.forgo()
         self._advance()
 
     def promote(self, ticket: Ticket) -> None:
@@ -189,6 +189,6 @@ class Admission:
                 return
             ticket = (self._waiting or self._background).popleft()
             if ticket.turn is None or ticket.turn.done():  # cancelled, and its task has not run since
-                self.budget.forgo(now)
+                self.budget.forgo()
                 continue
             ticket.turn.set_result(now)

@@ -9,7 +9,9 @@ refills at five a second lets ten through in one second.) The price is the laten
 requests ÷ (window + latency).
 
 A 429 from IMDS means that others on the VM spend too. `Retry-After` is obeyed; without one the rate is halved
-and won back slowly, additively (as TCP does with its window: RFC 5681 section 3.1).
+and won back slowly, additively (as TCP does with its window: RFC 5681 section 3.1). At a lower rate a token rests
+for window ÷ rate, at the rate of the moment at which it comes back: what was released while the rate was lowest
+does not rest on when it is won back. Since no rate is above 1, no rest is shorter than a window.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class Budget:
         self.requests = requests
         self.window = window
         self.concurrent = min(requests, concurrent or requests)
-        self._back_at = [-math.inf] * requests  # a heap: when each token that is not in flight is, or was, back
+        self._released = [-math.inf] * requests  # a heap: when each token that is not in flight was given back
         self._in_flight = 0
         self._held = 0.0  # running mean of how long a request held its token
         self._blocked_until = -math.inf
@@ -48,10 +50,10 @@ class Budget:
         """
         if self._in_flight >= self.concurrent:
             return math.inf
-        wait = max(self._back_at[0], self._blocked_until) - now
+        wait = max(self._back_at(self._released[0]), self._blocked_until) - now
         if wait > 0:
             return wait
-        heapq.heappop(self._back_at)
+        heapq.heappop(self._released)
         self._in_flight += 1
         return 0.0
 
@@ -63,12 +65,12 @@ class Budget:
         self._in_flight -= 1
         if counts:
             self._held += _NEWEST * (now - taken_at - self._held)
-        heapq.heappush(self._back_at, now + self.window / self.rate(now))
+        heapq.heappush(self._released, now)
 
-    def forgo(self, now: float) -> None:
+    def forgo(self) -> None:
         """Give back a token that was taken and not used: nothing was sent, so nothing has to rest."""
         self._in_flight -= 1
-        heapq.heappush(self._back_at, now)
+        heapq.heappush(self._released, -math.inf)
 
     def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
         """Learn that IMDS answered 429 to the request whose token was taken at `taken_at`.
@@ -92,7 +94,7 @@ class Budget:
         """How many tokens could be taken at this moment."""
         if now < self._blocked_until:
             return 0
-        back = sum(1 for moment in self._back_at if moment <= now)
+        back = sum(1 for released in self._released if self._back_at(released) <= now)
         return min(back, self.concurrent - self._in_flight)
 
     def expected_wait(self, ahead: int, now: float) -> float:
@@ -101,10 +103,26 @@ class Budget:
         Each token comes round once in a window plus the time a request holds it; those in flight are taken to
         have just been sent, which errs on the long side by less than one request's latency.
         """
-        if ahead == 0 and self._back_at and max(self._back_at[0], self._blocked_until) <= now:
+        if ahead == 0 and self._released and max(self._back_at(self._released[0]), self._blocked_until) <= now:
             return 0.0  # the common case, without the sorting below
         rest = self.window / self.rate(now)
         in_flight = [now + self._held + rest] * self._in_flight
-        back_at = sorted(max(moment, self._blocked_until, now) for moment in [*self._back_at, *in_flight])
+        resting = map(self._back_at, self._released)
+        back_at = sorted(max(moment, self._blocked_until, now) for moment in [*resting, *in_flight])
         rounds, place = divmod(ahead, self.requests)
         return back_at[place] + rounds * (rest + self._held) - now
+
+    def _back_at(self, released: float) -> float:
+        """Give the moment at which a token that was given back then may be taken, if no other 429 comes.
+
+        The later a token was given back, the later it is back, so the heap's first is the first back.
+        """
+        rested = released + self.window
+        if self._rate >= 1.0 or released == -math.inf:
+            return rested
+        # x seconds after the last 429 its rest is over: (since + x) · (rate + won·x) = window.
+        won = _WON_BACK / self.window
+        since = self._rate_at - released
+        slope = self._rate + won * since
+        x = (math.sqrt(slope * slope + 4 * won * (self.window - since * self._rate)) - slope) / (2 * won)
+        return max(rested, self._rate_at + x)

@@ -6,6 +6,7 @@ import asyncio
 import random
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -202,3 +203,26 @@ def test_the_counting_of_windows_counts() -> None:
     arrivals = [0.0, 0.2, 0.9, 1.0, 1.1]
     assert most_in_any_window(arrivals, 1.0) == 4
     assert all(a <= b for a, b in pairwise(arrivals))
+
+
+@given(
+    window=st.sampled_from([0.5, 1.0, 3.0]),
+    throttled=st.lists(st.floats(0, 20), min_size=1, max_size=8),
+    released=st.lists(st.floats(0, 40), min_size=2, max_size=8),
+)
+def test_a_token_rests_a_window_at_the_least_and_at_a_lower_rate_for_window_by_rate(
+    window: float, throttled: list[float], released: list[float]
+) -> None:
+    budget = Budget(1, window)
+    for moment in sorted(throttled):
+        budget.throttled(moment, moment, None)
+    back = [budget._back_at(moment) for moment in sorted(released)]
+    assert back == sorted(back), "so that the first of the heap is the first back"
+    for at, moment in zip(back, sorted(released), strict=True):
+        assert at >= moment + window
+        uncapped = budget._rate + 0.05 * (at - budget._rate_at) / window
+        if at > moment + window + 1e-9:
+            assert (at - moment) * uncapped == pytest.approx(window)
+            assert uncapped <= 1.0 + 1e-9
+        else:
+            assert (at - moment) * uncapped >= window - 1e-9, "the rate was won back before its window was over"

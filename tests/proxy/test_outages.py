@@ -158,7 +158,7 @@ class TestBusy:
             await asyncio.gather(*(stage.start(leaf(n)) for n in range(100)))
             times = [at - began for at in stage.imds.times()]
             first_five = sum(1 < at <= 6 for at in times)
-            assert first_five < 20, "5 a second would be 25"
+            assert first_five <= 20, "5 a second would be 25"
             last_five = sum(times[-1] - 5 < at <= times[-1] for at in times)
             assert last_five >= 20
 

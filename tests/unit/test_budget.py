@@ -43,7 +43,7 @@ def test_the_wait_is_for_the_token_that_comes_back_first() -> None:
 def test_a_token_that_was_not_used_is_back_at_once() -> None:
     budget = Budget(1, 1.0)
     taken(budget, 1)
-    budget.forgo(NOW)
+    budget.forgo()
     assert budget.reserve(NOW) == 0.0
 
 
@@ -82,7 +82,20 @@ class TestA429:
         assert budget.rate(NOW) == 0.5
         assert budget.reserve(NOW + 0.25) == pytest.approx(0.75)
         taken(budget, 4, NOW + 1)
-        assert budget.reserve(NOW + 1.5) == pytest.approx(0.5), "the fifth rests for window ÷ rate"
+        back = NOW + 1.5 + budget.reserve(NOW + 1.5)
+        assert (back - NOW) * budget.rate(back) == pytest.approx(1.0), "the fifth rests for window ÷ rate"
+        assert back < NOW + 2, "at the rate that has been won back by then"
+
+    def test_what_rests_when_the_rate_falls_rests_for_longer(self) -> None:
+        budget = Budget(1, 1.0)
+        taken(budget, 1)
+        budget.release(NOW, NOW)
+        assert budget.reserve(NOW + 0.5) == pytest.approx(0.5)
+        for moment, at_least in ((NOW + 0.5, NOW + 1.5), (NOW + 0.6, NOW + 2.5)):
+            budget.throttled(moment, moment, None)
+            back = moment + budget.reserve(moment)
+            assert (back - NOW) * budget.rate(back) == pytest.approx(1.0)
+            assert back > at_least
 
     def test_those_that_were_under_way_together_halve_it_once(self) -> None:
         budget = Budget(5, 1.0)
