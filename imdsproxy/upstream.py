@@ -25,6 +25,7 @@ import httpx  # noqa: E402  # after the line above
 SLOW_READ_TIMEOUT = 130.0
 """Seconds: the first scheduled-events request may take two minutes (Microsoft's scheduled-events page)."""
 
+_UID_MAP = Path("/proc/self/uid_map")
 # RFC 9110 section 5.5; a server that sends more than that sends something else than HTTP.
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -177,7 +178,7 @@ def _own_user() -> int | None:
     if sys.platform == "win32":
         return None
     try:
-        numbered = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+        numbered = _UID_MAP.read_text(encoding="ascii").split()
     except OSError:
         return os.getuid()  # no Linux, so no such namespaces
     return os.getuid() if numbered[:2] == ["0", "0"] else None

@@ -1,0 +1,46 @@
+"""What the end that sent a request says when it came back: as much as that end can know."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from imdsproxy.messages import FailureKind
+from imdsproxy.upstream import IMDS, Address, Upstream
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="users have numbers on POSIX")
+IDENTITY = "         0          0 4294967295\n"
+
+
+@posix
+@pytest.mark.parametrize(
+    ("numbered", "named"),
+    [(IDENTITY, f"`meta skuid != {os.getuid()}`" if sys.platform != "win32" else ""), ("0 4243 1\n", "--uid USER ")],
+    ids=["the machine's numbers", "a user namespace"],
+)
+def test_a_redirected_one_is_told_which_rule_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbered: str, named: str
+) -> None:
+    table = tmp_path / "uid_map"
+    table.write_text(numbered, encoding="ascii")
+    monkeypatch.setattr("imdsproxy.upstream._UID_MAP", table)
+    loop = Upstream(IMDS)._loop()
+    assert (loop.kind, loop.sent) == (FailureKind.LOOP, False)
+    assert named in loop.description
+
+
+@posix
+def test_where_there_are_no_user_namespaces_the_number_is_the_machine_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imdsproxy.upstream._UID_MAP", tmp_path / "none")
+    assert f"--uid {os.getuid()} " in Upstream(IMDS)._loop().description
+
+
+def test_one_sent_elsewhere_is_told_which_setting_to_mend() -> None:
+    told = Upstream(Address("10.0.0.9", 8254))._loop().description
+    assert told.startswith("IMDSPROXY_UPSTREAM=http://10.0.0.9:8254 leads back")
+    assert "point it at http://169.254.169.254" in told
