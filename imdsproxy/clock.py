@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from typing import Protocol
 
 
@@ -20,12 +21,9 @@ class Clock(Protocol):
 
 
 if sys.platform == "linux":
-
-    def _monotonic() -> float:
-        # A VM can hibernate, and its tokens grow old meanwhile: clock_gettime(2) says that of Linux's two monotonic
-        # clocks only this one counts the time asleep.
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
+    # A VM can hibernate, and its tokens grow old meanwhile: clock_gettime(2) says that of Linux's two monotonic
+    # clocks only this one counts the time asleep.
+    _monotonic = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 else:
     _monotonic = time.monotonic
 

@@ -70,7 +70,21 @@ class Proxy:
         if request.target.bypass:  # granted a moment ago, so that now it is a question like any other
             errand = Errand(replace(request, target=without_bypass(request.target)), decision)
         now = self._clock.monotonic()
-        entry, renewal = self._find(errand, decision, now)
+        entry = self.store.get(request.target.key)
+        if entry is not None and lookup(entry, now) is Standing.FRESH:
+            return _from_cache(errand, entry, now)  # most requests; IMDS's health is nothing to them
+        return self._not_fresh(errand, decision, entry, now)
+
+    def _not_fresh(self, errand: Errand, decision: Cache, entry: Entry | None, now: float) -> Served | Waiting:
+        """Do what the plan table says about a request whose own entry is stale, or not there."""
+        renewal = errand
+        if self._parts is not None:
+            # With DERIVE it is looked for in the wholes that it is a part of; one renewal of a whole is the renewal of
+            # all parts that were cut out of it.
+            entry, whole = self._parts.find(errand.request.target, entry, decision.lifetimes, now)
+            renewal = errand if whole is None else self._errand_of(whole) or errand
+            if self._rest(renewal) is not None:
+                renewal = errand
         failed_lately = self._rest(errand)
         standing = lookup(entry, now)
         step = plan(standing, failing=self.fetcher.outage.fails(now) or failed_lately is True)
@@ -94,20 +108,6 @@ class Proxy:
 
         self.flights.forget(concerns)
         return self.store.drop(concerns)
-
-    def _find(self, errand: Errand, decision: Cache, now: float) -> tuple[Entry | None, Errand]:
-        """Give the entry that a request is answered from, and the errand that renews it in the background.
-
-        With DERIVE, what is not fresh is looked for in the wholes that it is a part of. Then one renewal of the whole
-        is the renewal of all parts that were cut out of it.
-        """
-        target = errand.request.target
-        entry = self.store.get(target.key)
-        if self._parts is None or lookup(entry, now) is Standing.FRESH:
-            return entry, errand
-        entry, whole = self._parts.find(target, entry, decision.lifetimes, now)
-        renewal = None if whole is None else self._errand_of(whole)
-        return entry, errand if renewal is None or self._rest(renewal) is not None else renewal
 
     def _errand_of(self, key: Key) -> Errand | None:
         """Give the errand that fetches what is kept under this key."""
