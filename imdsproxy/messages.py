@@ -10,6 +10,9 @@ from typing import NewType
 Headers = tuple[tuple[bytes, bytes], ...]
 """Header fields in the order of the wire, names in lower case."""
 
+IMDS_HOST = "169.254.169.254"
+"""The one address of IMDS on every VM, at port 80 (Microsoft's IMDS page)."""
+
 Key = NewType("Key", str)
 """The name of a cache entry: the path and every query parameter, in one canonical spelling."""
 

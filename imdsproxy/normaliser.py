@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from imdsproxy.messages import Refusal, Request, Target
+from imdsproxy.messages import IMDS_HOST, Refusal, Request, Target
 from imdsproxy.target import AUTHORITY, read_target
 
 HOP_HEADER = b"imdsproxy-via"
@@ -36,7 +36,7 @@ class Doors:
     """
 
     names: frozenset[str] = frozenset({"localhost"})
-    authorities: frozenset[str] = frozenset({"169.254.169.254:80"})
+    authorities: frozenset[str] = frozenset({f"{IMDS_HOST}:80"})
     instance: str = ""
 
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imdsproxy.ruleset import Redirect, removal, rules
+from imdsproxy.messages import IMDS_HOST
+from imdsproxy.ruleset import ROUTE_LOCALNET, Redirect, removal, rules
 from imdsproxy.settings_values import SettingsError
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ _NAME_IT = 'name the user that the proxy runs as: "imdsproxy redirect --uid NAME
 _LARGEST_UID = 2**32 - 2
 # Names as useradd(8) makes them; nothing in one can end the quotes that it stands in.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?")
-_IMDS = ipaddress.IPv4Address("169.254.169.254")
-_ROUTE_LOCALNET = Path("/proc/sys/net/ipv4/conf/all/route_localnet")
+_ROUTE_LOCALNET = Path("/proc/sys", *ROUTE_LOCALNET.split("."))
 
 
 def redirect(settings: Settings, options: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -84,7 +84,7 @@ def _goal(host: str) -> str:
         raise SettingsError(
             f"IMDSPROXY_HOST={host} cannot be redirected to: IMDS has an IPv4 address, so the proxy must listen at one"
         ) from None
-    if address.is_multicast or address == _IMDS:
+    if address.is_multicast or str(address) == IMDS_HOST:
         raise SettingsError(f"IMDSPROXY_HOST={host} is no address of this machine that the proxy could listen at")
     return "127.0.0.1" if address.is_unspecified else str(address)
 
@@ -112,7 +112,7 @@ def _notes(wanted: Redirect) -> list[str]:
             "IMDSPROXY_DENY=/metadata/identity on this proxy keeps tokens from all its clients"
         )
     if wanted.needs_route_localnet and not _on(_ROUTE_LOCALNET):
-        notes.append("pods get no answer until the kernel allows it: sysctl -w net.ipv4.conf.all.route_localnet=1")
+        notes.append(f"pods get no answer until the kernel allows it: sysctl -w {ROUTE_LOCALNET}=1")
     return notes
 
 
@@ -120,7 +120,7 @@ def _notes_on_removal() -> list[str]:
     if sys.platform == "linux" and _on(_ROUTE_LOCALNET):
         return [
             (
-                "with the table goes its guard of loopback, and net.ipv4.conf.all.route_localnet is 1: "
+                f"with the table goes its guard of loopback, and {ROUTE_LOCALNET} is 1: "
                 "set it to 0 unless something else, such as kube-proxy, needs it"
             )
         ]

@@ -9,12 +9,15 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from imdsproxy.messages import IMDS_HOST
+
 TABLE = "ip imdsproxy"
 
 # Before other tables' translations at -100, whichever was loaded first.
 _PRIORITY = "-110"
-_IMDS = "ip daddr 169.254.169.254 tcp dport 80"
-_ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet=1"
+_TO_IMDS = f"ip daddr {IMDS_HOST} tcp dport 80"
+ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
+"""The kernel setting (sysctl) without which forwarded packets never reach loopback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,9 @@ def rules(redirect: Redirect) -> str:
         chains.append(_prerouting(goal))
     if redirect.needs_route_localnet:
         chains.append(_GUARD)
-    about = f"# Calls of IMDS, 169.254.169.254:80, go to imdsproxy at {goal}, except those of its own user.\n"
+    about = f"# Calls of IMDS, {IMDS_HOST}:80, go to imdsproxy at {goal}, except those of its own user.\n"
     if redirect.needs_route_localnet:
-        about += f"# Pods need this kernel setting as well: sysctl -w {_ROUTE_LOCALNET}\n"
+        about += f"# Pods need this kernel setting as well: sysctl -w {ROUTE_LOCALNET}=1\n"
     body = "\n".join(chains)
     return f"#!/usr/sbin/nft -f\n{about}\ntable {TABLE}\ndelete table {TABLE}\n\ntable {TABLE} {{\n{body}}}\n"
 
@@ -69,7 +72,7 @@ def missing_exemption(user: int | None) -> str:
     """
     number = "USER" if user is None else str(user)
     return (
-        "the redirect of 169.254.169.254:80 does not exempt the user that this proxy runs as: "
+        f"the redirect of {IMDS_HOST}:80 does not exempt the user that this proxy runs as: "
         f"its rule lacks `meta skuid != {number}`; `imdsproxy redirect --uid {number} | nft -f -` loads it anew "
         "(on a node with --node)"
     )
@@ -98,7 +101,7 @@ def _output(user: str, goal: str) -> str:
     return f"""\
 	chain output {{
 		type nat hook output priority {_PRIORITY}; policy accept;
-		{_IMDS} meta skuid != {exempt} counter dnat to {goal}
+		{_TO_IMDS} meta skuid != {exempt} counter dnat to {goal}
 	}}
 """
 
@@ -109,7 +112,7 @@ def _prerouting(goal: str) -> str:
 	# in by a network card is another machine, and gets no token of this one.
 	chain prerouting {{
 		type nat hook prerouting priority {_PRIORITY}; policy accept;
-		{_IMDS} meta iifkind {{ "bridge", "netkit", "veth" }} fib daddr . iif oif missing counter dnat to {goal}
+		{_TO_IMDS} meta iifkind {{ "bridge", "netkit", "veth" }} fib daddr . iif oif missing counter dnat to {goal}
 	}}
 """
 

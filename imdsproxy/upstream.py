@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from imdsproxy.headers import to_client
-from imdsproxy.messages import Failure, FailureKind, Headers, Response
+from imdsproxy.messages import IMDS_HOST, Failure, FailureKind, Headers, Response
 from imdsproxy.ruleset import missing_exemption
 from imdsproxy.served import tells_of_loop
 
@@ -48,8 +48,8 @@ class Address:
         return host if self.port == 80 else f"{host}:{self.port}"
 
 
-IMDS = Address("169.254.169.254")
-"""The real one (Microsoft's IMDS page)."""
+IMDS = Address(IMDS_HOST)
+"""The real one."""
 
 
 class Upstream:
