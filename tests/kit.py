@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -13,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+
+from imdsproxy.emulator import Arrival, EmulatorServer
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCE = "/metadata/instance?api-version=2021-02-01"
@@ -41,6 +44,50 @@ def get(
         return Answer(response.status, fields, response.read())
     finally:
         connection.close()
+
+
+_numbers = itertools.count(1)
+
+
+def unused(target: str) -> str:
+    """Give a target that nobody has asked for: it differs in a parameter that IMDS passes over."""
+    return f"{target}{'&' if '?' in target else '?'}unused={next(_numbers)}"
+
+
+def cache_status(answer: Answer) -> dict[str, str]:
+    """Give the parameters of Cache-Status; one without a value has the empty one."""
+    name, *parameters = answer.headers["cache-status"].split("; ")
+    assert name == "imdsproxy"
+    return {key: value for key, _, value in (parameter.partition("=") for parameter in parameters)}
+
+
+def is_hit(answer: Answer) -> bool:
+    return "hit" in cache_status(answer)
+
+
+class Arrivals:
+    """What reaches the emulator from now on, of targets that begin so."""
+
+    def __init__(self, imds: EmulatorServer, target: str = "/") -> None:
+        self._emulator = imds.emulator
+        self._first = len(imds.emulator.arrivals)
+        self._target = target.encode()
+
+    def __call__(self) -> list[Arrival]:
+        found = self._emulator.arrivals_since(self._first)
+        return [arrival for arrival in found if arrival.target.startswith(self._target)]
+
+    def targets(self) -> list[str]:
+        return [arrival.target.decode() for arrival in self()]
+
+    def methods(self) -> list[str]:
+        return [arrival.method for arrival in self()]
+
+
+def most_in_a_second(times: Sequence[float]) -> int:
+    """Give the most of these moments that lie within one second, whichever it is; a whole second apart is not."""
+    ordered = sorted(times)
+    return max((sum(first <= one < first + 1.0 for one in ordered) for first in ordered), default=0)
 
 
 def talk(port: int, sent: bytes | Sequence[bytes], *, wait: float = 5.0, pause: float = 0.0) -> bytes:

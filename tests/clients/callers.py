@@ -111,9 +111,3 @@ def result(process: subprocess.Popen[str], seconds: float = PATIENCE) -> list[Go
         process.kill()
     assert process.returncode == 0, err
     return [Got(**one) for one in json.loads(out)]
-
-
-def most_in_a_second(times: Sequence[float]) -> int:
-    """Give the most of these moments that lie within one second, whichever it is; a whole second apart is not."""
-    ordered = sorted(times)
-    return max((sum(first <= one < first + 1.0 for one in ordered) for first in ordered), default=0)

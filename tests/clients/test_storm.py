@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import Emulator, run_in_thread
-from tests.clients.callers import CASES, environment, most_in_a_second, result, start
-from tests.kit import running_proxy
+from tests.clients.callers import CASES, environment, result, start
+from tests.kit import most_in_a_second, running_proxy
 
 pytestmark = pytest.mark.process
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import Arrival, Emulator, Fault, run_in_thread
-from tests.clients.callers import CASES, PATIENCE, Case, Got, environment, most_in_a_second, result, start
-from tests.kit import running_proxy, wait_until
+from tests.clients.callers import CASES, PATIENCE, Case, Got, environment, result, start
+from tests.kit import most_in_a_second, running_proxy, wait_until
 
 pytestmark = pytest.mark.process
 

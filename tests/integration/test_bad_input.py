@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
-from tests.kit import Answer, ProxyProcess, get, running_proxy, wait_until
+from tests.kit import Answer, ProxyProcess, get, is_hit, running_proxy, unused, wait_until
 
 pytestmark = pytest.mark.process
 
@@ -61,16 +60,14 @@ REFUSED_EACH_TIME = {
     "unknown identity, renewal wished": (f"{TOKEN}?{V}&{VAULT}&client_id={NOBODY}&bypass_cache=true", 400, NO_IDENTITY),
 }
 
-_numbers = itertools.count(1)
 
-
-def unused(target: str) -> str:
-    """Give a target that nobody has asked for: it differs in a parameter that IMDS passes over."""
-    return f"{target}{'&' if '?' in target else '?'}unused={next(_numbers)}"
-
-
-def is_hit(answer: Answer) -> bool:
-    return "; hit" in answer.headers["cache-status"]
+def asked_directly(imds: EmulatorServer, target: str, status: int, words: bytes) -> tuple[str, Answer]:
+    """Give a target of this kind that nobody has asked for, and what IMDS itself says of it, which is this."""
+    target = unused(target)
+    real = get(imds.port, target)
+    assert real.status == status
+    assert real.body.startswith(words)
+    return target, real
 
 
 def assert_same(answer: Answer, real: Answer) -> None:
@@ -106,11 +103,7 @@ def proxies(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> I
 def test_it_is_told_as_imds_tells_it_and_remembered(
     imds: EmulatorServer, proxies: dict[float, ProxyProcess], case: str
 ) -> None:
-    target, status, words = REFUSED[case]
-    target = unused(target)
-    real = get(imds.port, target)
-    assert real.status == status
-    assert real.body.startswith(words)
+    target, real = asked_directly(imds, *REFUSED[case])
     before = len(imds.emulator.arrivals)
     first, second = get(proxies[5].port, target), get(proxies[5].port, target)
     assert_same(first, real)
@@ -124,11 +117,7 @@ def test_it_is_told_as_imds_tells_it_and_remembered(
 def test_where_nothing_is_kept_it_is_told_as_imds_tells_it_each_time(
     imds: EmulatorServer, proxies: dict[float, ProxyProcess], case: str
 ) -> None:
-    target, status, words = REFUSED_EACH_TIME[case]
-    target = unused(target)
-    real = get(imds.port, target)
-    assert real.status == status
-    assert real.body.startswith(words)
+    target, real = asked_directly(imds, *REFUSED_EACH_TIME[case])
     before = len(imds.emulator.arrivals)
     for count in (1, 2):
         answer = get(proxies[5].port, target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import socket
 import time
@@ -16,8 +15,21 @@ from typing import Any, Self
 
 import pytest
 
-from imdsproxy.emulator import Arrival, Emulator, EmulatorServer, Fault, run_in_thread
-from tests.kit import INSTANCE, METADATA, TOKEN, Answer, ProxyProcess, get, running_proxy, wait_until
+from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
+from tests.kit import (
+    INSTANCE,
+    METADATA,
+    TOKEN,
+    Answer,
+    Arrivals,
+    ProxyProcess,
+    cache_status,
+    get,
+    is_hit,
+    running_proxy,
+    unused,
+    wait_until,
+)
 
 pytestmark = pytest.mark.process
 
@@ -26,23 +38,6 @@ Start = Callable[..., AbstractContextManager[ProxyProcess]]
 EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 PATH = "/metadata/scheduledevents"
 CROWD = 100
-
-_numbers = itertools.count(1)
-
-
-def unused() -> str:
-    """Give a target that nobody has asked for: it differs in a parameter that IMDS passes over."""
-    return f"{EVENTS}&unused={next(_numbers)}"
-
-
-def parameters(answer: Answer) -> dict[str, str]:
-    """Give the parameters of Cache-Status; one without a value has the empty one."""
-    pairs = (parameter.partition("=") for parameter in answer.headers["cache-status"].split("; ")[1:])
-    return {name: value for name, _, value in pairs}
-
-
-def is_hit(answer: Answer) -> bool:
-    return "hit" in parameters(answer)
 
 
 def status_of(answer: Answer, event: str) -> str:
@@ -54,21 +49,6 @@ def acknowledge(port: int, *events: str) -> Answer:
     body = json.dumps({"StartRequests": [{"EventId": event} for event in events]}).encode()
     own = {**METADATA, "Content-Type": "application/json"}
     return get(port, EVENTS, own, method="POST", body=body)
-
-
-class Arrivals:
-    """What reaches the emulator about scheduled events from now on."""
-
-    def __init__(self, imds: EmulatorServer) -> None:
-        self._emulator = imds.emulator
-        self._first = len(imds.emulator.arrivals)
-
-    def __call__(self) -> list[Arrival]:
-        found = self._emulator.arrivals_since(self._first)
-        return [arrival for arrival in found if arrival.target.startswith(PATH.encode())]
-
-    def methods(self) -> list[str]:
-        return [arrival.method for arrival in self()]
 
 
 class Poller:
@@ -104,7 +84,7 @@ def imds() -> Iterator[EmulatorServer]:
 
 @pytest.fixture
 def arrivals(imds: EmulatorServer) -> Arrivals:
-    return Arrivals(imds)
+    return Arrivals(imds, PATH)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +131,7 @@ def test_a_hundred_pollers_at_one_a_second_cost_one_request_a_second(start: Star
         return answers
 
     with run_in_thread(Emulator()) as imds, start(imds) as process:
-        seen = Arrivals(imds)
+        seen = Arrivals(imds, PATH)
         began = time.monotonic()
         answers = asyncio.run(all_of_them(process.port))
         took = time.monotonic() - began
@@ -162,9 +142,9 @@ def test_a_hundred_pollers_at_one_a_second_cost_one_request_a_second(start: Star
 
 
 def test_events_are_kept_for_a_second(proxy: ProxyProcess, arrivals: Arrivals) -> None:
-    target = unused()
+    target = unused(EVENTS)
     began = time.monotonic()
-    assert "stored" in parameters(get(proxy.port, target))
+    assert "stored" in cache_status(get(proxy.port, target))
     wait_until(lambda: not is_hit(get(proxy.port, target)))
     _, second = arrivals()
     assert second.at - began >= 1
@@ -189,13 +169,13 @@ def test_the_slow_first_request_is_waited_for_by_all(start: Start) -> None:
         run_in_thread(Emulator(enable_delay=3)) as imds,
         start(imds, read_timeout=1, header_timeout=1, max_wait=1) as process,
     ):
-        seen = Arrivals(imds)
+        seen = Arrivals(imds, PATH)
         began = time.monotonic()
         answers = asyncio.run(all_of_them(process.port))
         assert time.monotonic() - began >= 3
         assert {(answer.status, answer.body) for answer in answers} == {(200, answers[0].body)}
         assert json.loads(answers[0].body)["Events"] == []
-        assert sum("collapsed" in parameters(answer) for answer in answers) == CROWD - 1
+        assert sum("collapsed" in cache_status(answer) for answer in answers) == CROWD - 1
         assert [arrival.status for arrival in seen()] == [200]
         assert not is_hit(get(process.port, EVENTS)), "it came too late to be fresh"
 
@@ -226,11 +206,11 @@ def test_an_acknowledgement_passes_and_the_next_question_is_answered_afresh(
     proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals
 ) -> None:
     event = imds.emulator.events.add("Redeploy")
-    target = unused()
+    target = unused(EVENTS)
     assert status_of(get(proxy.port, target), event) == "Scheduled"
     posted = acknowledge(proxy.port, event)
     assert (posted.status, posted.body) == (200, b"")
-    assert parameters(posted)["fwd"] == "method"
+    assert cache_status(posted)["fwd"] == "method"
     after = get(proxy.port, target)
     assert not is_hit(after)
     assert status_of(after, event) == "Started"
@@ -265,7 +245,7 @@ def test_an_acknowledgement_is_sent_once_whatever_comes_of_it(
     assert acknowledge(patient.port).status == status
     assert arrivals.methods() == ["POST"]
     # A 410 is taken for IMDS being away until it answers something else.
-    assert get(patient.port, unused()).status == 200
+    assert get(patient.port, unused(EVENTS)).status == 200
     assert arrivals.methods() == ["POST", "GET"]
 
 
@@ -276,7 +256,7 @@ def test_one_that_imds_never_answers_is_sent_once_and_its_client_may_go(
     with socket.create_connection(("127.0.0.1", patient.port), timeout=5) as client:
         client.sendall(f"POST {EVENTS} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{{}}".encode())
         wait_until(arrivals)
-    assert get(patient.port, unused()).status == 200, "and nobody has to wait for it"
+    assert get(patient.port, unused(EVENTS)).status == 200, "and nobody has to wait for it"
     assert arrivals.methods() == ["POST", "GET"]
 
 
@@ -284,7 +264,7 @@ def test_what_was_asked_before_an_acknowledgement_answers_nobody_who_asks_after_
     proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals
 ) -> None:
     event = imds.emulator.events.add("Redeploy")
-    target = unused()
+    target = unused(EVENTS)
     imds.emulator.faults.add(Fault(path=PATH, latency=2.5, times=1))
     with ThreadPoolExecutor(1) as pool:
         older = pool.submit(get, proxy.port, target)
@@ -293,7 +273,7 @@ def test_what_was_asked_before_an_acknowledgement_answers_nobody_who_asks_after_
         after = get(proxy.port, target)
         assert not older.done()
         assert arrivals.methods() == ["GET", "POST", "GET"], "it joins no older flight"
-        assert "collapsed" not in parameters(after)
+        assert "collapsed" not in cache_status(after)
         assert status_of(after, event) == "Started"
         old = older.result(15)
         assert old.status == 200
@@ -324,7 +304,7 @@ def test_two_acknowledgements_at_once_are_two(proxy: ProxyProcess, imds: Emulato
 def test_once_its_second_is_over_a_failure_is_told(
     proxy: ProxyProcess, imds: EmulatorServer, fault: Fault, status: int
 ) -> None:
-    target = unused()
+    target = unused(EVENTS)
     assert get(proxy.port, target).status == 200
     imds.emulator.faults.add(fault)
     answers: list[Answer] = []
@@ -347,7 +327,7 @@ def test_nobody_asks_for_events_but_clients(start: Start) -> None:
         run_in_thread(Emulator(rate=0)) as imds,
         start(imds, warmup=f"{INSTANCE},{TOKEN}", ttl="/metadata=0.2", budget_requests=1000) as process,
     ):
-        seen = Arrivals(imds)
+        seen = Arrivals(imds, PATH)
         targets = (INSTANCE, TOKEN, "/metadata/versions", "/metadata/loadbalancer?api-version=2020-10-01")
 
         def renewed() -> bool:

@@ -24,7 +24,21 @@ import pytest
 
 from imdsproxy.emulator import Arrival, Emulator, EmulatorServer, Fault, run_in_thread
 from imdsproxy.emulator.messages import json_answer
-from tests.kit import INSTANCE, METADATA, TOKEN, Answer, ProxyProcess, get, running_proxy, wait_until
+from tests.kit import (
+    INSTANCE,
+    METADATA,
+    TOKEN,
+    Answer,
+    Arrivals,
+    ProxyProcess,
+    cache_status,
+    get,
+    is_hit,
+    most_in_a_second,
+    running_proxy,
+    unused,
+    wait_until,
+)
 
 pytestmark = pytest.mark.process
 
@@ -42,24 +56,6 @@ VERSIONS = "/metadata/versions"
 NO_HEADER_IDENTITY = b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
 NO_HEADER_OTHER = b'{ "error": "Bad request: . Required metadata header not specified" }'
 
-_numbers = itertools.count(1)
-
-
-def unused(target: str) -> str:
-    """Give a target that no test has asked for: it differs in a parameter that IMDS passes over."""
-    return f"{target}{'&' if '?' in target else '?'}unused={next(_numbers)}"
-
-
-def cache_status(answer: Answer) -> dict[str, str]:
-    """Give the parameters of Cache-Status; one without a value has the empty one."""
-    name, *parameters = answer.headers["cache-status"].split("; ")
-    assert name == "imdsproxy"
-    return {key: value for key, _, value in (parameter.partition("=") for parameter in parameters)}
-
-
-def is_hit(answer: Answer) -> bool:
-    return "hit" in cache_status(answer)
-
 
 def assert_own(answer: Answer, status: int, detail: str) -> None:
     """An answer of the proxy's own: JSON in IMDS's form, and the reason in one word."""
@@ -69,20 +65,6 @@ def assert_own(answer: Answer, status: int, detail: str) -> None:
     document = json.loads(answer.body)
     assert list(document) == ["error", "error_description"]
     assert all(document.values())
-
-
-class Arrivals:
-    """What reaches the emulator from now on."""
-
-    def __init__(self, imds: EmulatorServer) -> None:
-        self._emulator = imds.emulator
-        self._first = len(imds.emulator.arrivals)
-
-    def __call__(self) -> list[Arrival]:
-        return self._emulator.arrivals_since(self._first)
-
-    def targets(self) -> list[str]:
-        return [arrival.target.decode() for arrival in self()]
 
 
 def at_once(port: int, targets: list[str]) -> list[Answer]:
@@ -943,11 +925,6 @@ def _crowd(folder: Path, targets: list[str], *faults: Fault, **settings: Any) ->
         return Crowd(answers, at_once(process.port, targets), took, imds.emulator.arrivals, retries)
 
 
-def _most_in_a_second(arrivals: list[Arrival]) -> int:
-    moments = [arrival.at for arrival in arrivals]
-    return max(sum(first <= moment < first + 1 for moment in moments) for first in moments)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def crowds(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -972,7 +949,7 @@ def test_a_crowd_of_sixty_targets_never_asks_more_than_five_times_in_any_second(
     assert {answer.status for answer in crowd.answers} == {200}
     assert sorted(arrival.target.decode() for arrival in crowd.arrivals[2:]) == sorted(SIXTY)
     assert {arrival.status for arrival in crowd.arrivals} == {200}
-    assert _most_in_a_second(crowd.arrivals) == 5
+    assert most_in_a_second([arrival.at for arrival in crowd.arrivals]) == 5
     assert crowd.seconds >= 11
     assert {is_hit(answer) for answer in crowd.later} == {True}
 
@@ -984,7 +961,7 @@ def test_a_crowd_waits_while_imds_is_being_updated_and_is_served_then(
     assert {answer.status for answer in crowd.answers} == {200}
     assert [is_hit(answer) for answer in crowd.answers] == [True, *[False] * 5]
     assert {arrival.status for arrival in crowd.arrivals} == {200, 410}
-    assert _most_in_a_second(crowd.arrivals) <= 5
+    assert most_in_a_second([arrival.at for arrival in crowd.arrivals]) <= 5
     # Those that were under way before the first 410 was known, then one that feels for the return.
     assert 2 <= sum(arrival.status == 410 for arrival in crowd.arrivals) <= 5 + 3
     assert crowd.retries >= 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.callers import most_in_a_second
+from tests.kit import most_in_a_second
 from tests.system.hard_coded import (
     CLIENTS,
     CLOUD_INIT,
