@@ -1,21 +1,24 @@
-"""Who gets the next token: those whose client waits before background refreshes.
-
-Clients are served in turn by what they ask for: a flood of questions about the instance delays a token by one turn,
-not by the whole flood. Within one share, and in the background, the order is that of arrival.
-"""
+"""Who gets the next token: those whose client waits before background refreshes, and clients in turn."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict, deque
 from dataclasses import dataclass
+from typing import Protocol
 
-from imdsproxy.budget import Budget
+from imdsproxy.budget import Token
 from imdsproxy.clock import Clock
+from imdsproxy.turns import Turns
 
-# More different scheduled-events targets than there are api-versions several times over.
-_MOST_WAITING = 50
+LATEST_START = 5.0
+"""Seconds after which a token that was taken is not used any more: a process that was stopped meanwhile may be too
+late, since others count on its request having ended."""
+
+# One client may wait for so many of the few places at once: more different scheduled-events targets than there are.
+_MOST_PLACES_WANTED = 8
+# Whoever else waits for the same flight gains nothing by standing in one more queue.
+_MOST_CLIENTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,102 +28,119 @@ class TurnedAway:
     retry_after: int
 
 
+class Tokens(Protocol):
+    """A budget: this process's own, or one that it shares."""
+
+    @property
+    def requests(self) -> int:
+        """How many tokens there are."""
+        ...
+
+    def reserve(self, now: float, lease: float, *, background: bool) -> Token | float:
+        """Give a token, or the seconds until asking again may succeed; infinity waits for `release`."""
+        ...
+
+    def release(self, token: Token, now: float, *, counts: bool = True) -> None:
+        """Give back a token whose request is over."""
+        ...
+
+    def forgo(self, token: Token) -> None:
+        """Give back a token that was not used."""
+        ...
+
+    def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
+        """Learn of a 429."""
+        ...
+
+    def available(self, now: float) -> int:
+        """Count the tokens that could be taken at this moment."""
+        ...
+
+    def expected_wait(self, ahead: int, now: float) -> float:
+        """Estimate the wait of one who has so many before it."""
+        ...
+
+
 class Ticket:
     """A place in the queue for a token; one flight holds one ticket for all of its tries."""
 
-    __slots__ = ("background", "deadline", "share", "turn")
+    __slots__ = ("background", "clients", "deadline", "kind", "slow", "turn")
 
-    def __init__(self, *, background: bool, share: str = "") -> None:
+    def __init__(self, client: str = "", kind: str = "", *, background: bool = False, slow: bool = False) -> None:
+        self.clients = [client]
+        """Who waits for it; each of them brings it a turn."""
+        self.kind = kind
         self.background = background
-        self.share = share
-        self.turn: asyncio.Future[float | TurnedAway] | None = None
+        self.slow = slow
+        self.turn: asyncio.Future[Token | TurnedAway] | None = None
         self.deadline: asyncio.TimerHandle | None = None
 
 
-class _Turns:
-    """Tickets, taken in turn from each share that has any."""
-
-    def __init__(self) -> None:
-        self._shares: OrderedDict[str, deque[Ticket]] = OrderedDict()
-
-    def append(self, ticket: Ticket) -> None:
-        self._shares.setdefault(ticket.share, deque()).append(ticket)
-
-    def popleft(self) -> Ticket:
-        share, tickets = self._shares.popitem(last=False)
-        ticket = tickets.popleft()
-        if tickets:
-            self._shares[share] = tickets  # at the end of the round
-        return ticket
-
-    def remove(self, ticket: Ticket) -> None:
-        """Take a ticket out; ValueError if it is not there."""
-        tickets = self._shares.get(ticket.share, deque())
-        tickets.remove(ticket)
-        if not tickets:
-            del self._shares[ticket.share]
-
-    def ahead_of_new(self, share: str) -> int:
-        """Count those who would get their turn before a new ticket of this share."""
-        place = len(self._shares.get(share, ()))
-        others = (len(tickets) for name, tickets in self._shares.items() if name != share)
-        return place + sum(min(waiting, place + 1) for waiting in others)
-
-    def __contains__(self, ticket: Ticket) -> bool:
-        return ticket in self._shares.get(ticket.share, ())
-
-    def __len__(self) -> int:
-        return sum(map(len, self._shares.values()))
-
-
 class Places:
-    """A few places, taken before a token by requests that may hold one for minutes, and a bounded queue for them."""
+    """A few places, taken before a token by requests that may hold one for minutes; clients take turns."""
 
     def __init__(self, count: int) -> None:
-        self._free = asyncio.Semaphore(count)
-        self._waiting = 0
+        self._free = count
+        self._waiting: Turns[asyncio.Future[None]] = Turns()
 
-    async def take(self, max_wait: float) -> bool:
+    async def take(self, client: str, max_wait: float) -> bool:
         """Wait for a place, at most so many seconds; says whether it was taken, and then `give_back` is due."""
-        if self._waiting >= _MOST_WAITING and self._free.locked():
+        if self._free > 0:
+            self._free -= 1
+            return True
+        if self._waiting.waiting(client) >= _MOST_PLACES_WANTED:
             return False
-        self._waiting += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(turn, client, "")
         try:
             async with asyncio.timeout(max_wait):
-                await self._free.acquire()
-        except TimeoutError:
-            return False
-        finally:
-            self._waiting -= 1
+                await turn
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            else:
+                self.give_back()  # its turn came in the same moment
+            if isinstance(error, TimeoutError):
+                return False
+            raise
         return True
 
     def give_back(self) -> None:
         """Leave the place to the next."""
-        self._free.release()
+        if self._waiting:
+            self._waiting.take().set_result(None)
+        else:
+            self._free += 1
 
 
 class Admission:
-    """The queue before one budget. Deciding is synchronous; only waiting is not."""
+    """The queue before one budget. Deciding is synchronous; only waiting is not.
 
-    def __init__(self, budget: Budget, clock: Clock, max_wait: float) -> None:
+    `leases` are the seconds after which a token whose request nobody ended comes back, of ordinary requests and of
+    slow ones; only a budget that outlives its process needs them.
+    """
+
+    def __init__(
+        self, budget: Tokens, clock: Clock, max_wait: float, leases: tuple[float, float] = (math.inf, math.inf)
+    ) -> None:
         self.budget = budget
         self._clock = clock
         self.max_wait = max_wait
-        self._waiting = _Turns()
-        self._background: deque[Ticket] = deque()
+        self._leases = leases
+        self._waiting: Turns[Ticket] = Turns()
+        self._background: Turns[Ticket] = Turns()
         self._alarm: asyncio.TimerHandle | None = None
 
-    async def enter(self, ticket: Ticket) -> float | TurnedAway:
-        """Wait for a token; gives the moment it was taken. Every token is given back by `leave` or `forgo`."""
-        now = self._clock.monotonic()
+    async def enter(self, ticket: Ticket) -> Token | TurnedAway:
+        """Wait for a token. Every token is given back by `leave` or `forgo`."""
         if not ticket.background:
-            wait = self.budget.expected_wait(self._waiting.ahead_of_new(ticket.share), now)
+            wait = self._expected_wait(ticket)
             if wait > self.max_wait:
                 return TurnedAway(max(1, math.ceil(wait)))
-        turn: asyncio.Future[float | TurnedAway] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Token | TurnedAway] = asyncio.get_running_loop().create_future()
         ticket.turn = turn
         if ticket.background:
-            self._background.append(ticket)
+            self._background.add(ticket, "", ticket.kind)
         else:
             self._queue(ticket)
         self._advance()
@@ -135,60 +155,71 @@ class Admission:
                 ticket.deadline.cancel()
                 ticket.deadline = None
 
-    def leave(self, taken_at: float, *, counts: bool = True) -> None:
+    def leave(self, token: Token, *, counts: bool = True) -> None:
         """Give back a token whose request is over; `counts` as for `Budget.release`."""
-        self.budget.release(taken_at, self._clock.monotonic(), counts=counts)
+        self.budget.release(token, self._clock.monotonic(), counts=counts)
         self._advance()
 
-    def forgo(self) -> None:
+    def forgo(self, token: Token) -> None:
         """Give back a token that was not used."""
-        self.budget.forgo()
+        self.budget.forgo(token)
         self._advance()
 
-    def promote(self, ticket: Ticket) -> None:
-        """From now on a client waits for this background refresh."""
-        if not ticket.background:
-            return
-        ticket.background = False
-        if ticket in self._background:
-            self._background.remove(ticket)
-            self._queue(ticket)
-            self._advance()
+    def too_late(self, token: Token) -> bool:
+        """Whether a token that was not used yet may not be used any more."""
+        return self._clock.monotonic() - token.taken_at > LATEST_START
+
+    def join(self, ticket: Ticket, client: str) -> None:
+        """From now on this client waits for it, too."""
+        if ticket.background:
+            ticket.background = False
+            ticket.clients = [client]
+            if ticket in self._background:
+                self._background.remove(ticket)
+                self._queue(ticket)
+                self._advance()
+        elif client not in ticket.clients and len(ticket.clients) < _MOST_CLIENTS:
+            ticket.clients.append(client)
+            if ticket in self._waiting:
+                self._waiting.add(ticket, client, ticket.kind)
+
+    def _expected_wait(self, ticket: Ticket) -> float:
+        ahead = min(self._waiting.ahead_of_new(client, ticket.kind) for client in ticket.clients)
+        return self.budget.expected_wait(ahead, self._clock.monotonic())
 
     def _queue(self, ticket: Ticket) -> None:
-        self._waiting.append(ticket)
-        ticket.deadline = asyncio.get_running_loop().call_later(self.max_wait, self._too_late, ticket)
+        for client in ticket.clients:
+            self._waiting.add(ticket, client, ticket.kind)
+        ticket.deadline = asyncio.get_running_loop().call_later(self.max_wait, self._out_of_time, ticket)
 
-    def _too_late(self, ticket: Ticket) -> None:
+    def _out_of_time(self, ticket: Ticket) -> None:
         if ticket.turn is not None and not ticket.turn.done():
             self._waiting.remove(ticket)
-            ahead = self._waiting.ahead_of_new(ticket.share)
-            wait = self.budget.expected_wait(ahead, self._clock.monotonic())
-            ticket.turn.set_result(TurnedAway(max(1, math.ceil(wait))))
+            ticket.turn.set_result(TurnedAway(max(1, math.ceil(self._expected_wait(ticket)))))
 
     def _withdraw(self, ticket: Ticket) -> None:
-        if ticket in self._waiting:
-            self._waiting.remove(ticket)
-        elif ticket in self._background:
-            self._background.remove(ticket)
+        for queue in (self._waiting, self._background):
+            if ticket in queue:
+                queue.remove(ticket)
         turn = ticket.turn
-        if turn is not None and turn.done() and not turn.cancelled() and isinstance(turn.result(), float):
-            self.forgo()  # its turn came in the same moment in which it was cancelled
+        if turn is not None and turn.done() and not turn.cancelled() and isinstance(token := turn.result(), Token):
+            self.forgo(token)  # its turn came in the same moment in which it was cancelled
 
     def _advance(self) -> None:
         """Hand out the tokens that are there, and set the alarm for the next that comes back."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        while self._waiting or self._background:
-            now = self._clock.monotonic()
-            wait = self.budget.reserve(now)
-            if wait > 0:
-                if wait < math.inf:
-                    self._alarm = asyncio.get_running_loop().call_later(wait, self._advance)
-                return
-            ticket = (self._waiting or self._background).popleft()
+        while queue := self._waiting or self._background:
+            ticket = queue.first()
             if ticket.turn is None or ticket.turn.done():  # cancelled, and its task has not run since
-                self.budget.forgo()
+                queue.remove(ticket)
                 continue
-            ticket.turn.set_result(now)
+            lease = self._leases[ticket.slow]
+            token = self.budget.reserve(self._clock.monotonic(), lease, background=ticket.background)
+            if not isinstance(token, Token):
+                if token < math.inf:
+                    self._alarm = asyncio.get_running_loop().call_later(token, self._advance)
+                return
+            queue.take()
+            ticket.turn.set_result(token)

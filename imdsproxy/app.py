@@ -15,23 +15,20 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from starlette.responses import JSONResponse
-from starlette.responses import Response as PageResponse
-from starlette.routing import Route, Router
-
 from imdsproxy import logs
 from imdsproxy.clock import Clock, SystemClock
+from imdsproxy.listeners import UNSEEN_PROCESS
 from imdsproxy.messages import Refusal, Request
-from imdsproxy.metrics import CONTENT_TYPE
 from imdsproxy.normaliser import read
+from imdsproxy.pages import PATHS, pages
 from imdsproxy.proxy import Waiting
 from imdsproxy.readiness import Readiness
-from imdsproxy.served import Served, refused
+from imdsproxy.served import ENDING, Served, refused
+from imdsproxy.settings_values import SettingsError
 from imdsproxy.upstream import Upstream
 from imdsproxy.wiring import House, build, upstream_address
 
 if TYPE_CHECKING:
-    from starlette.requests import Request as PageRequest
     from starlette.types import Receive, Scope, Send
 
     from imdsproxy.settings import Settings
@@ -42,15 +39,24 @@ access = logging.getLogger("imdsproxy.access")
 TARGET_EXTENSION = "imdsproxy.target"
 """Under this name in `scope["extensions"]` the server gives the request target as it was on the wire."""
 
+ADMIN_EXTENSION = "imdsproxy.admin"
+"""Under this name it says whether the request came by a listener that has the pages under `/-/` and nothing else."""
+
 _LONGEST_BODY = 65536
 
 _BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {_LONGEST_BODY} bytes.")
 _ENDING = Refusal(
     503,
-    "ending",
+    ENDING,
     "service_unavailable",
     "The proxy is being stopped; ask again.",
     ((b"retry-after", b"1"),),
+)
+_ADMIN_ONLY = Refusal(
+    404,
+    "admin-only",
+    "not_found",
+    "IMDSPROXY_ADMIN_PORT serves the pages under /-/ alone; ask for metadata at IMDSPROXY_PORT or IMDSPROXY_UDS.",
 )
 _NO_PAGE = Refusal(
     404, "no-page", "not_found", "There are /-/healthy, /-/ready and /-/metrics; nothing else is under /-/."
@@ -71,14 +77,7 @@ class Application:
         self._access_log = settings.access_log
         self.house: House = build(settings, self._upstream, clock)
         self.readiness = Readiness(self.house.proxy, settings.warmup)
-        self._pages = Router(
-            routes=[
-                Route("/-/healthy", self._healthy),
-                Route("/-/ready", self._ready),
-                Route("/-/metrics", self._metrics),
-            ],
-            lifespan=self._lifespan,
-        )
+        self._pages = pages(self.readiness, self.house.metrics, self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -91,9 +90,13 @@ class Application:
             if request.target.segments[:1] == ("-",):
                 await self._page(request, scope, receive, send)
                 return
-            served = await self._serve(request, receive)
-            if served is None:
-                return
+            if _extension(scope, ADMIN_EXTENSION):
+                served = refused(_ADMIN_ONLY)
+            else:
+                answered = await self._serve(request, receive, _whose(request, scope))
+                if answered is None:
+                    return
+                served = answered
         else:
             served = refused(request)
         await self._send(served, send)
@@ -114,7 +117,7 @@ class Application:
         """Drop every cached entry."""
         logger.info("cache emptied", extra={"fields": {"entries": self.house.proxy.drop()}})
 
-    async def _serve(self, request: Request, receive: Receive) -> Served | None:
+    async def _serve(self, request: Request, receive: Receive, client: str) -> Served | None:
         """Give the answer, or None if the client has gone."""
         if request.method == "POST":
             body = await _body(receive)
@@ -123,7 +126,7 @@ class Application:
             if len(body) > _LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
             request = replace(request, body=body)
-        answer = self.house.proxy.answer(request)
+        answer = self.house.proxy.answer(request, client)
         if isinstance(answer, Served):
             return answer
         try:
@@ -142,26 +145,10 @@ class Application:
 
     async def _page(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         path = request.target.path
-        if path not in {"/-/healthy", "/-/ready", "/-/metrics"}:
+        if path not in PATHS:
             await self._send(refused(_NO_PAGE), send)
             return
         await self._pages({**scope, "path": path, "root_path": ""}, receive, send)
-
-    async def _healthy(self, _request: PageRequest) -> PageResponse:
-        return JSONResponse({"status": "ok"})
-
-    async def _ready(self, _request: PageRequest) -> PageResponse:
-        obstacle = self.readiness.obstacle
-        if obstacle is None:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse(
-            {"error": "not_ready", "error_description": obstacle},
-            status_code=503,
-            headers={"cache-status": "imdsproxy; detail=not-ready", "retry-after": "1"},
-        )
-
-    async def _metrics(self, _request: PageRequest) -> PageResponse:
-        return PageResponse(self.house.metrics.text(), media_type=CONTENT_TYPE)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: object) -> AsyncIterator[None]:
@@ -175,6 +162,7 @@ class Application:
                 await getting_ready
             await self.house.proxy.flights.close()
             await self._upstream.close()
+            self.house.close()
 
 
 def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Application:
@@ -182,21 +170,37 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
 
     A setting that makes no sense ends the process with status 2 and one line that names it.
     """
-    if settings is None:
-        from imdsproxy.settings import SettingsError, load  # noqa: PLC0415  # only where it is not given
+    if settings is not None:
+        return Application(settings, clock or SystemClock())
+    from imdsproxy.settings import load  # noqa: PLC0415  # only where it is not given
 
-        try:
-            settings = load().settings
-        except SettingsError as error:
-            sys.stderr.write(f"imdsproxy: {error}\n")
-            raise SystemExit(2) from None
+    try:
+        settings = load().settings
         logs.configure(settings.log_level, settings.log_format)
-    return Application(settings, clock or SystemClock())
+        return Application(settings, clock or SystemClock())
+    except SettingsError as error:
+        sys.stderr.write(f"imdsproxy: {error}\n")
+        raise SystemExit(2) from None
+
+
+def _extension(scope: Scope, name: str) -> object:
+    return (scope.get("extensions") or {}).get(name)
+
+
+def _client(scope: Scope) -> str:
+    """Name the client, by its address or as the process that it is."""
+    client = scope.get("client")
+    return client[0] if client else "-"
+
+
+def _whose(request: Request, scope: Scope) -> str:
+    """Name the one with whom others take turns; a proxy in another container is told from the next by its own word."""
+    client = _client(scope)
+    return f"imdsproxy {request.hops[-1]}" if client == UNSEEN_PROCESS and request.hops else client
 
 
 def _target(scope: Scope) -> bytes:
-    extensions = scope.get("extensions") or {}
-    target = extensions.get(TARGET_EXTENSION)
+    target = _extension(scope, TARGET_EXTENSION)
     if isinstance(target, bytes):
         return target
     path = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
@@ -237,7 +241,7 @@ async def _hung_up(receive: Receive) -> None:
 def _log(scope: Scope, served: Served, seconds: float) -> None:
     """Write the access log's line; neither query nor body is in it."""
     fields = {
-        "client": scope["client"][0] if scope.get("client") else "-",
+        "client": _client(scope),
         "method": scope["method"],
         "path": _target(scope).partition(b"?")[0].decode("ascii", "backslashreplace")[:200],
         "status": served.response.status,

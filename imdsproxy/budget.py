@@ -8,6 +8,10 @@ are `requests` tokens. Nothing that the network does in between enters into it. 
 refills at five a second lets ten through in one second.) The price is the latency: the best possible rate is
 requests ÷ (window + latency).
 
+A token is lent for a lease at the most. In one process that is without end, since whoever takes one gives it back.
+Where several processes share the tokens, one of them may be killed, and then the lease takes the place of the response:
+it is longer than any request lasts, so a₁ lies before its end, and the proof stands.
+
 A 429 from IMDS means that others on the VM spend too. `Retry-After` is obeyed; without one the rate is halved
 and won back slowly, additively (as TCP does with its window: RFC 5681 section 3.1). At a lower rate a token rests
 for window ÷ rate, at the rate of the moment at which it comes back: what was released while the rate was lowest
@@ -16,86 +20,154 @@ does not rest on when it is won back. Since no rate is above 1, no rest is short
 
 from __future__ import annotations
 
-import heapq
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+LOWEST_RATE = 1 / 32
+NOBODY = 0
+"""Holds the tokens that are not lent."""
 
 _WON_BACK = 0.05
 """The share of the full rate that is won back per window without a 429."""
-_LOWEST_RATE = 1 / 32
 # How much the newest request counts in the running mean of how long a token is held.
 _NEWEST = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that is lent."""
+
+    taken_at: float
+    holder: int
+    """Which loan it is; no two have the same number."""
+
+
+@dataclass(slots=True)
+class State:
+    """All that a budget knows. Times are monotonic seconds."""
+
+    requests: int
+    window: float
+    rests_from: list[float] = field(default_factory=list)
+    """Of each token: when it was given back, or, while it is lent, when its lease ends."""
+    holders: list[int] = field(default_factory=list)
+    """Of each token: which loan it is, or NOBODY."""
+    held: float = 0.0
+    """Running mean of how long a request held its token."""
+    blocked_until: float = -math.inf
+    rate: float = 1.0
+    """The share of the full rate at the time of the last 429 ..."""
+    rate_at: float = -math.inf
+    """... and that time."""
+    wanted_until: float = -math.inf
+    """Until then the next token is some client's, not a background refresh's."""
+
+    def __post_init__(self) -> None:
+        if not self.rests_from:
+            self.rests_from = [-math.inf] * self.requests
+            self.holders = [NOBODY] * self.requests
+
+
+def resized(state: State, requests: int, window: float, now: float) -> State:
+    """Give the state with another size: of too many tokens those that come back first go, new ones rest from now."""
+    kept = sorted(zip(state.rests_from, state.holders, strict=True), reverse=True)[:requests]
+    kept += [(now, NOBODY)] * (requests - len(kept))
+    rests_from, holders = (list(column) for column in zip(*kept, strict=True))
+    return replace(state, requests=requests, window=window, rests_from=rests_from, holders=holders)
 
 
 class Budget:
     """Tokens, and when each comes back. All times are monotonic seconds, given by the caller.
 
-    `concurrent` bounds how many may be in flight at once, where that is fewer than `requests`.
+    `concurrent` bounds how many may be in flight at once, where that is fewer than `requests`. `loans` are numbers for
+    them, given where others draw on the same state.
     """
 
-    def __init__(self, requests: int, window: float, concurrent: int | None = None) -> None:
-        self.requests = requests
-        self.window = window
-        self.concurrent = min(requests, concurrent or requests)
-        self._released = [-math.inf] * requests  # a heap: when each token that is not in flight was given back
-        self._in_flight = 0
-        self._held = 0.0  # running mean of how long a request held its token
-        self._blocked_until = -math.inf
-        self._rate = 1.0  # the share of the full rate at the time of the last 429
-        self._rate_at = -math.inf
+    def __init__(
+        self, requests: int, window: float, concurrent: int | None = None, loans: Iterator[int] | None = None
+    ) -> None:
+        self.state = State(requests, window)
+        self._concurrent = concurrent
+        self._loans = loans or count(1)
+        self._shared = loans is not None
 
-    def reserve(self, now: float) -> float:
-        """Take a token: 0.0 means it was taken; otherwise the seconds until asking again can succeed.
+    @property
+    def requests(self) -> int:
+        """How many tokens there are."""
+        return self.state.requests
 
-        Infinity means that only `release` can bring a token back.
+    @property
+    def concurrent(self) -> int:
+        """How many of them may be lent at once."""
+        return min(self.requests, self._concurrent or self.requests)
+
+    def reserve(self, now: float, lease: float = math.inf, *, background: bool = False) -> Token | float:
+        """Take a token, lent for `lease` seconds at most; or give the seconds until asking again can succeed.
+
+        Infinity means that only `release` can bring a token back. A background refresh gets none that a client of
+        another process waits for; the queue here sees to its own.
         """
-        if self._in_flight >= self.concurrent:
-            return math.inf
-        wait = max(self._back_at(self._released[0]), self._blocked_until) - now
+        state = self.state
+        if background and self._shared and now < state.wanted_until:
+            return state.wanted_until - now
+        earliest = min(state.rests_from)
+        wait = max(self._back_at(earliest), state.blocked_until) - now
+        if self.concurrent < self.requests and self._in_flight(now) >= self.concurrent:
+            wait = math.inf
         if wait > 0:
+            if not background:
+                state.wanted_until = max(state.wanted_until, now + min(wait, state.window))
             return wait
-        heapq.heappop(self._released)
-        self._in_flight += 1
-        return 0.0
+        place = state.rests_from.index(earliest)
+        token = Token(now, next(self._loans))
+        state.rests_from[place] = now + lease
+        state.holders[place] = token.holder
+        return token
 
-    def release(self, taken_at: float, now: float, *, counts: bool = True) -> None:
+    def release(self, token: Token, now: float, *, counts: bool = True) -> None:
         """Give back a token whose request has been answered, or has failed: it rests for one window.
 
-        `counts` is false where the time it was held says nothing about others.
+        `counts` is false where the time it was held says nothing about others. One whose lease has ended may have
+        another holder; then there is nothing to give back.
         """
-        self._in_flight -= 1
         if counts:
-            self._held += _NEWEST * (now - taken_at - self._held)
-        heapq.heappush(self._released, now)
+            self.state.held += _NEWEST * (now - token.taken_at - self.state.held)
+        self._give_back(token, now)
 
-    def forgo(self) -> None:
+    def forgo(self, token: Token) -> None:
         """Give back a token that was taken and not used: nothing was sent, so nothing has to rest."""
-        self._in_flight -= 1
-        heapq.heappush(self._released, -math.inf)
+        self._give_back(token, -math.inf)
 
     def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
         """Learn that IMDS answered 429 to the request whose token was taken at `taken_at`.
 
         Several 429s to requests that were under way together halve the rate once.
         """
+        state = self.state
         if retry_after is not None:
-            self._blocked_until = max(self._blocked_until, now + retry_after)
+            state.blocked_until = max(state.blocked_until, now + retry_after)
             return
-        if taken_at < self._rate_at:
+        if taken_at < state.rate_at:
             return
-        self._rate = max(_LOWEST_RATE, self.rate(now) / 2)
-        self._rate_at = now
-        self._blocked_until = max(self._blocked_until, now + self.window)
+        state.rate = max(LOWEST_RATE, self.rate(now) / 2)
+        state.rate_at = now
+        state.blocked_until = max(state.blocked_until, now + state.window)
 
     def rate(self, now: float) -> float:
         """The share of the full rate that is used at this moment, above 0, at most 1."""
-        return min(1.0, self._rate + _WON_BACK * (now - self._rate_at) / self.window)
+        state = self.state
+        if state.rate >= 1.0:
+            return 1.0
+        return min(1.0, state.rate + _WON_BACK * (now - state.rate_at) / state.window)
 
     def available(self, now: float) -> int:
         """How many tokens could be taken at this moment."""
-        if now < self._blocked_until:
+        if now < self.state.blocked_until:
             return 0
-        back = sum(1 for released in self._released if self._back_at(released) <= now)
-        return min(back, self.concurrent - self._in_flight)
+        back = sum(1 for rests_from in self.state.rests_from if self._back_at(rests_from) <= now)
+        return min(back, self.concurrent - self._in_flight(now))
 
     def expected_wait(self, ahead: int, now: float) -> float:
         """Estimate the seconds until a request with `ahead` others before it gets its token.
@@ -103,26 +175,38 @@ class Budget:
         Each token comes round once in a window plus the time a request holds it; those in flight are taken to
         have just been sent, which errs on the long side by less than one request's latency.
         """
-        if ahead == 0 and self._released and max(self._back_at(self._released[0]), self._blocked_until) <= now:
+        state = self.state
+        if ahead == 0 and max(self._back_at(min(state.rests_from)), state.blocked_until) <= now:
             return 0.0  # the common case, without the sorting below
-        rest = self.window / self.rate(now)
-        in_flight = [now + self._held + rest] * self._in_flight
-        resting = map(self._back_at, self._released)
-        back_at = sorted(max(moment, self._blocked_until, now) for moment in [*resting, *in_flight])
+        rest = state.window / self.rate(now)
+        sent_just_now = now + state.held + rest
+        moments = (sent_just_now if moment > now else self._back_at(moment) for moment in state.rests_from)
+        back_at = sorted(max(moment, state.blocked_until, now) for moment in moments)
         rounds, place = divmod(ahead, self.requests)
-        return back_at[place] + rounds * (rest + self._held) - now
+        return back_at[place] + rounds * (rest + state.held) - now
 
-    def _back_at(self, released: float) -> float:
-        """Give the moment at which a token that was given back then may be taken, if no other 429 comes.
+    def _give_back(self, token: Token, rests_from: float) -> None:
+        state = self.state
+        if token.holder in state.holders:
+            place = state.holders.index(token.holder)
+            state.holders[place] = NOBODY
+            state.rests_from[place] = rests_from
 
-        The later a token was given back, the later it is back, so the heap's first is the first back.
+    def _in_flight(self, now: float) -> int:
+        return sum(1 for rests_from in self.state.rests_from if rests_from > now)
+
+    def _back_at(self, rests_from: float) -> float:
+        """Give the moment at which a token that rests from then on may be taken, if no other 429 comes.
+
+        The later a token begins to rest, the later it is back, so the one that began first is the first back.
         """
-        rested = released + self.window
-        if self._rate >= 1.0 or released == -math.inf:
+        state = self.state
+        rested = rests_from + state.window
+        if state.rate >= 1.0 or math.isinf(rests_from):
             return rested
         # x seconds after the last 429 its rest is over: (since + x) · (rate + won·x) = window.
-        won = _WON_BACK / self.window
-        since = self._rate_at - released
-        slope = self._rate + won * since
-        x = (math.sqrt(slope * slope + 4 * won * (self.window - since * self._rate)) - slope) / (2 * won)
-        return max(rested, self._rate_at + x)
+        won = _WON_BACK / state.window
+        since = state.rate_at - rests_from
+        slope = state.rate + won * since
+        x = (math.sqrt(slope * slope + 4 * won * (state.window - since * state.rate)) - slope) / (2 * won)
+        return max(rested, state.rate_at + x)

@@ -16,44 +16,24 @@ from typing import Any
 from httptools import HttpParserInvalidMethodError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from imdsproxy.app import TARGET_EXTENSION, Application
+from imdsproxy.app import ADMIN_EXTENSION, TARGET_EXTENSION, Application
+from imdsproxy.listeners import peer
 from imdsproxy.messages import Refusal
+from imdsproxy.rejections import (
+    HEAD_TOO_LONG,
+    LONGEST_HEAD,
+    MALFORMED,
+    MOST_FIELDS,
+    PHRASES,
+    TOO_SLOW,
+    UNKNOWN_METHOD,
+    UPGRADE_WITH_BODY,
+)
 from imdsproxy.served import refused
 
 KEEP_ALIVE = 75
 """Seconds after which an idle connection is closed."""
 
-_LONGEST_HEAD = 65536
-_MOST_FIELDS = 100
-
-_MALFORMED = Refusal(400, "malformed", "invalid_request", "This is no HTTP/1.1 request that can be read without doubt.")
-_HEAD_TOO_LONG = Refusal(
-    431,
-    "head-too-long",
-    "header_fields_too_large",
-    f"Send at most {_LONGEST_HEAD} bytes and {_MOST_FIELDS} fields beside the body.",
-)
-_TOO_SLOW = Refusal(
-    408,
-    "request-timeout",
-    "request_timeout",
-    "The request did not arrive in full in time (IMDSPROXY_HEADER_TIMEOUT); send it at once.",
-)
-_UPGRADE_WITH_BODY = Refusal(
-    400,
-    "upgrade-with-body",
-    "invalid_request",
-    "A body cannot be read behind an offer to change protocols; send the request as HTTP/1.1, without Upgrade.",
-)
-_UNKNOWN_METHOD = Refusal(
-    405, "method", "method_not_allowed", "This method is not known here; use GET.", ((b"allow", b"GET"),)
-)
-_PHRASES = {
-    400: b"Bad Request",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    431: b"Request Header Fields Too Large",
-}
 # A line that is HTTP in all but a method which the parser has never heard of.
 _REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
 # What a chunk's frame may take for each byte in it, before it counts as something else than a body.
@@ -70,20 +50,29 @@ class Connection(HttpToolsProtocol):
     header_timeout = 10.0
     """Seconds for a whole request, from its first byte; a subclass made at start has the user's value."""
 
+    admin = False
+    """Only the pages under `/-/` are served."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._beside_body = 0  # bytes that came in since the last whole head or request and are no body
         self._field_bytes = 0  # of them in the target, the whole fields and the trailers of this request
-        self._refusal = _MALFORMED  # what is answered if the parser stops
+        self._refusal = MALFORMED  # what is answered if the parser stops
         self._latest = b""  # what is just being read
         self._cycles: deque[RequestResponseCycle] = deque()  # requests that wait for their answers, in order
         self._deadline: asyncio.TimerHandle | None = None
         self._deaf: asyncio.TimerHandle | None = None
 
+    @property
+    def silent(self) -> bool:
+        """Whether no request has come yet."""
+        return self.cycle is None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin; a client that says nothing is idle from the start."""
         super().connection_made(transport)
+        self.client = self.client or peer(transport)
         self._rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -103,8 +92,8 @@ class Connection(HttpToolsProtocol):
         self._latest = data
         super().data_received(data)
         self._latest = b""
-        if self._beside_body > _LONGEST_HEAD and not self.transport.is_closing():
-            self._refuse(_HEAD_TOO_LONG)
+        if self._beside_body > LONGEST_HEAD and not self.transport.is_closing():
+            self._refuse(HEAD_TOO_LONG)
 
     def on_message_begin(self) -> None:
         """Count a new head from here."""
@@ -133,11 +122,12 @@ class Connection(HttpToolsProtocol):
             raise _RefusedError  # RFC 9112 section 6.1: what else it says of the body's length is in doubt
         upgrade = self.parser.should_upgrade()
         if upgrade and (codings or any(name == b"content-length" and value != b"0" for name, value in self.headers)):
-            self._refusal = _UPGRADE_WITH_BODY  # the parser takes what follows for the other protocol
+            self._refusal = UPGRADE_WITH_BODY  # the parser takes what follows for the other protocol
             raise _RefusedError
         self._in_head = False
         self._beside_body = 0
-        self.scope["extensions"] = {TARGET_EXTENSION: self.url}  # type: ignore[dict-item]  # ASGI leaves the type open
+        extensions = {TARGET_EXTENSION: self.url, ADMIN_EXTENSION: self.admin}
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # ASGI leaves the type open
         # uvicorn would take the target apart, and stumble over the forms that are no path.
         self.url = b"/"
         super().on_headers_complete()
@@ -164,7 +154,7 @@ class Connection(HttpToolsProtocol):
         """Refuse what the parser could not read; `msg` is uvicorn's, and ours says more."""
         del msg
         unknown = isinstance(sys.exc_info()[1], HttpParserInvalidMethodError) and _REQUEST_LINE.match(self._latest)
-        self._refuse(_UNKNOWN_METHOD if unknown else self._refusal)
+        self._refuse(UNKNOWN_METHOD if unknown else self._refusal)
 
     def on_response_complete(self) -> None:
         """An answer is on its way; whoever does not take it is not waited for without end."""
@@ -196,8 +186,8 @@ class Connection(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._field_bytes += size
-        if self._field_bytes > _LONGEST_HEAD or len(self.headers) > _MOST_FIELDS:
-            self._refusal = _HEAD_TOO_LONG
+        if self._field_bytes > LONGEST_HEAD or len(self.headers) > MOST_FIELDS:
+            self._refusal = HEAD_TOO_LONG
             raise _RefusedError
 
     def _watch(self) -> None:
@@ -222,7 +212,7 @@ class Connection(HttpToolsProtocol):
         if self.flow.read_paused:  # it is the proxy that does not read on, as long as an earlier request is answered
             self._start_deadline()
         elif not self.transport.is_closing():
-            self._refuse(_TOO_SLOW)
+            self._refuse(TOO_SLOW)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer and close; while earlier requests still wait for their answers, close after those instead."""
@@ -237,7 +227,7 @@ class Connection(HttpToolsProtocol):
         if isinstance(self.app, Application):
             self.app.note_refusal(refusal, self.client[0] if self.client else "-")
         served = refused(refusal)
-        lines = [b"HTTP/1.1 %d %s" % (refusal.status, _PHRASES[refusal.status])]
+        lines = [b"HTTP/1.1 %d %s" % (refusal.status, PHRASES[refusal.status])]
         lines += [name + b": " + value for name, value in served.headers()]
         self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", served.response.body]))
         self.transport.close()
@@ -245,6 +235,6 @@ class Connection(HttpToolsProtocol):
             self._watch()
 
 
-def connection_class(header_timeout: float) -> type[Connection]:
-    """Give the protocol class for the user's time limit."""
-    return type("Connection", (Connection,), {"header_timeout": header_timeout})
+def connection_class(header_timeout: float, *, admin: bool = False) -> type[Connection]:
+    """Give the protocol class for the user's time limit, and for a listener."""
+    return type("Connection", (Connection,), {"header_timeout": header_timeout, "admin": admin})

@@ -6,19 +6,18 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 from imdsproxy.admission import Admission, Places, TurnedAway
+from imdsproxy.budget import Budget
 from imdsproxy.clock import Clock
+from imdsproxy.errand import Errand, Fetched, Sender
 from imdsproxy.flights import Flight
-from imdsproxy.freshness import is_failure
 from imdsproxy.headers import to_upstream
-from imdsproxy.messages import BudgetClass, Failure, FailureKind, Headers, Request, Response
+from imdsproxy.messages import BudgetClass, Failure, FailureKind, Response
 from imdsproxy.outage import Change, Outage
 from imdsproxy.policy import Cache, Forward
 from imdsproxy.retry import RetryRules, next_delay, retry_after
-from imdsproxy.served import Asked
+from imdsproxy.served import Asked, word_of_proxy
 
 logger = logging.getLogger(__name__)
 
@@ -27,47 +26,16 @@ _ENOUGH_FOR_A_PLACE_OF_ITS_OWN = 3
 # Flights that wait for IMDS's return; they outlive their clients, and beyond these the 410 is passed on at once.
 _MOST_AWAY_WAITING = 256
 _LOOP_REMINDER = 60.0
-
-
-class Sender(Protocol):
-    """What is needed of an upstream."""
-
-    async def send(
-        self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
-    ) -> Response | Failure:
-        """Send one request and give the whole answer, or why there is none."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Errand:
-    """What a flight is to do."""
-
-    request: Request
-    decision: Forward | Cache
-
-    @property
-    def once(self) -> bool:
-        """It is sent one time only, whatever comes of it."""
-        return isinstance(self.decision, Forward) and self.decision.once
-
-    def failed(self, result: Response | Failure) -> bool:
-        """Whether IMDS failed over it, so that what is kept may be served instead."""
-        if isinstance(result, Failure):
-            return True
-        return is_failure(result.status, identity=self.decision.budget is BudgetClass.IDENTITY)
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The last word on an errand, and when the request that brought it was sent."""
-
-    result: Response | Failure
-    sent_at: float
+# Another imdsproxy keeps the budget, so all that is bounded is how many connections it gets from here at once.
+_MOST_AT_A_PROXY = 256
 
 
 class Fetcher:
-    """Sends errands to IMDS within the budget, and knows IMDS's health."""
+    """Sends errands to IMDS within the budget, and knows IMDS's health.
+
+    `proxied` says whether another imdsproxy is taken to be asked until its answers tell; with None that cannot be.
+    While it is so, no token is spent here, since that one spends them.
+    """
 
     def __init__(  # noqa: PLR0913  # the parts it works with, all by name
         self,
@@ -77,6 +45,7 @@ class Fetcher:
         retry_rules: RetryRules,
         clock: Clock,
         instance: str,
+        proxied: bool | None = None,
         notify: Callable[[Asked], None] = lambda _asked: None,
     ) -> None:
         self.admissions = admissions
@@ -85,6 +54,10 @@ class Fetcher:
         self._upstream = upstream
         self._clock = clock
         self._instance = instance
+        self._may_be_proxied = proxied is not None
+        self.proxied = bool(proxied)
+        unmetered = Budget(_MOST_AT_A_PROXY, 0.0)
+        self._unmetered = Admission(unmetered, clock, admissions[BudgetClass.GENERAL].max_wait)
         self._notify = notify
         self.trouble: str | None = None
         """How IMDS failed last, in a sentence for people."""
@@ -98,6 +71,10 @@ class Fetcher:
         self._slow_once = Places(1) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
         self._away_waiting = 0
 
+    def admission(self, decision: Forward | Cache) -> Admission:
+        """Give the queue in which what was decided so has to wait."""
+        return self._unmetered if self.proxied else self.admissions[decision.budget]
+
     async def fetch(self, errand: Errand, flight: Flight) -> Fetched | TurnedAway:
         """Ask IMDS until it answers or patience ends. Every try pays for its own token."""
         began = self._clock.monotonic()
@@ -109,7 +86,8 @@ class Fetcher:
                 gone = await self._away(flight, began)  # before anything scarce is held
                 if gone is not None:
                     return Fetched(gone, began)
-                tried = await (self._try_slow if decision.slow else self._try)(errand, flight, fetched)
+                few = decision.slow and not self.proxied
+                tried = await (self._try_slow if few else self._try)(errand, flight, fetched)
                 if tried is None:
                     continue  # IMDS went away while this one waited for its token
                 if isinstance(tried, TurnedAway):
@@ -120,7 +98,10 @@ class Fetcher:
                     flight.stumble()
                 elapsed = self._clock.monotonic() - began
                 known = self.outage.answered
-                delay = next_delay(fetched.result, attempt, elapsed, self.retry_rules, decision.budget, known=known)
+                rules, proxied = self.retry_rules, self.proxied
+                delay = next_delay(
+                    fetched.result, attempt, elapsed, rules, decision.budget, known=known, proxied=proxied
+                )
                 if delay is None or errand.once or not flight.wanted:
                     return fetched
                 await asyncio.sleep(delay)
@@ -133,7 +114,7 @@ class Fetcher:
         max_wait = self.admissions[errand.decision.budget].max_wait
         places = self._slow_once if errand.once else self._slow
         wanted_at = self._clock.monotonic()
-        if not await places.take(max_wait):
+        if not await places.take(errand.client, max_wait):
             return self._turn_away(errand, wanted_at, TurnedAway(max(1, math.ceil(max_wait))))
         try:
             return await self._try(errand, flight, before)
@@ -143,39 +124,39 @@ class Fetcher:
     async def _try(self, errand: Errand, flight: Flight, before: Fetched | None) -> Fetched | TurnedAway | None:
         """Send once, when a token is there; None if IMDS may not be asked any more by then."""
         request, decision = errand.request, errand.decision
-        admission = self.admissions[decision.budget]
+        admission = self.admission(decision)
         wanted_at = self._clock.monotonic()
-        taken_at = await admission.enter(flight.ticket)
-        if isinstance(taken_at, TurnedAway):
-            return self._turn_away(errand, wanted_at, taken_at)
-        if not self.outage.may_ask(flight):
-            admission.forgo()
+        token = await admission.enter(flight.ticket)
+        if isinstance(token, TurnedAway):
+            return self._turn_away(errand, wanted_at, token)
+        if not self.outage.may_ask(flight) or admission.too_late(token):
+            admission.forgo(token)
             return None
-        headers = to_upstream(request, decision, self._instance)
+        headers = to_upstream(request, decision, self._instance, proxied=self.proxied)
         flight.sending = True
         result: Response | Failure | None = None
         try:
             result = await self._upstream.send(
                 request.method, request.target.raw, headers, request.body, slow=decision.slow
             )
-            self._learn(flight, admission, result, taken_at)  # before the token can go to the next
+            self._learn(flight, admission, result, token.taken_at)  # before the token can go to the next
         finally:
             flight.sending = False
             if _came_back(result):  # it never reached IMDS, so it costs nothing there
-                admission.forgo()
+                admission.forgo(token)
             else:
-                admission.leave(taken_at, counts=not decision.slow)
+                admission.leave(token, counts=not decision.slow)
         self._notify(
             Asked(
                 decision.endpoint,
                 decision.budget,
-                taken_at - wanted_at,
+                token.taken_at - wanted_at,
                 _word(result),
-                self._clock.monotonic() - taken_at,
+                self._clock.monotonic() - token.taken_at,
                 retried_after=None if before is None else _word(before.result),
             )
         )
-        return Fetched(result, taken_at)
+        return Fetched(result, token.taken_at)
 
     def _turn_away(self, errand: Errand, wanted_at: float, away: TurnedAway) -> TurnedAway:
         decision = errand.decision
@@ -204,10 +185,13 @@ class Fetcher:
             self.trouble = _reason(result)
             self._tell_of_loop(self.trouble)
             return
+        by_proxy = isinstance(result, Response) and word_of_proxy(result) is not None
+        if isinstance(result, Response) and self._may_be_proxied:
+            self.proxied = by_proxy
         change = self.outage.learn(flight, result, self._clock.monotonic())
         if self.outage.failing:
             self.trouble = _reason(result)
-        if isinstance(result, Response) and result.status == 429:
+        if isinstance(result, Response) and result.status == 429 and not by_proxy:
             admission.budget.throttled(taken_at, self._clock.monotonic(), retry_after(result))
         if change is Change.FAILED:
             logger.warning(

@@ -40,9 +40,9 @@ FlightKey = tuple[Key, str]
 class Flight:
     """One way to IMDS and back, all its tries included."""
 
-    def __init__(self, *, background: bool, share: str = "") -> None:
+    def __init__(self, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()
-        self.ticket = Ticket(background=background, share=share)
+        self.ticket = ticket
         self.landed: asyncio.Future[Landing] = loop.create_future()
         self.stumbled: asyncio.Future[None] = loop.create_future()
         """Done once a first try has failed: whoever can be served stale need not wait on."""
@@ -71,15 +71,10 @@ class Flights:
         return self._listed.get(key)
 
     def start(
-        self,
-        key: FlightKey | None,
-        fly: Callable[[Flight], Awaitable[Landing]],
-        *,
-        background: bool = False,
-        share: str = "",
+        self, key: FlightKey | None, fly: Callable[[Flight], Awaitable[Landing]], ticket: Ticket | None = None
     ) -> Flight:
-        """Start a flight; without a key nobody can join it. `share` is what its tickets stand in turn by."""
-        flight = Flight(background=background, share=share)
+        """Start a flight; without a key nobody can join it."""
+        flight = Flight(ticket or Ticket())
         if key is not None:
             self._listed[key] = flight
         task = asyncio.get_running_loop().create_task(_run(flight, fly))

@@ -29,6 +29,7 @@ _FORWARDED = b"x-forwarded"
 # RFC 9110 section 5.5, as strictly as the client to IMDS reads it; what does not fit is not sent on.
 _FIELD_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _METADATA = (b"metadata", b"true")
+_NO_CACHE = (b"cache-control", b"no-cache")
 _OWN = (
     (b"accept", b"*/*"),
     (b"accept-encoding", b"identity"),
@@ -36,15 +37,15 @@ _OWN = (
 )
 
 
-def to_upstream(request: Request, decision: Forward | Cache, instance: str) -> Headers:
+def to_upstream(request: Request, decision: Forward | Cache, instance: str, *, proxied: bool = False) -> Headers:
     """Give the fields to send to IMDS, all but Host and Content-Length.
 
     What is fetched for everyone carries nothing of the client that happened to ask first. What is passed on
-    for one client carries that client's own end-to-end fields.
+    for one client carries that client's own end-to-end fields. Only another proxy is told of a wish for news.
     """
     hops = (HOP_HEADER, ", ".join((*request.hops, instance)).encode("latin-1"))
     if isinstance(decision, Cache):
-        return (*_OWN, _METADATA, hops)
+        return (*_OWN, _METADATA, *((_NO_CACHE,) if proxied and request.no_cache else ()), hops)
     kept = tuple(
         (name, value.strip(b" \t"))
         for name, value in _end_to_end(request.headers)

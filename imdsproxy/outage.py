@@ -12,6 +12,7 @@ from enum import Enum
 
 from imdsproxy.freshness import is_failure
 from imdsproxy.messages import Failure, Response
+from imdsproxy.served import word_of_proxy
 
 _GONE = 410
 # What failed longer ago says nothing about now: an update of IMDS takes 70 seconds at the most.
@@ -54,7 +55,8 @@ class Outage:
         """Take in what IMDS answered to `who`, at the monotonic moment `now`."""
         failed = isinstance(result, Failure) or is_failure(result.status)
         if isinstance(result, Response):
-            if result.status == _GONE:
+            # A proxy that passes a 410 on has waited for IMDS's return itself.
+            if result.status == _GONE and word_of_proxy(result) is None:
                 self.gone = result
                 if self._feeling is None:
                     self._feeling = who

@@ -19,7 +19,8 @@ from cachetools import TTLCache
 
 from imdsproxy.admission import TurnedAway
 from imdsproxy.clock import Clock
-from imdsproxy.fetch import Errand, Fetcher
+from imdsproxy.errand import Errand
+from imdsproxy.fetch import Fetcher
 from imdsproxy.flights import Arrived, Flight, Flights, Landing
 from imdsproxy.freshness import Entry, Plan, Standing, as_told, keep, lookup, plan
 from imdsproxy.messages import Failure, Key, Refusal, Request, Response
@@ -53,22 +54,25 @@ class Proxy:
         # The value says whether IMDS failed, or answered what is not kept (403, a token about to expire).
         self._resting: TTLCache[int, bool] = TTLCache(_REMEMBERED_KEYS, _REFRESH_PAUSE, clock.monotonic)
 
-    def answer(self, request: Request) -> Served | Waiting:
-        """Answer at once, or give a coroutine to wait for; cancelling it ends the waiting, not the flight."""
-        return self.perform(request, self.policy.decide(request))
+    def answer(self, request: Request, client: str = "") -> Served | Waiting:
+        """Answer at once, or give a coroutine to wait for; cancelling it ends the waiting, not the flight.
 
-    def perform(self, request: Request, decision: Decision) -> Served | Waiting:
+        Where requests have to wait, clients take turns; whose request it is, `client` says.
+        """
+        return self.perform(request, self.policy.decide(request), client)
+
+    def perform(self, request: Request, decision: Decision, client: str = "") -> Served | Waiting:
         """Do what was decided about a request."""
         if isinstance(decision, Refuse):
             return refused(decision.refusal)
-        errand = Errand(request, decision)
+        errand = Errand(request, decision, client)
         if isinstance(decision, Forward):
             return self._alone(errand)
         wish = self._wish(request)
         if wish:
             return self._when_landed(errand, self._flight(errand, wish), wish)
         if request.target.bypass:  # granted a moment ago, so that now it is a question like any other
-            errand = Errand(replace(request, target=without_bypass(request.target)), decision)
+            errand = Errand(replace(request, target=without_bypass(request.target)), decision, client)
         now = self._clock.monotonic()
         entry = self.store.get(request.target.key)
         if entry is not None and lookup(entry, now) is Standing.FRESH:
@@ -142,10 +146,9 @@ class Proxy:
         key = (errand.request.target.key, wish)
         flight = self.flights.under_way(key)
         if flight is None:
-            fly = partial(self._fly, errand)
-            return self.flights.start(key, fly, background=background, share=errand.decision.endpoint), True
+            return self.flights.start(key, partial(self._fly, errand), errand.ticket(background=background)), True
         if not background:
-            self.fetcher.admissions[errand.decision.budget].promote(flight.ticket)
+            self.fetcher.admission(errand.decision).join(flight.ticket, errand.client)
         return flight, False
 
     async def _when_landed(
@@ -166,7 +169,7 @@ class Proxy:
         return self._served(errand, landing, outcome if led else Outcome.COLLAPSED, forward)
 
     async def _alone(self, errand: Errand) -> Served:
-        flight = self.flights.start(None, partial(self._fly, errand), share=errand.decision.endpoint)
+        flight = self.flights.start(None, partial(self._fly, errand), errand.ticket())
         try:
             landing = await asyncio.shield(flight.landed)
         except asyncio.CancelledError:

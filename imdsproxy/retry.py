@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imdsproxy.messages import BudgetClass, Failure, FailureKind, Response
+from imdsproxy.served import ENDING, word_of_proxy
 
 DEFAULT_STATUSES = frozenset({410, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE = 10.0
@@ -38,24 +39,26 @@ def next_delay(  # noqa: PLR0913  # what happened, how far it has come, and by w
     budget: BudgetClass = BudgetClass.GENERAL,
     *,
     known: bool = False,
+    proxied: bool = False,
 ) -> float | None:
     """Give the pause before the next try in seconds, or None where there is to be none.
 
     `attempt` counts the tries made so far, from 1; `elapsed` is the time since the first of them began; `known` says
-    that IMDS has answered before.
+    that IMDS has answered before; `proxied` that another imdsproxy is asked in its place.
     Pauses double from `rules.base` up to ten seconds (or that base); a `Retry-After` of IMDS's stands instead. The
     last try begins when `rules.limit` is reached; what could not be reached or read is given up after five seconds,
     unless it is silence of one that is known, which clients by themselves would wait out (TCP asks again and again);
-    what was too slow or too large is not tried again, since it would be so again.
+    what was too slow or too large is not tried again, since it would be so again. A proxy that has answered before is
+    waited for like IMDS, since it may be being replaced; its answers are passed on, because it has tried for itself.
     """
     pause = min(max(_LONGEST_PAUSE, rules.base), rules.base * 2 ** min(attempt - 1, 30))
     limit = rules.limit
     if isinstance(result, Failure):
         if result.kind not in _RETRIED_FAILURES:
             return None
-        if not (known and result.kind is FailureKind.SILENT):
+        if not (known and (proxied or result.kind is FailureKind.SILENT)):
             limit = min(limit, _UNREACHABLE_FOR)
-    elif result.status not in rules.statuses:
+    elif result.status not in rules.statuses or word_of_proxy(result) not in {None, ENDING}:
         return None
     else:
         told = retry_after(result)

@@ -73,7 +73,7 @@ def missing_exemption(user: int | None) -> str:
     number = "USER" if user is None else str(user)
     return (
         f"the redirect of {IMDS_HOST}:80 does not exempt the user that this proxy runs as: "
-        f"its rule lacks `meta skuid != {number}`; `imdsproxy redirect --uid {number} | nft -f -` loads it anew "
+        f"its rule lacks `meta skuid != {number}`; `imdsproxy redirect --load --uid {number}` loads it anew "
         "(on a node with --node)"
     )
 

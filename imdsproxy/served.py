@@ -7,8 +7,13 @@ from enum import Enum
 
 from imdsproxy.messages import BudgetClass, Refusal, Response
 
+ENDING = "ending"
+"""The detail of the answer that a proxy gives while it is being stopped; the next one will do better."""
+
 # RFC 9110 section 8.6: never in a 204; in a 304 it would speak of the body that was not sent.
 _WITHOUT_LENGTH = frozenset({204, 304})
+_OF_THE_CACHE = frozenset({b"cache-status"})
+_OF_THE_ENTRY = frozenset({b"cache-status", b"age"})
 
 
 class Outcome(Enum):
@@ -62,19 +67,34 @@ class Served:
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The answer's header fields as they go to the client."""
         response = self.response
-        kept = self.age is not None
-        fields = [field for field in response.headers if not (kept and field[0] == b"age")]
+        replaced = _OF_THE_CACHE if self.age is None else _OF_THE_ENTRY
+        fields = [field for field in response.headers if field[0] not in replaced]
         if response.status not in _WITHOUT_LENGTH:
             fields.append((b"content-length", b"%d" % len(response.body)))
         if self.age is not None:
             fields.append((b"age", b"%d" % self.age))
-        fields.append((b"cache-status", self.cache_status()))
+        # What caches before this one said is kept, and stands before one's own (RFC 9211 section 2).
+        theirs = [value for name, value in response.headers if name == b"cache-status"]
+        fields.append((b"cache-status", b", ".join((*theirs, self.cache_status()))))
         return fields
+
+
+def word_of_proxy(response: Response) -> str | None:
+    """Give the `detail` that an imdsproxy gave with an answer, empty where it gave none; None if IMDS itself answered.
+
+    Caches add their members at the end, so the last is the nearest one's (RFC 9211 section 2).
+    """
+    members = [value for field, value in response.headers if field == b"cache-status"]
+    name, *parameters = b"".join(members[-1:]).rpartition(b",")[2].split(b";")
+    if name.strip() != b"imdsproxy":
+        return None
+    details = (part.partition(b"=")[2] for part in parameters if part.strip().startswith(b"detail="))
+    return next(details, b"").decode("latin-1")
 
 
 def tells_of_loop(response: Response) -> bool:
     """Whether an answer is an imdsproxy's word that the request had passed it before: it never reached IMDS."""
-    return response.status == 508 and (response.header(b"cache-status") or b"") == b"imdsproxy; detail=loop"
+    return response.status == 508 and word_of_proxy(response) == "loop"
 
 
 def refused(refusal: Refusal, endpoint: str = "none", outcome: Outcome = Outcome.REFUSED) -> Served:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from imdsproxy.app import Application, create_app
-from imdsproxy.connection import KEEP_ALIVE, connection_class
+from imdsproxy.connection import KEEP_ALIVE, Connection, connection_class
+from imdsproxy.listeners import BACKLOG, Listener, StartError, close, open_listeners
 from imdsproxy.messages import Refusal
+from imdsproxy.settings_values import SettingsError
 from imdsproxy.target import read_target
 from imdsproxy.wiring import upstream_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from imdsproxy.settings import Settings
 
@@ -32,25 +34,49 @@ START_FAILED = 2
 """Exit status where the settings, or this machine, do not allow a start."""
 
 _GRACE = 10
-_BACKLOG = 2048
 _DESCRIPTORS = 65536
-
-
-class StartError(Exception):
-    """Why the proxy cannot start, in one line for people."""
+# Seconds: how long, while ending, a client that has just connected has for its request, and how often to look.
+_FIRST_WORD = 1.0
+_LOOK = 0.01
+# From 3.13 on, a closed server takes its socket's file away, be it a service manager's; `Listener` knows whose it is.
+_KEEPING_THE_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which tells the application of the end first and ends with status 0."""
+    """uvicorn's server over listeners of several kinds; it tells the application of the end first."""
 
-    def __init__(self, config: uvicorn.Config, application: Application, started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        application: Application,
+        listeners: Sequence[Listener],
+        connections: Mapping[bool, type[Connection]],
+        started: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._application = application
+        self._listeners = listeners
+        self._connections = connections
         self._tell_started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve, and only then say so: from that line on signals are heeded."""
         await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            connection = partial(
+                self._connections[listener.admin],
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+            if listener.path is None:
+                server = await loop.create_server(connection, sock=listener.socket, backlog=BACKLOG)
+            else:
+                server = await loop.create_unix_server(
+                    connection, sock=listener.socket, backlog=BACKLOG, **_KEEPING_THE_FILE
+                )
+            self.servers.append(server)
         self._tell_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -63,6 +89,16 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, see out what is under way, end."""
         self._application.readiness.stopping = True
+        for server in self.servers:
+            server.close()
+        close(self._listeners)  # a service manager's sockets stay open there, and who connects waits for the next start
+        # uvicorn closes at once whoever has connected and not been read from yet.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_WORD):
+                while any(  # noqa: ASYNC110  # uvicorn tells nobody of a first byte
+                    isinstance(one, Connection) and one.silent for one in self.server_state.connections
+                ):
+                    await asyncio.sleep(_LOOK)
         await super().shutdown(sockets)
         if self.force_exit:  # then uvicorn leaves both undone, and the loop's end would cut them off with a traceback
             await self.lifespan.shutdown()
@@ -75,27 +111,22 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda _url: Non
 
     `announce` is told the address once the socket listens.
     """
+    listeners: list[Listener] = []
     try:
         _check_targets(settings)
         _check_upstream(settings)
-        listener = _listen(settings.host, settings.port)
-    except StartError as error:
+        listeners = open_listeners(settings, os.environ)
+        _check_ways_back(settings, listeners)
+        application = create_app(settings)
+    except (SettingsError, StartError) as error:
+        close(listeners)
         sys.stderr.write(f"imdsproxy: {error}\n")
         return START_FAILED
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    if _leads_back(settings, port):
-        listener.close()
-        sys.stderr.write(
-            f"imdsproxy: IMDSPROXY_UPSTREAM={settings.upstream} is the address this proxy listens at itself; "
-            "name the metadata service, http://169.254.169.254\n"
-        )
-        return START_FAILED
     _raise_descriptor_limit()
-    application = create_app(settings)
+    connections = {admin: connection_class(settings.header_timeout, admin=admin) for admin in (False, True)}
     config = uvicorn.Config(
         application,
-        http=connection_class(settings.header_timeout),
+        http=connections[False],
         ws="none",
         lifespan="on",
         log_config=None,
@@ -106,22 +137,27 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda _url: Non
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=_GRACE,
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
     )
-    server = _Server(config, application, lambda: _tell(url, host, settings, announce))
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_run(server, listener, application))
+    server = _Server(config, application, listeners, connections, lambda: _tell(listeners, settings, announce))
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_run(server, application))
+    finally:
+        close(listeners)
     return 0
 
 
-def _tell(url: str, host: str, settings: Settings, announce: Callable[[str], None]) -> None:
-    logger.info("listening", extra={"fields": {"address": url, "upstream": settings.upstream}})
-    if not ipaddress.ip_address(host).is_loopback:
-        logger.warning(
-            "other machines may reach this address, and whoever reaches it gets this VM's tokens; "
-            "IMDSPROXY_HOST=127.0.0.1 keeps it on this machine"
-        )
-    announce(url)
+def _tell(listeners: Sequence[Listener], settings: Settings, announce: Callable[[str], None]) -> None:
+    for listener in listeners:
+        more = {"serves": "/-/"} if listener.admin else {"upstream": settings.upstream}
+        logger.info("listening", extra={"fields": {"address": listener.url, **more}})
+        if listener.reaches_out and not listener.admin:
+            logger.warning(
+                "other machines may reach this address, and whoever reaches it gets this VM's tokens; "
+                "IMDSPROXY_HOST=127.0.0.1 keeps it on this machine"
+            )
+    announce(listeners[0].url)
 
 
 def _raise_descriptor_limit() -> None:
@@ -137,37 +173,11 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-async def _run(server: _Server, listener: socket.socket, application: Application) -> None:
+async def _run(server: _Server, application: Application) -> None:
     # Windows has no SIGHUP, and its event loop takes no signals.
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, application.drop_entries)
-    await server.serve(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise StartError(f"IMDSPROXY_HOST={host} cannot be listened at: {error.strerror or error}") from None
-    try:
-        if sys.platform != "win32":  # there it would let two programs share the port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        why = getattr(error, "strerror", None) or error
-        if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
-            raise StartError(f"IMDSPROXY_HOST={host} is no address of this machine ({why})") from None
-        raise StartError(
-            f"IMDSPROXY_PORT={port} on {host} cannot be listened at: {why}. "
-            "Is another imdsproxy running? Port 0 picks a free one."
-        ) from None
-    listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
-    return listener
+    await server.serve(sockets=[])
 
 
 def _check_targets(settings: Settings) -> None:
@@ -191,8 +201,13 @@ def _check_upstream(settings: Settings) -> None:
         ) from None
 
 
-def _leads_back(settings: Settings, port: int) -> bool:
-    """Whether the upstream is the listener, now that a port of 0 has become a real one."""
+def _check_ways_back(settings: Settings, listeners: Sequence[Listener]) -> None:
+    """Refuse an upstream that is a listener, now that a port of 0 has become a real one."""
     address = upstream_address(settings)
     own = {settings.host, "localhost", "127.0.0.1", "::1"}
-    return address.unix is None and address.port == port and address.host in own
+    for listener in listeners:
+        if address.unix == listener.path if address.unix else (address.port == listener.port and address.host in own):
+            raise StartError(
+                f"IMDSPROXY_UPSTREAM={settings.upstream} is the address this proxy listens at itself; "
+                "name the metadata service, http://169.254.169.254"
+            )

@@ -145,7 +145,8 @@ def _sentence(error: ValidationError, given: Mapping[str, _Given]) -> str:
     item = given.get(field) or _Given(problem["input"], "default", environment_name(field))
     detail = str(problem.get("ctx", {}).get("error", ""))
     rule = form(field).rule + (f": {detail}" if detail else "")
-    return f'{item.title} is "{shown(item.value)}", but must be {rule}{_and_more(len(problems) - 1)}'
+    value = "unset" if item.value is None else f'"{shown(item.value)}"'
+    return f"{item.title} is {value}, but must be {rule}{_and_more(len(problems) - 1)}"
 
 
 def _and_more(count: int) -> str:

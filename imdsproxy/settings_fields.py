@@ -69,6 +69,35 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535), Form("PORT", "a whole number from 0 to 65535")] = Field(
         8254, description="TCP port the proxy listens on; 0 picks a free one and says which."
     )
+    uds: Annotated[
+        str | None,
+        PlainValidator(lambda value: None if value is None else values.read_socket_path(value)),
+        Form("PATH", "the absolute path of a Unix socket"),
+    ] = Field(
+        None,
+        description="Path of a Unix socket to listen on as well (mode 0660); whoever may open it gets this VM's "
+        "tokens, as at HOST and PORT.",
+        examples=["/run/imdsproxy/imdsproxy.sock"],
+    )
+    admin_host: Annotated[
+        str | None,
+        PlainValidator(lambda value: None if value in (None, "") else values.read_host(value)),
+        Form("HOST", "an IP address or a host name, without a port"),
+    ] = Field(
+        None,
+        description="Address or host name to serve the pages under /-/ on as well, and nothing else, for those who "
+        "cannot reach HOST, such as a kubelet or Prometheus; unset, ADMIN_PORT is opened at HOST.",
+        examples=["10.0.0.4"],
+    )
+    admin_port: Annotated[
+        Annotated[int, Field(ge=0, le=65535)] | None,
+        BeforeValidator(_none_if_empty),
+        Form("PORT", "a whole number from 0 to 65535"),
+    ] = Field(
+        None,
+        description="TCP port to serve the pages under /-/ on as well, and nothing else; 0 picks a free one.",
+        examples=[8256],
+    )
     upstream: Annotated[
         str, PlainValidator(values.read_upstream), Form("URL", "http://host[:port] or unix:/absolute/path")
     ] = Field(
@@ -89,6 +118,16 @@ class Settings(BaseSettings):
         description="Requests for identity paths in any window of BUDGET_WINDOW seconds, on a budget of "
         "their own and at most 5 at once (Azure documents 20); unset, they share BUDGET_REQUESTS.",
         examples=[20],
+    )
+    budget_file: Annotated[
+        str | None,
+        PlainValidator(lambda value: None if value is None else values.read_budget_file(value)),
+        Form("FILE", "the absolute path of a file"),
+    ] = Field(
+        None,
+        description="File that every proxy on this VM shares, so that all of them together keep one budget; it is "
+        "made where there is none, best in memory (/run). Linux only.",
+        examples=["/run/imdsproxy/budget"],
     )
     header_timeout: PositiveSeconds = Field(
         10,
@@ -181,6 +220,9 @@ class Settings(BaseSettings):
     @field_validator("upstream")
     @classmethod
     def _another_than_itself(cls, upstream: str, info: ValidationInfo) -> str:
+        path = values.parse_upstream(upstream).path
+        if path is not None and path == info.data.get("uds"):
+            raise ValueError("the proxy listens there itself, which would send every request to itself")
         host, port = info.data.get("host"), info.data.get("port")
         # A host or port that failed its own check is missing here, and is reported for itself.
         if host is None or port is None:
@@ -188,6 +230,13 @@ class Settings(BaseSettings):
         if values.reaches_itself(host, port, values.parse_upstream(upstream)):
             raise ValueError("the proxy listens there itself, which would send every request to itself")
         return upstream
+
+    @field_validator("admin_port")
+    @classmethod
+    def _with_admin_host(cls, admin_port: int | None, info: ValidationInfo) -> int | None:
+        if admin_port is None and info.data.get("admin_host") is not None:
+            raise ValueError("IMDSPROXY_ADMIN_HOST says where, and this has to say at which port")
+        return admin_port
 
     @classmethod
     def settings_customise_sources(

@@ -18,8 +18,9 @@ from urllib.parse import unquote
 LONGEST_SECONDS = 31_536_000
 """A year. Anything longer is a slip of the pen, and an event loop's timers cannot carry just any float."""
 
-# A name of its own, so that the rule for Windows can be tested everywhere.
+# Names of their own, so that the rules for other systems can be tested everywhere.
 _WINDOWS = sys.platform == "win32"
+_LINUX = sys.platform == "linux"
 _SHOWN_CHARACTERS = 80
 _LONGEST_SOCKET_PATH = 107  # bytes: what sockaddr_un holds on Linux, less the closing zero
 
@@ -119,6 +120,30 @@ def read_targets(value: object) -> tuple[str, ...]:
     return targets
 
 
+def read_socket_path(value: object) -> str | None:
+    """Read the absolute path of a Unix socket to listen on; None where it is empty."""
+    text = _text(value)
+    if not text:
+        return None
+    # While the socket is made, its name is a little longer.
+    return _socket_path(text, _LONGEST_SOCKET_PATH - len(".1234"))
+
+
+def read_budget_file(value: object) -> str | None:
+    """Read the absolute path of the file that holds a shared budget; None where it is empty."""
+    text = _text(value)
+    if not text:
+        return None
+    if not _LINUX:
+        raise ValueError(
+            "a budget is shared on Linux only: it takes file locks, a clock that all containers have in common, "
+            "and a number that tells one start of the machine from another"
+        )
+    if len(text) < 2 or not text.startswith("/") or text.endswith("/") or not text.isprintable():
+        raise ValueError
+    return text
+
+
 def read_upstream(value: object) -> str:
     """Return the text of an upstream that `parse_upstream` understands."""
     text = _text(value)
@@ -188,14 +213,14 @@ def _http(authority: str) -> Upstream:
     return Upstream(host, port, None)
 
 
-def _socket_path(text: str) -> str:
+def _socket_path(text: str, longest: int = _LONGEST_SOCKET_PATH) -> str:
     if _WINDOWS:
-        raise ValueError("Python cannot connect to a Unix socket on Windows")
+        raise ValueError("Python knows no Unix sockets on Windows")
     path = re.sub(r"\A/+", "/", text)
     if len(path) < 2 or not path.startswith("/") or not path.isprintable():
         raise ValueError
-    if len(path.encode()) > _LONGEST_SOCKET_PATH:
-        raise ValueError(f"the path of a Unix socket has at most {_LONGEST_SOCKET_PATH} bytes")
+    if len(path.encode()) > longest:
+        raise ValueError(f"the path of a Unix socket has at most {longest} bytes")
     return path
 
 

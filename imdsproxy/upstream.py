@@ -107,8 +107,7 @@ class Upstream:
         except httpx.ConnectError as error:
             return Failure(
                 FailureKind.UNREACHABLE,
-                f"{self.address} cannot be reached ({_words(error)}). Is this an Azure VM, "
-                "and does IMDSPROXY_UPSTREAM name its metadata service?",
+                f"{self.address} cannot be reached ({_words(error)}). {self._question}",
                 sent=False,
             )
         except httpx.NetworkError as error:
@@ -153,6 +152,12 @@ class Upstream:
             )
         return Failure(FailureKind.LOOP, f"{why[:1].upper()}{why[1:]}.", sent=False)
 
+    @property
+    def _question(self) -> str:
+        if self.address.unix is not None:
+            return "Does an imdsproxy run whose IMDSPROXY_UDS this is, and may this user open its socket?"
+        return "Is this an Azure VM, and does IMDSPROXY_UPSTREAM name its metadata service?"
+
     def _unreadable(self) -> Failure:
         return Failure(
             FailureKind.UNREADABLE,
@@ -164,7 +169,7 @@ class Upstream:
             return Failure(
                 FailureKind.SILENT,
                 f"{self.address} took no connection within {self._connect_timeout:g} s (IMDSPROXY_CONNECT_TIMEOUT). "
-                "Is this an Azure VM, and does IMDSPROXY_UPSTREAM name its metadata service?",
+                f"{self._question}",
                 sent=False,
             )
         return Failure(

@@ -177,6 +177,22 @@ def running_proxy(folder: Path, *, ready: bool = True, **settings: object) -> It
         process.wait()
 
 
+def refused_start(**settings: object) -> str:
+    """Start the proxy with settings that it cannot use, named in lower case; gives the one line that it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "imdsproxy"],
+        env=environment(**{"port": 0, **settings}),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
 def wait_until(true: object, seconds: float = 15.0) -> None:
     """Wait until the callable gives something true."""
     end = time.monotonic() + seconds

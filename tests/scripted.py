@@ -28,6 +28,9 @@ DEFAULTS: dict[str, Any] = {
     "budget_requests": 5,
     "budget_window": 1.0,
     "identity_budget_requests": None,
+    "budget_file": None,
+    "connect_timeout": 2.0,
+    "read_timeout": 10.0,
     "max_wait": 10.0,
     "retry_statuses": frozenset({410, 429, 500, 502, 503, 504}),
     "retry_base": 1.0,
@@ -131,8 +134,8 @@ class Stage:
         assert not isinstance(request, Refusal), request
         return Request(request.method, request.target, request.metadata, request.no_cache, request.headers, body)
 
-    async def get(self, target: str = INSTANCE, **more: Any) -> Served:
-        answer = self.proxy.answer(self.request(target, **more))
+    async def get(self, target: str = INSTANCE, *, client: str = "", **more: Any) -> Served:
+        answer = self.proxy.answer(self.request(target, **more), client)
         return answer if isinstance(answer, Served) else await answer
 
     def start(self, target: str = INSTANCE, **more: Any) -> asyncio.Task[Served]:

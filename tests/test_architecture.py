@@ -32,17 +32,25 @@ RANKS = {
     "budget": 2,
     "ruleset": 2,
     "derive": 2,
+    "turns": 2,
+    "rejections": 2,
+    "budget_record": 2,
     "clock": 3,
     "store": 3,
     "admission": 3,
     "flights": 3,
     "upstream": 3,
+    "errand": 3,
+    "budget_file": 3,
+    "shared_budget": 3,
+    "listeners": 3,
     "fetch": 3,
     "parts": 3,
     "proxy": 4,
     "metrics": 5,
     "readiness": 5,
     "wiring": 5,
+    "pages": 6,
     "app": 6,
     "connection": 7,
     "logs": 3,
@@ -53,7 +61,7 @@ RANKS = {
     "__main__": 11,
 }
 SETTINGS = {"settings", "settings_fields", "settings_values", "settings_reader", "settings_report"}
-READS_SETTINGS = {"cli", "demo", "app", "server", "wiring", "redirect"}
+READS_SETTINGS = {"cli", "demo", "app", "server", "listeners", "wiring", "redirect"}
 STARTS_THE_EMULATOR = {"cli", "demo"}
 
 CORE = {name for name, rank in RANKS.items() if rank in (1, 2)}

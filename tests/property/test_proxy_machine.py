@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from imdsproxy.budget import Budget
 from imdsproxy.messages import Failure, Response
 from imdsproxy.served import Served
 from tests.scripted import DOWN, EVENTS, SLOW, VERSIONS, Imds, Sent, Stage, ok, status, token
@@ -187,17 +188,18 @@ class ProxyMachine(RuleBasedStateMachine):
     @invariant()
     def no_token_of_the_budget_is_lost(self) -> None:
         budget = next(iter(self.stage.proxy.fetcher.admissions.values())).budget
+        assert isinstance(budget, Budget)
 
         async def settle() -> None:
             # Whoever was just given a token has to be let run to send; if IMDS has just gone, each of a long queue
             # gets one in turn only to give it back.
             for _ in range(200):
-                if budget._in_flight == self.stage.imds.under_way:
+                if budget._in_flight(self.loop.time()) == self.stage.imds.under_way:
                     break
                 await asyncio.sleep(0)
 
         self.loop.run_until_complete(settle())
-        assert budget._in_flight == self.stage.imds.under_way
+        assert budget._in_flight(self.loop.time()) == self.stage.imds.under_way
 
 
 ProxyMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)

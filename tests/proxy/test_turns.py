@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from imdsproxy.admission import Admission, Ticket
-from imdsproxy.budget import Budget
+from imdsproxy.admission import Admission, Places, Ticket
+from imdsproxy.budget import Budget, Token
 from imdsproxy.served import Outcome
 from tests import virtual
-from tests.scripted import EVENTS, TOKEN, Imds, Stage, token
+from tests.scripted import EVENTS, INSTANCE, TOKEN, Imds, Stage, token
 
 
 def leaf(number: int) -> str:
@@ -30,47 +30,159 @@ def test_a_token_does_not_wait_behind_a_flood_of_questions_about_the_instance() 
     virtual.run(scenario())
 
 
-def test_shares_take_turns_and_each_keeps_its_order() -> None:
+async def pass_through(admission: Admission, client: str, kind: str = "") -> float:
+    """Take a token and give it back at once; gives the seconds that it took to get it."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    token = await admission.enter(Ticket(client, kind))
+    assert isinstance(token, Token)
+    admission.leave(token)
+    return loop.time() - began
+
+
+def test_clients_take_turns_and_each_of_them_its_kinds() -> None:
     order: list[str] = []
 
     async def scenario() -> None:
         admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
 
         async def one(name: str) -> None:
-            taken_at = await admission.enter(Ticket(background=False, share=name[0]))
-            assert isinstance(taken_at, float)
+            await pass_through(admission, name[0], name[1])
             order.append(name)
-            admission.leave(taken_at)
 
-        await asyncio.gather(*map(one, ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]))
+        await asyncio.gather(*map(one, ["ax1", "ax2", "ax3", "ay1", "ay2", "bx1", "bx2", "cz1"]))
 
     virtual.run(scenario())
-    assert order == ["a1", "a2", "b1", "c1", "a3", "b2", "a4"]
+    assert order[0] == "ax1", "nobody waited yet"
+    assert order[1:] == ["ax2", "bx1", "cz1", "ay1", "bx2", "ax3", "ay2"]
 
 
 @pytest.mark.parametrize(
-    ("waiting", "share", "seconds"),
-    [("", "a", 1), ("aaa", "a", 4), ("aaa", "b", 2), ("aaab", "b", 4), ("aabbcc", "d", 4), ("abc", "a", 4)],
+    ("waiting", "client", "kind", "seconds"),
+    [
+        ("", "a", "x", 1),
+        ("ax ax ax", "a", "x", 4),
+        ("ax ax ax", "a", "y", 2),
+        ("ax ax ax", "b", "x", 2),
+        ("ax ax ax ay bx", "b", "y", 4),
+        ("ax ax bx bx cx cx", "d", "x", 4),
+        ("ax bx cx", "a", "x", 4),
+        ("ax ay az bx", "c", "x", 3),
+    ],
 )
-def test_the_wait_that_is_expected_is_the_wait_that_comes(waiting: str, share: str, seconds: int) -> None:
+def test_the_wait_that_is_expected_is_the_wait_that_comes(waiting: str, client: str, kind: str, seconds: int) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
-
-        async def one(name: str) -> float:
-            began = loop.time()
-            taken_at = await admission.enter(Ticket(background=False, share=name))
-            assert isinstance(taken_at, float)
-            admission.leave(taken_at)
-            return loop.time() - began
-
-        await one("first")
-        others = [loop.create_task(one(name)) for name in waiting]
+        await pass_through(admission, "first")
+        others = [loop.create_task(pass_through(admission, name[0], name[1])) for name in waiting.split()]
         await asyncio.sleep(0)
-        ahead = admission._waiting.ahead_of_new(share)
+        ahead = admission._waiting.ahead_of_new(client, kind)
         assert admission.budget.expected_wait(ahead, loop.time()) == pytest.approx(seconds)
-        assert await one(share) == pytest.approx(seconds)
+        assert await pass_through(admission, client, kind) == pytest.approx(seconds)
         await asyncio.gather(*others)
+
+    virtual.run(scenario())
+
+
+def test_a_client_with_a_thousand_targets_delays_anothers_single_request_by_about_a_round() -> None:
+    async def scenario() -> None:
+        stage = Stage(max_wait=1_000.0)
+        stage.imds.latency = 0.05
+        flood = [stage.start(leaf(number), client="10.0.0.7") for number in range(1_000)]
+        await asyncio.sleep(3.0)
+        began = stage.now
+        assert (await stage.get(leaf(5_000), client="10.0.0.8")).outcome is Outcome.MISS
+        assert stage.now - began <= 1.1, "one round: a window and the time that IMDS takes"
+        done = await asyncio.gather(*flood)
+        assert {served.outcome for served in done} == {Outcome.MISS}
+
+    virtual.run(scenario())
+
+
+def test_who_asks_for_what_anothers_flood_waits_for_gets_it_in_turn() -> None:
+    async def scenario() -> None:
+        stage = Stage(max_wait=1_000.0)
+        flood = [stage.start(leaf(number), client="10.0.0.7") for number in range(1_000)]
+        await asyncio.sleep(2.5)
+        began = stage.now
+        last = stage.start(leaf(999), client="10.0.0.8")
+        assert (await last).outcome is Outcome.COLLAPSED
+        assert stage.now - began <= 1.0
+        await asyncio.gather(*flood)
+        assert stage.imds.count == 1_000
+
+    virtual.run(scenario())
+
+
+def test_a_background_refresh_that_a_second_client_joins_waits_no_more_behind_clients() -> None:
+    async def scenario() -> None:
+        stage = Stage(budget_requests=1, max_wait=1_000.0)
+        await stage.get(INSTANCE)
+        await asyncio.sleep(61)
+        flood = [stage.start(leaf(number), client="10.0.0.7") for number in range(20)]
+        await asyncio.sleep(0)
+        assert (await stage.get(INSTANCE, client="10.0.0.8")).outcome is Outcome.STALE
+        await asyncio.sleep(60)
+        began = stage.now
+        flood += [stage.start(leaf(number), client="10.0.0.7") for number in range(20, 40)]
+        assert (await stage.get(INSTANCE, client="10.0.0.8")).response.status == 200
+        assert stage.now - began <= 2.0
+        await asyncio.gather(*flood)
+
+    virtual.run(scenario())
+
+
+def test_identity_and_scheduled_events_go_before_background_refreshes() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(lambda sent: token(86400)), budget_requests=1)
+        kept = [leaf(number) for number in range(8)]
+        for target in kept:
+            await stage.get(target)
+        await asyncio.sleep(55)
+        for target in kept:  # all of them stale by now, each is renewed behind its answer
+            await stage.get(target)
+        asked = [stage.start(TOKEN, client="a"), stage.start(EVENTS, client="b")]
+        before = stage.imds.count
+        await asyncio.gather(*asked)
+        assert stage.imds.count - before <= 3, "one refresh may have been under way"
+
+    virtual.run(scenario())
+
+
+def test_few_places_go_round_among_clients() -> None:
+    order: list[str] = []
+
+    async def scenario() -> None:
+        places = Places(1)
+
+        async def one(name: str) -> None:
+            if await places.take(name[0], 100):
+                order.append(name)
+                await asyncio.sleep(1)
+                places.give_back()
+            else:
+                order.append(f"{name} refused")
+
+        await asyncio.gather(*map(one, [*(f"a{number}" for number in range(12)), "b0", "c0"]))
+
+    virtual.run(scenario())
+    assert order[:5] == ["a0", "a9 refused", "a10 refused", "a11 refused", "a1"]
+    assert order[5:7] == ["b0", "c0"], "eight of one client may wait, and others take turns with them"
+
+
+def test_a_place_whose_client_gave_up_goes_to_the_next() -> None:
+    async def scenario() -> None:
+        places = Places(1)
+        assert await places.take("a", 1)
+        assert not await places.take("b", 1)
+        waiting = asyncio.get_running_loop().create_task(places.take("c", 100))
+        await asyncio.sleep(1)
+        places.give_back()
+        waiting.cancel()  # in the moment in which its turn came
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await places.take("d", 0)
 
     virtual.run(scenario())
 
@@ -99,20 +211,22 @@ def test_a_turn_that_comes_in_the_moment_of_hanging_up_goes_to_the_next(
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
-        taken_at = await admission.enter(Ticket(background=False))
-        assert isinstance(taken_at, float)
+        held = await admission.enter(Ticket())
+        assert isinstance(held, Token)
         gone = loop.create_task(admission.enter(Ticket(background=background)))
         following = loop.create_task(admission.enter(Ticket(background=True)))
         await asyncio.sleep(0)
         if cancelled_first:
             gone.cancel()
-        admission.forgo()  # the one token is there again, and handed out at once
+        admission.forgo(held)  # the one token is there again, and handed out at once
         if not cancelled_first:
             gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
-        assert await following == loop.time()
-        admission.forgo()
+        taken = await following
+        assert isinstance(taken, Token)
+        assert taken.taken_at == loop.time()
+        admission.forgo(taken)
         assert admission.budget.available(loop.time()) == 1
 
     virtual.run(scenario())

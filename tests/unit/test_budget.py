@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 
-from imdsproxy.budget import Budget
+from imdsproxy.budget import NOBODY, Budget, State, Token, resized
 
 NOW = 1_000.0
 
 
-def taken(budget: Budget, count: int, now: float = NOW) -> None:
-    for _ in range(count):
-        assert budget.reserve(now) == 0.0
+def taken(budget: Budget, count: int, now: float = NOW, lease: float = math.inf) -> list[Token]:
+    return [took(budget, now, lease) for _ in range(count)]
+
+
+def wait(budget: Budget, now: float) -> float:
+    seconds = budget.reserve(now)
+    assert isinstance(seconds, float)
+    return seconds
+
+
+def took(budget: Budget, now: float = NOW, lease: float = math.inf) -> Token:
+    token = budget.reserve(now, lease)
+    assert isinstance(token, Token)
+    return token
 
 
 def test_all_tokens_are_there_at_the_start_and_then_none() -> None:
@@ -26,46 +38,44 @@ def test_all_tokens_are_there_at_the_start_and_then_none() -> None:
 
 def test_a_token_rests_one_window_after_the_answer_not_after_the_request() -> None:
     budget = Budget(1, 1.0)
-    taken(budget, 1)
-    budget.release(NOW, NOW + 3)
+    budget.release(took(budget), NOW + 3)
     assert budget.reserve(NOW + 3.5) == pytest.approx(0.5)
-    assert budget.reserve(NOW + 4) == 0.0
+    took(budget, NOW + 4)
 
 
 def test_the_wait_is_for_the_token_that_comes_back_first() -> None:
     budget = Budget(2, 1.0)
-    taken(budget, 2)
-    budget.release(NOW, NOW + 0.4)
-    budget.release(NOW, NOW + 0.1)
+    one, other = taken(budget, 2)
+    budget.release(one, NOW + 0.4)
+    budget.release(other, NOW + 0.1)
     assert budget.reserve(NOW + 0.5) == pytest.approx(0.6)
 
 
 def test_a_token_that_was_not_used_is_back_at_once() -> None:
     budget = Budget(1, 1.0)
-    taken(budget, 1)
-    budget.forgo()
-    assert budget.reserve(NOW) == 0.0
+    budget.forgo(took(budget))
+    took(budget)
 
 
 def test_no_more_than_the_concurrent_limit_are_in_flight() -> None:
     budget = Budget(20, 1.0, concurrent=5)
-    taken(budget, 5)
+    first, *_ = taken(budget, 5)
     assert budget.available(NOW) == 0
     assert budget.reserve(NOW) == math.inf
-    budget.release(NOW, NOW)
+    budget.release(first, NOW)
     assert budget.available(NOW) == 1
-    assert budget.reserve(NOW) == 0.0
+    took(budget)
 
 
 class TestA429:
     def test_retry_after_is_obeyed_by_everyone(self) -> None:
         budget = Budget(5, 1.0)
-        taken(budget, 1)
+        token = took(budget)
         budget.throttled(NOW, NOW + 0.1, 7)
-        budget.release(NOW, NOW + 0.1)
+        budget.release(token, NOW + 0.1)
         assert budget.available(NOW + 7) == 0
         assert budget.reserve(NOW + 2.1) == pytest.approx(5.0)
-        assert budget.reserve(NOW + 7.1) == 0.0
+        took(budget, NOW + 7.1)
         assert budget.rate(NOW + 7.1) == 1.0, "IMDS said what it wants; the rate stays"
 
     def test_a_shorter_retry_after_does_not_undo_a_longer_one(self) -> None:
@@ -76,24 +86,23 @@ class TestA429:
 
     def test_without_retry_after_the_rate_is_halved_after_a_window_of_silence(self) -> None:
         budget = Budget(5, 1.0)
-        taken(budget, 1)
+        token = took(budget)
         budget.throttled(NOW, NOW, None)
-        budget.release(NOW, NOW)
+        budget.release(token, NOW)
         assert budget.rate(NOW) == 0.5
         assert budget.reserve(NOW + 0.25) == pytest.approx(0.75)
         taken(budget, 4, NOW + 1)
-        back = NOW + 1.5 + budget.reserve(NOW + 1.5)
+        back = NOW + 1.5 + wait(budget, NOW + 1.5)
         assert (back - NOW) * budget.rate(back) == pytest.approx(1.0), "the fifth rests for window ÷ rate"
         assert back < NOW + 2, "at the rate that has been won back by then"
 
     def test_what_rests_when_the_rate_falls_rests_for_longer(self) -> None:
         budget = Budget(1, 1.0)
-        taken(budget, 1)
-        budget.release(NOW, NOW)
+        budget.release(took(budget), NOW)
         assert budget.reserve(NOW + 0.5) == pytest.approx(0.5)
         for moment, at_least in ((NOW + 0.5, NOW + 1.5), (NOW + 0.6, NOW + 2.5)):
             budget.throttled(moment, moment, None)
-            back = moment + budget.reserve(moment)
+            back = moment + wait(budget, moment)
             assert (back - NOW) * budget.rate(back) == pytest.approx(1.0)
             assert back > at_least
 
@@ -130,8 +139,7 @@ class TestTheExpectedWait:
         budget = Budget(1, 1.0)
         for round_ in range(60):  # long enough for the running mean to settle on half a second
             begin = NOW + 2 * round_
-            taken(budget, 1, begin)
-            budget.release(begin, begin + 0.5)
+            budget.release(took(budget, begin), begin + 0.5)
         end = NOW + 2 * 59 + 0.5
         assert budget.expected_wait(0, end) == pytest.approx(1.0)
         assert budget.expected_wait(2, end) == pytest.approx(1.0 + 2 * 1.5, rel=1e-3)
@@ -149,9 +157,76 @@ class TestTheExpectedWait:
 
 def test_a_time_that_says_nothing_about_others_is_left_out_of_the_estimate() -> None:
     budget = Budget(1, 1.0)
-    budget.reserve(0.0)
-    budget.release(0.0, 120.0, counts=False)
+    budget.release(took(budget, 0.0), 120.0, counts=False)
     assert budget.expected_wait(0, 120.0) == 1.0
-    budget.reserve(121.0)
-    budget.release(121.0, 123.0)
+    budget.release(took(budget, 121.0), 123.0)
     assert budget.expected_wait(1, 123.0) == pytest.approx(1.0 + 1.0 + 0.2 * 2.0)
+
+
+class TestALease:
+    def test_its_end_takes_the_place_of_the_answer(self) -> None:
+        budget = Budget(1, 1.0)
+        took(budget, lease=17.0)
+        assert budget.reserve(NOW + 10) == pytest.approx(8.0)
+        assert budget.available(NOW + 17.9) == 0
+        took(budget, NOW + 18)
+
+    def test_an_answer_before_its_end_counts_and_one_after_it_too(self) -> None:
+        budget = Budget(1, 1.0)
+        budget.release(took(budget, lease=17.0), NOW + 2)
+        late = took(budget, NOW + 3, lease=17.0)
+        budget.release(late, NOW + 20.5)
+        assert budget.reserve(NOW + 20.5) == pytest.approx(1.0)
+
+    def test_who_comes_after_its_end_gives_back_nothing_of_anothers(self) -> None:
+        budget = Budget(1, 1.0)
+        late = took(budget, lease=17.0)
+        other = took(budget, NOW + 18, lease=17.0)
+        budget.release(late, NOW + 19)
+        budget.forgo(late)
+        assert budget.reserve(NOW + 20) == pytest.approx(16.0)
+        budget.release(other, NOW + 20)
+        took(budget, NOW + 21)
+
+    def test_the_ones_that_ended_are_in_flight_no_more(self) -> None:
+        budget = Budget(3, 1.0, concurrent=1)
+        took(budget, lease=17.0)
+        assert budget.reserve(NOW + 16) == math.inf
+        took(budget, NOW + 17)
+
+
+class TestABackgroundRefresh:
+    def test_gets_no_token_that_a_client_elsewhere_waits_for(self) -> None:
+        budget = Budget(1, 1.0, loans=itertools.count(1))
+        budget.release(took(budget), NOW)
+        assert budget.reserve(NOW + 0.5, background=False) == pytest.approx(0.5)
+        assert budget.reserve(NOW + 0.9, background=True) == pytest.approx(0.1)
+        took(budget, NOW + 1.0)
+
+    def test_waits_no_longer_than_a_window_for_a_client_that_gave_up(self) -> None:
+        budget = Budget(1, 1.0, loans=itertools.count(1))
+        token = took(budget)
+        assert budget.reserve(NOW) == math.inf
+        budget.forgo(token)
+        assert budget.reserve(NOW + 0.5, background=True) == pytest.approx(0.5)
+        assert isinstance(budget.reserve(NOW + 1.0, background=True), Token)
+
+    def test_where_nobody_else_has_the_tokens_the_queue_sees_to_it(self) -> None:
+        budget = Budget(1, 1.0)
+        token = took(budget)
+        assert budget.reserve(NOW) == math.inf
+        budget.forgo(token)
+        assert isinstance(budget.reserve(NOW + 0.5, background=True), Token)
+
+
+class TestAnotherSize:
+    def test_fewer_are_those_that_come_back_last(self) -> None:
+        state = State(3, 1.0, [NOW - 9, NOW + 5, NOW - 1], [NOBODY, 7, NOBODY])
+        smaller = resized(state, 2, 2.0, NOW)
+        assert (smaller.requests, smaller.window) == (2, 2.0)
+        assert (smaller.rests_from, smaller.holders) == ([NOW + 5, NOW - 1], [7, NOBODY])
+
+    def test_more_rest_first(self) -> None:
+        larger = resized(State(1, 1.0, [NOW - 9], [NOBODY]), 3, 1.0, NOW)
+        assert sorted(larger.rests_from) == [NOW - 9, NOW, NOW]
+        assert larger.holders == [NOBODY] * 3

@@ -91,8 +91,8 @@ def test_removal_leaves_nothing_behind() -> None:
 def test_who_meets_itself_is_told_its_rule_and_its_command() -> None:
     told = missing_exemption(990)
     assert "`meta skuid != 990`" in told
-    assert "`imdsproxy redirect --uid 990 | nft -f -`" in told
+    assert "`imdsproxy redirect --load --uid 990`" in told
 
 
 def test_who_does_not_know_its_number_names_none() -> None:
-    assert "--uid USER " in missing_exemption(None)
+    assert "--uid USER`" in missing_exemption(None)

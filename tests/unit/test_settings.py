@@ -20,12 +20,16 @@ SAMPLE_FILE = Path(__file__).parents[2] / "config" / "imdsproxy.toml"
 DEFAULTS = {
     "host": "127.0.0.1",
     "port": 8254,
+    "uds": None,
+    "admin_host": None,
+    "admin_port": None,
     "upstream": "http://169.254.169.254",
     "connect_timeout": 2.0,
     "read_timeout": 10.0,
     "budget_requests": 5,
     "budget_window": 1.0,
     "identity_budget_requests": None,
+    "budget_file": None,
     "header_timeout": 10.0,
     "max_wait": 10.0,
     "retry_statuses": frozenset({410, 429, 500, 502, 503, 504}),
@@ -326,10 +330,60 @@ def test_bad_socket_paths(text: str, rule: str, monkeypatch: pytest.MonkeyPatch)
     assert refusal({"IMDSPROXY_UPSTREAM": text}).endswith(f", but must be {rule}")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("uds", "/run/imdsproxy/imdsproxy.sock", "/run/imdsproxy/imdsproxy.sock"),
+        ("uds", "", None),
+        ("admin_host", "", None),
+        ("admin_port", "0", 0),
+        ("admin_port", "8256", 8256),
+        ("admin_port", "", None),
+        ("budget_file", "/run/imdsproxy/budget", "/run/imdsproxy/budget"),
+        ("budget_file", "", None),
+    ],
+)
+def test_more_listeners_and_a_shared_budget(name: str, text: str, value: object) -> None:
+    assert one(name, text) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("UDS", text) for text in ("imdsproxy.sock", "/", "/run/a\nb", "/" + "a" * 102)),
+        *(("BUDGET_FILE", text) for text in ("budget", "/", "/run/imdsproxy/", "/run/a\nb")),
+        *(("ADMIN_PORT", text) for text in ("65536", "-1", "http", "8256.5")),
+        ("ADMIN_HOST", "10.0.0.4:8256"),
+    ],
+)
+def test_what_cannot_be_listened_at_or_shared_is_told(name: str, text: str) -> None:
+    assert refusal({f"IMDSPROXY_{name}": text, "IMDSPROXY_UPSTREAM": "http://127.0.0.1:9"}).startswith(
+        f"IMDSPROXY_{name} is "
+    )
+
+
+def test_an_admin_host_needs_a_port_and_a_port_alone_is_opened_at_host() -> None:
+    assert "IMDSPROXY_ADMIN_PORT is unset, but must be " in refusal({"IMDSPROXY_ADMIN_HOST": "10.0.0.4"})
+    assert load({}, {"IMDSPROXY_ADMIN_PORT": "8256"}).settings.admin_host is None
+
+
+def test_a_proxy_is_not_its_own_upstream_by_its_socket_either() -> None:
+    told = refusal({"IMDSPROXY_UDS": "/run/x.sock", "IMDSPROXY_UPSTREAM": "unix:/run/x.sock"})
+    assert "the proxy listens there itself" in told
+    other = load({}, {"IMDSPROXY_UDS": "/run/x.sock", "IMDSPROXY_UPSTREAM": "unix:/run/y.sock"})
+    assert (other.settings.uds, other.settings.upstream) == ("/run/x.sock", "unix:/run/y.sock")
+
+
+def test_a_shared_budget_is_refused_with_the_reason_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings_values, "_LINUX", False)
+    assert "a budget is shared on Linux only: it takes file locks" in refusal({"IMDSPROXY_BUDGET_FILE": "/run/b"})
+
+
 def test_a_unix_socket_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_values, "_WINDOWS", True)
+    assert refusal({"IMDSPROXY_UDS": "/run/x"}).endswith("Python knows no Unix sockets on Windows")
     told = refusal({"IMDSPROXY_UPSTREAM": "unix:/run/x"})
-    assert told.endswith(f"{UPSTREAM}: Python cannot connect to a Unix socket on Windows")
+    assert told.endswith(f"{UPSTREAM}: Python knows no Unix sockets on Windows")
 
 
 @pytest.mark.parametrize(
@@ -419,10 +473,6 @@ def test_a_bad_flag_is_named_with_its_variable() -> None:
         ("IMDSPROXY_LOG_LEVLE", "did you mean IMDSPROXY_LOG_LEVEL?"),
         ("IMDSPROXY_", '"imdsproxy config" lists what is'),
         ("IMDSPROXY_COLOUR", '"imdsproxy config" lists what is'),
-        ("IMDSPROXY_UDS", '"imdsproxy config" lists what is'),
-        ("IMDSPROXY_ADMIN_HOST", '"imdsproxy config" lists what is'),
-        ("IMDSPROXY_ADMIN_PORT", '"imdsproxy config" lists what is'),
-        ("IMDSPROXY_BUDGET_FILE", '"imdsproxy config" lists what is'),
     ],
 )
 def test_an_unknown_variable_stops_the_start(name: str, remedy: str) -> None:
@@ -521,7 +571,7 @@ def test_a_file_holds_every_kind_of_value(tmp_path: Path) -> None:
     [
         ("prot = 1", "prot in {path} is not a setting; did you mean port?"),
         ("PORT = 1", "PORT in {path} is not a setting; did you mean port?"),
-        ("uds = 'x'", 'uds in {path} is not a setting; "imdsproxy config" lists what is'),
+        ("udx = 'x'", 'udx in {path} is not a setting; "imdsproxy config" lists what is'),
         ("config_file = 'x'", 'config_file in {path} is not a setting; "imdsproxy config" lists what is'),
         ("[server]\nport = 1", 'server in {path} is not a setting; "imdsproxy config" lists what is'),
         ("port = true", 'IMDSPROXY_PORT (port in {path}) is "true", but must be ' + PORT),
@@ -560,7 +610,7 @@ def test_the_sample_file_sets_the_defaults_and_nothing_else() -> None:
     loaded = load({"config_file": str(SAMPLE_FILE)}, {})
     assert loaded.settings.model_dump() == {**DEFAULTS, "config_file": str(SAMPLE_FILE)}
     unset = {name for name, source in loaded.sources.items() if source == "default"}
-    assert unset == {"identity_budget_requests"}
+    assert unset == {"uds", "admin_host", "admin_port", "identity_budget_requests", "budget_file"}
 
 
 def test_settings_survive_their_own_file(tmp_path: Path) -> None:

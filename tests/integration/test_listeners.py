@@ -1,0 +1,283 @@
+"""Where the proxy listens: TCP, a Unix socket, the admin's port, and sockets that were opened before it started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
+from tests.kit import (
+    INSTANCE,
+    METADATA,
+    ROOT,
+    Answer,
+    Arrivals,
+    environment,
+    free_port,
+    get,
+    is_hit,
+    refused_start,
+    running_proxy,
+    unused,
+    wait_until,
+)
+
+pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")]
+
+PAGES = ("/-/healthy", "/-/ready", "/-/metrics")
+
+
+@pytest.fixture(scope="module")
+def imds() -> Iterator[EmulatorServer]:
+    with run_in_thread(Emulator(rate=0)) as server:
+        yield server
+
+
+class UnixConnection(HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(30)
+        self.sock.connect(str(self._path))
+
+
+def ask(path: Path, target: str = INSTANCE) -> Answer:
+    connection = UnixConnection(path)
+    connection.request("GET", target, headers=METADATA)
+    response = connection.getresponse()
+    answer = Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+    connection.close()
+    return answer
+
+
+def test_a_unix_socket_serves_as_the_port_does(imds: EmulatorServer, tmp_path: Path) -> None:
+    path = tmp_path / "imdsproxy.sock"
+    with running_proxy(tmp_path, upstream=imds.url, uds=path, access_log=True) as proxy:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        target = unused(INSTANCE)
+        assert get(proxy.port, target).status == 200
+        answer = ask(path, target)
+        assert is_hit(answer)
+        assert answer.body == get(proxy.port, target).body
+        assert {ask(path, page).status for page in PAGES} == {200}
+        wait_until(lambda: f'client="process {os.getpid()}"' in proxy.log)
+        assert f"listening address=unix:{path} " in proxy.log
+    assert not path.exists(), "it goes with the proxy"
+
+
+def test_what_a_killed_proxy_left_is_replaced_and_a_living_ones_socket_is_not(
+    imds: EmulatorServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "imdsproxy.sock"
+    with running_proxy(tmp_path, upstream=imds.url, uds=path) as proxy:
+        proxy.process.kill()
+        proxy.process.wait()
+    assert path.exists()
+    with running_proxy(tmp_path, upstream=imds.url, uds=path):
+        assert ask(path).status == 200
+        assert "is listened at by another process" in refused_start(uds=path)
+        assert ask(path).status == 200
+    assert list(tmp_path.glob("*.sock*")) == []
+
+
+def test_a_socket_that_another_has_put_in_its_place_is_left_alone(imds: EmulatorServer, tmp_path: Path) -> None:
+    path = tmp_path / "imdsproxy.sock"
+    with running_proxy(tmp_path, upstream=imds.url, uds=path):
+        path.unlink()
+        with running_proxy(tmp_path, upstream=imds.url, uds=path) as proxy:
+            wait_until(lambda: ask(path, "/-/ready").status == 200)
+            stays = path.stat()
+            assert proxy.process.poll() is None
+            path.rename(tmp_path / "aside.sock")
+            (tmp_path / "aside.sock").rename(path)
+            assert os.path.samestat(stays, path.stat())
+        assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.write_text("precious"), "is there, and is no socket"),
+        (lambda path: path.mkdir(), "is there, and is no socket"),
+        (lambda path: path.parent.rmdir(), "Its folder has to exist"),
+    ],
+    ids=["a file", "a folder", "no folder"],
+)
+def test_a_path_that_cannot_be_a_socket_is_told(make: object, told: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path = folder / "imdsproxy.sock"
+    make(path)  # type: ignore[operator]
+    assert told in refused_start(uds=path)
+    if path.is_file():
+        assert path.read_text() == "precious"
+
+
+def test_the_admin_port_has_the_pages_and_nothing_else(imds: EmulatorServer, tmp_path: Path) -> None:
+    port = free_port()
+    with running_proxy(tmp_path, upstream=imds.url, admin_host="127.0.0.1", admin_port=port) as proxy:
+        arrivals = Arrivals(imds)
+        assert {get(port, page).status for page in PAGES} == {200}
+        for target in (unused(INSTANCE), "/metadata/versions", "/METADATA/instance?api-version=2021-02-01"):
+            answer = get(port, target)
+            assert answer.status == 404
+            assert answer.headers["cache-status"] == "imdsproxy; detail=admin-only"
+            assert b"IMDSPROXY_ADMIN_PORT serves the pages under /-/ alone" in answer.body
+        assert get(port, "/metadata/scheduledevents?api-version=2020-07-01", method="POST", body=b"{}").status == 404
+        assert get(port, "/-/nothing").status == 404
+        assert not arrivals()
+        assert get(proxy.port, "/-/healthy").status == 200
+        assert f"listening address=http://127.0.0.1:{port} serves=/-/" in proxy.log
+
+
+def test_an_admin_port_in_use_is_told_by_its_name(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert f"IMDSPROXY_ADMIN_PORT={port} on 127.0.0.1 cannot be listened at" in refused_start(admin_port=port)
+
+
+# What a service manager opens (sd_listen_fds(3))
+
+_HAND_OVER = """
+import fcntl, os, sys
+names, numbers, *command = sys.argv[1:]
+# By way of numbers that are not in the way of those they are to have.
+aside = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in numbers.split(",")]
+for place, number in enumerate(aside, start=3):
+    os.dup2(number, place)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(aside)), LISTEN_FDNAMES=names)
+os.execv(command[0], command)
+"""
+
+
+class Manager:
+    """Holds listening sockets and hands them to one proxy after another, as systemd does."""
+
+    def __init__(self, folder: Path, upstream: str) -> None:
+        self.path = folder / "inherited.sock"
+        self.tcp = socket.create_server(("127.0.0.1", 0))
+        self.admin = socket.create_server(("127.0.0.1", 0))
+        self.unix = socket.socket(socket.AF_UNIX)
+        self.unix.bind(str(self.path))
+        self.unix.listen()
+        self.log = folder / "log"
+        self._upstream = upstream
+
+    @property
+    def port(self) -> int:
+        return int(self.tcp.getsockname()[1])
+
+    def start(self, **settings: object) -> subprocess.Popen[bytes]:
+        numbers = [listener.fileno() for listener in (self.tcp, self.unix, self.admin)]
+        handed = ["tcp:unix:admin", ",".join(map(str, numbers))]
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", _HAND_OVER, *handed, sys.executable, "-m", "imdsproxy"],
+                env=environment(upstream=self._upstream, **settings),
+                cwd=ROOT,
+                stderr=log,
+                pass_fds=numbers,
+            )
+
+    def close(self) -> None:
+        for listener in (self.tcp, self.unix, self.admin):
+            listener.close()
+
+
+@pytest.fixture
+def manager(imds: EmulatorServer, tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(tmp_path, imds.url)
+    yield manager
+    manager.close()
+
+
+def test_sockets_that_were_opened_before_stand_for_the_settings(manager: Manager) -> None:
+    port = free_port()
+    process = manager.start(port=port, admin_port=port + 1, uds=manager.path)
+    try:
+        assert get(manager.port, INSTANCE).status == 200
+        assert ask(manager.path).status == 200
+        admin = manager.admin.getsockname()[1]
+        assert (get(admin, "/-/ready").status, get(admin, INSTANCE).status) == (200, 404)
+        with pytest.raises(ConnectionRefusedError):
+            get(port, INSTANCE)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    assert manager.path.exists(), "it is the manager's"
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_who_connects_while_it_restarts_waits_and_is_served(manager: Manager, end: signal.Signals) -> None:
+    statuses: list[int] = []
+    process = manager.start()
+    get(manager.port, INSTANCE)
+    for _ in range(3):
+        process.send_signal(end)
+        process.wait(15)
+        # Nobody accepts now: these connect, and wait.
+        waiting = [
+            threading.Thread(target=lambda: statuses.append(get(manager.port, INSTANCE).status)),
+            threading.Thread(target=lambda: statuses.append(ask(manager.path).status)),
+        ]
+        for thread in waiting:
+            thread.start()
+        process = manager.start()
+        for thread in waiting:
+            thread.join(30)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
+    assert statuses == [200] * 6
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"LISTEN_FDS": "one"}, "LISTEN_FDS='one' is not the number of sockets"),
+        ({"LISTEN_FDS": "3"}, "descriptor 3 of LISTEN_FDS=3 is no"),
+    ],
+)
+def test_what_is_handed_over_and_is_no_listening_socket_is_told(given: dict[str, str], told: str) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.argv[1], sys.argv[1:])",
+            *(sys.executable, "-m", "imdsproxy"),
+        ],
+        env={**environment(port=0), **given},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_sockets_for_another_process_are_not_taken(imds: EmulatorServer, tmp_path: Path) -> None:
+    before = dict(os.environ)
+    os.environ.update(LISTEN_PID="1", LISTEN_FDS="9")
+    try:
+        with running_proxy(tmp_path, upstream=imds.url) as proxy:
+            assert get(proxy.port, "/-/healthy").status == 200
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

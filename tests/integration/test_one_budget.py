@@ -1,0 +1,187 @@
+"""Several real proxies with one budget between them: killed, stopped, restarted, and their file ill-treated."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any, Self
+
+import pytest
+
+from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
+from tests.kit import INSTANCE, Arrivals, ProxyProcess, get, most_in_a_second, refused_start, running_proxy, unused
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="a budget is shared on Linux only"),
+]
+
+PROXIES = 4
+# A lease is these two and five seconds more.
+PATIENCE = {"connect_timeout": 0.5, "read_timeout": 1.0}
+
+
+@pytest.fixture
+def imds() -> Iterator[EmulatorServer]:
+    """IMDS that answers all it is asked, but takes its time, so that tokens are held when somebody is killed."""
+    emulator = Emulator(rate=0, latency=0.1)
+    with run_in_thread(emulator) as server:
+        yield server
+
+
+class Crowd:
+    """Clients of a proxy, each asking for one new target after another until they are sent home."""
+
+    def __init__(self, proxy: ProxyProcess, count: int = 3) -> None:
+        self._port = proxy.port
+        self._ended = threading.Event()
+        self.statuses: list[int] = []
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(OSError):
+                self.statuses.append(get(self._port, unused(INSTANCE)).status)
+                continue
+            self._ended.wait(0.05)  # nobody is there any more
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@contextlib.contextmanager
+def busy_proxy(folder: Path, imds: EmulatorServer) -> Iterator[tuple[ProxyProcess, Crowd]]:
+    settings = {"upstream": imds.url, "budget_file": folder / "budget", "max_wait": 4, **PATIENCE}
+    with running_proxy(folder, ready=False, **settings) as proxy, Crowd(proxy) as crowd:
+        yield proxy, crowd
+
+
+def kill(proxy: ProxyProcess) -> None:
+    proxy.process.kill()
+    proxy.process.wait()
+
+
+def played(
+    folder: Path, imds: EmulatorServer, trouble: Callable[[list[ProxyProcess], contextlib.ExitStack], None]
+) -> list[float]:
+    """Let a few busy proxies run into trouble; gives when requests reached IMDS."""
+    arrivals = Arrivals(imds, "/metadata")
+    with contextlib.ExitStack() as stack:
+        proxies = [stack.enter_context(busy_proxy(folder, imds))[0] for _ in range(PROXIES)]
+        trouble(proxies, stack)
+    return [arrival.at for arrival in arrivals()]
+
+
+def test_many_proxies_ask_no_more_than_one_may(imds: EmulatorServer, tmp_path: Path) -> None:
+    times = played(tmp_path, imds, lambda _proxies, _stack: time.sleep(6))
+    assert most_in_a_second(times) <= 5
+    assert len(times) >= 20, "and nearly all of it is used"
+
+
+def test_killed_ones_cost_their_tokens_for_a_lease_and_nothing_more(imds: EmulatorServer, tmp_path: Path) -> None:
+    def trouble(proxies: list[ProxyProcess], stack: contextlib.ExitStack) -> None:
+        for proxy in proxies[:2]:
+            time.sleep(1.5)
+            kill(proxy)
+            stack.enter_context(busy_proxy(tmp_path, imds))
+        time.sleep(9)  # a lease and more
+
+    times = played(tmp_path, imds, trouble)
+    assert most_in_a_second(times) <= 5
+    last = [at for at in times if at > times[-1] - 2.5]
+    assert len(last) >= 8, "all five are in use again"
+
+
+def test_stopped_ones_do_not_ask_late(imds: EmulatorServer, tmp_path: Path) -> None:
+    chance = Random(4711)
+
+    def trouble(proxies: list[ProxyProcess], _stack: contextlib.ExitStack) -> None:
+        for _ in range(6):
+            time.sleep(chance.uniform(0.2, 0.6))
+            stopped = chance.sample(proxies, 2)
+            for proxy in stopped:
+                proxy.signal(signal.SIGSTOP)
+            time.sleep(chance.choice([0.3, 1.2]))
+            for proxy in stopped:
+                proxy.signal(signal.SIGCONT)
+        proxies[0].signal(signal.SIGSTOP)
+        time.sleep(8)  # longer than its leases
+        proxies[0].signal(signal.SIGCONT)
+        time.sleep(2)
+
+    times = played(tmp_path, imds, trouble)
+    assert most_in_a_second(times) <= 5
+
+
+def test_whatever_is_done_to_the_file_nobody_asks_too_often(imds: EmulatorServer, tmp_path: Path) -> None:
+    chance = Random(4711)
+    path = tmp_path / "budget"
+
+    def scribble() -> None:
+        with path.open("r+b") as file:
+            file.seek(chance.randrange(8_000))
+            file.write(chance.randbytes(200))
+
+    deeds: list[Callable[[], object]] = [
+        scribble,
+        lambda: os.truncate(path, chance.randrange(9_000)),
+        lambda: path.write_bytes(chance.randbytes(9_000)),
+        path.unlink,
+        scribble,
+    ]
+
+    def trouble(proxies: list[ProxyProcess], _stack: contextlib.ExitStack) -> None:
+        for deed in deeds:
+            time.sleep(1.0)
+            deed()
+        time.sleep(9)
+        for proxy in proxies:
+            assert proxy.process.poll() is None
+            assert get(proxy.port, "/-/healthy").status == 200
+
+    times = played(tmp_path, imds, trouble)
+    assert most_in_a_second(times) <= 5
+    assert len([at for at in times if at > times[-1] - 2.5]) >= 8, "all five are in use again"
+
+
+def test_a_shared_429_slows_everybody(tmp_path: Path) -> None:
+    emulator = Emulator(rate=0)
+    emulator.faults.add(Fault(status=429, retry_after="3", times=1, path="/metadata/instance"))
+    with run_in_thread(emulator) as imds:
+        settings: dict[str, Any] = {"upstream": imds.url, "budget_file": tmp_path / "budget"}
+        with running_proxy(tmp_path, **settings) as one, running_proxy(tmp_path, **settings) as other:
+            arrivals = Arrivals(imds, "/metadata/instance")
+            asked = threading.Thread(target=lambda: get(one.port, unused(INSTANCE)))
+            asked.start()
+            while not arrivals():
+                time.sleep(0.01)
+            time.sleep(0.2)
+            assert get(other.port, unused(INSTANCE)).status == 200
+            asked.join()
+            times = [arrival.at for arrival in arrivals()]
+    assert min(at - times[0] for at in times[1:]) >= 3.0
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"root:x:0:0:root:/root:/bin/sh\n", "it holds something else; name another file")],
+)
+def test_a_foreign_file_stops_the_start_with_one_line(content: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_bytes(content)
+    assert refused_start(budget_file=path) == f"imdsproxy: IMDSPROXY_BUDGET_FILE={path} cannot be used: {told}\n"
+    assert path.read_bytes() == content

@@ -1,0 +1,460 @@
+"""The file of a shared budget: what may happen to it, and what each who shares it then does and says."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import math
+import os
+import stat
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from imdsproxy import budget_file, shared_budget
+from imdsproxy import budget_record as records
+from imdsproxy.budget import Token
+from imdsproxy.budget_file import BudgetFileError
+from imdsproxy.clock import FakeClock
+from imdsproxy.shared_budget import SharedBudget, share
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a budget is shared on Linux only")
+
+LEASES = (17.0, 137.0)
+
+
+class Sharer:
+    """One who shares a file; several of them in one process are as several processes, but for the presence lock."""
+
+    def __init__(self, path: Path, clock: FakeClock, requests: int = 5, window: float = 1.0) -> None:
+        self.clock = clock
+        budgets, self.close = share(str(path), clock, window, [(requests, None)], LEASES)
+        self.budget: SharedBudget = budgets[0]
+
+    def take(self) -> Token | float:
+        return self.budget.reserve(self.clock.monotonic(), LEASES[0], background=False)
+
+    def took(self) -> Token:
+        token = self.take()
+        assert isinstance(token, Token), token
+        return token
+
+    def available(self) -> int:
+        return self.budget.available(self.clock.monotonic())
+
+    def release(self, token: Token) -> None:
+        self.budget.release(token, self.clock.monotonic())
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "budget"
+
+
+@pytest.fixture
+def join(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sharer]]:
+    """Join those who share the file, which has been there for a while: a new one's first rest is over."""
+    monkeypatch.setattr(budget_file.BudgetFile, "alone", lambda self: False)
+    sharers = []
+
+    def joined(**more: float) -> Sharer:
+        new = not path.exists()
+        sharer = Sharer(path, clock, **more)  # type: ignore[arg-type]
+        sharers.append(sharer)
+        if new:
+            clock.advance(1.0)
+        return sharer
+
+    yield joined
+    for sharer in sharers:
+        sharer.close()
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    caplog.set_level(logging.INFO, "imdsproxy.budget_file")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+Join = Callable[..., Sharer]
+Said = Callable[[], list[str]]
+
+
+def test_two_keep_one_budget(join: Join, clock: FakeClock) -> None:
+    one, other = join(), join()
+    held = [one.took() for _ in range(3)] + [other.took() for _ in range(2)]
+    assert (one.available(), other.available()) == (0, 0)
+    assert one.take() == 0.25, "others give theirs back unseen, so it looks again soon"
+    for token in held[:3]:
+        one.release(token)
+    assert other.take() == 0.25
+    clock.advance(0.9)
+    assert other.take() == pytest.approx(0.1)
+    clock.advance(0.1)
+    assert other.available() == 3
+    for _ in range(3):
+        other.took()
+    assert isinstance(one.take(), float)
+
+
+def test_what_one_learns_of_a_429_holds_for_all(join: Join, clock: FakeClock) -> None:
+    one, other = join(), join()
+    token = one.took()
+    one.budget.throttled(token.taken_at, clock.monotonic(), 7)
+    one.release(token)
+    assert other.available() == 0
+    assert other.budget.expected_wait(0, clock.monotonic()) == pytest.approx(7)
+    clock.advance(7)
+    other.took()
+
+
+def test_clients_of_one_go_before_background_refreshes_of_another(join: Join, clock: FakeClock) -> None:
+    one, other = join(requests=1), join(requests=1)
+    one.release(one.took())
+    clock.advance(0.5)
+    assert isinstance(one.take(), float)
+    clock.advance(0.4)
+    assert isinstance(other.budget.reserve(clock.monotonic(), 17, background=True), float)
+    clock.advance(0.1)
+    one.budget.forgo(one.took())
+    assert isinstance(other.budget.reserve(clock.monotonic(), 17, background=True), Token)
+
+
+def test_the_token_of_a_killed_one_is_neither_lost_nor_back_early(join: Join, clock: FakeClock) -> None:
+    killed, living = join(requests=1), join(requests=1)
+    killed.took()
+    clock.advance(17.9)
+    assert isinstance(living.take(), float)
+    clock.advance(0.1)
+    living.took()
+
+
+def test_who_was_stopped_beyond_its_lease_takes_nothing_back_from_another(join: Join, clock: FakeClock) -> None:
+    stopped, living = join(requests=1), join(requests=1)
+    late = stopped.took()
+    clock.advance(18)
+    living.took()
+    stopped.release(late)
+    clock.advance(2)
+    assert isinstance(living.take(), float)
+
+
+def test_a_restart_forgets_nothing(join: Join, clock: FakeClock) -> None:
+    before = join()
+    for _ in range(5):
+        before.took()
+    before.close()
+    before.close = lambda: None
+    assert join().available() == 0
+
+
+def test_a_new_file_is_for_the_group_and_its_tokens_rest_a_window(path: Path, clock: FakeClock) -> None:
+    before = os.umask(0o077)
+    try:
+        sharer = Sharer(path, clock)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert path.stat().st_size == records.SIZE
+    assert sharer.take() == 0.25
+    clock.advance(1.0)
+    sharer.took()
+    assert list(path.parent.iterdir()) == [path]
+    sharer.close()
+
+
+def test_identity_has_a_section_of_its_own(path: Path, clock: FakeClock) -> None:
+    (general, identity), close = share(str(path), clock, 1.0, [(5, None), (20, 5)], LEASES)
+    clock.advance(1.0)
+    now = clock.monotonic()
+    assert (general.available(now), identity.available(now)) == (5, 5)
+    taken = [identity.reserve(now, 17.0, background=False) for _ in range(6)]
+    assert [isinstance(token, Token) for token in taken] == [True] * 5 + [False]
+    assert general.available(now) == 5
+    close()
+
+
+# What happens to the file
+
+
+def damage(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "emptied": lambda path: os.truncate(path, 0),
+    "truncated": lambda path: os.truncate(path, 300),
+    "longer": lambda path: os.truncate(path, 1 << 20),
+    "overwritten": lambda path: path.write_bytes(os.urandom(9_000)),
+    "zeroed": lambda path: path.write_bytes(b"\0" * records.SIZE),
+    "scribbled on": lambda path: path.write_bytes(path.read_bytes()[:64] + b"x" * (records.SIZE - 64)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_told_once_and_begun_anew_with_every_token_taken_to_be_lent(
+    kind: str, join: Join, clock: FakeClock, path: Path, said: Said
+) -> None:
+    one, other = join(), join()
+    held = one.took()
+    DAMAGES[kind](path)
+    for _ in range(5):
+        assert isinstance(other.take(), float)
+        assert isinstance(one.take(), float)
+    one.release(held)
+    assert said() == ["the shared budget was damaged and is begun anew; no token is given out for 17 s"]
+    clock.advance(17.9)
+    assert (one.available(), other.available()) == (0, 0)
+    clock.advance(0.1)
+    assert other.available() == 5
+    assert path.stat().st_size == records.SIZE
+
+
+def test_a_damaged_file_is_mended_by_one_who_starts(path: Path, clock: FakeClock, said: Said) -> None:
+    Sharer(path, clock).close()
+    os.truncate(path, 10)
+    sharer = Sharer(path, clock)
+    clock.advance(17.9)
+    assert isinstance(sharer.take(), float)
+    clock.advance(0.1)
+    sharer.took()
+    assert len(said()) == 1
+    sharer.close()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced by an empty one"])
+def test_when_it_is_taken_away_all_meet_again_in_the_new_one(
+    how: str, join: Join, clock: FakeClock, path: Path, said: Said
+) -> None:
+    one, other = join(), join()
+    one.took()
+    path.unlink()
+    if how != "removed":
+        path.touch()
+    assert isinstance(one.take(), float)
+    assert isinstance(other.take(), float)
+    clock.advance(18)
+    for _ in range(3):
+        one.took()
+    assert other.available() == 2
+    assert said()[0] == "the shared budget was taken away or replaced; what is at its path now is used"
+
+
+def test_when_another_budget_is_put_in_its_place_that_one_counts(
+    join: Join, clock: FakeClock, path: Path, tmp_path: Path
+) -> None:
+    one = join()
+    another = Sharer(tmp_path / "another", clock)
+    clock.advance(1.0)
+    for _ in range(4):
+        another.took()
+    (tmp_path / "another").rename(path)
+    assert isinstance(one.take(), Token)
+    assert isinstance(one.take(), float)
+    another.close()
+
+
+def test_what_cannot_be_opened_any_more_stops_asking_and_says_so(
+    join: Join, clock: FakeClock, path: Path, said: Said
+) -> None:
+    one = join()
+    path.unlink()
+    path.mkdir()
+    assert isinstance(one.take(), float)
+    assert isinstance(one.take(), float)
+    assert [line for line in said() if "cannot be used" in line] == ["the shared budget cannot be used: Is a directory"]
+    path.rmdir()
+    one.take()
+    clock.advance(18)
+    one.took()
+
+
+def test_times_of_before_a_restart_of_the_machine_mean_nothing(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Sharer(path, clock)
+    clock.advance(1.0)
+    for _ in range(5):
+        before.took()
+    before.close()
+    boot = path.with_name("boot_id")
+    boot.write_text("00000000-0000-4000-8000-000000000001\n", encoding="ascii")
+    monkeypatch.setattr(budget_file, "_BOOT_ID", boot)
+    after = Sharer(path, FakeClock(monotonic=3.0))
+    assert after.available() == 5
+    after.close()
+
+
+# What is refused
+
+
+def refusal(path: Path, clock: FakeClock, **more: object) -> str:
+    with pytest.raises(BudgetFileError) as caught:
+        Sharer(path, clock, **more)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def of_version_7() -> bytes:
+    content = struct.pack("<16sI16sd", records.MAGIC, 7, bytes(16), 0.0)
+    return (content + struct.pack("<I", zlib.crc32(content))).ljust(records.SIZE, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.write_text("root:x:0:0:root:/root:/bin/sh\n"), "it holds something else; name another file"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (os.mkfifo, "it is no ordinary file; name another"),
+        (lambda path: path.symlink_to("/nowhere"), "Too many levels of symbolic links"),
+        (lambda path: path.parent.rmdir(), "No such file or directory"),
+        (lambda path: path.write_bytes(of_version_7()), "it is of version 7, and this proxy knows version 1"),
+    ],
+    ids=["foreign", "folder", "fifo", "link", "no folder", "version"],
+)
+def test_what_is_no_budget_is_refused_and_left_as_it_is(
+    make: Callable[[Path], object], told: str, tmp_path: Path, clock: FakeClock
+) -> None:
+    path = tmp_path / "run" / "budget"
+    path.parent.mkdir()
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    assert told in refusal(path, clock)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_another_version_in_its_place_stops_asking_and_says_so(join: Join, path: Path, said: Said) -> None:
+    one = join()
+    path.write_bytes(of_version_7())
+    assert isinstance(one.take(), float)
+    assert one.available() == 5, "what was known last"
+    assert said() == ["the shared budget is of version 7, which this proxy does not know; nothing is asked of IMDS"]
+    assert path.read_bytes() == of_version_7()
+
+
+def test_what_cannot_be_shared_is_told(path: Path, clock: FakeClock) -> None:
+    assert "a shared budget has at most 128 requests" in refusal(path, clock, requests=129)
+    assert "lower IMDSPROXY_READ_TIMEOUT" in refusal(path, clock, window=4_000.0)
+
+
+def test_a_container_with_a_time_of_its_own_is_refused(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offsets = path.with_name("timens_offsets")
+    monkeypatch.setattr(budget_file, "_CLOCK_OFFSETS", offsets)
+    offsets.write_text("monotonic           0         0\nboottime      86400         0\n", encoding="ascii")
+    assert "time of its own" in refusal(path, clock)
+    offsets.unlink()
+    Sharer(path, clock).close()  # a kernel without time namespaces
+
+
+# Those who were told different things
+
+
+def test_the_strictest_counts_while_others_share_it(join: Join, clock: FakeClock, said: Said) -> None:
+    first = join(requests=5)
+    strict = join(requests=3, window=2.0)
+    loose = join(requests=100)
+    told = "the shared budget is 3 requests in 2 s now, as the strictest proxy says"
+    assert said() == [told], "the loose one's; the strict one is told nothing new"
+    clock.advance(1)
+    for _ in range(3):
+        first.took()
+    assert [sharer.available() for sharer in (first, strict, loose)] == [0, 0, 0]
+    assert first.budget.requests == 3
+    assert said() == [told] * 2
+
+
+def test_who_is_alone_has_its_own_way(path: Path, clock: FakeClock) -> None:
+    Sharer(path, clock, requests=3).close()
+    clock.advance(5)
+    alone = Sharer(path, clock, requests=5)
+    assert alone.available() == 3, "the new ones rest first"
+    clock.advance(1)
+    assert alone.available() == 5
+    alone.close()
+
+
+# The lock
+
+
+def test_a_lock_that_is_taken_is_not_waited_for_and_what_is_due_is_done_later(
+    join: Join, clock: FakeClock, path: Path, said: Said
+) -> None:
+    async def scenario() -> None:
+        sharer = join(requests=1)
+        token = sharer.took()
+        with path.open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            sharer.release(token)
+            released_at = clock.monotonic()
+            again = sharer.take()
+            assert isinstance(again, float)
+            assert again < 0.01
+            await asyncio.sleep(0.01)
+            clock.advance(6)
+            sharer.take()
+            assert said() == [
+                "the shared budget is locked by another process; until it lets go nothing is asked of IMDS"
+            ]
+        for _ in range(100):
+            await asyncio.sleep(0.005)
+            if sharer.available():
+                break
+        assert sharer.available() == 1
+        assert clock.monotonic() - released_at == 6
+        sharer.took()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_still_due_at_the_end_is_given_back(join: Join, clock: FakeClock, path: Path) -> None:
+    async def scenario() -> None:
+        leaving, staying = join(requests=1), join(requests=1)
+        token = leaving.took()
+        with path.open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            leaving.release(token)
+        leaving.close()
+        leaving.close = lambda: None
+        clock.advance(1)
+        staying.took()
+
+    asyncio.run(scenario())
+
+
+def test_a_start_waits_a_little_for_the_lock_and_then_says_who_is_in_the_way(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_budget, "_PATIENCE", 3)
+    Sharer(path, clock).close()
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert refusal(path, clock) == "another process has locked it, and does not let go"
+
+
+def test_a_disk_that_fails_stops_asking_and_says_so(join: Join, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = join()
+    token = one.took()
+
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        assert isinstance(one.take(), float)
+        assert said() == ["the shared budget cannot be used (Input/output error); nothing is asked of IMDS"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fail)
+        assert one.available() < 5, "what was known last"
+    assert math.isfinite(token.taken_at)
+    one.took()
