@@ -29,7 +29,13 @@ _COMMANDS = {
     "demo": "run an emulated IMDS and the proxy in front of it, and show lines to try",
     "emulator": "run the emulated IMDS alone",
     "config": "show every setting: its value, where that came from, and what it means",
-    "redirect": "print the nftables ruleset that brings calls of 169.254.169.254 to the proxy",
+    "redirect": "print or load the nftables ruleset that brings calls of 169.254.169.254 to the proxy",
+}
+
+_CONFIG_FORMS = {
+    "toml": "print a TOML file",
+    "env": "print an environment file, as systemd and docker read it",
+    "markdown": "print a Markdown table",
 }
 
 _REDIRECT_FLAGS = {
@@ -39,7 +45,8 @@ _REDIRECT_FLAGS = {
         "",
         "let nobody but that user and root answer at the proxy's port; so by itself for the user of the running unit",
     ),
-    "remove": ("", "print what takes the redirect away instead"),
+    "remove": ("", "take the redirect away: print or load what does that instead"),
+    "load": ("", "have nft load it instead of printing it; needs root or CAP_NET_ADMIN"),
 }
 
 _HELP = f"""\
@@ -132,18 +139,23 @@ def _config(flags: dict[str, str]) -> int:
     loaded = load(flags)
     if output == "toml":
         return _print(settings_report.toml(loaded.settings))
+    if output == "env":
+        return _print(settings_report.env(loaded.settings))
     return _print(settings_report.table(loaded, shutil.get_terminal_size().columns))
 
 
 def _redirect(flags: dict[str, str]) -> int:
-    from imdsproxy.redirect import end_of_redirect, redirect  # noqa: PLC0415 - late, see above
+    from imdsproxy.redirect import end_of_redirect, load_ruleset, redirect  # noqa: PLC0415 - late, see above
     from imdsproxy.settings import load  # noqa: PLC0415 - late, see above
 
     options = {name: flags.pop(name) for name in _REDIRECT_FLAGS if name in flags}
-    text, notes = end_of_redirect() if "remove" in options else redirect(load(flags).settings, options)
-    for note in notes:
+    ruleset = end_of_redirect() if "remove" in options else redirect(load(flags).settings, options)
+    if "load" in options:
+        load_ruleset(ruleset.text)
+        sys.stderr.write(f"imdsproxy: {ruleset.in_force}\n")
+    for note in ruleset.notes:
         sys.stderr.write(f"imdsproxy: note: {note}\n")
-    return _print(text)
+    return 0 if "load" in options else _print(ruleset.text)
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -166,7 +178,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     if command == "config":
         output = parser.add_mutually_exclusive_group()
-        for name, meaning in {"toml": "print a TOML file", "markdown": "print a Markdown table"}.items():
+        for name, meaning in _CONFIG_FORMS.items():
             output.add_argument(f"--{name}", dest="output", action="store_const", const=name, help=meaning)
     if command == "redirect":
         for name, (placeholder, meaning) in _REDIRECT_FLAGS.items():

@@ -1,15 +1,17 @@
-"""`imdsproxy redirect`: the ruleset for this machine's proxy, and what else a person has to know of it."""
+"""`imdsproxy redirect`: the ruleset for this machine's proxy, what a person has to know of it, and its loading."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imdsproxy.messages import IMDS_HOST
 from imdsproxy.ruleset import ROUTE_LOCALNET, Redirect, removal, rules
@@ -24,10 +26,29 @@ _LARGEST_UID = 2**32 - 2
 # Names as useradd(8) makes them; nothing in one can end the quotes that it stands in.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?")
 _ROUTE_LOCALNET = Path("/proc/sys", *ROUTE_LOCALNET.split("."))
+_CALLS = f"calls of {IMDS_HOST}:80"
+# The path of an ordinary user, and that of a service, may lack the folders of root's programs.
+_ROOTS_PROGRAMS = ("/usr/sbin", "/sbin")
+_LONGEST_LOADING = 30  # seconds
 
 
-def redirect(settings: Settings, options: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Give the ruleset and notes for people. `options` are `uid`, `node` and `exclusive`, where they were given.
+class LoadError(SettingsError):
+    """Why nft did not take the ruleset, in one line."""
+
+
+class Ruleset(NamedTuple):
+    """What to load, and what to say."""
+
+    text: str
+    """To be read by `nft -f`."""
+    notes: list[str]
+    """What a person has to know of it, a line each."""
+    in_force: str
+    """What holds once it is loaded, in one line."""
+
+
+def redirect(settings: Settings, options: Mapping[str, str]) -> Ruleset:
+    """Give the redirect. `options` are `uid`, `node` and `exclusive`, where they were given.
 
     The user of the running unit is certain, so then it is exclusive in any case. SettingsError says which of them, or
     which setting, cannot be used and what to do.
@@ -40,12 +61,44 @@ def redirect(settings: Settings, options: Mapping[str, str]) -> tuple[str, list[
         notes.append(
             f"nothing listens at {wanted.host}:{wanted.port}; if the unit has a host or port of its own, name it here"
         )
-    return rules(wanted), notes
+    return Ruleset(rules(wanted), notes, _said_of(wanted))
 
 
-def end_of_redirect() -> tuple[str, list[str]]:
-    """Give the ruleset that takes the other away, whatever the settings are, and notes for people."""
-    return removal(), _notes_on_removal()
+def end_of_redirect() -> Ruleset:
+    """Give what takes the redirect away, whatever the settings are."""
+    return Ruleset(removal(), _notes_on_removal(), f"{_CALLS} go to IMDS itself again")
+
+
+def load_ruleset(text: str) -> None:
+    """Have nft carry a ruleset out, whole or not at all. Raises LoadError."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_ROOTS_PROGRAMS))
+    nft = shutil.which("nft", path=path)
+    if nft is None:
+        raise LoadError("nft is not on this machine; install nftables (apt-get install nftables)")
+    command = [nft, "-f", "-"]
+    try:
+        done = subprocess.run(  # noqa: S603  # nothing in it is anybody's choice
+            command, input=text, capture_output=True, text=True, check=False, timeout=_LONGEST_LOADING
+        )
+    except OSError as error:
+        raise LoadError(f"{nft} cannot be run: {error.strerror or error}") from None
+    except subprocess.TimeoutExpired:
+        raise LoadError(f"{nft} did not end within {_LONGEST_LOADING} seconds; what holds now is not known") from None
+    if done.returncode != 0:
+        raise LoadError(_why_not(done.stderr, done.returncode))
+
+
+def _why_not(said: str, status: int) -> str:
+    if "Operation not permitted" in said:
+        return "changing nftables needs root or CAP_NET_ADMIN"
+    # nft says where and what in its first line, and draws below it.
+    what = (said.strip().splitlines() or [f"it gave status {status} and no reason"])[0]
+    return f"nft does not take the ruleset: {what.rpartition('Error: ')[2]}"
+
+
+def _said_of(wanted: Redirect) -> str:
+    whose = f"{_CALLS}, those of this machine's pods too," if wanted.node else _CALLS
+    return f"{whose} now go to {wanted.host}:{wanted.port}, except those of user {wanted.user}"
 
 
 def _user(given: str) -> str:

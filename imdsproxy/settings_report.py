@@ -1,4 +1,4 @@
-"""What `imdsproxy config` prints: the settings as a table, as a TOML file, as a Markdown table.
+"""What `imdsproxy config` prints: the settings as a table, as a TOML or environment file, as a Markdown table.
 
 Text in, text out; the meanings are the field descriptions of `Settings`.
 """
@@ -10,7 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from imdsproxy.settings_fields import Settings, environment_name
-from imdsproxy.settings_values import shown
+from imdsproxy.settings_values import SettingsError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 _MAPS = ("ttl", "stale_if_error")
 _NAME_COLUMN = max(map(len, map(environment_name, Settings.model_fields)))
 _LEAST_WIDTH = 72
-_TOML_WIDTH = 100
+_COMMENT_WIDTH = 100
 _TOML_HEAD = """\
 Settings of imdsproxy, each with its meaning and its default. IMDSPROXY_CONFIG_FILE, or the flag
 --config-file, names the file to read. Flags and the environment go before it; the environment has
 the same names in capitals behind IMDSPROXY_: port is IMDSPROXY_PORT there."""
+
+_ENV_HEAD = """\
+Settings of imdsproxy, each with its meaning and its default, as EnvironmentFile= of a systemd unit
+and docker run --env-file read them alike: a value is what stands behind the = up to the end of its
+line, without quotes and with no comment behind it. Flags go before the environment, and that before
+the file that IMDSPROXY_CONFIG_FILE names: take out here what is to be said there."""
 
 
 def table(loaded: Loaded, width: int) -> str:
@@ -51,8 +57,18 @@ def toml(settings: Settings) -> str:
     # A table ends the file's top level, so the maps come last.
     for field in sorted(Settings.model_fields, key=_MAPS.__contains__):
         info = Settings.model_fields[field]
-        explained = _comment(textwrap.fill(info.description or "", _TOML_WIDTH))
-        blocks.append(f"{explained}\n{_comment(f'Default: {_default(field)}')}\n{_toml_entry(field, settings)}")
+        blocks.append(f"{_explained(info.description, _default(field))}\n{_toml_entry(field, settings)}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def env(settings: Settings) -> str:
+    """Render an environment file that sets what `settings` hold; what is unset or empty stands there as a comment.
+
+    Raises SettingsError for a value that no such file can hold, because its readers differ about it.
+    """
+    blocks = [_comment(_ENV_HEAD)]
+    for field, info in Settings.model_fields.items():
+        blocks.append(f"{_explained(info.description, plain(info.default))}\n{_env_entry(field, settings)}")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -115,6 +131,30 @@ def _toml_entry(field: str, settings: Settings) -> str:
     return f"{field} = {_toml_value(value)}"
 
 
+def _env_entry(field: str, settings: Settings) -> str:
+    name, info, value = environment_name(field), Settings.model_fields[field], getattr(settings, field)
+    # What a file in force says is in the values already.
+    if field == "config_file" or (value in (None, ()) and value == info.default):
+        example = str((info.examples or [""])[0])
+        # The examples of maps are TOML's.
+        return f"# {name}={example.replace(chr(34), '').replace(' = ', '=') if field in _MAPS else example}"
+    text = "" if value is None else _env_value(value)
+    # systemd.exec(5) takes a backslash for an escape and quotes off a value's ends; docker takes them as they are.
+    if "\\" in text or text.startswith(('"', "'")) or text != text.strip():
+        raise SettingsError(f'{name} is "{shown(text)}", which systemd and docker would read differently; use --toml')
+    return f"{name}={text}"
+
+
+def _env_value(value: object) -> str:
+    if not isinstance(value, tuple | frozenset):
+        return _scalar(value)
+    items = sorted(value) if isinstance(value, frozenset) else value
+    texts = [_scalar(item) for item in items]
+    if any("," in text for text in texts):  # then only JSON tells where an item ends
+        return json.dumps(dict(items) if isinstance(items[0], tuple) else texts, separators=(",", ":"))
+    return ",".join(texts)
+
+
 def _toml_value(value: object) -> str:
     if isinstance(value, tuple | frozenset):
         items = sorted(value) if isinstance(value, frozenset) else value
@@ -123,6 +163,10 @@ def _toml_value(value: object) -> str:
         # A JSON string is a TOML one but for DEL, which TOML wants escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return _scalar(value)
+
+
+def _explained(meaning: str | None, default: str) -> str:
+    return f"{_comment(textwrap.fill(meaning or '', _COMMENT_WIDTH))}\n{_comment(f'Default: {default}')}"
 
 
 def _comment(text: str) -> str:

@@ -91,6 +91,45 @@ def test_removing_it_takes_its_own_table_and_no_other(azure: Azure) -> None:
     assert loaded(azure.vm) == before
 
 
+@pytest.mark.parametrize("flags", [(), ("--exclusive",), ("--node", "--port", "9999")])
+def test_the_command_loads_what_it_prints(azure: Azure, flags: tuple[str, ...]) -> None:
+    azure.redirect(*flags)
+    by_nft = loaded(azure.vm)
+    azure.vm.nft("flush ruleset")
+    command = (sys.executable, "-m", "imdsproxy", "redirect", "--load")
+    for _ in range(2):
+        said = azure.vm.run(*command, "--uid", str(PROXY_USER), *flags)
+        assert (loaded(azure.vm), said.stdout) == (by_nft, "")
+        assert f"except those of user {PROXY_USER}\n" in said.stderr
+    said = azure.vm.run(*command, "--remove")
+    assert (loaded(azure.vm), said.stdout) == ("", "")
+    assert said.stderr.startswith("imdsproxy: calls of 169.254.169.254:80 go to IMDS itself again\n")
+
+
+def test_a_client_reaches_the_cache_by_what_the_command_loaded(azure: Azure) -> None:
+    with azure.running_proxy():
+        azure.vm.run(sys.executable, "-m", "imdsproxy", "redirect", "--load", "--uid", str(PROXY_USER), "--exclusive")
+        assert azure.vm.fetch(INSTANCE, user=ORDINARY_USER).by_proxy
+        azure.vm.run(sys.executable, "-m", "imdsproxy", "redirect", "--load", "--remove")
+        assert not azure.vm.fetch(INSTANCE, user=ORDINARY_USER).by_proxy
+
+
+@pytest.mark.parametrize(
+    ("user", "flags", "told"),
+    [
+        (ORDINARY_USER, ("--uid", "1"), "changing nftables needs root or CAP_NET_ADMIN"),
+        (ORDINARY_USER, ("--remove",), "changing nftables needs root or CAP_NET_ADMIN"),
+        (ROOT_USER, ("--uid", "no-such-user"), "nft does not take the ruleset: User does not exist"),
+    ],
+)
+def test_what_cannot_be_loaded_changes_nothing(azure: Azure, user: int, flags: tuple[str, ...], told: str) -> None:
+    azure.redirect()
+    before = loaded(azure.vm)
+    said = azure.vm.run(sys.executable, "-m", "imdsproxy", "redirect", "--load", *flags, user=user, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (2, "", f"imdsproxy: {told}\n")
+    assert loaded(azure.vm) == before
+
+
 def test_after_its_removal_clients_reach_imds_itself(azure: Azure) -> None:
     with azure.running_proxy():
         azure.redirect()

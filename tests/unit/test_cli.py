@@ -159,6 +159,8 @@ def test_config_prints_the_settings(capsys: pytest.CaptureFixture[str], monkeypa
     assert capsys.readouterr().out == settings_report.toml(Settings())
     assert cli.main(["config", "--toml", "--port", "9"]) == 0
     assert capsys.readouterr().out == settings_report.toml(Settings(port=9))
+    assert cli.main(["config", "--env", "--port", "9"]) == 0
+    assert capsys.readouterr().out == settings_report.env(Settings(port=9))
     assert cli.main(["config", "--markdown"]) == 0
     assert capsys.readouterr().out == settings_report.markdown()
 
@@ -181,6 +183,7 @@ def test_config_prints_the_settings(capsys: pytest.CaptureFixture[str], monkeypa
         (["--toml"], "'--toml' is not a flag of imdsproxy serve; \"imdsproxy serve --help\" lists them"),
         (["--port"], "argument --port: expected one argument"),
         (["config", "--toml", "--markdown"], "argument --markdown: not allowed with argument --toml"),
+        (["config", "--markdown", "--env"], "argument --env: not allowed with argument --markdown"),
         (
             ["config", "--port", "abc"],
             'IMDSPROXY_PORT (flag --port) is "abc", but must be a whole number from 0 to 65535',
@@ -227,7 +230,8 @@ def test_help_of_a_command_lists_every_setting(
         assert f" {info.description} [{environment_name(name)}, default: " in entry
     assert "\n  --cache-max-bytes BYTES\n" in out
     assert "\n  --access-log [true|false]\n" in out
-    assert ("--toml" in out) == (argv[0] == "config")
+    for form in ("--toml", "--env", "--markdown"):
+        assert (f"\n  {form} " in out) == (argv[0] == "config")
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version", "sevre"])
@@ -259,7 +263,8 @@ def test_settings_are_told_without_the_server_s_weight() -> None:
         (["serve", "--help"], {}, 0, ""),
         (["config", "--port", "abc"], {}, 2, 'imdsproxy: IMDSPROXY_PORT (flag --port) is "abc", but must be '),
         ([], {"IMDSPROXY_PORT": "abc"}, 2, 'imdsproxy: IMDSPROXY_PORT is "abc", but must be '),
-        (["config"], {"IMDSPROXY_UDS": "/x"}, 2, "imdsproxy: IMDSPROXY_UDS is not a setting; "),
+        (["config"], {"IMDSPROXY_COLOUR": "x"}, 2, "imdsproxy: IMDSPROXY_COLOUR is not a setting; "),
+        (["config", "--env"], {}, 0, ""),
         (["config"], {"IMDSPROXY_CONFIG_FILE": "no.toml"}, 2, 'imdsproxy: IMDSPROXY_CONFIG_FILE is "no.toml", but '),
         (["--prot"], {}, 2, "imdsproxy: '--prot' is not a flag of imdsproxy serve; did you mean --port?"),
         (["check"], {}, 2, "imdsproxy: 'check' is not a command of imdsproxy; "),
@@ -279,6 +284,14 @@ def test_the_printed_file_can_be_used(tmp_path: Path) -> None:
     result = run("config", environ={"IMDSPROXY_CONFIG_FILE": str(path), "COLUMNS": "1000"})
     assert result.returncode == 0
     assert re.search(r"^IMDSPROXY_PORT +9 +file ", result.stdout, re.MULTILINE)
+
+
+def test_the_printed_environment_can_be_used() -> None:
+    lines = run("config", "--env", "--port", "9").stdout.splitlines()
+    environ = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    result = run("config", environ={**environ, "COLUMNS": "1000"})
+    assert result.returncode == 0
+    assert re.search(r"^IMDSPROXY_PORT +9 +environment$", result.stdout, re.MULTILINE)
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:

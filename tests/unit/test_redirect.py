@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imdsproxy import cli
-from imdsproxy.redirect import end_of_redirect, redirect
+from imdsproxy.redirect import LoadError, end_of_redirect, load_ruleset, redirect
 from imdsproxy.settings import Settings, SettingsError
 from tests.kit import ROOT
 
@@ -22,12 +22,18 @@ def rendered(options: dict[str, str], **settings: object) -> str:
     return redirect(Settings(**settings), options)[0]  # type: ignore[arg-type]
 
 
-def systemctl(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+def program(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
     """Put a program of that name first, and alone, on the path."""
-    program = folder / "systemctl"
-    program.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
-    program.chmod(0o755)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
+    path.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr("imdsproxy.redirect._ROOTS_PROGRAMS", ())
+    return path
+
+
+def systemctl(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    program("systemctl", folder, monkeypatch, script)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,7 @@ def test_without_a_name_it_is_the_user_of_the_running_unit(tmp_path: Path, monke
     listener = socket.create_server(("127.0.0.1", 0))
     with listener:
         port = listener.getsockname()[1]
-        text, notes = redirect(Settings(port=port), {})
+        text, notes, _ = redirect(Settings(port=port), {})
         assert "chain answer {" in text, "the user is certain, so nobody else may answer"
         assert (f"skuid != {os.getuid()} " in text, notes) == (True, ROOT_NOTE if os.getuid() == 0 else [])
     (note,) = set(redirect(Settings(port=port), {})[1]) - set(ROOT_NOTE)
@@ -193,3 +199,99 @@ def test_notes_are_no_part_of_the_ruleset(capsys: pytest.CaptureFixture[str]) ->
 def test_a_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["redirect", "--uid", "no such"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# Loading it
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands for nft")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--uid", "990"], "calls of 169.254.169.254:80 now go to 127.0.0.1:8254, except those of user 990"),
+        (["--uid", "imdsproxy", "--port=99"], "now go to 127.0.0.1:99, except those of user imdsproxy"),
+        (
+            ["--uid", "990", "--node", "--host=10.0.0.4"],
+            "calls of 169.254.169.254:80, those of this machine's pods too, now go to 10.0.0.4:8254, except",
+        ),
+        (["--remove"], "calls of 169.254.169.254:80 go to IMDS itself again"),
+    ],
+)
+def test_loading_hands_nft_what_would_be_printed_and_says_what_holds(
+    arguments: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["redirect", *arguments]) == 0
+    printed = capsys.readouterr()
+    program("nft", tmp_path, monkeypatch, f'[ "$*" = "-f -" ] && /bin/cat > {tmp_path}/loaded')
+    assert cli.main(["redirect", "--load", *arguments]) == 0
+    assert (tmp_path / "loaded").read_text(encoding="ascii") == printed.out
+    said = capsys.readouterr()
+    first, *notes = said.err.splitlines(keepends=True)
+    assert said.out == ""
+    assert first.startswith("imdsproxy: calls of ")
+    assert told in first
+    assert "".join(notes) == printed.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands for nft")
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (
+            "echo '/dev/stdin:1:71-78: Error: User does not exist' >&2; echo '   ^^^^' >&2; exit 1",
+            "nft does not take the ruleset: User does not exist",
+        ),
+        (
+            "echo 'netlink: Error: cache initialization failed: Operation not permitted' >&2; exit 1",
+            "changing nftables needs root or CAP_NET_ADMIN",
+        ),
+        ("exit 3", "nft does not take the ruleset: it gave status 3 and no reason"),
+        ("echo lost >&2; exit 1", "nft does not take the ruleset: lost"),
+    ],
+)
+def test_why_nft_did_not_load_it_is_told_in_one_line(
+    script: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program("nft", tmp_path, monkeypatch, script)
+    assert cli.main(["redirect", "--load", "--uid=0"]) == 2
+    assert capsys.readouterr() == ("", f"imdsproxy: {told}\n")
+
+
+def test_that_there_is_no_nft_is_told_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("imdsproxy.redirect._ROOTS_PROGRAMS", ())
+    for arguments in (["--uid=990"], ["--remove"]):
+        assert cli.main(["redirect", "--load", *arguments]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err == "imdsproxy: nft is not on this machine; install nftables (apt-get install nftables)\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands for nft")
+def test_an_nft_that_cannot_run_or_does_not_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = program("nft", tmp_path, monkeypatch, "exec /bin/sleep 10")
+    monkeypatch.setattr("imdsproxy.redirect._LONGEST_LOADING", 0.1)
+    with pytest.raises(LoadError, match=r"did not end within 0\.1 seconds"):
+        load_ruleset("")
+    path.write_text("#!/no/such/interpreter\n", encoding="ascii")
+    with pytest.raises(LoadError, match="cannot be run: No such file"):
+        load_ruleset("")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands for nft")
+def test_nft_is_found_where_only_root_would_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program("nft", tmp_path, monkeypatch, f": > {tmp_path}/ran")
+    monkeypatch.setenv("PATH", "/no/such/folder")
+    monkeypatch.setattr("imdsproxy.redirect._ROOTS_PROGRAMS", (str(tmp_path),))
+    load_ruleset("")
+    assert (tmp_path / "ran").exists()
