@@ -1,0 +1,256 @@
+"""Behind another imdsproxy, such as a node's daemon: it keeps the budget, it tries again, and its word is passed on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from imdsproxy.messages import Failure, FailureKind, Response
+from imdsproxy.served import Outcome
+from tests import virtual
+from tests.scripted import DOWN, EVENTS, INSTANCE, TOKEN, VERSIONS, Imds, Sent, Stage, in_turn, ok, status, token
+
+DAEMON = "unix:/run/imdsproxy/imdsproxy.sock"
+FROM_PROXY = (b"cache-status", b"imdsproxy; fwd=uri-miss; fwd-status=200; ttl=59; stored")
+
+
+def by_daemon(response: Response, detail: str = "", age: int | None = None) -> Response:
+    """Give an answer as a daemon passes it on, or its own if it has a `detail`."""
+    said = (b"cache-status", f"imdsproxy; detail={detail}".encode()) if detail else FROM_PROXY
+    aged = () if age is None else ((b"age", b"%d" % age),)
+    return Response(response.status, (*response.headers, *aged, said), response.body)
+
+
+def leaf(number: int) -> str:
+    return f"/metadata/instance/compute/tagsList/{number}?api-version=2021-02-01"
+
+
+def chained(*answers: Response | Failure, **settings: object) -> Stage:
+    return Stage(Imds(in_turn(*(answers or (by_daemon(ok()),)))), **{"upstream": DAEMON, **settings})
+
+
+# Whose budget
+
+
+def test_a_proxy_upstream_is_sent_everything_at_once_and_no_token_is_spent() -> None:
+    async def scenario() -> None:
+        stage = chained()
+        stage.imds.latency = 0.01
+        began = stage.now
+        await asyncio.gather(*(stage.get(leaf(number)) for number in range(100)))
+        assert stage.now - began == pytest.approx(0.01)
+        assert stage.tokens() == 5
+
+    virtual.run(scenario())
+
+
+def test_no_more_than_256_are_there_at_once_and_clients_take_turns_beyond() -> None:
+    async def scenario() -> None:
+        stage = chained(max_wait=100.0)
+        stage.imds.latency = 1.0
+        flood = [stage.start(leaf(number), client="a") for number in range(600)]
+        await asyncio.sleep(0.5)
+        assert stage.imds.under_way == 256
+        single = stage.start(leaf(9_999), client="b")
+        await asyncio.sleep(1.0)
+        assert stage.imds.under_way == 256
+        await single
+        assert stage.now == pytest.approx(1_002.0)
+        await asyncio.gather(*flood)
+
+    virtual.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("upstream", "answers", "sent_at_once"),
+    [
+        (DAEMON, [by_daemon(ok())], 20),
+        (DAEMON, [ok()], 5),  # it only seemed to be one
+        ("http://10.0.0.9:8254", [by_daemon(ok())], 20),
+        ("http://10.0.0.9:8254", [ok()], 5),
+        # A redirect may bring it to a node's daemon, and may be gone in the next moment.
+        ("http://169.254.169.254", [by_daemon(ok())], 5),
+        ("http://169.254.169.254", [ok()], 5),
+    ],
+)
+def test_what_answers_says_who_keeps_the_budget(upstream: str, answers: list[Response], sent_at_once: int) -> None:
+    async def scenario() -> None:
+        stage = chained(*answers, upstream=upstream)
+        await stage.get(VERSIONS)
+        await asyncio.sleep(5)
+        stage.imds.latency = 0.5
+        asked = [stage.start(leaf(number)) for number in range(20)]
+        await asyncio.sleep(0.25)
+        assert stage.imds.under_way == sent_at_once
+        await asyncio.gather(*asked)
+
+    virtual.run(scenario())
+
+
+def test_from_the_moment_on_in_which_imds_itself_answers_tokens_are_spent_again() -> None:
+    async def scenario() -> None:
+        stage = chained(by_daemon(ok()), ok())
+        for number in range(2):
+            await stage.get(leaf(number))
+        assert not stage.proxy.fetcher.proxied
+        asked = [stage.start(leaf(number)) for number in range(10, 20)]
+        await asyncio.sleep(0.5)
+        assert stage.imds.count == 2 + 5
+        await asyncio.gather(*asked)
+
+    virtual.run(scenario())
+
+
+# What it answers
+
+
+@pytest.mark.parametrize("code", [410, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("upstream", [DAEMON, "http://169.254.169.254"])
+def test_its_answer_is_passed_on_since_it_has_tried_for_itself(code: int, upstream: str) -> None:
+    async def scenario() -> None:
+        stage = chained(by_daemon(status(code, retry_after=7), "budget"), upstream=upstream)
+        began = stage.now
+        served = await stage.get()
+        assert (served.response.status, served.response.header(b"retry-after")) == (code, b"7")
+        assert (stage.now, stage.imds.count) == (began, 1)
+        await stage.get(TOKEN)
+        assert (stage.now, stage.imds.count) == (began, 2), "nobody else is held back by it"
+
+    virtual.run(scenario())
+
+
+def test_that_it_is_being_stopped_is_not_passed_on() -> None:
+    async def scenario() -> None:
+        stage = chained(by_daemon(status(503, retry_after=1), "ending"), by_daemon(ok("new")))
+        assert (await stage.get()).response.body == b"new"
+        assert stage.imds.count == 2
+
+    virtual.run(scenario())
+
+
+def test_what_several_caches_said_of_an_answer_stands_in_order() -> None:
+    async def scenario() -> None:
+        stage = chained(by_daemon(ok()))
+        missed, hit = await stage.get(), await stage.get()
+        for served, ours in (
+            (missed, b"imdsproxy; fwd=uri-miss; fwd-status=200; ttl=60; stored"),
+            (hit, b"imdsproxy; hit; ttl=60"),
+        ):
+            told = [value for name, value in served.headers() if name == b"cache-status"]
+            assert told == [FROM_PROXY[1] + b", " + ours]
+
+    virtual.run(scenario())
+
+
+# How old it is
+
+
+def test_its_age_counts_so_that_nothing_is_fresh_twice() -> None:
+    async def scenario() -> None:
+        stage = chained(by_daemon(ok("old"), age=50), by_daemon(ok("new"), age=0))
+        served = await stage.get()
+        assert dict(served.headers())[b"age"] == b"50"
+        await asyncio.sleep(9)
+        served = await stage.get()
+        assert (served.outcome, served.age, served.ttl) == (Outcome.HIT, 59, 1)
+        await asyncio.sleep(1)
+        assert (await stage.get()).outcome is Outcome.STALE
+        await asyncio.sleep(0.1)
+        assert (await stage.get()).response.body == b"new"
+
+    virtual.run(scenario())
+
+
+def test_what_it_serves_stale_is_stale_here_too() -> None:
+    async def scenario() -> None:
+        stage = chained(by_daemon(ok("old"), age=90), by_daemon(ok("new")))
+        assert (await stage.get()).response.body == b"old"
+        assert (await stage.get()).outcome is Outcome.STALE
+        await asyncio.sleep(0.1)
+        assert (await stage.get()).response.body == b"new"
+
+    virtual.run(scenario())
+
+
+def test_a_tokens_life_was_aged_there_already() -> None:
+    async def scenario() -> None:
+        stage = chained(by_daemon(token(4_000), age=82_400))
+        await stage.get(TOKEN)
+        await asyncio.sleep(100)
+        served = await stage.get(TOKEN)
+        assert served.outcome is Outcome.HIT
+        assert b'"expires_in":"3900"' in served.response.body
+
+    virtual.run(scenario())
+
+
+# What it is asked
+
+
+def test_a_wish_for_news_reaches_it_and_imds_hears_nothing_of_it() -> None:
+    async def scenario(upstream: str, answer: Response) -> list[bytes | None]:
+        stage = chained(answer, upstream=upstream)
+        await stage.get()
+        await stage.get(headers=((b"cache-control", b"no-cache"),))
+        return [sent.headers.get(b"cache-control") for sent in stage.imds.sent]
+
+    assert virtual.run(scenario(DAEMON, by_daemon(ok()))) == [None, b"no-cache"]
+    assert virtual.run(scenario("http://127.0.0.1:9", ok())) == [None, None]
+
+
+# Its restart
+
+
+class Daemon:
+    """A daemon that is away for a while."""
+
+    def __init__(self, away: tuple[float, float], how: Failure) -> None:
+        self._away = away
+        self._how = how
+
+    def __call__(self, sent: Sent) -> Response | Failure:
+        begin, end = self._away
+        if begin <= sent.at < end:
+            return self._how
+        return by_daemon(token(86_400) if "token" in sent.target else ok(f"{sent.at:.0f}"))
+
+
+GONE = Failure(FailureKind.UNREACHABLE, "No such file", sent=False)
+RESET = Failure(FailureKind.RESET, "broken off")
+
+
+@pytest.mark.parametrize("how", [DOWN, GONE, RESET])
+def test_its_restart_is_an_error_for_nobody_who_has_an_entry(how: Failure) -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(Daemon((1_055.0, 1_085.0), how)), upstream=DAEMON)
+        targets = [INSTANCE, TOKEN, VERSIONS, leaf(1)]
+        for _ in range(240):  # two minutes, every half second
+            for served in await asyncio.gather(*(stage.get(target) for target in targets)):
+                assert served.response.status == 200
+            await asyncio.sleep(0.5)
+        assert (await stage.get()).outcome is Outcome.HIT
+
+    virtual.run(scenario())
+
+
+def test_who_has_no_entry_waits_for_its_return() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(Daemon((1_001.0, 1_031.0), DOWN)), upstream=DAEMON)
+        await stage.get(VERSIONS)
+        await asyncio.sleep(2)
+        served = await stage.get(EVENTS)
+        assert served.response.status == 200
+        assert 1_031 <= stage.now <= 1_041
+
+    virtual.run(scenario())
+
+
+def test_one_that_was_never_there_is_given_up_soon() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(lambda _sent: DOWN), upstream=DAEMON)
+        began = stage.now
+        served = await stage.get()
+        assert (served.response.status, stage.now - began) == (502, 5.0)
+
+    virtual.run(scenario())
