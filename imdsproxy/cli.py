@@ -7,6 +7,7 @@ What a command needs is imported when it runs, so that `--help` and a mistyped c
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -113,6 +114,8 @@ def _run_with_settings(command: str, arguments: list[str]) -> int:
 
 
 def _serve(arguments: list[str]) -> int:
+    # From here on, since until there is a handler the kernel keeps it from a container's first process.
+    signal.signal(signal.SIGTERM, _end_early)
     from imdsproxy.settings_reader import read  # noqa: PLC0415 - late, see above
 
     settings = read(lambda: _parse(_parser("serve"), arguments), meanwhile=_import_server)
@@ -121,6 +124,10 @@ def _serve(arguments: list[str]) -> int:
 
     logs.configure(settings.log_level, settings.log_format)
     return serve(settings)
+
+
+def _end_early(_signal: int, _frame: object) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _import_server() -> None:

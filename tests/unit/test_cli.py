@@ -307,3 +307,17 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     _, errors = process.communicate(timeout=60)
     assert errors == b""
     assert process.returncode == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_who_is_ended_while_it_starts_ends_well() -> None:
+    # A container's first process would not even notice, if nobody had said what to do.
+    program = """
+import os, signal, sys
+from imdsproxy import settings_reader
+from imdsproxy.cli import main
+settings_reader.read = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(main(["serve"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

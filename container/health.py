@@ -1,0 +1,81 @@
+"""The image's health check: asks for /-/healthy wherever the settings say that the proxy listens.
+
+Status 0 if each of these places answers 200, else 1 and one line that says why. It knows the environment and
+IMDSPROXY_CONFIG_FILE; flags are not to be seen from here. It runs as python -IS every few seconds on every machine, so
+it imports next to nothing.
+"""  # noqa: INP001  # a program in a folder, not a package
+
+import sys
+from _socket import AF_UNIX, SOCK_STREAM, getaddrinfo, socket
+from os import environ
+
+_NAMES = ("HOST", "PORT", "ADMIN_HOST", "ADMIN_PORT", "UDS")
+_SECONDS = 2.0
+_QUESTION = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+
+def main() -> int:
+    """Ask everywhere; give the status to end with."""
+    try:
+        for host, port in _places(_settings()):
+            _ask(host, port)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"not healthy: {error}\n")
+        return 1
+    return 0
+
+
+def _settings() -> dict[str, str]:
+    found = {name: environ[f"IMDSPROXY_{name}"] for name in _NAMES if f"IMDSPROXY_{name}" in environ}
+    if file := environ.get("IMDSPROXY_CONFIG_FILE"):
+        import tomllib  # noqa: PLC0415  # as long as all the rest together
+
+        with open(file, encoding="utf-8-sig") as opened:  # noqa: PTH123  # pathlib takes time, too
+            kept = tomllib.loads(opened.read())
+        found = {name: str(kept[name.lower()]) for name in _NAMES if name.lower() in kept} | found
+    return found
+
+
+def _places(settings: dict[str, str]) -> list[tuple[str, int | None]]:
+    """Give host and port of each listener whose port is known; the path and None of a Unix socket. OSError: none is."""
+    host = settings.get("HOST") or "127.0.0.1"
+    listeners = [(host, settings.get("PORT", "8254")), (settings.get("ADMIN_HOST") or host, settings.get("ADMIN_PORT"))]
+    places: list[tuple[str, int | None]] = [(where, int(port)) for where, port in listeners if port and int(port)]
+    if path := settings.get("UDS"):
+        places.append((path, None))
+    if not places:
+        raise OSError("IMDSPROXY_PORT=0 does not say where to ask; set IMDSPROXY_ADMIN_PORT or IMDSPROXY_UDS, too")
+    return places
+
+
+def _ask(host: str, port: int | None) -> None:
+    """Ask one of them. Raises OSError if it gives anything but 200."""
+    place = host if port is None else f"{host}:{port}"
+    try:
+        family, address = (AF_UNIX, host) if port is None else _address(host, port)
+        connection = socket(family, SOCK_STREAM)
+        try:
+            connection.settimeout(_SECONDS)
+            connection.connect(address)
+            connection.sendall(_QUESTION)
+            answer = b""
+            while b"\n" not in answer and (part := connection.recv(4096)):
+                answer += part
+        finally:
+            connection.close()
+    except OSError as error:
+        raise OSError(f"{place}: {error}") from None
+    line = answer.partition(b"\r\n")[0].decode("latin-1")
+    if line.split(" ")[1:2] != ["200"]:
+        raise OSError(f"{place} answers {line!r}")
+
+
+def _address(host: str, port: int) -> tuple[int, tuple[object, ...]]:
+    # As bytes, since text would first be looked at for letters beyond ASCII, which takes as long as all the rest.
+    found = getaddrinfo(_EVERYWHERE.get(host, host).encode(), port, 0, SOCK_STREAM)[0]
+    return found[0], found[4]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Builds the image as anybody does, from what `.ci/debian` has fetched, with no network but the tests' own loopback.
+
+Everything buildah keeps lies in one folder: nothing of this machine's own images is seen or touched, and when the
+folder goes, all of it is gone. By hand, and for how long it takes:
+
+    python -m tests.system.image FOLDER
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.kit import ROOT
+
+DOCKERFILE = ROOT / "Dockerfile"
+_FETCHED = ROOT / ".debian" / "image"
+_NO_REGISTRY = ""
+_ANY_SIGNATURE = {"default": [{"type": "insecureAcceptAnything"}]}
+_PIP = "[global]\nno-index = true\nfind-links = /wheels\n"
+_LONGEST = 600  # seconds
+_MOST_SAID = 5000  # characters, the last ones
+
+
+def missing() -> str:
+    """Say what this machine lacks to build the image; empty if it lacks nothing."""
+    if shutil.which("buildah") is None:
+        return "not installed: buildah"
+    absent = [path.name for path in (_FETCHED / "base.tar", _FETCHED / "packages", _wheels()) if not path.exists()]
+    if absent:
+        return f".ci/debian has not fetched what the image is built from: {', '.join(absent)}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image as a container runtime has it once it is unpacked."""
+
+    root: Path
+    """Its files."""
+    config: dict[str, Any]
+    """What Docker calls the image's config: Entrypoint, Env, User, Labels and so on."""
+    layers: list[int]
+    """The sizes of its layers as a registry keeps them, compressed, in bytes."""
+
+    @property
+    def command(self) -> list[str]:
+        """What a runtime executes where nobody names a command."""
+        return [*self.config["Entrypoint"], *self.config["Cmd"]]
+
+    def env(self, **settings: object) -> dict[str, str]:
+        """Give the environment of its processes, with these settings of the proxy, named in lower case."""
+        own = dict(one.split("=", 1) for one in self.config["Env"])
+        return own | {f"IMDSPROXY_{name.upper()}": str(value) for name, value in settings.items()}
+
+    @property
+    def user(self) -> int:
+        return int(self.config["User"].split(":")[0])
+
+    @property
+    def group(self) -> int:
+        return int(self.config["User"].split(":")[1])
+
+
+class Builder:
+    """buildah, with all it keeps in one folder, and the base image there under the Dockerfile's own name for it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the base image."""
+        self._folder = folder
+        for name, text in (("registries.conf", _NO_REGISTRY), ("policy.json", json.dumps(_ANY_SIGNATURE))):
+            (folder / name).write_text(text, encoding="ascii")
+        (folder / "pip.conf").write_text(_PIP, encoding="ascii")
+        storage = f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/images"\nrunroot = "{folder}/run"\n'
+        (folder / "storage.conf").write_text(storage, encoding="ascii")
+        (folder / "temporary").mkdir()
+        empty = self._buildah("from", "scratch").strip()
+        self._buildah("add", "--quiet", empty, str(_FETCHED / "base.tar"), "/")
+        self._buildah("commit", "--quiet", "--rm", empty, _base())
+
+    def build(self, tag: str, *flags: str, context: Path = ROOT, dockerfile: Path = DOCKERFILE) -> str:
+        """Build an image and give its name. AssertionError, with what was said, if that fails."""
+        # Layers would each be a copy of all files.
+        self._buildah(
+            "build",
+            "--isolation=chroot",
+            "--network=host",  # this process's, so a loopback
+            "--pull-never",
+            "--layers=false",
+            "--format=docker",  # OCI's own knows no health check
+            f"--volume={_FETCHED / 'packages'}:/packages:ro",
+            f"--volume={_wheels()}:/wheels:ro",
+            f"--secret=id=pip.conf,src={self._folder / 'pip.conf'}",
+            f"--file={dockerfile}",
+            f"--tag={tag}",
+            *flags,
+            str(context),
+        )
+        return tag
+
+    def unpack(self, tag: str) -> Image:
+        """Give an image that was built here, unpacked."""
+        config = json.loads(self._buildah("inspect", "--type=image", tag))["Docker"]["config"]
+        pushed = self._folder / "pushed"
+        self._buildah("push", "--quiet", tag, f"dir:{pushed}")
+        manifest = json.loads((pushed / "manifest.json").read_text(encoding="utf-8"))
+        shutil.rmtree(pushed)
+        container = self._buildah("from", "--pull-never", tag).strip()
+        root = Path(self._buildah("mount", container).strip())
+        return Image(root, config, [layer["size"] for layer in manifest["layers"]])
+
+    def _buildah(self, command: str, *arguments: str) -> str:
+        flags = [f"--registries-conf={self._folder}/registries.conf", f"--signature-policy={self._folder}/policy.json"]
+        if command in {"inspect", "mount"}:
+            flags = []
+        done = subprocess.run(
+            ["buildah", *flags[:1], command, *flags[1:], *arguments],
+            env={
+                **os.environ,
+                "CONTAINERS_STORAGE_CONF": str(self._folder / "storage.conf"),
+                "TMPDIR": str(self._folder / "temporary"),
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_LONGEST,
+        )
+        assert done.returncode == 0, f"buildah {command} {arguments}:\n{(done.stdout + done.stderr)[-_MOST_SAID:]}"
+        return done.stdout
+
+
+def build_both(folder: Path) -> tuple[Image, Image]:
+    """Give the proxy's image and that of the redirect."""
+    builder = Builder(folder)
+    proxy = builder.build("imdsproxy:test")
+    redirect = builder.build("imdsproxy:test-redirect", "--target=redirect")
+    return builder.unpack(proxy), builder.unpack(redirect)
+
+
+def _base() -> str:
+    lines = DOCKERFILE.read_text(encoding="utf-8").splitlines()
+    return next(line.removeprefix("ARG BASE=") for line in lines if line.startswith("ARG BASE="))
+
+
+def _wheels() -> Path:
+    locked = hashlib.sha256((ROOT / "requirements" / "run.txt").read_bytes()).hexdigest()
+    return _FETCHED / f"wheels-{locked[:16]}"
+
+
+def _main(arguments: Sequence[str]) -> None:
+    began = time.monotonic()
+    for image in build_both(Path(arguments[0])):
+        sys.stdout.write(f"{image.root}: layers of {image.layers} bytes\n")
+    sys.stdout.write(f"{time.monotonic() - began:.0f} s\n")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

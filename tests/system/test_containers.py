@@ -1,0 +1,135 @@
+"""What `containers.py` promises to those who run something in a container."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit import wait_until
+from tests.system.containers import USER, Mount, contained, run_contained
+from tests.system.hosts import Host
+
+pytestmark = pytest.mark.system
+
+ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+_WRITE = """
+import sys
+for path in sys.argv[1:]:
+    try:
+        open(path, "w").close()
+        print(path, "written")
+    except OSError as error:
+        print(path, error.strerror)
+"""
+
+
+@pytest.fixture
+def node() -> Iterator[Host]:
+    with Host("node") as node:
+        yield node
+
+
+def status(node: Host, **wishes: object) -> dict[str, str]:
+    """Give what /proc says of a process in a container."""
+    shown = run_contained(node, "cat", "/proc/self/status", env=ENV, **wishes)  # type: ignore[arg-type]
+    assert shown.returncode == 0, shown.stderr
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in shown.stdout.splitlines())}
+
+
+def test_it_is_the_user_and_process_1_and_gains_nothing(node: Host) -> None:
+    shown = status(node, user=4711, group=4712, groups=[4713, 4714])
+    assert shown["Uid"].split() == ["4711"] * 4
+    assert shown["Gid"].split() == ["4712"] * 4
+    assert shown["Groups"].split() == ["4713", "4714"]
+    assert shown["Pid"] == "1"
+    assert shown["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("user", "capabilities", "effective", "bounding"),
+    [
+        (0, [], 0, 0),
+        (0, ["CAP_NET_ADMIN"], 1 << 12, 1 << 12),
+        # One for the machine's own files; the other could come of a file's capabilities alone.
+        (USER, ["net_admin"], 1 << 2, 1 << 12 | 1 << 2),
+    ],
+)
+def test_it_has_the_capabilities_that_are_named(
+    node: Host, user: int, capabilities: list[str], effective: int, bounding: int
+) -> None:
+    shown = status(node, user=user, capabilities=capabilities)
+    assert int(shown["CapEff"], 16) == int(shown["CapPrm"], 16) == effective
+    assert int(shown["CapBnd"], 16) == bounding
+
+
+def test_it_writes_only_where_a_mount_lets_it(node: Host, tmp_path: Path) -> None:
+    for name in ("written", "read"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o777)
+    mounts = [
+        Mount(tmp_path / "written", "/run/imdsproxy"),
+        Mount(tmp_path / "read", "/run/imdsproxy-read", read_only=True),
+    ]
+    refused = ["/run/imdsproxy-read/one", "/run/one", "/tmp/one", "/dev/one", "/proc/sys/kernel/hostname"]
+    paths = ["/run/imdsproxy/one", *refused]
+    done = run_contained(node, sys.executable, "-ISc", _WRITE, *paths, env=ENV, mounts=mounts)
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert said == {"/run/imdsproxy/one": "written"} | dict.fromkeys(refused, "Read-only file system")
+    assert (tmp_path / "written" / "one").exists()
+    assert not Path("/run/imdsproxy-read").exists()
+
+
+def test_a_file_can_be_mounted_where_there_is_none(node: Host, tmp_path: Path) -> None:
+    (tmp_path / "settings").write_text("port = 1\n", encoding="ascii")
+    mounts = [Mount(tmp_path / "settings", "/etc/imdsproxy/of/ours/settings.toml", read_only=True)]
+    shown = run_contained(node, "cat", "/etc/imdsproxy/of/ours/settings.toml", env=ENV, mounts=mounts)
+    assert shown.stdout == "port = 1\n"
+    assert not Path("/etc/imdsproxy/of").exists()
+
+
+def test_it_sees_its_own_network_processes_and_environment_only(node: Host) -> None:
+    looks = (
+        "import os; print(os.listdir('/sys/class/net'), [n for n in os.listdir('/proc') if n.isdigit()], os.uname()[1])"
+    )
+    assert run_contained(node, sys.executable, "-ISc", looks, env=ENV).stdout == "['lo'] ['1'] node\n"
+    assert run_contained(node, "env", env={"ONE": "1", **ENV}).stdout == f"ONE=1\nPATH={ENV['PATH']}\n"
+
+
+def test_the_status_says_what_could_not_be_done(node: Host) -> None:
+    absent = run_contained(node, "no-such-command", env=ENV)
+    assert (absent.returncode, absent.stderr) == (127, "no-such-command: No such file or directory\n")
+    unmade = run_contained(node, "true", env=ENV, workdir="/no/such/folder")
+    assert unmade.returncode == 125
+    assert "the container could not be made" in unmade.stderr
+
+
+def test_it_ends_on_the_way_out_and_signals_reach_it(node: Host, tmp_path: Path) -> None:
+    waits = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('here', flush=True); signal.pause()"
+    log = tmp_path / "log"
+    with contained(node, sys.executable, "-ISc", waits, env=ENV, log=log) as process:
+        wait_until(lambda: log.read_text(encoding="ascii") == "here\n")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 7
+    with contained(node, sys.executable, "-ISc", waits, env=ENV, log=log) as process:
+        wait_until(lambda: log.read_text(encoding="ascii") == "here\n")
+    assert process.returncode == 7
+
+
+def test_nothing_outlives_the_tests(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = (
+        "import sys, os\nfrom pathlib import Path\nfrom tests.system.containers import contained\n"
+        "from tests.system.hosts import Host\n"
+        f"with Host('node') as node, contained(node, 'sleep', '600', env={ENV!r}, log=Path({str(log)!r})) as process:\n"
+        "    while 'sleep' not in Path(f'/proc/{process.pid}/cmdline').read_text(): pass\n"
+        "    print(process.pid, flush=True)\n    os.kill(os.getpid(), 9)\n"
+    )
+    with Host("node") as node:
+        done = node.run(sys.executable, "-c", code, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = Path("/proc", done.stdout.strip())
+    wait_until(lambda: not left.exists() or "\nState:\tZ" in (left / "status").read_text(encoding="ascii"))
