@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from imdsproxy import logs
 from imdsproxy.clock import Clock, SystemClock
-from imdsproxy.listeners import UNSEEN_PROCESS
+from imdsproxy.listeners import ELSEWHERE
 from imdsproxy.messages import Refusal, Request
 from imdsproxy.normaliser import read
 from imdsproxy.pages import PATHS, pages
@@ -196,7 +196,7 @@ def _client(scope: Scope) -> str:
 def _whose(request: Request, scope: Scope) -> str:
     """Name the one with whom others take turns; a proxy in another container is told from the next by its own word."""
     client = _client(scope)
-    return f"imdsproxy {request.hops[-1]}" if client == UNSEEN_PROCESS and request.hops else client
+    return f"{client}, imdsproxy {request.hops[-1]}" if request.hops and client.startswith(ELSEWHERE) else client
 
 
 def _target(scope: Scope) -> bytes:

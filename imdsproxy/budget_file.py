@@ -18,6 +18,7 @@ import secrets
 import stat
 import sys
 from pathlib import Path
+from random import SystemRandom
 
 from imdsproxy import budget_record as records
 from imdsproxy.clock import Clock
@@ -32,6 +33,9 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CLOCK_OFFSETS = Path("/proc/self/timens_offsets")
 _OWNER_AND_GROUP = 0o660
 _OPENED = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_CLOSED = -1
+_RANDOM = SystemRandom()
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _REMINDER = 60.0
 # A lock is held for microseconds; beyond this somebody else than a proxy has it, or a proxy that was stopped.
 _LOCKED_FOR_LONG = 5.0
@@ -64,6 +68,8 @@ class BudgetFile:
 
     def lock(self) -> bool:
         """Take the lock, if it is free; then the file is this path's, and `unlock` is due."""
+        if self._descriptor == _CLOSED:
+            return False
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not self._is_at_its_path():
@@ -77,6 +83,13 @@ class BudgetFile:
             return False
         self._locked_out_since = None
         return True
+
+    @property
+    def pause(self) -> float:
+        """Seconds after which to ask for the lock again: the longer it has been taken, the more."""
+        since = self._locked_out_since
+        taken_for = 0.0 if since is None else self._clock.monotonic() - since
+        return _RANDOM.uniform(0.5, 1.5) * min(_LONGEST_PAUSE, _SHORTEST_PAUSE + taken_for / 10)
 
     def unlock(self) -> None:
         """Let the next one in."""
@@ -129,8 +142,9 @@ class BudgetFile:
             logger.warning("the shared budget %s", what, extra={"fields": {"file": str(self._path)}})
 
     def close(self) -> None:
-        """Close it, and with it every lock."""
+        """Close it, and with it every lock; nothing is done from then on."""
         os.close(self._descriptor)
+        self._descriptor = _CLOSED
 
     def _read(self) -> bytes:
         return os.pread(self._descriptor, records.SIZE + 1, 0)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from imdsproxy.settings import Settings
 
 BACKLOG = 2048
-UNSEEN_PROCESS = "another container"
-"""The name of every client that comes by a Unix socket from where no process has a number here."""
+ELSEWHERE = "another container, user "
+"""So begin the names of clients that come by a Unix socket from where no process has a number here."""
 
 _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _ADMIN_NAME = "admin"
@@ -100,14 +100,14 @@ def close(listeners: Iterable[Listener]) -> None:
 def peer(transport: asyncio.Transport) -> tuple[str, int] | None:
     """Name the process at the other end of a Unix socket (unix(7), SO_PEERCRED); None for other sockets.
 
-    One in another container has no number here.
+    One in another container has no number here, but its user has.
     """
     connection = transport.get_extra_info("socket")
     if connection is None or sys.platform != "linux" or connection.family != socket.AF_UNIX:
         return None
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    process = _CREDENTIALS.unpack(credentials)[0]
-    return (f"process {process}" if process else UNSEEN_PROCESS), 0
+    process, user, _ = _CREDENTIALS.unpack(credentials)
+    return (f"process {process}" if process else f"{ELSEWHERE}{user}"), 0
 
 
 def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:

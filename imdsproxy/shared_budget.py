@@ -24,8 +24,6 @@ _RANDOM = SystemRandom()
 # What others give back is seen when one looks. A token rests a window before it can be taken, so nothing is missed.
 _LOOKS_A_WINDOW = 4
 _LONGEST_UNTIL_LOOK = 0.25
-# How long to leave a lock that was taken, so many seconds at least and at most.
-_MOMENT = (0.001, 0.003)
 _PATIENCE = 1000
 """Tries for the lock while starting, when there is no loop to keep free."""
 
@@ -82,6 +80,7 @@ class SharedBudget:
         loans = (_RANDOM.getrandbits(63) | 1 for _ in itertools.count())
         self._budget = Budget(*own, concurrent, loans)
         self._late: list[Callable[[Budget], object]] = []
+        self._again: asyncio.TimerHandle | None = None
         self._join()
 
     @property
@@ -93,7 +92,7 @@ class SharedBudget:
         """Take a token, or say when to ask again, which is soon: others give theirs back unseen."""
         taken = self._change(lambda budget: budget.reserve(now, lease, background=background))
         if taken is None:
-            return _RANDOM.uniform(*_MOMENT)
+            return self._file.pause
         if isinstance(taken, Token):
             return taken
         return min(taken, self._budget.state.window / _LOOKS_A_WINDOW, _LONGEST_UNTIL_LOOK)
@@ -122,16 +121,18 @@ class SharedBudget:
 
     def close(self) -> None:
         """Give back what could not be given back yet."""
+        if self._again is not None:
+            self._again.cancel()
         for _ in range(_PATIENCE // 10):
             if not self._late or self._change(lambda _budget: True):
                 return
-            time.sleep(_RANDOM.uniform(*_MOMENT))
+            time.sleep(self._file.pause)
 
     def _join(self) -> None:
         for _ in range(_PATIENCE):
             if self._file.lock():
                 break
-            time.sleep(_RANDOM.uniform(*_MOMENT))
+            time.sleep(self._file.pause)
         else:
             raise BudgetFileError("another process has locked it, and does not let go")
         try:
@@ -156,8 +157,11 @@ class SharedBudget:
         self._catch_up()
 
     def _catch_up(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         if self._late and self._change(lambda _budget: True) is None:
-            asyncio.get_running_loop().call_later(_RANDOM.uniform(*_MOMENT), self._catch_up)
+            self._again = asyncio.get_running_loop().call_later(self._file.pause, self._catch_up)
 
     def _change(self, change: Callable[[Budget], Result]) -> Result | None:
         """Do what is due, and this; None where the file cannot be had at this moment, and then nothing is done."""

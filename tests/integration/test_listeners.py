@@ -281,3 +281,37 @@ def test_sockets_for_another_process_are_not_taken(imds: EmulatorServer, tmp_pat
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def test_a_client_in_another_container_is_known_by_its_user(imds: EmulatorServer, tmp_path: Path) -> None:
+    # In a namespace of process numbers of its own the proxy sees none of the clients outside.
+    path = tmp_path / "imdsproxy.sock"
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [
+                "unshare",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--user",
+                "--map-root-user",
+                sys.executable,
+                "-m",
+                "imdsproxy",
+            ],
+            env=environment(port=0, upstream=imds.url, uds=path, access_log=True),
+            cwd=ROOT,
+            stderr=stderr,
+        )
+    try:
+        if process.poll() is None:
+            wait_until(lambda: path.exists() or process.poll() is not None)
+        if process.poll() is not None:
+            pytest.skip(f"this system allows no namespaces: {log.read_text()}")
+        assert ask(path).status == 200
+        wait_until(lambda: "path=/metadata/instance" in log.read_text())
+        assert 'client="another container, user 0"' in log.read_text()
+    finally:
+        process.kill()
+        process.wait()
