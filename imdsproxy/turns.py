@@ -28,10 +28,10 @@ class Turns(Generic[Item]):
 
     def first(self) -> Item:
         """Give the item whose turn it is; LookupError if there is none."""
-        for kinds in self._clients.values():
-            for items in kinds.values():
-                return items[0]
-        raise LookupError("nobody waits")
+        if not self._clients:
+            raise LookupError("nobody waits")
+        kinds = next(iter(self._clients.values()))
+        return next(iter(kinds.values()))[0]
 
     def take(self) -> Item:
         """Take out the item whose turn it is; in the next round its client is last, and its kind its client's last."""

@@ -18,7 +18,7 @@ IDENTITY = "         0          0 4294967295\n"
 @posix
 @pytest.mark.parametrize(
     ("numbered", "named"),
-    [(IDENTITY, f"`meta skuid != {os.getuid()}`" if sys.platform != "win32" else ""), ("0 4243 1\n", "--uid USER ")],
+    [(IDENTITY, f"`meta skuid != {os.getuid()}`" if sys.platform != "win32" else ""), ("0 4243 1\n", "--uid USER`")],
     ids=["the machine's numbers", "a user namespace"],
 )
 def test_a_redirected_one_is_told_which_rule_is_missing(
@@ -37,7 +37,7 @@ def test_where_there_are_no_user_namespaces_the_number_is_the_machine_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imdsproxy.upstream._UID_MAP", tmp_path / "none")
-    assert f"--uid {os.getuid()} " in Upstream(IMDS)._loop().description
+    assert f"--uid {os.getuid()}`" in Upstream(IMDS)._loop().description
 
 
 def test_one_sent_elsewhere_is_told_which_setting_to_mend() -> None:
