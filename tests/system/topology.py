@@ -201,7 +201,11 @@ def _add_routed_pod(vm: Host, pod: Host) -> None:
 
 
 def _add_bridged_pod(vm: Host, pod: Host) -> None:
-    vm.ip("link add name cbr0 address 0a:58:0a:f4:00:01 type bridge", "link set cbr0 up", "addr add 10.244.0.1/24 dev cbr0")
+    vm.ip(
+        "link add name cbr0 address 0a:58:0a:f4:00:01 type bridge",
+        "link set cbr0 up",
+        "addr add 10.244.0.1/24 dev cbr0",
+    )
     link(vm, "veth1", pod, "eth0")
     vm.ip("link set veth1 master cbr0")
     pod.ip("addr add 10.244.0.2/24 dev eth0", "route add default via 10.244.0.1 dev eth0")
