@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from imdsproxy.settings_fields import PREFIX, Settings, environment_name, flag_name, form
-from imdsproxy.settings_values import SettingsError, Upstream, shown
+from imdsproxy.settings_places import Upstream
+from imdsproxy.settings_values import SettingsError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,8 +11,10 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from imdsproxy import settings_places as places
 from imdsproxy import settings_values as values
-from imdsproxy.settings_values import LONGEST_SECONDS, Upstream
+from imdsproxy.settings_places import Upstream
+from imdsproxy.settings_values import LONGEST_SECONDS
 
 PREFIX = "IMDSPROXY_"
 
@@ -64,14 +66,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     host: Annotated[
-        str, PlainValidator(values.read_host), Form("HOST", "an IP address or a host name, without a port")
+        str, PlainValidator(places.read_host), Form("HOST", "an IP address or a host name, without a port")
     ] = Field("127.0.0.1", description="Address or host name the proxy listens on.")
     port: Annotated[int, Field(ge=0, le=65535), Form("PORT", "a whole number from 0 to 65535")] = Field(
         8254, description="TCP port the proxy listens on; 0 picks a free one and says which."
     )
     uds: Annotated[
         str | None,
-        PlainValidator(lambda value: None if value is None else values.read_socket_path(value)),
+        PlainValidator(lambda value: None if value is None else places.read_socket_path(value)),
         Form("PATH", "the absolute path of a Unix socket"),
     ] = Field(
         None,
@@ -81,7 +83,7 @@ class Settings(BaseSettings):
     )
     admin_host: Annotated[
         str | None,
-        PlainValidator(lambda value: None if value in (None, "") else values.read_host(value)),
+        PlainValidator(lambda value: None if value in (None, "") else places.read_host(value)),
         Form("HOST", "an IP address or a host name, without a port"),
     ] = Field(
         None,
@@ -99,7 +101,7 @@ class Settings(BaseSettings):
         examples=[8256],
     )
     upstream: Annotated[
-        str, PlainValidator(values.read_upstream), Form("URL", "http://host[:port] or unix:/absolute/path")
+        str, PlainValidator(places.read_upstream), Form("URL", "http://host[:port] or unix:/absolute/path")
     ] = Field(
         "http://169.254.169.254",
         description="Where requests go: http://host[:port], or unix:/path of another imdsproxy's socket.",
@@ -121,7 +123,7 @@ class Settings(BaseSettings):
     )
     budget_file: Annotated[
         str | None,
-        PlainValidator(lambda value: None if value is None else values.read_budget_file(value)),
+        PlainValidator(lambda value: None if value is None else places.read_budget_file(value)),
         Form("FILE", "the absolute path of a file"),
     ] = Field(
         None,
@@ -179,7 +181,7 @@ class Settings(BaseSettings):
     deny: Prefixes = Field((), description="Path prefixes that are refused, even where ALLOW has them.")
     allowed_hosts: Annotated[
         tuple[str, ...],
-        PlainValidator(values.read_host_names),
+        PlainValidator(places.read_host_names),
         Form("NAME,...", "host names without scheme, port or wildcard, separated by commas, or a JSON array"),
     ] = Field(
         (),
@@ -215,19 +217,19 @@ class Settings(BaseSettings):
     @property
     def upstream_address(self) -> Upstream:
         """The upstream, taken apart."""
-        return values.parse_upstream(self.upstream)
+        return places.parse_upstream(self.upstream)
 
     @field_validator("upstream")
     @classmethod
     def _another_than_itself(cls, upstream: str, info: ValidationInfo) -> str:
-        path = values.parse_upstream(upstream).path
+        path = places.parse_upstream(upstream).path
         if path is not None and path == info.data.get("uds"):
             raise ValueError("the proxy listens there itself, which would send every request to itself")
         host, port = info.data.get("host"), info.data.get("port")
         # A host or port that failed its own check is missing here, and is reported for itself.
         if host is None or port is None:
             return upstream
-        if values.reaches_itself(host, port, values.parse_upstream(upstream)):
+        if places.reaches_itself(host, port, places.parse_upstream(upstream)):
             raise ValueError("the proxy listens there itself, which would send every request to itself")
         return upstream
 

@@ -19,7 +19,8 @@ from imdsproxy.normaliser import Doors
 from imdsproxy.policy import Policy
 from imdsproxy.proxy import Proxy
 from imdsproxy.retry import RetryRules
-from imdsproxy.settings_values import SettingsError, parse_upstream
+from imdsproxy.settings_places import parse_upstream
+from imdsproxy.settings_values import SettingsError
 from imdsproxy.store import Store
 from imdsproxy.upstream import IMDS, SLOW_READ_TIMEOUT, Address
 

@@ -60,7 +60,9 @@ RANKS = {
     "cli": 10,
     "__main__": 11,
 }
-SETTINGS = {"settings", "settings_fields", "settings_values", "settings_reader", "settings_report"}
+SETTINGS = {
+    *("settings", "settings_fields", "settings_values", "settings_places", "settings_reader", "settings_report"),
+}
 READS_SETTINGS = {"cli", "demo", "app", "server", "listeners", "wiring", "redirect"}
 STARTS_THE_EMULATOR = {"cli", "demo"}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from imdsproxy import cli, settings_report, settings_values
+from imdsproxy import cli, settings_places, settings_report
 from imdsproxy.settings import Settings, SettingsError, load
 from imdsproxy.settings_fields import environment_name
 from tests.kit import ROOT
@@ -85,8 +85,8 @@ def test_every_setting_stands_in_the_environment_file_with_its_meaning() -> None
 
 @READERS
 def test_every_commented_example_would_do(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings_values, "_WINDOWS", False)
-    monkeypatch.setattr(settings_values, "_LINUX", True)
+    monkeypatch.setattr(settings_places, "_WINDOWS", False)
+    monkeypatch.setattr(settings_places, "_LINUX", True)
     text = settings_report.env(Settings())
     settings = load({}, read(re.sub(r"(?m)^# (?=IMDSPROXY_\w+=)", "", text))).settings
     for field, info in Settings.model_fields.items():
@@ -95,7 +95,7 @@ def test_every_commented_example_would_do(read: Reader, monkeypatch: pytest.Monk
 
 @READERS
 def test_settings_survive_their_own_environment_file(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings_values, "_WINDOWS", False)
+    monkeypatch.setattr(settings_places, "_WINDOWS", False)
     settings = Settings(
         host="::1",
         port=0,
@@ -127,7 +127,7 @@ def test_the_file_in_force_is_in_the_values_and_not_named() -> None:
 def test_what_systemd_and_docker_read_differently_is_not_written(
     settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings_values, "_WINDOWS", False)
+    monkeypatch.setattr(settings_places, "_WINDOWS", False)
     with pytest.raises(SettingsError, match=r"^IMDSPROXY_\w+ is .* which systemd and docker would read differently; "):
         settings_report.env(Settings(**settings))  # type: ignore[arg-type]
 
@@ -135,7 +135,7 @@ def test_what_systemd_and_docker_read_differently_is_not_written(
 def test_a_value_that_cannot_be_written_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings_values, "_WINDOWS", False)
+    monkeypatch.setattr(settings_places, "_WINDOWS", False)
     assert cli.main(["config", "--env", "--upstream", "unix:/run/a\\b"]) == 2
     said = capsys.readouterr()
     assert said.out == ""

@@ -16,7 +16,7 @@ import yaml
 
 from imdsproxy import server
 from imdsproxy.settings import Settings, load
-from imdsproxy.settings_values import parse_upstream
+from imdsproxy.settings_places import parse_upstream
 from tests import manifests
 from tests.kit import ROOT
 from tests.manifests import KINDS, LAYOUTS, MANIFESTS, RENDERED, Container, Document, Pod

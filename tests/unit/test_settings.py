@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from imdsproxy import settings_report, settings_values
+from imdsproxy import settings_places, settings_report, settings_values
 from imdsproxy.settings import Loaded, Settings, SettingsError, Upstream, load
 from imdsproxy.settings_fields import environment_name, flag_name, form
 
@@ -310,7 +310,7 @@ def test_settings_made_by_hand_are_checked(bad: dict[str, object]) -> None:
     ],
 )
 def test_the_upstream_is_taken_apart(text: str, expected: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings_values, "_WINDOWS", False)
+    monkeypatch.setattr(settings_places, "_WINDOWS", False)
     settings = load({}, {"IMDSPROXY_UPSTREAM": text}).settings
     assert settings.upstream == text
     assert settings.upstream_address == expected
@@ -326,7 +326,7 @@ def test_the_upstream_is_taken_apart(text: str, expected: Upstream, monkeypatch:
     ],
 )
 def test_bad_socket_paths(text: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings_values, "_WINDOWS", False)
+    monkeypatch.setattr(settings_places, "_WINDOWS", False)
     assert refusal({"IMDSPROXY_UPSTREAM": text}).endswith(f", but must be {rule}")
 
 
@@ -375,12 +375,12 @@ def test_a_proxy_is_not_its_own_upstream_by_its_socket_either() -> None:
 
 
 def test_a_shared_budget_is_refused_with_the_reason_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings_values, "_LINUX", False)
+    monkeypatch.setattr(settings_places, "_LINUX", False)
     assert "a budget is shared on Linux only: it takes file locks" in refusal({"IMDSPROXY_BUDGET_FILE": "/run/b"})
 
 
 def test_a_unix_socket_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings_values, "_WINDOWS", True)
+    monkeypatch.setattr(settings_places, "_WINDOWS", True)
     assert refusal({"IMDSPROXY_UDS": "/run/x"}).endswith("Python knows no Unix sockets on Windows")
     told = refusal({"IMDSPROXY_UPSTREAM": "unix:/run/x"})
     assert told.endswith(f"{UPSTREAM}: Python knows no Unix sockets on Windows")
