@@ -15,9 +15,10 @@ LATEST_START = 5.0
 """Seconds after which a token that was taken is not used any more: a process that was stopped meanwhile may be too
 late, since others count on its request having ended."""
 
+# Those who are told of a time so many seconds away may not come back at all.
+_LONGEST_PROMISE = 120.0
 # One client may wait for so many of the few places at once: more different scheduled-events targets than there are.
 _MOST_PLACES_WANTED = 8
-# Whoever else waits for the same flight gains nothing by standing in one more queue.
 _MOST_CLIENTS = 16
 
 
@@ -26,6 +27,8 @@ class TurnedAway:
     """No token within the longest wait; `retry_after` whole seconds on there should be one."""
 
     retry_after: int
+    in_vain: bool = False
+    """It was waited for, and others who came later may wait on."""
 
 
 class Tokens(Protocol):
@@ -64,14 +67,24 @@ class Tokens(Protocol):
 class Ticket:
     """A place in the queue for a token; one flight holds one ticket for all of its tries."""
 
-    __slots__ = ("background", "clients", "deadline", "kind", "slow", "turn")
+    __slots__ = ("background", "clients", "deadline", "kind", "max_wait", "slow", "turn")
 
-    def __init__(self, client: str = "", kind: str = "", *, background: bool = False, slow: bool = False) -> None:
+    def __init__(
+        self,
+        client: str = "",
+        kind: str = "",
+        *,
+        background: bool = False,
+        slow: bool = False,
+        max_wait: float = math.inf,
+    ) -> None:
         self.clients = [client]
         """Who waits for it; each of them brings it a turn."""
         self.kind = kind
         self.background = background
         self.slow = slow
+        self.max_wait = max_wait
+        """What its client may still wait, where that is less than others may."""
         self.turn: asyncio.Future[Token | TurnedAway] | None = None
         self.deadline: asyncio.TimerHandle | None = None
 
@@ -98,7 +111,7 @@ class Places:
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn in self._waiting:
                 self._waiting.remove(turn)
-            else:
+            elif not turn.cancelled():
                 self.give_back()  # its turn came in the same moment
             if isinstance(error, TimeoutError):
                 return False
@@ -107,10 +120,12 @@ class Places:
 
     def give_back(self) -> None:
         """Leave the place to the next."""
-        if self._waiting:
-            self._waiting.take().set_result(None)
-        else:
-            self._free += 1
+        while self._waiting:
+            turn = self._waiting.take()
+            if not turn.done():  # else it was cancelled, and its task has not run since
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class Admission:
@@ -130,13 +145,14 @@ class Admission:
         self._waiting: Turns[Ticket] = Turns()
         self._background: Turns[Ticket] = Turns()
         self._alarm: asyncio.TimerHandle | None = None
+        self._promised = -math.inf  # when there should be a token for the last one that was turned away
 
     async def enter(self, ticket: Ticket) -> Token | TurnedAway:
         """Wait for a token. Every token is given back by `leave` or `forgo`."""
         if not ticket.background:
             wait = self._expected_wait(ticket)
-            if wait > self.max_wait:
-                return TurnedAway(max(1, math.ceil(wait)))
+            if wait > min(self.max_wait, ticket.max_wait):
+                return self._turned_away(wait)
         turn: asyncio.Future[Token | TurnedAway] = asyncio.get_running_loop().create_future()
         ticket.turn = turn
         if ticket.background:
@@ -178,8 +194,9 @@ class Admission:
                 self._background.remove(ticket)
                 self._queue(ticket)
                 self._advance()
-        elif client not in ticket.clients and len(ticket.clients) < _MOST_CLIENTS:
-            ticket.clients.append(client)
+        elif client not in ticket.clients:
+            # Of very many, those bring it the soonest turn that have the least waiting.
+            ticket.clients = [*sorted(ticket.clients, key=self._waiting.waiting)[: _MOST_CLIENTS - 1], client]
             if ticket in self._waiting:
                 self._waiting.add(ticket, client, ticket.kind)
 
@@ -187,15 +204,28 @@ class Admission:
         ahead = min(self._waiting.ahead_of_new(client, ticket.kind) for client in ticket.clients)
         return self.budget.expected_wait(ahead, self._clock.monotonic())
 
+    def _turned_away(self, wait: float, *, in_vain: bool = False) -> TurnedAway:
+        """Tell one when there should be a token for it: after the queue, and after those that were told before it.
+
+        Were all told the same, they would all come back at once, and most of them in vain.
+        """
+        now = self._clock.monotonic()
+        requests = self.budget.requests
+        between = (self.budget.expected_wait(requests, now) - self.budget.expected_wait(0, now)) / requests
+        latest = now + max(wait, _LONGEST_PROMISE)
+        self._promised = min(max(self._promised + between, now + wait), latest)
+        return TurnedAway(max(1, math.ceil(self._promised - now)), in_vain=in_vain)
+
     def _queue(self, ticket: Ticket) -> None:
         for client in ticket.clients:
             self._waiting.add(ticket, client, ticket.kind)
-        ticket.deadline = asyncio.get_running_loop().call_later(self.max_wait, self._out_of_time, ticket)
+        max_wait = min(self.max_wait, ticket.max_wait)
+        ticket.deadline = asyncio.get_running_loop().call_later(max_wait, self._out_of_time, ticket)
 
     def _out_of_time(self, ticket: Ticket) -> None:
         if ticket.turn is not None and not ticket.turn.done():
             self._waiting.remove(ticket)
-            ticket.turn.set_result(TurnedAway(max(1, math.ceil(self._expected_wait(ticket)))))
+            ticket.turn.set_result(self._turned_away(self._expected_wait(ticket), in_vain=True))
 
     def _withdraw(self, ticket: Ticket) -> None:
         for queue in (self._waiting, self._background):

@@ -33,6 +33,12 @@ _WON_BACK = 0.05
 """The share of the full rate that is won back per window without a 429."""
 # How much the newest request counts in the running mean of how long a token is held.
 _NEWEST = 0.2
+# Seconds from which on a loan is taken for one that only its lease will end: its holder was killed, or is very slow.
+_OVERDUE = 5.0
+# Where tokens are shared: for how many seconds after one has come back others may take it first. They all wake up in
+# that moment, so a few milliseconds make an order: who took none lately, then who did, then background refreshes.
+_TOOK_ONE_JUST_NOW = 0.02
+_NOBODY_WAITS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class State:
     """Of each token: when it was given back, or, while it is lent, when its lease ends."""
     holders: list[int] = field(default_factory=list)
     """Of each token: which loan it is, or NOBODY."""
+    lent_at: list[float] = field(default_factory=list)
+    """Of each token: when it was lent last."""
     held: float = 0.0
     """Running mean of how long a request held its token."""
     blocked_until: float = -math.inf
@@ -61,21 +69,26 @@ class State:
     """The share of the full rate at the time of the last 429 ..."""
     rate_at: float = -math.inf
     """... and that time."""
-    wanted_until: float = -math.inf
-    """Until then the next token is some client's, not a background refresh's."""
 
     def __post_init__(self) -> None:
         if not self.rests_from:
             self.rests_from = [-math.inf] * self.requests
             self.holders = [NOBODY] * self.requests
+            self.lent_at = [-math.inf] * self.requests
 
 
 def resized(state: State, requests: int, window: float, now: float) -> State:
     """Give the state with another size: of too many tokens those that come back first go, new ones rest from now."""
-    kept = sorted(zip(state.rests_from, state.holders, strict=True), reverse=True)[:requests]
-    kept += [(now, NOBODY)] * (requests - len(kept))
-    rests_from, holders = (list(column) for column in zip(*kept, strict=True))
-    return replace(state, requests=requests, window=window, rests_from=rests_from, holders=holders)
+    kept = sorted(zip(state.rests_from, state.holders, state.lent_at, strict=True), reverse=True)[:requests]
+    kept += [(now, NOBODY, -math.inf)] * (requests - len(kept))
+    return replace(
+        state,
+        requests=requests,
+        window=window,
+        rests_from=[rests_from for rests_from, _, _ in kept],
+        holders=[holder for _, holder, _ in kept],
+        lent_at=[lent_at for _, _, lent_at in kept],
+    )
 
 
 class Budget:
@@ -92,6 +105,7 @@ class Budget:
         self._concurrent = concurrent
         self._loans = loans or count(1)
         self._shared = loans is not None
+        self._took_one_at = -math.inf
 
     @property
     def requests(self) -> int:
@@ -106,24 +120,22 @@ class Budget:
     def reserve(self, now: float, lease: float = math.inf, *, background: bool = False) -> Token | float:
         """Take a token, lent for `lease` seconds at most; or give the seconds until asking again can succeed.
 
-        Infinity means that only `release` can bring a token back. A background refresh gets none that a client of
-        another process waits for; the queue here sees to its own.
+        Infinity means that only `release` can bring a token back. A token that others share is left to them for a
+        moment first; the queue of one's own process sees to its own.
         """
         state = self.state
-        if background and self._shared and now < state.wanted_until:
-            return state.wanted_until - now
         earliest = min(state.rests_from)
-        wait = max(self._back_at(earliest), state.blocked_until) - now
+        wait = max(self._back_at(earliest), state.blocked_until) + self._behind(now, background=background) - now
         if self.concurrent < self.requests and self._in_flight(now) >= self.concurrent:
             wait = math.inf
         if wait > 0:
-            if not background:
-                state.wanted_until = max(state.wanted_until, now + min(wait, state.window))
             return wait
         place = state.rests_from.index(earliest)
         token = Token(now, next(self._loans))
         state.rests_from[place] = now + lease
         state.holders[place] = token.holder
+        state.lent_at[place] = now
+        self._took_one_at = now
         return token
 
     def release(self, token: Token, now: float, *, counts: bool = True) -> None:
@@ -167,20 +179,26 @@ class Budget:
         if now < self.state.blocked_until:
             return 0
         back = sum(1 for rests_from in self.state.rests_from if self._back_at(rests_from) <= now)
-        return min(back, self.concurrent - self._in_flight(now))
+        return max(0, min(back, self.concurrent - self._in_flight(now)))
 
     def expected_wait(self, ahead: int, now: float) -> float:
         """Estimate the seconds until a request with `ahead` others before it gets its token.
 
         Each token comes round once in a window plus the time a request holds it; those in flight are taken to
-        have just been sent, which errs on the long side by less than one request's latency.
+        have just been sent, which errs on the long side by less than one request's latency. A loan that is overdue is
+        taken to last as long as its lease.
         """
         state = self.state
         if ahead == 0 and max(self._back_at(min(state.rests_from)), state.blocked_until) <= now:
             return 0.0  # the common case, without the sorting below
         rest = state.window / self.rate(now)
         sent_just_now = now + state.held + rest
-        moments = (sent_just_now if moment > now else self._back_at(moment) for moment in state.rests_from)
+        moments = (
+            sent_just_now
+            if rests_from > now and (math.isinf(rests_from) or now - lent_at < _OVERDUE)
+            else self._back_at(rests_from)
+            for rests_from, lent_at in zip(state.rests_from, state.lent_at, strict=True)
+        )
         back_at = sorted(max(moment, state.blocked_until, now) for moment in moments)
         rounds, place = divmod(ahead, self.requests)
         return back_at[place] + rounds * (rest + state.held) - now
@@ -191,6 +209,15 @@ class Budget:
             place = state.holders.index(token.holder)
             state.holders[place] = NOBODY
             state.rests_from[place] = rests_from
+
+    def _behind(self, now: float, *, background: bool) -> float:
+        """Give the seconds for which others may take a token that has come back first."""
+        if not self._shared:
+            return 0.0
+        if background:
+            return _NOBODY_WAITS
+        windows = (now - self._took_one_at) / self.state.window
+        return _TOOK_ONE_JUST_NOW / max(1.0, windows)
 
     def _in_flight(self, now: float) -> int:
         return sum(1 for rests_from in self.state.rests_from if rests_from > now)

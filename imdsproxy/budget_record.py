@@ -1,16 +1,16 @@
 """How budgets lie in a file that several processes share: bytes in, values out, and nothing believed.
 
-    0     header: magic, version, the machine's boot id, checksum
-    64    section 0 (the general budget): two records
-    …     section 1 (identity's own budget): two records
+    0     header: magic, version, the machine's boot id, when it was begun, checksum
+    64    section 0: the general budget
+    …     section 1: identity's own budget
 
-A record is written over the older of its section's two, whole, with a number one higher and a checksum. Whoever is
-killed while writing thus leaves the newer one valid, as if it had not begun. All numbers are little-endian. A layout
-that differs gets another version.
+A section is one record, written whole, with a number one higher than the last, and a checksum. All numbers are
+little-endian. A layout that differs gets another version.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -27,26 +27,24 @@ UNKNOWN = 2**64 - 1
 """Holds the tokens of a state that was begun without knowing who holds which."""
 
 _SLACK = 1.0
-_HEADER = struct.Struct("<16sI16sd")
+_HEADER = struct.Struct("<16sI16sdd")
 _HEADER_SPACE = 64
-_FIXED = struct.Struct("<QIdddddd")
-_TOKEN = struct.Struct("<dQ")
+_FIXED = struct.Struct("<QIddddd")
+_TOKEN = struct.Struct("<dQd")
 _CHECKSUM = struct.Struct("<I")
 _RECORD_SPACE = _FIXED.size + MOST_TOKENS * _TOKEN.size + _CHECKSUM.size
 _SECTIONS = 2
 
-SIZE = _HEADER_SPACE + _SECTIONS * 2 * _RECORD_SPACE
+SIZE = _HEADER_SPACE + _SECTIONS * _RECORD_SPACE
 """Bytes of the whole file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A section's valid state, and where the next one goes."""
+    """A section's state, and how many there have been before."""
 
     state: State
     number: int
-    place: int
-    """Which of the two records it is: 0 or 1."""
 
 
 class UnknownVersionError(Exception):
@@ -59,13 +57,15 @@ class Header:
 
     boot: bytes
     """The machine's boot id (16 bytes): times of another start mean nothing."""
+    begun_at: float
     rests_from: float
     """From then on the tokens of a section that nobody has written yet rest."""
 
 
-def header(boot: bytes, rests_from: float) -> bytes:
-    """Give the beginning of a new file, all else of which is zero."""
-    return _sealed(_HEADER.pack(MAGIC, VERSION, boot, rests_from)).ljust(_HEADER_SPACE, b"\0")
+def empty(found: Header) -> bytes:
+    """Give a whole new file."""
+    sealed = _sealed(_HEADER.pack(MAGIC, VERSION, found.boot, found.begun_at, found.rests_from))
+    return sealed.ljust(SIZE, b"\0")
 
 
 def foreign(content: bytes) -> bool:
@@ -73,47 +73,36 @@ def foreign(content: bytes) -> bool:
     return not MAGIC.startswith(content[: len(MAGIC)])
 
 
-def read_header(content: bytes, now: float) -> Header | None:
-    """Give the header of a whole file; None where it is broken or no whole one. Raises UnknownVersionError."""
+def read_header(content: bytes, boot: bytes, now: float) -> Header | None:
+    """Give the header of a whole file; None where it is broken or no whole one. Raises UnknownVersionError.
+
+    `boot` is the boot id of now; times of another start of the machine are not looked at.
+    """
     sealed = _opened(content[: _HEADER.size + _CHECKSUM.size])
     if sealed is None or len(content) != SIZE:
         return None
-    magic, version, boot, rests_from = _HEADER.unpack(sealed)
+    magic, version, written_in, begun_at, rests_from = _HEADER.unpack(sealed)
     if magic != MAGIC:
         return None
     if version != VERSION:
         raise UnknownVersionError(str(version))
-    return Header(boot, rests_from) if rests_from <= now + LONGEST_LEASE + _SLACK else None
+    possible = begun_at <= now + _SLACK and rests_from <= now + LONGEST_LEASE + _SLACK
+    return Header(written_in, begun_at, rests_from) if possible or written_in != boot else None
 
 
 def blank(content: bytes, section: int) -> bool:
     """Whether nobody has written this section yet."""
-    return not any(content[_offset(section, 0) : _offset(section + 1, 0)])
+    return not any(content[_offset(section) : _offset(section + 1)])
 
 
 def begun(requests: int, window: float, rests_from: float) -> State:
     """Give the first state of a section: every token rests from then on, or is taken to be lent until then."""
-    return State(requests, window, [rests_from] * requests, [UNKNOWN] * requests)
+    return State(requests, window, [rests_from] * requests, [UNKNOWN] * requests, [-math.inf] * requests)
 
 
 def read(content: bytes, section: int, now: float) -> Record | None:
-    """Give the newer of a section's valid records; None if neither is."""
-    found = [record for place in (0, 1) if (record := _read_record(content, section, place, now)) is not None]
-    return max(found, key=lambda record: record.number, default=None)
-
-
-def write(state: State, section: int, before: Record | None) -> tuple[int, bytes]:
-    """Give the record that follows `before`, and the offset at which it goes."""
-    place = 0 if before is None else 1 - before.place
-    number = 1 if before is None else before.number + 1
-    figures = (state.held, state.blocked_until, state.rate, state.rate_at, state.wanted_until)
-    parts = [_FIXED.pack(number, state.requests, state.window, *figures)]
-    parts += [_TOKEN.pack(*token) for token in zip(state.rests_from, state.holders, strict=True)]
-    return _offset(section, place), _sealed(b"".join(parts))
-
-
-def _read_record(content: bytes, section: int, place: int, now: float) -> Record | None:
-    begin = _offset(section, place)
+    """Give a section's record; None where it is none that a proxy can have written."""
+    begin = _offset(section)
     if len(content) < begin + _RECORD_SPACE:
         return None
     number, requests, *figures = _FIXED.unpack_from(content, begin)
@@ -123,11 +112,20 @@ def _read_record(content: bytes, section: int, place: int, now: float) -> Record
     sealed = _opened(content[begin : begin + size + _CHECKSUM.size])
     if sealed is None:
         return None
-    window, held, blocked_until, rate, rate_at, wanted_until = figures
+    window, held, blocked_until, rate, rate_at = figures
     tokens = list(_TOKEN.iter_unpack(sealed[_FIXED.size :]))
-    rests_from, holders = [token[0] for token in tokens], [token[1] for token in tokens]
-    state = State(requests, window, rests_from, holders, held, blocked_until, rate, rate_at, wanted_until)
-    return Record(state, number, place) if _possible(state, now) else None
+    rests_from, holders, lent_at = (list(column) for column in zip(*tokens, strict=True))
+    state = State(requests, window, rests_from, holders, lent_at, held, blocked_until, rate, rate_at)
+    return Record(state, number) if _possible(state, now) else None
+
+
+def write(state: State, section: int, number: int) -> tuple[int, bytes]:
+    """Give a state as a record, and the offset at which it goes."""
+    # A process that was stopped for hours may have held a token as long.
+    figures = (min(state.held, LONGEST_LEASE), state.blocked_until, state.rate, state.rate_at)
+    parts = [_FIXED.pack(number, state.requests, state.window, *figures)]
+    tokens = zip(state.rests_from, state.holders, state.lent_at, strict=True)
+    return _offset(section), _sealed(b"".join([*parts, *(_TOKEN.pack(*token) for token in tokens)]))
 
 
 def _possible(state: State, now: float) -> bool:
@@ -140,13 +138,13 @@ def _possible(state: State, now: float) -> bool:
         and LOWEST_RATE <= state.rate <= 1
         and state.blocked_until <= latest
         and state.rate_at <= soon
-        and state.wanted_until <= soon + state.window
+        and all(lent_at <= soon for lent_at in state.lent_at)
         and all(rests_from <= (soon if holder == NOBODY else latest) for rests_from, holder in tokens)
     )
 
 
-def _offset(section: int, place: int) -> int:
-    return _HEADER_SPACE + (2 * section + place) * _RECORD_SPACE
+def _offset(section: int) -> int:
+    return _HEADER_SPACE + section * _RECORD_SPACE
 
 
 def _sealed(content: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,9 +36,10 @@ class Errand:
         """It is sent one time only, whatever comes of it."""
         return isinstance(self.decision, Forward) and self.decision.once
 
-    def ticket(self, *, background: bool = False) -> Ticket:
+    def ticket(self, *, background: bool = False, max_wait: float = math.inf) -> Ticket:
         """Give it a place of its own in the queue for a token."""
-        return Ticket(self.client, self.decision.endpoint, background=background, slow=self.decision.slow)
+        slow = self.decision.slow
+        return Ticket(self.client, self.decision.endpoint, background=background, slow=slow, max_wait=max_wait)
 
     def failed(self, result: Response | Failure) -> bool:
         """Whether IMDS failed over it, so that what is kept may be served instead."""

@@ -26,15 +26,20 @@ _ENOUGH_FOR_A_PLACE_OF_ITS_OWN = 3
 # Flights that wait for IMDS's return; they outlive their clients, and beyond these the 410 is passed on at once.
 _MOST_AWAY_WAITING = 256
 _LOOP_REMINDER = 60.0
-# Another imdsproxy keeps the budget, so all that is bounded is how many connections it gets from here at once.
+# Seconds: two windows of IMDS's.
+_AFTER_A_PROXY = 2.0
+# Another imdsproxy keeps the budget, so all that is bounded is how many requests it gets from here at once; few, where
+# no setting says that it is one.
 _MOST_AT_A_PROXY = 256
+_MOST_AT_A_STRANGER = 5
 
 
 class Fetcher:
     """Sends errands to IMDS within the budget, and knows IMDS's health.
 
     `proxied` says whether another imdsproxy is taken to be asked until its answers tell; with None that cannot be.
-    While it is so, no token is spent here, since that one spends them.
+    While it is so, no token is spent here, since that one spends them. `patience` is how many seconds it may take
+    before what is stale is served instead; the asking goes on, because it may have to wait for IMDS itself.
     """
 
     def __init__(  # noqa: PLR0913  # the parts it works with, all by name
@@ -46,6 +51,7 @@ class Fetcher:
         clock: Clock,
         instance: str,
         proxied: bool | None = None,
+        patience: float = math.inf,
         notify: Callable[[Asked], None] = lambda _asked: None,
     ) -> None:
         self.admissions = admissions
@@ -56,8 +62,9 @@ class Fetcher:
         self._instance = instance
         self._may_be_proxied = proxied is not None
         self.proxied = bool(proxied)
-        unmetered = Budget(_MOST_AT_A_PROXY, 0.0)
-        self._unmetered = Admission(unmetered, clock, admissions[BudgetClass.GENERAL].max_wait)
+        self._patience = patience
+        most = _MOST_AT_A_PROXY if proxied else _MOST_AT_A_STRANGER
+        self._unmetered = Admission(Budget(most, 0.0), clock, admissions[BudgetClass.GENERAL].max_wait)
         self._notify = notify
         self.trouble: str | None = None
         """How IMDS failed last, in a sentence for people."""
@@ -135,13 +142,17 @@ class Fetcher:
         headers = to_upstream(request, decision, self._instance, proxied=self.proxied)
         flight.sending = True
         result: Response | Failure | None = None
+        impatient = None
+        if self.proxied and not decision.slow and self._patience < math.inf:
+            impatient = asyncio.get_running_loop().call_later(self._patience, flight.stumble)
         try:
-            result = await self._upstream.send(
-                request.method, request.target.raw, headers, request.body, slow=decision.slow
-            )
-            self._learn(flight, admission, result, token.taken_at)  # before the token can go to the next
+            slow = decision.slow or self.proxied
+            result = await self._upstream.send(request.method, request.target.raw, headers, request.body, slow=slow)
+            self._learn(flight, decision, result, token.taken_at)  # before the token can go to the next
         finally:
             flight.sending = False
+            if impatient is not None:
+                impatient.cancel()
             if _came_back(result):  # it never reached IMDS, so it costs nothing there
                 admission.forgo(token)
             else:
@@ -180,19 +191,24 @@ class Fetcher:
                 self._away_waiting -= 1
         return None
 
-    def _learn(self, flight: Flight, admission: Admission, result: Response | Failure, taken_at: float) -> None:
+    def _learn(self, flight: Flight, decision: Forward | Cache, result: Response | Failure, taken_at: float) -> None:
         if _came_back(result):  # IMDS has not been heard, so this is no news of it
             self.trouble = _reason(result)
             self._tell_of_loop(self.trouble)
             return
+        now = self._clock.monotonic()
+        budget = self.admissions[decision.budget].budget
         by_proxy = isinstance(result, Response) and word_of_proxy(result) is not None
         if isinstance(result, Response) and self._may_be_proxied:
+            if self.proxied and not by_proxy:
+                # What is under way without tokens reaches IMDS as well, so the first of them have to wait.
+                budget.throttled(taken_at, now, _AFTER_A_PROXY)
             self.proxied = by_proxy
-        change = self.outage.learn(flight, result, self._clock.monotonic())
+        change = self.outage.learn(flight, result, now)
         if self.outage.failing:
             self.trouble = _reason(result)
         if isinstance(result, Response) and result.status == 429 and not by_proxy:
-            admission.budget.throttled(taken_at, self._clock.monotonic(), retry_after(result))
+            budget.throttled(taken_at, now, retry_after(result))
         if change is Change.FAILED:
             logger.warning(
                 "IMDS fails; what is cached is served within its stale bound",

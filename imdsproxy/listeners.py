@@ -7,6 +7,7 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import stat
@@ -53,7 +54,8 @@ class Listener:
         self.reaches_out = False
         """Whether other machines may reach it."""
         if listening.family == _UNIX:
-            self.path = made[0] if made else str(address)
+            # An address without a file is bytes that begin with zero (unix(7), "abstract").
+            self.path = made[0] if made else os.fsdecode(address).replace("\0", "@", 1)
             self.url = f"unix:{self.path}"
         else:
             host, self.port = address[:2]
@@ -80,7 +82,7 @@ def open_listeners(settings: Settings, environ: MutableMapping[str, str]) -> lis
     try:
         if not any(listener.port is not None and not listener.admin for listener in listeners):
             listeners.append(Listener(_tcp(settings.host, settings.port)))
-        if settings.uds is not None and not any(listener.path is not None for listener in listeners):
+        if settings.uds is not None and not any(listener.path and not listener.admin for listener in listeners):
             listeners.append(_unix(settings.uds))
         if settings.admin_port is not None and not any(listener.admin for listener in listeners):
             host = settings.admin_host or settings.host
@@ -115,7 +117,7 @@ def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:
     process, count, names = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if process != str(os.getpid()) or sys.platform == "win32":
         return []
-    if not count.isdigit():
+    if not re.fullmatch(r"[0-9]{1,4}", count):
         raise StartError(f"LISTEN_FDS={count[:80]!a} is not the number of sockets that a service manager hands over")
     labels = names.split(":")
     listeners = []

@@ -15,6 +15,7 @@ from imdsproxy.messages import Failure, Response
 from imdsproxy.served import word_of_proxy
 
 _GONE = 410
+_TOO_MANY = 429
 # What failed longer ago says nothing about now: an update of IMDS takes 70 seconds at the most.
 _NEWS = 70.0
 
@@ -63,6 +64,8 @@ class Outage:
             else:
                 self.gone = self._feeling = None
             self.answered = self.answered or not failed
+            if result.status == _TOO_MANY and word_of_proxy(result) is not None:
+                return None  # that proxy has no token to spare, which says nothing of IMDS
         change = None
         if failed != self.failing:
             change = Change.FAILED if failed else Change.RECOVERED

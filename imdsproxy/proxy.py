@@ -138,7 +138,9 @@ class Proxy:
             self._bypassed[hash(key)] = None
         return wish
 
-    def _flight(self, errand: Errand, wish: str = "", *, background: bool = False) -> tuple[Flight, bool]:
+    def _flight(
+        self, errand: Errand, wish: str = "", *, background: bool = False, max_wait: float = math.inf
+    ) -> tuple[Flight, bool]:
         """Join the flight for this key or start one; says whether it was started.
 
         Part of the decision, not of the waiting: by the time somebody waits, the flight may have landed.
@@ -146,7 +148,8 @@ class Proxy:
         key = (errand.request.target.key, wish)
         flight = self.flights.under_way(key)
         if flight is None:
-            return self.flights.start(key, partial(self._fly, errand), errand.ticket(background=background)), True
+            ticket = errand.ticket(background=background, max_wait=max_wait)
+            return self.flights.start(key, partial(self._fly, errand), ticket), True
         if not background:
             self.fetcher.admission(errand.decision).join(flight.ticket, errand.client)
         return flight, False
@@ -155,6 +158,7 @@ class Proxy:
         self, errand: Errand, joined: tuple[Flight, bool], wish: str = "", stale: Entry | None = None
     ) -> Served:
         flight, led = joined
+        began = self._clock.monotonic()
         if stale is not None:
             await asyncio.wait((flight.landed, flight.stumbled), return_when=asyncio.FIRST_COMPLETED)
             now = self._clock.monotonic()
@@ -162,6 +166,11 @@ class Proxy:
             if failed and lookup(stale, now) is not Standing.MISS:
                 return _from_cache(errand, stale, now, "stale-if-error")
         landing = await asyncio.shield(flight.landed)
+        while isinstance(landing, TurnedAway) and landing.in_vain and not led:
+            # Whoever began it had waited longer; the rest of one's own time is left.
+            left = self.fetcher.admission(errand.decision).max_wait - (self._clock.monotonic() - began)
+            flight, led = self._flight(errand, wish, max_wait=max(0.0, left))
+            landing = await asyncio.shield(flight.landed)
         if wish and isinstance(landing, TurnedAway):  # it was not granted after all
             self._bypassed.pop(hash(errand.request.target.key), None)
         outcome = Outcome.BYPASS if wish else Outcome.MISS
@@ -245,7 +254,7 @@ def _turned_away(away: TurnedAway) -> Refusal:
         429,
         "budget",
         "too_many_requests",
-        f"This VM's allowance at IMDS is spent, and the wait would be {away.retry_after} s, which is more than "
-        "IMDSPROXY_MAX_WAIT. Ask again then, and ask less often for different things.",
+        "This VM's allowance at IMDS is spent, and the wait would be longer than IMDSPROXY_MAX_WAIT. "
+        f"Ask again in {away.retry_after} s, and ask less often for different things.",
         ((b"retry-after", b"%d" % away.retry_after),),
     )

@@ -14,9 +14,9 @@ from imdsproxy import budget_record as records
 from imdsproxy.budget import Budget, State, Token, resized
 from imdsproxy.clock import Clock
 
-assert sys.platform != "win32"  # noqa: S101  # as in `budget_file`
+assert sys.platform == "linux"  # noqa: S101  # as in `budget_file`
 
-from imdsproxy.budget_file import BudgetFile, BudgetFileError  # noqa: E402  # behind the line above
+from imdsproxy.budget_file import BudgetFile, BudgetFileError, OtherMachineError  # noqa: E402  # behind the line above
 
 Result = TypeVar("Result")
 
@@ -24,6 +24,8 @@ _RANDOM = SystemRandom()
 # What others give back is seen when one looks. A token rests a window before it can be taken, so nothing is missed.
 _LOOKS_A_WINDOW = 4
 _LONGEST_UNTIL_LOOK = 0.25
+# What nobody has written yet is new for so many seconds.
+_JUST_BEGUN = 5.0
 _PATIENCE = 1000
 """Tries for the lock while starting, when there is no loop to keep free."""
 
@@ -81,6 +83,9 @@ class SharedBudget:
         self._budget = Budget(*own, concurrent, loans)
         self._late: list[Callable[[Budget], object]] = []
         self._again: asyncio.TimerHandle | None = None
+        self._header: records.Header | None = None
+        self._number = 0
+        """Of the newest record that was read or written under this header."""
         self._join()
 
     @property
@@ -136,11 +141,10 @@ class SharedBudget:
         else:
             raise BudgetFileError("another process has locked it, and does not let go")
         try:
-            record, state = self._state()
+            state = self._state()
             if self._file.alone():
                 state = resized(state, *self._own, self._clock.monotonic())
-            self._tell(state)
-            self._file.put(*records.write(state, self._section, record))
+            self._put(state)
         except records.UnknownVersionError as version:
             raise BudgetFileError(
                 f"it is of version {version}, and this proxy knows version {records.VERSION}; "
@@ -168,40 +172,52 @@ class SharedBudget:
         if not self._file.lock():
             return None
         try:
-            record, state = self._state()
-            self._tell(state)
-            self._budget.state = state
+            self._budget.state = self._state()
             for due in self._late:
                 due(self._budget)
             result = change(self._budget)
-            self._file.put(*records.write(state, self._section, record))
+            self._put(self._budget.state)
         except records.UnknownVersionError as version:
-            self._file.complain(f"is of version {version}, which this proxy does not know; nothing is asked of IMDS")
+            self._file.bar(f"is of version {version}, which this proxy does not know; nothing is asked of IMDS")
+            return None
+        except OtherMachineError:
+            self._file.bar("is used by another machine, or a kernel of its own; nothing is asked of IMDS")
             return None
         except OSError as error:
-            self._file.complain(f"cannot be used ({error.strerror}); nothing is asked of IMDS")
+            self._file.bar(f"cannot be used ({error.strerror}); nothing is asked of IMDS")
             return None
         finally:
             self._file.unlock()
         self._late.clear()
         return result
 
-    def _state(self) -> tuple[records.Record | None, State]:
-        """Read this section; only while locked. What nobody has written, or no proxy can have written, begins anew."""
+    def _state(self) -> State:
+        """Read this section; only while locked. What is damaged, or made up, begins anew."""
         header, content = self._file.content()
         now = self._clock.monotonic()
+        if header != self._header:
+            self._header, self._number = header, 0
         record = records.read(content, self._section, now)
         requests, window = self._own
-        if record is None:
-            rests_from = header.rests_from
-            if not records.blank(content, self._section):
-                rests_from = self._file.begun_anew(now)
-            state = records.begun(requests, window, rests_from)
-        else:
+        if record is not None and record.number >= self._number:  # a lower one was written back by somebody
+            self._number = record.number
             state = record.state
             if state.requests > requests or state.window < window:
                 state = resized(state, min(state.requests, requests), max(state.window, window), now)
-        return record, state
+            return state
+        if self._number or not records.blank(content, self._section):
+            rests_from = self._file.begun_anew(now)
+        elif now - header.begun_at < _JUST_BEGUN:
+            rests_from = header.rests_from
+        else:
+            rests_from = now + self._file.caution  # nobody was here, or it was wiped out
+        return records.begun(requests, window, rests_from)
+
+    def _put(self, state: State) -> None:
+        """Write this section; only while locked."""
+        self._tell(state)
+        self._file.put(*records.write(state, self._section, self._number + 1))
+        self._number += 1
 
     def _tell(self, state: State) -> None:
         """Say what counts, where that is not what this proxy was told, or not any more."""

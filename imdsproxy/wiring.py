@@ -64,6 +64,7 @@ def build(settings: Settings, upstream: Sender, clock: Clock) -> House:
         instance=instance,
         # IMDS's own address may lead to a node's proxy, but only for as long as a redirect stands.
         proxied=None if address == IMDS else address.unix is not None,
+        patience=settings.read_timeout,
         notify=metrics.asked,
     )
     policy = Policy(
@@ -92,7 +93,7 @@ def _admissions(settings: Settings, clock: Clock) -> tuple[dict[BudgetClass, Adm
     longest = settings.connect_timeout + settings.read_timeout
     slowest = settings.connect_timeout + max(settings.read_timeout, SLOW_READ_TIMEOUT)
     leases = (longest + LATEST_START, slowest + LATEST_START)
-    if sys.platform != "win32":
+    if sys.platform == "linux":
         # Late, since only those who share need it.
         from imdsproxy.budget_file import BudgetFileError  # noqa: PLC0415
         from imdsproxy.shared_budget import share  # noqa: PLC0415

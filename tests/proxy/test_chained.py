@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from typing import Any
 
 import pytest
 
@@ -63,18 +65,21 @@ def test_no_more_than_256_are_there_at_once_and_clients_take_turns_beyond() -> N
 
 
 @pytest.mark.parametrize(
-    ("upstream", "answers", "sent_at_once"),
+    ("upstream", "answers", "at_once", "soon"),
     [
-        (DAEMON, [by_daemon(ok())], 20),
-        (DAEMON, [ok()], 5),  # it only seemed to be one
-        ("http://10.0.0.9:8254", [by_daemon(ok())], 20),
-        ("http://10.0.0.9:8254", [ok()], 5),
+        (DAEMON, [by_daemon(ok())], 20, 20),
+        (DAEMON, [ok()], 5, 5),  # it only seemed to be one
+        # No setting says that it is one, so it is not trusted with more at a time than IMDS is.
+        ("http://10.0.0.9:8254", [by_daemon(ok())], 5, 15),
+        ("http://10.0.0.9:8254", [ok()], 5, 5),
         # A redirect may bring it to a node's daemon, and may be gone in the next moment.
-        ("http://169.254.169.254", [by_daemon(ok())], 5),
-        ("http://169.254.169.254", [ok()], 5),
+        ("http://169.254.169.254", [by_daemon(ok())], 5, 5),
+        ("http://169.254.169.254", [ok()], 5, 5),
     ],
 )
-def test_what_answers_says_who_keeps_the_budget(upstream: str, answers: list[Response], sent_at_once: int) -> None:
+def test_what_answers_says_who_keeps_the_budget(
+    upstream: str, answers: list[Response], at_once: int, soon: int
+) -> None:
     async def scenario() -> None:
         stage = chained(*answers, upstream=upstream)
         await stage.get(VERSIONS)
@@ -82,7 +87,9 @@ def test_what_answers_says_who_keeps_the_budget(upstream: str, answers: list[Res
         stage.imds.latency = 0.5
         asked = [stage.start(leaf(number)) for number in range(20)]
         await asyncio.sleep(0.25)
-        assert stage.imds.under_way == sent_at_once
+        assert stage.imds.under_way == at_once
+        await asyncio.sleep(1.0)
+        assert stage.imds.count - 1 == soon
         await asyncio.gather(*asked)
 
     virtual.run(scenario())
@@ -95,6 +102,8 @@ def test_from_the_moment_on_in_which_imds_itself_answers_tokens_are_spent_again(
             await stage.get(leaf(number))
         assert not stage.proxy.fetcher.proxied
         asked = [stage.start(leaf(number)) for number in range(10, 20)]
+        await asyncio.sleep(1.9)
+        assert stage.imds.count == 2, "what was sent without tokens may still be on its way to IMDS"
         await asyncio.sleep(0.5)
         assert stage.imds.count == 2 + 5
         await asyncio.gather(*asked)
@@ -252,5 +261,71 @@ def test_one_that_was_never_there_is_given_up_soon() -> None:
         began = stage.now
         served = await stage.get()
         assert (served.response.status, stage.now - began) == (502, 5.0)
+
+    virtual.run(scenario())
+
+
+# A daemon that takes its time
+
+
+def test_a_daemon_that_waits_for_imds_itself_is_waited_for() -> None:
+    async def scenario() -> None:
+        stage = chained(by_daemon(ok("late")))
+        stage.imds.latency = 70.0
+        slow: list[bool] = []
+        send = stage.imds.send
+
+        async def noting(*arguments: Any, **named: Any) -> Response | Failure:
+            slow.append(named["slow"])
+            return await send(*arguments, **named)
+
+        stage.proxy.fetcher._upstream.send = noting  # type: ignore[method-assign]
+        assert (await stage.get()).response.body == b"late"
+        assert slow == [True], "longer than IMDS itself may take"
+
+    virtual.run(scenario())
+
+
+def test_who_has_something_stale_waits_for_it_no_longer_than_for_imds() -> None:
+    async def scenario() -> None:
+        stage = chained(by_daemon(ok("old")))
+        await stage.get()
+        await asyncio.sleep(200)
+        stage.imds.latency = 40.0
+        began = stage.now
+        served = await stage.get()
+        assert (served.response.body, served.detail) == (b"old", "stale-if-error")
+        assert stage.now - began == 10.0
+        await asyncio.sleep(40)
+        assert (await stage.get()).outcome is Outcome.HIT
+
+    virtual.run(scenario())
+
+
+def test_its_429_is_no_news_of_imds(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        stage = chained(by_daemon(ok()), by_daemon(status(429, retry_after=3), "budget"), by_daemon(ok()))
+        await stage.get(VERSIONS)
+        for number in range(5):
+            await stage.get(leaf(number))
+        assert not stage.proxy.fetcher.outage.failing
+
+    with caplog.at_level(logging.INFO):
+        virtual.run(scenario())
+    assert not caplog.records
+
+
+def test_an_upstream_that_is_now_a_proxy_and_now_throttled_imds_is_throttled() -> None:
+    async def scenario() -> None:
+        stage = chained(
+            by_daemon(ok()),
+            status(429),
+            by_daemon(ok()),
+            status(429, retry_after=2),
+            ok(),
+            upstream="http://10.0.0.9:80",
+        )
+        for number in range(4):
+            assert (await stage.get(leaf(number))).response.status == 200
 
     virtual.run(scenario())

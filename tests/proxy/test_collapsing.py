@@ -69,7 +69,8 @@ def test_by_default_what_would_wait_longer_than_ten_seconds_is_told_so_at_once()
         assert len(refused) == 15
         assert stage.now - began == pytest.approx(0.01)
         one = refused[0]
-        assert (one.response.status, one.response.header(b"retry-after")) == (429, b"11")
+        assert one.response.status == 429
+        assert 11 <= int(one.response.header(b"retry-after") or 0) <= 13
         assert one.cache_status() == b"imdsproxy; detail=budget"
         assert {(await task).response.status for task in tasks} == {200, 429}
 

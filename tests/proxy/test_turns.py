@@ -230,3 +230,110 @@ def test_a_turn_that_comes_in_the_moment_of_hanging_up_goes_to_the_next(
         assert admission.budget.available(loop.time()) == 1
 
     virtual.run(scenario())
+
+
+def test_a_place_goes_past_those_who_have_just_given_up() -> None:
+    async def scenario() -> None:
+        places = Places(1)
+        assert await places.take("a", 1)
+        loop = asyncio.get_running_loop()
+        for give_up_first in (True, False):
+            waiting = loop.create_task(places.take("b", 100))
+            following = loop.create_task(places.take("c", 100))
+            await asyncio.sleep(0)
+            if give_up_first:
+                waiting.cancel()
+            places.give_back()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await following
+        places.give_back()
+        assert await places.take("d", 0)
+
+    virtual.run(scenario())
+
+
+def test_who_joins_late_has_its_own_time_to_wait() -> None:
+    async def scenario() -> None:
+        stage = Stage(budget_requests=1, max_wait=10.0)
+        flood = [stage.start(leaf(number), client="a") for number in range(30)]
+        await asyncio.sleep(9.3)  # the one below has waited as long, in vain
+        waiting = [number for number, task in enumerate(flood) if not task.done()]
+        late = stage.start(leaf(waiting[-1]), client="b")
+        began = stage.now
+        served = await late
+        assert served.response.status == 200
+        assert stage.now - began <= 2.0
+        await asyncio.gather(*flood)
+
+    virtual.run(scenario())
+
+
+def test_who_joins_in_the_last_moment_is_not_turned_away_with_the_one_that_began() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(), budget_requests=1, max_wait=10.0)
+        stage.imds.latency = 9.99
+        first = stage.start(leaf(0), client="a")
+        await asyncio.sleep(0)
+        second = stage.start(leaf(1), client="a")
+        await asyncio.sleep(9.9)
+        late = stage.start(leaf(1), client="b")
+        stage.imds.latency = 0.0
+        assert (await second).outcome is Outcome.REFUSED
+        began = stage.now
+        assert (await late).response.status == 200
+        assert stage.now - began <= 1.5
+        await first
+
+    virtual.run(scenario())
+
+
+def test_of_very_many_who_join_those_with_little_waiting_bring_the_soonest_turn() -> None:
+    async def scenario() -> None:
+        stage = Stage(budget_requests=1, max_wait=1_000.0)
+        floods = [
+            stage.start(leaf(100 * client + number), client=f"busy {client}")
+            for client in range(20)
+            for number in range(10)
+        ]
+        common = [stage.start(leaf(9_999), client=f"busy {client}") for client in range(20)]
+        await asyncio.sleep(0.5)
+        began = stage.now
+        assert (await stage.get(leaf(9_999), client="idle")).response.status == 200
+        assert stage.now - began <= 25, "a round of all clients"
+        await asyncio.gather(*floods, *common)
+
+    virtual.run(scenario())
+
+
+def test_who_is_turned_away_is_told_a_time_of_its_own_and_served_then() -> None:
+    async def scenario() -> None:
+        stage = Stage(max_wait=2.0)
+        told: list[int] = []
+
+        async def client(number: int) -> None:
+            served = await stage.get(leaf(number), client=f"10.0.0.{number}")
+            if served.response.status == 429:
+                told.append(int(served.response.header(b"retry-after") or 0))
+                await asyncio.sleep(told[-1])
+                began = stage.now
+                assert (await stage.get(leaf(number), client=f"10.0.0.{number}")).response.status == 200
+                assert stage.now - began <= 1.2
+
+        await asyncio.gather(*map(client, range(200)))
+        assert (min(told), max(told)) == (3, 40)
+        assert max(map(told.count, told)) <= 6, "no more at a time than there is for them"
+        assert stage.now <= 1_041, "the least that five a second allow"
+
+    virtual.run(scenario())
+
+
+def test_nobody_is_told_a_time_out_of_all_proportion() -> None:
+    async def scenario() -> None:
+        stage = Stage(max_wait=2.0)
+        served = await asyncio.gather(*(stage.get(leaf(number)) for number in range(2_000)))
+        told = [int(one.response.header(b"retry-after") or 0) for one in served if one.response.status == 429]
+        assert max(told) == 120
+
+    virtual.run(scenario())

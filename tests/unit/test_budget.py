@@ -164,6 +164,24 @@ def test_a_time_that_says_nothing_about_others_is_left_out_of_the_estimate() -> 
 
 
 class TestALease:
+    def test_one_that_is_overdue_is_expected_to_last_to_its_end(self) -> None:
+        budget = Budget(1, 1.0)
+        took(budget, lease=17.0)
+        assert budget.expected_wait(0, NOW + 4.9) == pytest.approx(1.0)
+        assert budget.expected_wait(0, NOW + 5.0) == pytest.approx(13.0)
+        assert budget.expected_wait(0, NOW + 17.5) == pytest.approx(0.5)
+
+    def test_one_without_end_is_expected_to_be_answered_soon(self) -> None:
+        budget = Budget(1, 1.0)
+        took(budget)
+        assert budget.expected_wait(0, NOW + 60) == pytest.approx(1.0)
+
+    def test_more_may_be_lent_than_may_be_lent_at_once(self) -> None:
+        # As when a damaged budget is begun anew.
+        budget = Budget(20, 1.0, concurrent=5)
+        budget.state.rests_from = [NOW + 17] * 20
+        assert budget.available(NOW) == 0
+
     def test_its_end_takes_the_place_of_the_answer(self) -> None:
         budget = Budget(1, 1.0)
         took(budget, lease=17.0)
@@ -195,38 +213,49 @@ class TestALease:
         took(budget, NOW + 17)
 
 
-class TestABackgroundRefresh:
-    def test_gets_no_token_that_a_client_elsewhere_waits_for(self) -> None:
-        budget = Budget(1, 1.0, loans=itertools.count(1))
-        budget.release(took(budget), NOW)
-        assert budget.reserve(NOW + 0.5, background=False) == pytest.approx(0.5)
-        assert budget.reserve(NOW + 0.9, background=True) == pytest.approx(0.1)
-        took(budget, NOW + 1.0)
+class TestWhatIsSharedIsLeftToOthersForAMoment:
+    """They all wake up when a token comes back: first who took none lately, then who did, then background refreshes."""
 
-    def test_waits_no_longer_than_a_window_for_a_client_that_gave_up(self) -> None:
-        budget = Budget(1, 1.0, loans=itertools.count(1))
-        token = took(budget)
-        assert budget.reserve(NOW) == math.inf
-        budget.forgo(token)
-        assert budget.reserve(NOW + 0.5, background=True) == pytest.approx(0.5)
-        assert isinstance(budget.reserve(NOW + 1.0, background=True), Token)
+    def shared(self, requests: int = 2) -> Budget:
+        return Budget(requests, 1.0, loans=itertools.count(1))
 
-    def test_where_nobody_else_has_the_tokens_the_queue_sees_to_it(self) -> None:
-        budget = Budget(1, 1.0)
-        token = took(budget)
-        assert budget.reserve(NOW) == math.inf
-        budget.forgo(token)
-        assert isinstance(budget.reserve(NOW + 0.5, background=True), Token)
+    def test_who_took_none_lately_waits_for_nobody(self) -> None:
+        one, other = self.shared(), self.shared()
+        other.state = one.state
+        for budget in (one, other):
+            budget.state.rests_from[:] = [NOW - 1.0] * 2
+            took(budget)
+
+    @pytest.mark.parametrize(("later", "seconds"), [(0.5, 0.02), (1.0, 0.02), (2.0, 0.01), (20.0, 0.001)])
+    def test_the_longer_ago_it_was_the_less(self, later: float, seconds: float) -> None:
+        budget = self.shared(1)
+        took(budget)
+        budget.state.rests_from[0] = NOW + later - 1.0  # another has given it back, so that it is back at this moment
+        assert wait(budget, NOW + later) == pytest.approx(seconds)
+        took(budget, NOW + later + seconds + 1e-6)
+
+    def test_a_background_refresh_lets_all_clients_go_first(self) -> None:
+        budget = self.shared(1)
+        budget.state.rests_from[0] = NOW - 1.0
+        found = budget.reserve(NOW, background=True)
+        assert found == pytest.approx(0.05)
+        assert isinstance(budget.reserve(NOW + 0.051, background=True), Token)
+
+    def test_what_is_ones_own_is_taken_at_once(self) -> None:
+        budget = Budget(2, 1.0)
+        took(budget)
+        assert isinstance(budget.reserve(NOW, background=True), Token)
 
 
 class TestAnotherSize:
     def test_fewer_are_those_that_come_back_last(self) -> None:
-        state = State(3, 1.0, [NOW - 9, NOW + 5, NOW - 1], [NOBODY, 7, NOBODY])
+        state = State(3, 1.0, [NOW - 9, NOW + 5, NOW - 1], [NOBODY, 7, NOBODY], [NOW - 10, NOW - 2, NOW - 3])
         smaller = resized(state, 2, 2.0, NOW)
         assert (smaller.requests, smaller.window) == (2, 2.0)
         assert (smaller.rests_from, smaller.holders) == ([NOW + 5, NOW - 1], [7, NOBODY])
+        assert smaller.lent_at == [NOW - 2, NOW - 3]
 
     def test_more_rest_first(self) -> None:
-        larger = resized(State(1, 1.0, [NOW - 9], [NOBODY]), 3, 1.0, NOW)
+        larger = resized(State(1, 1.0, [NOW - 9], [NOBODY], [NOW - 10]), 3, 1.0, NOW)
         assert sorted(larger.rests_from) == [NOW - 9, NOW, NOW]
         assert larger.holders == [NOBODY] * 3

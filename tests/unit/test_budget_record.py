@@ -16,7 +16,8 @@ from imdsproxy.budget import LOWEST_RATE, NOBODY, State
 
 NOW = 1_000.0
 BOOT = bytes(range(16))
-EMPTY = records.header(BOOT, NOW).ljust(records.SIZE, b"\0")
+HEADER = records.Header(BOOT, NOW, NOW + 17)
+EMPTY = records.empty(HEADER)
 
 RESTING = st.tuples(st.floats(max_value=NOW) | st.just(-math.inf), st.just(NOBODY))
 LENT = st.tuples(st.floats(max_value=NOW + 3_000), st.integers(1, 2**64 - 1))
@@ -31,10 +32,10 @@ def states(draw: st.DrawFn) -> State:
         draw(st.floats(0.001, 3_600)),
         [rests_from for rests_from, _ in tokens],
         [holder for _, holder in tokens],
+        [draw(PAST) for _ in tokens],
         draw(st.floats(0, 3_600)),
         draw(st.floats(max_value=NOW + 3_000) | st.just(-math.inf)),
         draw(st.floats(LOWEST_RATE, 1)),
-        draw(PAST),
         draw(PAST),
     )
 
@@ -50,33 +51,37 @@ def sealed(content: bytes) -> bytes:
 
 @given(st.lists(states(), min_size=1, max_size=4), st.sampled_from([0, 1]))
 def test_what_is_read_is_what_was_written_last(written: list[State], section: int) -> None:
-    content, record = EMPTY, None
-    for state in written:
-        content = put(content, records.write(state, section, record))
-        record = records.read(content, section, NOW)
-        assert record is not None
-        assert record.state == state
+    content = EMPTY
+    for number, state in enumerate(written, start=1):
+        content = put(content, records.write(state, section, number))
+        assert records.read(content, section, NOW) == records.Record(state, number)
     assert len(content) == records.SIZE
     assert records.blank(content, 1 - section)
     assert not records.blank(content, section)
     assert records.read(content, 1 - section, NOW) is None
-    assert records.read_header(content, NOW) == records.Header(BOOT, NOW)
+    assert records.read_header(content, BOOT, NOW) == HEADER
 
 
 @given(states(), states(), st.data())
-def test_who_is_killed_while_writing_leaves_what_was_there(before: State, after: State, data: st.DataObject) -> None:
-    content = put(EMPTY, records.write(before, 0, None))
-    record = records.read(content, 0, NOW)
-    offset, piece = records.write(after, 0, record)
-    written = data.draw(st.integers(0, len(piece) - 1))
+def test_a_piece_of_a_record_is_none(before: State, after: State, data: st.DataObject) -> None:
+    content = put(EMPTY, records.write(before, 0, 1))
+    offset, piece = records.write(after, 0, 2)
+    written = data.draw(st.integers(1, len(piece) - 1))
     found = records.read(put(content, (offset, piece[:written])), 0, NOW)
+    assert found is None or found == records.Record(after, 2), "where what is missing was there already"
+
+
+def test_who_held_a_token_for_hours_does_not_make_its_own_record_impossible() -> None:
+    state = records.begun(1, 1.0, NOW)
+    state.held = 9_999.0
+    found = records.read(put(EMPTY, records.write(state, 0, 1)), 0, NOW)
     assert found is not None
-    assert found.state == before
+    assert found.state.held == records.LONGEST_LEASE
 
 
 @given(states(), st.data())
 def test_what_was_changed_by_anybody_else_is_not_read(state: State, data: st.DataObject) -> None:
-    offset, piece = records.write(state, 0, None)
+    offset, piece = records.write(state, 0, 1)
     place = data.draw(st.integers(0, len(piece) - 1))
     broken = bytearray(put(EMPTY, (offset, piece)))
     broken[offset + place] ^= data.draw(st.integers(1, 255))
@@ -90,11 +95,11 @@ def test_no_bytes_at_all_are_stumbled_over(noise: bytes, beginning: bytes) -> No
             records.read(content, section, NOW)
             records.blank(content, section)
         records.foreign(content)
-        found = records.read_header(content, NOW)
+        found = records.read_header(content, BOOT, NOW)
         assert found is None or len(content) == records.SIZE
 
 
-STATE = State(2, 1.0, [NOW - 1, NOW + 17], [NOBODY, 5], 0.02, -math.inf, 1.0, -math.inf, NOW)
+STATE = State(2, 1.0, [NOW - 1, NOW + 17], [NOBODY, 5], [-math.inf, NOW], 0.02, -math.inf, 1.0, -math.inf)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +109,13 @@ STATE = State(2, 1.0, [NOW - 1, NOW + 17], [NOBODY, 5], 0.02, -math.inf, 1.0, -m
         lambda state: setattr(state, "window", math.nan),
         lambda state: setattr(state, "window", 1e9),
         lambda state: setattr(state, "held", -1.0),
-        lambda state: setattr(state, "held", math.inf),
+        lambda state: setattr(state, "held", math.nan),
         lambda state: setattr(state, "rate", 0.0),
         lambda state: setattr(state, "rate", 1.1),
         lambda state: setattr(state, "rate_at", NOW + 5),
         lambda state: setattr(state, "blocked_until", NOW + 9_999),
-        lambda state: setattr(state, "wanted_until", NOW + 9),
+        lambda state: state.lent_at.__setitem__(1, NOW + 5),
+        lambda state: state.lent_at.__setitem__(0, math.nan),
         lambda state: state.rests_from.__setitem__(0, NOW + 5),
         lambda state: state.rests_from.__setitem__(1, NOW + 9_999),
         lambda state: state.rests_from.__setitem__(1, math.inf),
@@ -117,15 +123,15 @@ STATE = State(2, 1.0, [NOW - 1, NOW + 17], [NOBODY, 5], 0.02, -math.inf, 1.0, -m
     ],
 )
 def test_what_no_proxy_can_have_written_is_not_read_though_its_checksum_is_right(lie: Callable[[State], None]) -> None:
-    state = State(2, 1.0, [NOW - 1, NOW + 17], [NOBODY, 5], 0.02, -math.inf, 1.0, -math.inf, NOW)
-    assert records.read(put(EMPTY, records.write(state, 0, None)), 0, NOW) is not None
+    state = State(2, 1.0, [NOW - 1, NOW + 17], [NOBODY, 5], [-math.inf, NOW], 0.02, -math.inf, 1.0, -math.inf)
+    assert records.read(put(EMPTY, records.write(state, 0, 1)), 0, NOW) is not None
     lie(state)
-    assert records.read(put(EMPTY, records.write(state, 0, None)), 0, NOW) is None
+    assert records.read(put(EMPTY, records.write(state, 0, 1)), 0, NOW) is None
 
 
 @pytest.mark.parametrize("requests", [0, records.MOST_TOKENS + 1, 2**32 - 1])
 def test_a_number_of_tokens_that_cannot_be_is_not_read(requests: int) -> None:
-    offset, piece = records.write(STATE, 0, None)
+    offset, piece = records.write(STATE, 0, 1)
     content = piece[:8] + struct.pack("<I", requests) + piece[12:-4]
     assert records.read(put(EMPTY, (offset, sealed(content))), 0, NOW) is None
 
@@ -148,22 +154,28 @@ def test_somebody_elses_file_is_known_from_a_damaged_one(content: bytes, foreign
 
 @pytest.mark.parametrize("content", [b"", EMPTY[:-1], EMPTY + b"\0", b"x" + EMPTY[1:], EMPTY[:40] + b"x" + EMPTY[41:]])
 def test_a_file_that_is_no_whole_one_has_no_header(content: bytes) -> None:
-    assert records.read_header(content, NOW) is None
+    assert records.read_header(content, BOOT, NOW) is None
 
 
 def test_a_header_that_no_proxy_can_have_written_is_none() -> None:
-    other = struct.pack("<16sI16sd", b"imdsproxy budge!", 1, BOOT, NOW)
-    assert records.read_header(sealed(other).ljust(records.SIZE, b"\0"), NOW) is None
-    assert records.read_header(records.header(BOOT, NOW + 9_999).ljust(records.SIZE, b"\0"), NOW) is None
+    other = struct.pack("<16sI16sdd", b"imdsproxy budge!", 1, BOOT, NOW, NOW)
+    assert records.read_header(sealed(other).ljust(records.SIZE, b"\0"), BOOT, NOW) is None
+    assert records.read_header(records.empty(records.Header(BOOT, NOW, NOW + 9_999)), BOOT, NOW) is None
+    assert records.read_header(records.empty(records.Header(BOOT, NOW + 9, NOW)), BOOT, NOW) is None
 
 
 def test_another_version_is_told_and_not_guessed_at() -> None:
-    other = sealed(struct.pack("<16sI16sd", records.MAGIC, 7, BOOT, NOW)).ljust(records.SIZE, b"\0")
+    other = sealed(struct.pack("<16sI16sdd", records.MAGIC, 7, BOOT, NOW, NOW)).ljust(records.SIZE, b"\0")
     with pytest.raises(records.UnknownVersionError, match="7"):
-        records.read_header(other, NOW)
+        records.read_header(other, BOOT, NOW)
 
 
 def test_a_state_that_is_begun_lets_every_token_rest() -> None:
     state = records.begun(3, 1.0, NOW + 17)
-    assert records.read(put(EMPTY, records.write(state, 1, None)), 1, NOW) is not None
+    assert records.read(put(EMPTY, records.write(state, 1, 1)), 1, NOW) is not None
     assert (state.rests_from, len(state.holders)) == ([NOW + 17] * 3, 3)
+
+
+def test_times_of_another_start_of_the_machine_are_not_looked_at() -> None:
+    before = records.Header(bytes(16), NOW + 9_999, NOW + 9_999)
+    assert records.read_header(records.empty(before), BOOT, NOW) == before
