@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 CORE = imdsproxy/messages.py,imdsproxy/target.py,imdsproxy/normaliser.py,imdsproxy/headers.py,imdsproxy/policy.py,imdsproxy/freshness.py,imdsproxy/budget.py,imdsproxy/retry.py,imdsproxy/tokens.py,imdsproxy/served.py,imdsproxy/outage.py,imdsproxy/ruleset.py,imdsproxy/derive.py,imdsproxy/turns.py,imdsproxy/rejections.py,imdsproxy/budget_record.py
 
-.PHONY: demo test check format bench lock clean
+.PHONY: demo test check format bench scaling lock clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/imdsproxy demo
@@ -30,6 +30,10 @@ format: $(VENV)/dev.stamp
 
 bench: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks
+
+# Writes its tables into the document, which a test holds to them.
+scaling: $(VENV)/run.stamp
+	$(BIN)/python -m benchmarks.scaling --into docs/scaling.md
 
 # Needs uv; writes names, versions and hashes only.
 lock:

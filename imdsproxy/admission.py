@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from cachetools import TTLCache
+
 from imdsproxy.budget import Token
 from imdsproxy.clock import Clock
 from imdsproxy.turns import Turns
@@ -17,8 +19,7 @@ late, since others count on its request having ended."""
 
 # Those who are told of a time so many seconds away may not come back at all.
 _LONGEST_PROMISE = 120.0
-# One client may wait for so many of the few places at once: more different scheduled-events targets than there are.
-_MOST_PLACES_WANTED = 8
+_REMEMBERED_CLIENTS = 4096
 _MOST_CLIENTS = 16
 
 
@@ -89,45 +90,6 @@ class Ticket:
         self.deadline: asyncio.TimerHandle | None = None
 
 
-class Places:
-    """A few places, taken before a token by requests that may hold one for minutes; clients take turns."""
-
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._waiting: Turns[asyncio.Future[None]] = Turns()
-
-    async def take(self, client: str, max_wait: float) -> bool:
-        """Wait for a place, at most so many seconds; says whether it was taken, and then `give_back` is due."""
-        if self._free > 0:
-            self._free -= 1
-            return True
-        if self._waiting.waiting(client) >= _MOST_PLACES_WANTED:
-            return False
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(turn, client, "")
-        try:
-            async with asyncio.timeout(max_wait):
-                await turn
-        except (TimeoutError, asyncio.CancelledError) as error:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-            elif not turn.cancelled():
-                self.give_back()  # its turn came in the same moment
-            if isinstance(error, TimeoutError):
-                return False
-            raise
-        return True
-
-    def give_back(self) -> None:
-        """Leave the place to the next."""
-        while self._waiting:
-            turn = self._waiting.take()
-            if not turn.done():  # else it was cancelled, and its task has not run since
-                turn.set_result(None)
-                return
-        self._free += 1
-
-
 class Admission:
     """The queue before one budget. Deciding is synchronous; only waiting is not.
 
@@ -145,14 +107,16 @@ class Admission:
         self._waiting: Turns[Ticket] = Turns()
         self._background: Turns[Ticket] = Turns()
         self._alarm: asyncio.TimerHandle | None = None
-        self._promised = -math.inf  # when there should be a token for the last one that was turned away
+        # When there should be a token for a client that was turned away.
+        self._promises: TTLCache[str, float] = TTLCache(_REMEMBERED_CLIENTS, _LONGEST_PROMISE, clock.monotonic)
+        self._last_promise = -math.inf
 
     async def enter(self, ticket: Ticket) -> Token | TurnedAway:
         """Wait for a token. Every token is given back by `leave` or `forgo`."""
         if not ticket.background:
             wait = self._expected_wait(ticket)
             if wait > min(self.max_wait, ticket.max_wait):
-                return self._turned_away(wait)
+                return self._turned_away(ticket)
         turn: asyncio.Future[Token | TurnedAway] = asyncio.get_running_loop().create_future()
         ticket.turn = turn
         if ticket.background:
@@ -204,17 +168,21 @@ class Admission:
         ahead = min(self._waiting.ahead_of_new(client, ticket.kind) for client in ticket.clients)
         return self.budget.expected_wait(ahead, self._clock.monotonic())
 
-    def _turned_away(self, wait: float, *, in_vain: bool = False) -> TurnedAway:
-        """Tell one when there should be a token for it: after the queue, and after those that were told before it.
+    def _turned_away(self, ticket: Ticket, *, in_vain: bool = False) -> TurnedAway:
+        """Tell when there should be a token: after the queue, and after the other clients that were told before.
 
-        Were all told the same, they would all come back at once, and most of them in vain.
+        Were all clients told the same, they would all come back at once, and most of them in vain.
         """
         now = self._clock.monotonic()
-        requests = self.budget.requests
-        between = (self.budget.expected_wait(requests, now) - self.budget.expected_wait(0, now)) / requests
-        latest = now + max(wait, _LONGEST_PROMISE)
-        self._promised = min(max(self._promised + between, now + wait), latest)
-        return TurnedAway(max(1, math.ceil(self._promised - now)), in_vain=in_vain)
+        wait = self._expected_wait(ticket)
+        client = ticket.clients[0]
+        moment = max(now + wait, self._promises.get(client, -math.inf))
+        if client not in self._promises:
+            requests = self.budget.requests
+            between = (self.budget.expected_wait(requests, now) - self.budget.expected_wait(0, now)) / requests
+            moment = min(max(moment, self._last_promise + between), now + max(wait, _LONGEST_PROMISE))
+            self._last_promise = self._promises[client] = moment
+        return TurnedAway(max(1, math.ceil(moment - now)), in_vain=in_vain)
 
     def _queue(self, ticket: Ticket) -> None:
         for client in ticket.clients:
@@ -225,7 +193,7 @@ class Admission:
     def _out_of_time(self, ticket: Ticket) -> None:
         if ticket.turn is not None and not ticket.turn.done():
             self._waiting.remove(ticket)
-            ticket.turn.set_result(self._turned_away(self._expected_wait(ticket), in_vain=True))
+            ticket.turn.set_result(self._turned_away(ticket, in_vain=True))
 
     def _withdraw(self, ticket: Ticket) -> None:
         for queue in (self._waiting, self._background):

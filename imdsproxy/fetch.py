@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 
-from imdsproxy.admission import Admission, Places, TurnedAway
+from imdsproxy.admission import Admission, TurnedAway
 from imdsproxy.budget import Budget
 from imdsproxy.clock import Clock
 from imdsproxy.errand import Errand, Fetched, Sender
@@ -15,6 +15,7 @@ from imdsproxy.flights import Flight
 from imdsproxy.headers import to_upstream
 from imdsproxy.messages import BudgetClass, Failure, FailureKind, Response
 from imdsproxy.outage import Change, Outage
+from imdsproxy.places import Places
 from imdsproxy.policy import Cache, Forward
 from imdsproxy.retry import RetryRules, next_delay, retry_after
 from imdsproxy.served import Asked, word_of_proxy

@@ -41,6 +41,7 @@ RANKS = {
     "flights": 3,
     "upstream": 3,
     "errand": 3,
+    "places": 3,
     "budget_file": 3,
     "shared_budget": 3,
     "listeners": 3,
