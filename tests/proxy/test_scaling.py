@@ -1,0 +1,140 @@
+"""The simulation of a node's layouts keeps the budgets, and docs/scaling.md has its figures."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import scaling
+from benchmarks.scaling import TABLES, place
+from benchmarks.scaling_cases import Case, Result, Workload, simulate
+from benchmarks.scaling_node import IMDS_TAKES, Layout
+from tests.kit import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a budget is shared on Linux only")
+
+ONE_BUDGET = (Layout.FILE, Layout.CHAINED, Layout.DAEMON)
+BY_PODS = [workload for workload in Workload if workload not in {Workload.RENEWAL, Workload.ARRIVAL}]
+LABELS = {"pods", "layout", "with", "targets", "asked"}
+
+result = cache(simulate)
+
+
+def figures(layout: Layout, workload: Workload, pods: int = 10, **more: Any) -> Result:
+    return result(Case(workload=workload, layout=layout, pods=pods, **more))
+
+
+def quick(case: Case) -> bool:
+    """Whether it takes less than about a second."""
+    if case.layout is Layout.DAEMON and case.workload in {Workload.SAME, Workload.OWN, Workload.STORM}:
+        return True
+    return case.pods == 10 or (case.pods == 100 and case.workload is Workload.OWN)
+
+
+def in_document(name: str) -> list[str]:
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    return text.partition(f"<!-- {name} -->\n")[2].partition("\n\n")[0].splitlines()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_document_has_every_table_with_every_line(name: str) -> None:
+    table = TABLES[name]
+    labels = [(column, cell) for column, cell in table.columns if column in LABELS]
+    some = figures(Layout.DAEMON, Workload.SAME)
+    head, _, *rows = in_document(name)
+    assert head == f"| {' | '.join(column for column, _ in table.columns)} |"
+    told = [row.strip("| ").split(" | ")[: len(labels)] for row in rows]
+    assert told == [[cell(replace(some, case=case)) for _, cell in labels] for case in table.cases]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_documents_figures_are_those_of_the_simulation(name: str) -> None:
+    table = TABLES[name]
+    _, _, *rows = in_document(name)
+    tried = {case: row for case, row in zip(table.cases, rows, strict=True) if quick(case)}
+    for case, row in tried.items():
+        cells = (cell(result(case)) for _, cell in table.columns)
+        assert row == f"| {' | '.join(cells)} |", "python -m benchmarks.scaling --into docs/scaling.md writes it anew"
+
+
+@pytest.mark.parametrize("workload", BY_PODS)
+@pytest.mark.parametrize("layout", ONE_BUDGET)
+def test_one_budget_is_kept_in_any_second_and_imds_refuses_nothing(layout: Layout, workload: Workload) -> None:
+    found = figures(layout, workload)
+    assert 1 <= found.most <= 5
+    assert found.refused == 0
+    assert found.unserved == 0
+
+
+@pytest.mark.parametrize("layout", [Layout.NONE, Layout.OWN])
+def test_without_one_budget_more_than_five_arrive_and_imds_refuses(layout: Layout) -> None:
+    found = figures(layout, Workload.OWN)
+    assert found.most > 5
+    assert found.refused == found.sent - found.calls
+
+
+@pytest.mark.parametrize("workload", [Workload.SAME, Workload.OWN, Workload.MIX])
+def test_a_chain_of_two_caches_asks_imds_as_one_does(workload: Workload) -> None:
+    distinct = {Workload.SAME: 2, Workload.OWN: 10, Workload.MIX: 6}[workload]
+    assert figures(Layout.CHAINED, workload).sent == figures(Layout.DAEMON, workload).sent == distinct
+
+
+@pytest.mark.parametrize("workload", [Workload.SAME, Workload.OWN, Workload.MIX])
+def test_sidecars_that_share_a_budget_alone_ask_once_each(workload: Workload) -> None:
+    found = figures(Layout.FILE, workload)
+    assert found.sent == found.calls
+
+
+def test_a_proxys_first_question_is_counted() -> None:
+    sidecars = figures(Layout.FILE, Workload.STORM)
+    assert sidecars.sent == 10 * 3, "each asks for the versions, the instance document and a token"
+    chained = figures(Layout.CHAINED, Workload.STORM)
+    assert chained.sent == 12, "the versions and the instance document once, and ten tokens"
+
+
+def test_identity_apart_is_a_second_budget() -> None:
+    found = figures(Layout.DAEMON, Workload.OWN, pods=100, identity_apart=True)
+    assert 5 < found.most <= 20
+    assert found.refused == 0
+
+
+def test_a_case_gives_the_same_figures_each_time() -> None:
+    case = Case(workload=Workload.STORM, layout=Layout.FILE, pods=30, beside=True, away_for=5.0)
+    assert simulate(case) == simulate(case)
+
+
+def test_nothing_is_answered_before_imds_could() -> None:
+    found = figures(Layout.NONE, Workload.STEADY)
+    assert found.half == pytest.approx(IMDS_TAKES)
+
+
+def test_a_table_takes_the_place_of_its_own_old_one_alone() -> None:
+    text = "# a\n\n<!-- x -->\n| old |\n|---|\n| 1 |\n\ntext | more\n\n<!-- y -->\n| kept |\n"
+    assert place(text, "x", "| new |") == "# a\n\n<!-- x -->\n| new |\n\ntext | more\n\n<!-- y -->\n| kept |\n"
+    assert place(text, "y", "| new |").endswith("| 1 |\n\ntext | more\n\n<!-- y -->\n| new |\n")
+    with pytest.raises(ValueError, match="<!-- z -->"):
+        place(text, "z", "| new |")
+
+
+def test_the_command_writes_what_it_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scaling, "TABLES", {"same": TABLES["same"].of(10)})
+    path = tmp_path / "scaling.md"
+    path.write_text("<!-- same -->\n\nThe end.\n", encoding="utf-8")
+    assert scaling.main(["--into", str(path)]) == 0
+    lines = "\n".join(in_document("same")[:7])
+    assert path.read_text(encoding="utf-8") == f"<!-- same -->\n{lines}\n\nThe end.\n"
+    assert scaling.main(["--pods", "10"]) == 0
+    assert lines in capsys.readouterr().out
+
+
+def test_wrong_flags_end_with_status_2() -> None:
+    with pytest.raises(SystemExit) as ended:
+        scaling.main(["--pods", "11"])
+    assert ended.value.code == 2
