@@ -202,6 +202,8 @@ def main(arguments: Sequence[str]) -> int:
     cases = sorted({case for table in tables.values() for case in table.cases}, key=_effort, reverse=True)
     with multiprocessing.get_context("spawn").Pool(_PROCESSES, _begin) as pool:
         results = {result.case: result for result in pool.imap_unordered(_collected, cases)}
+        pool.close()  # at the block's end they would be killed, whatever they are about to write
+        pool.join()
     sys.stderr.write(f"{len(cases)} cases in {time.monotonic() - began:.0f} s\n")
     written = {name: "\n".join(table.lines(results)) for name, table in tables.items() if table.cases}
     if options.into is None:
