@@ -116,7 +116,7 @@ class Admission:
         if not ticket.background:
             wait = self._expected_wait(ticket)
             if wait > min(self.max_wait, ticket.max_wait):
-                return self._turned_away(ticket)
+                return self._turned_away(ticket, wait)
         turn: asyncio.Future[Token | TurnedAway] = asyncio.get_running_loop().create_future()
         ticket.turn = turn
         if ticket.background:
@@ -168,13 +168,12 @@ class Admission:
         ahead = min(self._waiting.ahead_of_new(client, ticket.kind) for client in ticket.clients)
         return self.budget.expected_wait(ahead, self._clock.monotonic())
 
-    def _turned_away(self, ticket: Ticket, *, in_vain: bool = False) -> TurnedAway:
-        """Tell when there should be a token: after the queue, and after the other clients that were told before.
+    def _turned_away(self, ticket: Ticket, wait: float, *, in_vain: bool = False) -> TurnedAway:
+        """Tell when there should be a token: after this wait, and after the other clients that were told before.
 
         Were all clients told the same, they would all come back at once, and most of them in vain.
         """
         now = self._clock.monotonic()
-        wait = self._expected_wait(ticket)
         client = ticket.clients[0]
         moment = max(now + wait, self._promises.get(client, -math.inf))
         if client not in self._promises:
@@ -193,7 +192,7 @@ class Admission:
     def _out_of_time(self, ticket: Ticket) -> None:
         if ticket.turn is not None and not ticket.turn.done():
             self._waiting.remove(ticket)
-            ticket.turn.set_result(self._turned_away(ticket, in_vain=True))
+            ticket.turn.set_result(self._turned_away(ticket, self._expected_wait(ticket), in_vain=True))
 
     def _withdraw(self, ticket: Ticket) -> None:
         for queue in (self._waiting, self._background):

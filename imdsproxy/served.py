@@ -69,13 +69,17 @@ class Served:
         response = self.response
         replaced = _OF_THE_CACHE if self.age is None else _OF_THE_ENTRY
         fields = [field for field in response.headers if field[0] not in replaced]
+        replaced_any = len(fields) < len(response.headers)  # not by IMDS itself, which is the rule
         if response.status not in _WITHOUT_LENGTH:
             fields.append((b"content-length", b"%d" % len(response.body)))
         if self.age is not None:
             fields.append((b"age", b"%d" % self.age))
         # What caches before this one said is kept, and stands before one's own (RFC 9211 section 2).
-        theirs = [value for name, value in response.headers if name == b"cache-status"]
-        fields.append((b"cache-status", b", ".join((*theirs, self.cache_status()))))
+        status = self.cache_status()
+        if replaced_any:
+            theirs = [value for name, value in response.headers if name == b"cache-status"]
+            status = b", ".join((*theirs, status))
+        fields.append((b"cache-status", status))
         return fields
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 from imdsproxy.emulator import Arrival, EmulatorServer
 
@@ -177,17 +178,22 @@ def running_proxy(folder: Path, *, ready: bool = True, **settings: object) -> It
         process.wait()
 
 
-def refused_start(**settings: object) -> str:
-    """Start the proxy with settings that it cannot use, named in lower case; gives the one line that it says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "imdsproxy"],
-        env=environment(**{"port": 0, **settings}),
+def ended(*arguments: str, module: str = "imdsproxy", **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run what is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=environment(**settings),
         cwd=ROOT,
         capture_output=True,
-        text=True,
-        timeout=30,
+        encoding="utf-8",
+        timeout=60,
         check=False,
     )
+
+
+def refused_start(port: int = 0, **settings: Any) -> str:
+    """Start the proxy with settings that it cannot use, named in lower case; gives the one line that it says."""
+    done = ended(port=port, **settings)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
     return done.stderr

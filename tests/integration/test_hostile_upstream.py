@@ -13,8 +13,6 @@ import json
 import re
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit import ROOT, Answer, ProxyProcess, environment, free_port, get, running_proxy, talk, wait_until
+from tests.kit import Answer, ProxyProcess, free_port, get, refused_start, running_proxy, talk, wait_until
 from tests.servers import Server, forbidden_port, ok, read_head
 
 pytestmark = pytest.mark.process
@@ -614,18 +612,7 @@ def test_two_proxies_in_a_circle_say_so(relay: Relay, tmp_path_factory: pytest.T
 def test_its_own_address_is_refused_at_the_start() -> None:
     port = free_port()
     for upstream in (f"http://127.0.0.1:{port}", f"http://localhost:{port}"):
-        ended = subprocess.run(
-            [sys.executable, "-m", "imdsproxy"],
-            env=environment(port=port, upstream=upstream),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-        assert ended.returncode == 2
-        assert len(ended.stderr.splitlines()) == 1
-        assert "IMDSPROXY_UPSTREAM" in ended.stderr
+        assert "IMDSPROXY_UPSTREAM" in refused_start(port=port, upstream=upstream)
 
 
 def test_failures_are_counted_under_few_words(proxy: ProxyProcess, upstream: Upstream) -> None:

@@ -31,6 +31,7 @@ from tests.kit import (
     TOKEN,
     Answer,
     ProxyProcess,
+    ended,
     environment,
     free_port,
     get,
@@ -100,19 +101,6 @@ def running(folder: Path, *arguments: str, module: str = "imdsproxy", **settings
         if process.poll() is None:
             process.kill()
         process.wait()
-
-
-def ended(*arguments: str, module: str = "imdsproxy", **settings: object) -> subprocess.CompletedProcess[str]:
-    """Run what is expected to end by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env=environment(**settings),
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
