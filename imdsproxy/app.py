@@ -9,20 +9,21 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Sequence
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from imdsproxy import logs
 from imdsproxy.clock import Clock, SystemClock
+from imdsproxy.hits import Hit
 from imdsproxy.listeners import ELSEWHERE
-from imdsproxy.messages import Refusal, Request
+from imdsproxy.messages import Key, Refusal, Request
 from imdsproxy.normaliser import read
 from imdsproxy.pages import PATHS, pages
 from imdsproxy.proxy import Waiting
 from imdsproxy.readiness import Readiness
+from imdsproxy.repeats import Repeats
 from imdsproxy.served import ENDING, Served, refused
 from imdsproxy.settings_values import SettingsError
 from imdsproxy.upstream import Upstream
@@ -73,9 +74,10 @@ class Application:
             read_timeout=settings.read_timeout,
             max_body_bytes=settings.max_body_bytes,
         )
-        self._clock = clock
+        self.clock = clock
         self._access_log = settings.access_log
         self.house: House = build(settings, self._upstream, clock)
+        self.repeats = Repeats(self.house.proxy)
         self.readiness = Readiness(self.house.proxy, settings.warmup)
         self._pages = pages(self.readiness, self.house.metrics, self._lifespan)
 
@@ -84,7 +86,7 @@ class Application:
         if scope["type"] != "http":
             await self._pages(scope, receive, send)
             return
-        began = self._clock.monotonic()
+        began = self.clock.monotonic()
         request = read(scope["method"], _target(scope), scope["headers"], self.house.doors, scope["http_version"])
         if isinstance(request, Request):
             if request.target.segments[:1] == ("-",):
@@ -100,10 +102,24 @@ class Application:
         else:
             served = refused(request)
         await self._send(served, send)
-        seconds = self._clock.monotonic() - began
+        self.note(served, self.clock.monotonic() - began, scope["client"], scope["method"], _target(scope))
+
+    def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Hit, Key] | None:
+        """Give the fresh hit that a GET in HTTP/1.1 is, and under which key it is kept; None where it is anything else.
+
+        It is what `__call__` would answer, without all that only those need who have to wait.
+        """
+        request = read("GET", raw, headers, self.house.doors)
+        if isinstance(request, Refusal):
+            return None
+        hit = self.house.proxy.at_once(request, now)
+        return None if hit is None else (hit, request.target.key)
+
+    def note(self, served: Served, seconds: float, client: tuple[str, int] | None, method: str, target: bytes) -> None:
+        """Count an answer, and log it if asked to."""
         self.house.metrics.observe(served, seconds)
         if self._access_log:
-            _log(scope, served, seconds)
+            _log(served, seconds, client, method, target)
 
     def note_refusal(self, refusal: Refusal, client: str) -> None:
         """Count, and log if asked to, what the server refused before it became a request."""
@@ -116,6 +132,7 @@ class Application:
     def drop_entries(self) -> None:
         """Drop every cached entry."""
         logger.info("cache emptied", extra={"fields": {"entries": self.house.proxy.drop()}})
+        self.repeats.clear()
 
     async def _serve(self, request: Request, receive: Receive, client: str) -> Served | None:
         """Give the answer, or None if the client has gone."""
@@ -125,7 +142,7 @@ class Application:
                 return None
             if len(body) > _LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
-            request = replace(request, body=body)
+            request = request._replace(body=body)
         answer = self.house.proxy.answer(request, client)
         if isinstance(answer, Served):
             return answer
@@ -139,7 +156,7 @@ class Application:
     async def _send(self, served: Served, send: Send) -> None:
         headers = served.headers()
         if served.forward is None and served.age is None:  # the proxy's own words bear the proxy's own date
-            headers.append((b"date", formatdate(self._clock.wall(), usegmt=True).encode("ascii")))
+            headers.append((b"date", formatdate(self.clock.wall(), usegmt=True).encode("ascii")))
         await send({"type": "http.response.start", "status": served.response.status, "headers": headers})
         await send({"type": "http.response.body", "body": served.response.body})
 
@@ -238,12 +255,12 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-def _log(scope: Scope, served: Served, seconds: float) -> None:
+def _log(served: Served, seconds: float, client: tuple[str, int] | None, method: str, target: bytes) -> None:
     """Write the access log's line; neither query nor body is in it."""
     fields = {
-        "client": _client(scope),
-        "method": scope["method"],
-        "path": _target(scope).partition(b"?")[0].decode("ascii", "backslashreplace")[:200],
+        "client": client[0] if client else "-",
+        "method": method,
+        "path": target.partition(b"?")[0].decode("ascii", "backslashreplace")[:200],
         "status": served.response.status,
         "outcome": served.outcome.value,
         "endpoint": served.endpoint,

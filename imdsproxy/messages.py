@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import Enum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 Headers = tuple[tuple[bytes, bytes], ...]
 """Header fields in the order of the wire, names in lower case."""
@@ -53,9 +53,8 @@ class Target:
         return any(present == name for present, _ in self.parameters)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request that passed the normaliser."""
+class Request(NamedTuple):
+    """A request that passed the normaliser. A tuple, since one is made for every hit, and a tuple is made fastest."""
 
     method: str
     target: Target

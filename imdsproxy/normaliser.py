@@ -22,8 +22,7 @@ _INSTANCE = re.compile(rb"[0-9a-f]{16}")
 # A circle is recognised by the name that comes round, so forgetting the oldest of many hides none in practice.
 _MOST_HOPS = 16
 _LONGEST_HOST = 512
-# The fields that are read, in the order in which `read` names them.
-_READ = {b"host": 0, b"metadata": 1, b"cache-control": 2, HOP_HEADER: 3, b"x-forwarded-for": 4}
+_READ = frozenset({b"host", b"metadata", b"cache-control", HOP_HEADER, b"x-forwarded-for"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +50,24 @@ def read(
         return target
     if method == "POST" and target.segments not in _POSTS:
         return _method_refused(method, target)
-    fields: tuple[list[bytes], ...] = ([], [], [], [], [])
+    fields: dict[bytes, list[bytes]] = {}
     for name, value in headers:
-        place = _READ.get(name)
-        if place is not None:
-            fields[place].append(value)
-    hosts, metadata, cache_control, hops, forwarded = fields
-    refusal = _check_host(hosts, target, doors, http_version)
-    if refusal is None and forwarded:
+        if name in _READ:
+            fields.setdefault(name, []).append(value)
+    refusal = _check_host(fields.get(b"host", []), target, doors, http_version)
+    if refusal is None and b"x-forwarded-for" in fields:
         refusal = _forwarded()
-    passed = _hops(hops)
+    passed = _hops(fields.get(HOP_HEADER, []))
     if refusal is None and doors.instance in passed:
         refusal = _loop()
     if refusal is not None:
         return refusal
+    metadata = fields.get(b"metadata", [])
     return Request(
         method,
         target,
         metadata=len(metadata) == 1 and metadata[0].strip().lower() == b"true",
-        no_cache=any(map(_is_no_cache, cache_control)),
+        no_cache=any(map(_is_no_cache, fields.get(b"cache-control", []))),
         headers=tuple(headers),
         hops=passed,
     )

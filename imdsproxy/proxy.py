@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +22,8 @@ from imdsproxy.errand import Errand
 from imdsproxy.fetch import Fetcher
 from imdsproxy.flights import Arrived, Flight, Flights, Landing
 from imdsproxy.freshness import Entry, Plan, Standing, as_told, keep, lookup, plan
-from imdsproxy.messages import Failure, Key, Refusal, Request, Response
+from imdsproxy.hits import Hit, from_cache, write
+from imdsproxy.messages import Failure, Key, Refusal, Request
 from imdsproxy.parts import Parts
 from imdsproxy.policy import Cache, Decision, Forward, Policy, Refuse
 from imdsproxy.served import Outcome, Served, refused
@@ -72,12 +72,31 @@ class Proxy:
         if wish:
             return self._when_landed(errand, self._flight(errand, wish), wish)
         if request.target.bypass:  # granted a moment ago, so that now it is a question like any other
-            errand = Errand(replace(request, target=without_bypass(request.target)), decision, client)
+            errand = Errand(request._replace(target=without_bypass(request.target)), decision, client)
         now = self._clock.monotonic()
-        entry = self.store.get(request.target.key)
-        if entry is not None and lookup(entry, now) is Standing.FRESH:
-            return _from_cache(errand, entry, now)  # most requests; IMDS's health is nothing to them
-        return self._not_fresh(errand, decision, entry, now)
+        hit = self.hit(request.target.key, decision.endpoint, now)
+        if hit is not None:
+            return hit.served  # most requests; IMDS's health is nothing to them
+        return self._not_fresh(errand, decision, self.store.get(request.target.key), now)
+
+    def at_once(self, request: Request, now: float) -> Hit | None:
+        """Give the hit that `answer` would give, where it would give one for want of any other wish of the client's."""
+        if request.method != "GET" or request.no_cache or request.target.bypass:
+            return None
+        decision = self.policy.decide(request)
+        return self.hit(request.target.key, decision.endpoint, now) if isinstance(decision, Cache) else None
+
+    def hit(self, key: Key, endpoint: str, now: float) -> Hit | None:
+        """Give the hit of a key, written if it was not yet in this second; None where nothing fresh is kept."""
+        kept = self.store.find(key)
+        if kept is None:
+            return None
+        hit = kept.hit
+        if hit is None or now >= hit.until:
+            if lookup(kept.entry, now) is not Standing.FRESH:
+                return None
+            hit = kept.hit = write(kept.entry, endpoint, now)
+        return hit
 
     def _not_fresh(self, errand: Errand, decision: Cache, entry: Entry | None, now: float) -> Served | Waiting:
         """Do what the plan table says about a request whose own entry is stale, or not there."""
@@ -98,7 +117,8 @@ class Proxy:
             return self._when_landed(errand, self._flight(errand), stale=entry)
         if step is Plan.SERVE_AND_REFRESH and (failed_lately is None or renewal is not errand):
             self._flight(renewal, background=True)
-        return _from_cache(errand, entry, now, "stale-if-error" if standing is Standing.ON_ERROR else None)
+        why = "stale-if-error" if standing is Standing.ON_ERROR else None
+        return from_cache(entry, errand.decision.endpoint, now, why)
 
     def drop(self, path: str | None = None) -> int:
         """Drop every entry, or those of one path (lower case) and below; says how many.
@@ -164,7 +184,7 @@ class Proxy:
             now = self._clock.monotonic()
             failed = not flight.landed.done() or _failed(flight.landed.result(), errand)
             if failed and lookup(stale, now) is not Standing.MISS:
-                return _from_cache(errand, stale, now, "stale-if-error")
+                return from_cache(stale, errand.decision.endpoint, now, "stale-if-error")
         landing = await asyncio.shield(flight.landed)
         while isinstance(landing, TurnedAway) and landing.in_vain and not led:
             # Whoever began it had waited longer; the rest of one's own time is left.
@@ -230,19 +250,6 @@ class Proxy:
             forward_status=landing.response.status,
             stored=entry is not None,
         )
-
-
-def _from_cache(errand: Errand, entry: Entry, now: float, detail: str | None = None) -> Served:
-    kept = entry.response
-    fresh = now < entry.fresh_until
-    return Served(
-        kept if entry.token is None else Response(kept.status, kept.headers, entry.body(now)),
-        errand.decision.endpoint,
-        Outcome.HIT if fresh else Outcome.STALE,
-        age=entry.age(now),
-        ttl=math.floor(entry.fresh_until - now),  # RFC 9211 section 2.4: below zero is stale
-        detail=detail or ("derived" if entry.derived else None),
-    )
 
 
 def _failed(landing: Landing, errand: Errand) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from imdsproxy.messages import BudgetClass, Refusal, Response
 
@@ -16,7 +16,7 @@ _OF_THE_CACHE = frozenset({b"cache-status"})
 _OF_THE_ENTRY = frozenset({b"cache-status", b"age"})
 
 
-class Outcome(Enum):
+class Outcome(StrEnum):
     """The `outcome` label: exactly one for every request."""
 
     HIT = "hit"

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from imdsproxy.app import Application, create_app
-from imdsproxy.connection import KEEP_ALIVE, Connection, connection_class
+from imdsproxy.connection import KEEP_ALIVE, Connection
+from imdsproxy.lane import connection_class
 from imdsproxy.listeners import BACKLOG, Listener, StartError, close, open_listeners
 from imdsproxy.messages import Refusal
 from imdsproxy.settings_values import SettingsError
@@ -58,6 +59,8 @@ class _Server(uvicorn.Server):
         self._listeners = listeners
         self._connections = connections
         self._tell_started = started
+        self._ending = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve, and only then say so: from that line on signals are heeded."""
@@ -79,12 +82,20 @@ class _Server(uvicorn.Server):
             self.servers.append(server)
         self._tell_started()
 
+    async def main_loop(self) -> None:
+        """Wait for the end. uvicorn would look for it ten times a second, on every node and in every pod."""
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            await self._ending.wait()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; the second Ctrl-C does not wait. uvicorn's own would raise the signal once more."""
         del frame
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ending.set)  # a signal comes in the midst of anything
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, see out what is under way, end."""

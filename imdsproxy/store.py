@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cachetools import Cache, TLRUCache
 
 from imdsproxy.clock import Clock
 from imdsproxy.freshness import Entry
+from imdsproxy.hits import Hit
 from imdsproxy.messages import Key
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """An entry in the cache; kept itself as long as it is not replaced."""
+
+    entry: Entry
+    size: int
+    hit: Hit | None = None
+    """It as it was written last, for as long as that is true."""
 
 
 class Store:
@@ -17,19 +29,26 @@ class Store:
     def __init__(self, max_bytes: int, clock: Clock) -> None:
         self._clock = clock
         self._max_bytes = max_bytes
-        self._entries: TLRUCache[Key, tuple[Entry, int]] = TLRUCache(
+        self._entries: TLRUCache[Key, Kept] = TLRUCache(
             maxsize=max_bytes,
-            ttu=lambda _key, kept, _now: kept[0].gone_at,
+            ttu=lambda _key, kept, _now: kept.entry.gone_at,
             timer=clock.monotonic,
-            getsizeof=lambda kept: kept[1],
+            getsizeof=lambda kept: kept.size,
         )
+        self.changes = 0
+        """How often an entry was put in or dropped: while it stands still, what was found is what would be found."""
+
+    def find(self, key: Key) -> Kept | None:
+        """Give what is kept under a key, fresh or stale, or None."""
+        try:
+            return self._entries[key]
+        except KeyError:
+            return None
 
     def get(self, key: Key) -> Entry | None:
         """Give the entry of a key, fresh or stale, or None."""
-        try:
-            return self._entries[key][0]
-        except KeyError:
-            return None
+        kept = self.find(key)
+        return None if kept is None else kept.entry
 
     def put(self, key: Key, entry: Entry) -> bool:
         """Keep an entry; says whether it was. One that an answer to a later request has overtaken is not."""
@@ -39,7 +58,8 @@ class Store:
         size = entry.size + len(key)
         if size > self._max_bytes or self._clock.monotonic() >= entry.gone_at:
             return False
-        self._entries[key] = (entry, size)
+        self._entries[key] = Kept(entry, size)
+        self.changes += 1
         return True
 
     def drop(self, concerns: Callable[[Key], bool]) -> int:
@@ -47,6 +67,7 @@ class Store:
         keys = [key for key in self._entries if concerns(key)]
         for key in keys:
             self._entries.pop(key, None)
+        self.changes += 1
         return len(keys)
 
     def sweep(self) -> None:
@@ -64,5 +85,5 @@ class Store:
     def soonest_token_expiry(self) -> float | None:
         """The monotonic moment at which the first of the kept tokens expires, if any is kept."""
         # By the base class's look-up, which is no use of an entry: looking on must not keep it in the cache.
-        kept = (Cache.__getitem__(self._entries, key)[0] for key in self._entries)
+        kept = (Cache.__getitem__(self._entries, key).entry for key in self._entries)
         return min((entry.expires_at for entry in kept if entry.expires_at is not None), default=None)

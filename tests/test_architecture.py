@@ -1,6 +1,6 @@
 """Nothing imports upward, and the core knows neither time nor network.
 
-    messages ← core ← shell ← proxy ← (metrics, readiness, wiring) ← app ← connection ← server ← demo ← cli
+    messages ← core ← shell ← proxy ← (metrics, readiness, repeats, wiring) ← app ← connection ← lane ← server ← demo ← cli
 
 The settings and the emulator stand beside: neither knows the proxy. A module without a place in `RANKS` or
 `SETTINGS` fails here, so that whoever adds one decides where it belongs.
@@ -29,6 +29,7 @@ RANKS = {
     "retry": 2,
     "outage": 2,
     "served": 2,
+    "hits": 2,
     "budget": 2,
     "ruleset": 2,
     "derive": 2,
@@ -49,11 +50,13 @@ RANKS = {
     "parts": 3,
     "proxy": 4,
     "metrics": 5,
+    "repeats": 5,
     "readiness": 5,
     "wiring": 5,
     "pages": 6,
     "app": 6,
     "connection": 7,
+    "lane": 7,
     "logs": 3,
     "server": 8,
     "demo": 9,

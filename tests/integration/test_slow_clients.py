@@ -117,7 +117,10 @@ def statuses_until_closed(connection: socket.socket) -> tuple[list[int], float]:
 
 def held(process: ProxyProcess, connection: socket.socket) -> bool:
     """Say whether the process still has this connection open."""
-    near, far = (f":{address[1]:04X}" for address in (connection.getpeername(), connection.getsockname()))
+    try:
+        near, far = (f":{address[1]:04X}" for address in (connection.getpeername(), connection.getsockname()))
+    except OSError:
+        return False  # it was reset
     for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
         fields = line.split()
         if fields[1].endswith(near) and fields[2].endswith(far):

@@ -1,0 +1,104 @@
+"""The fast lane: a fresh hit is answered in the step in which its bytes come in.
+
+A request whose answer need not be waited for needs nothing that is there for waiting, no task, no queue, no way to
+tell that the client has gone. Where a connection is idle it is answered as soon as its head is read; and a head that
+has been answered so is known from then on by its bytes, and not even read again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+
+from imdsproxy.app import Application
+from imdsproxy.connection import Connection
+from imdsproxy.hits import Hit
+from imdsproxy.messages import Key
+from imdsproxy.repeats import LONGEST_HEAD
+
+_END = b"\r\n\r\n"
+
+
+class LaneConnection(Connection):
+    """A connection with the lane, for `Application` alone; what it does not take goes the way of every request."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        application = cast("Application", self.app)
+        self._at_once = application.at_once
+        self._note = application.note
+        self._now = application.clock.monotonic
+        self._repeats = application.repeats
+        self._answered = False
+        self._from_rest = True  # what is being read began with the first byte of a request
+        self._hit: tuple[Hit, Key] | None = None
+        self._began = 0.0
+
+    @property
+    def silent(self) -> bool:
+        """Whether no request has come yet."""
+        return super().silent and not self._answered
+
+    def data_received(self, data: bytes) -> None:
+        """Answer what is known by its bytes; read everything else."""
+        self._from_rest = self._whole
+        if self._whole and not self.flow.write_paused and (self.cycle is None or self.cycle.response_complete):
+            began = self._now()
+            found = self._repeats.find(data, began)
+            if found is not None:
+                known, hit = found
+                self._write(hit, known.target, began)
+                return
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """Answer a fresh hit here and now."""
+        self._hit = None
+        self._check_length()
+        if not self._framed and self._may_write():
+            parser = self.parser
+            if parser.get_http_version() == "1.1" and parser.should_keep_alive() and parser.get_method() == b"GET":
+                self._began = self._now()
+                self._hit = self._at_once(self.url, self.headers, self._began)
+        if self._hit is None:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        if self._hit is None:
+            super().on_message_complete()
+            return
+        hit, key = self._hit
+        self._rest_begins()
+        self._write(hit, self.url, self._began)
+        if self._from_rest and _is_one_head(self._latest):
+            self._repeats.remember(self._latest, self.url, key, hit.served.endpoint)
+
+    def _may_write(self) -> bool:
+        """Whether nothing is to be written before, and the client takes what it is sent."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and not self.transport.is_closing()
+            and self.transport.get_write_buffer_size() < HIGH_WATER_LIMIT
+        )
+
+    def _write(self, hit: Hit, target: bytes, began: float) -> None:
+        self._answered = True
+        self.transport.write(hit.message)
+        self._idle_since = self.loop.time()
+        self.server_state.total_requests += 1
+        self._note(hit.served, self._now() - began, self.client, "GET", target)
+
+
+def _is_one_head(data: bytes) -> bool:
+    """Whether these bytes, which were answered as a GET, are that one head and nothing before, behind or beside it."""
+    end = len(data) - len(_END)
+    return len(data) <= LONGEST_HEAD and data.startswith(b"GET ") and data.find(_END) == end
+
+
+def connection_class(header_timeout: float, *, admin: bool = False) -> type[Connection]:
+    """Give the protocol class for the user's time limit, and for a listener; a page is never answered by the lane."""
+    way = Connection if admin else LaneConnection
+    return type(way.__name__, (way,), {"header_timeout": header_timeout, "admin": admin})

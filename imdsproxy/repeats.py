@@ -1,0 +1,99 @@
+"""Requests that come again: heads that were fresh hits, known by their exact bytes.
+
+What a head asks for follows from its bytes alone, so the same bytes ask for the same again. Chatty clients send
+nothing else, and a repeated head is answered without being read once more, for as long as the very entry that answered
+it is kept and fresh. A head that bears an id of its own comes once; it would only take the place of one that comes
+again, so a head is taken in when it is seen for the second time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from imdsproxy.hits import Hit
+from imdsproxy.messages import Key
+from imdsproxy.proxy import Proxy
+from imdsproxy.store import Kept
+
+LONGEST_HEAD = 4096
+"""Bytes of a head that is remembered, at the most."""
+
+_MOST_HEADS = 16384
+_MOST_BYTES = 4 << 20
+# What a head costs beside its bytes: the objects around it and its place in the table.
+_OVERHEAD = 400
+
+
+class Known:
+    """A head that was a fresh hit."""
+
+    __slots__ = ("changes", "endpoint", "kept", "key", "target")
+
+    def __init__(self, target: bytes, key: Key, endpoint: str, kept: Kept, changes: int) -> None:
+        self.target = target
+        """As it was on the wire."""
+        self.key = key
+        self.endpoint = endpoint
+        self.kept = kept
+        self.changes = changes
+        """How often the store had changed when `kept` was last found in it."""
+
+
+class Repeats:
+    """The heads of one proxy, bounded in number and bytes, the oldest leaving first."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._store = proxy.store
+        self._known: OrderedDict[bytes, Known] = OrderedDict()
+        self._bytes = 0
+        # By their hashes; one taken for another is only taken in too early.
+        self._seen_once: set[int] = set()
+
+    def find(self, head: bytes, now: float) -> tuple[Known, Hit] | None:
+        """Give the fresh hit that a head is, if it was one before; forget it where its entry answers no more."""
+        known = self._known.get(head)
+        if known is None:
+            return None
+        hit = known.kept.hit
+        if hit is None or now >= hit.until or known.changes != self._store.changes:
+            hit = self._again(head, known, now)
+            if hit is None:
+                return None
+        return known, hit
+
+    def remember(self, head: bytes, target: bytes, key: Key, endpoint: str) -> None:
+        """Take in a head that has just been answered by what is kept under this key, if it was before."""
+        if hash(head) not in self._seen_once:
+            if len(self._seen_once) >= _MOST_HEADS:
+                self._seen_once.clear()
+            self._seen_once.add(hash(head))
+            return
+        kept = self._store.find(key)
+        if kept is None or head in self._known or len(head) > LONGEST_HEAD:
+            return
+        self._known[head] = Known(target, key, endpoint, kept, self._store.changes)
+        self._bytes += len(head) + _OVERHEAD
+        while len(self._known) > _MOST_HEADS or self._bytes > _MOST_BYTES:
+            oldest, _ = self._known.popitem(last=False)
+            self._bytes -= len(oldest) + _OVERHEAD
+
+    def clear(self) -> None:
+        """Forget every head."""
+        self._known.clear()
+        self._seen_once.clear()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def _again(self, head: bytes, known: Known, now: float) -> Hit | None:
+        """Look once more, since a second has passed or the cache has changed."""
+        if self._store.find(known.key) is known.kept:  # which also tells the cache that it is in use
+            known.changes = self._store.changes
+            hit = self._proxy.hit(known.key, known.endpoint, now)
+            if hit is not None:
+                return hit
+        del self._known[head]
+        self._bytes -= len(head) + _OVERHEAD
+        return None
