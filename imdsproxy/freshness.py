@@ -18,7 +18,7 @@ from imdsproxy.tokens import MARGIN, TokenBody, read_token
 
 _NEGATIVE = frozenset({400, 404})
 # What an entry costs beside its bytes: the objects around it and its places in the cache's own tables.
-_OVERHEAD = 1200
+_OVERHEAD = 1500
 
 
 class Standing(Enum):
@@ -82,9 +82,9 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """The bytes it takes, rounded up."""
-        body = len(self.response.body) * (2 if self.token else 1)
-        return body + sum(len(name) + len(value) + 100 for name, value in self.response.headers) + _OVERHEAD
+        """The bytes it takes, rounded up, with what is written of it to be served: a head, and a token's aged body."""
+        body = len(self.response.body) * (3 if self.token else 1)
+        return body + sum(2 * (len(name) + len(value)) + 100 for name, value in self.response.headers) + _OVERHEAD
 
     @property
     def expires_at(self) -> float | None:

@@ -56,11 +56,16 @@ class LaneConnection(Connection):
         """Answer a fresh hit here and now."""
         self._hit = None
         self._check_length()
-        if not self._framed and self._may_write():
-            parser = self.parser
-            if parser.get_http_version() == "1.1" and parser.should_keep_alive() and parser.get_method() == b"GET":
-                self._began = self._now()
-                self._hit = self._at_once(self.url, self.headers, self._began)
+        parser = self.parser
+        if (
+            not self._framed
+            and parser.get_method() == b"GET"
+            and parser.should_keep_alive()
+            and parser.get_http_version() == "1.1"
+            and self._may_write()
+        ):
+            self._began = self._now()
+            self._hit = self._at_once(self.url, self.headers, self._began)
         if self._hit is None:
             super().on_headers_complete()
 

@@ -32,8 +32,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self._answers = _Answers()
-        registry.register(self._answers)
+        answers = _Answers()
+        registry.register(answers)
+        self.observe = answers.observe
         self._asked = Counter(
             "imdsproxy_upstream_requests", "Requests sent to IMDS.", ["endpoint", "status"], registry=registry
         )
@@ -52,10 +53,6 @@ class Metrics:
         self._turned_away = Counter(
             "imdsproxy_budget_refused", "Requests that no token would come for in time.", ["class"], registry=registry
         )
-
-    def observe(self, served: Served, seconds: float) -> None:
-        """Count an answer and the time it took."""
-        self._answers.add(served.endpoint, served.outcome, seconds)
 
     def asked(self, asked: Asked) -> None:
         """Count a try at IMDS."""
@@ -89,9 +86,9 @@ class _Answers(Collector):
         self._within = [0] * (len(_BUCKETS) + 1)
         self._seconds = 0.0
 
-    def add(self, endpoint: str, outcome: Outcome, seconds: float) -> None:
-        """Count one."""
-        pair = (endpoint, outcome)
+    def observe(self, served: Served, seconds: float) -> None:
+        """Count an answer and the time it took."""
+        pair = (served.endpoint, served.outcome)
         self._counts[pair] = self._counts.get(pair, 0) + 1
         self._within[bisect_left(_BUCKETS, seconds)] += 1
         self._seconds += seconds

@@ -57,17 +57,17 @@ def read(
     refusal = _check_host(fields.get(b"host", []), target, doors, http_version)
     if refusal is None and b"x-forwarded-for" in fields:
         refusal = _forwarded()
-    passed = _hops(fields.get(HOP_HEADER, []))
+    passed = _hops(fields[HOP_HEADER]) if HOP_HEADER in fields else ()
     if refusal is None and doors.instance in passed:
         refusal = _loop()
     if refusal is not None:
         return refusal
-    metadata = fields.get(b"metadata", [])
+    metadata = fields.get(b"metadata", ())
     return Request(
         method,
         target,
         metadata=len(metadata) == 1 and metadata[0].strip().lower() == b"true",
-        no_cache=any(map(_is_no_cache, fields.get(b"cache-control", []))),
+        no_cache=b"cache-control" in fields and any(map(_is_no_cache, fields[b"cache-control"])),
         headers=tuple(headers),
         hops=passed,
     )
@@ -131,8 +131,6 @@ def _loop() -> Refusal:
 
 def _hops(values: list[bytes]) -> tuple[str, ...]:
     """Give the instances that were passed, the latest last; what is no instance's name is not sent on."""
-    if not values:
-        return ()
     hops = (hop.strip() for value in values for hop in value.split(b","))
     return tuple(hop.decode("ascii") for hop in hops if _INSTANCE.fullmatch(hop))[-_MOST_HOPS:]
 

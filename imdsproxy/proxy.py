@@ -87,16 +87,18 @@ class Proxy:
         return self.hit(request.target.key, decision.endpoint, now) if isinstance(decision, Cache) else None
 
     def hit(self, key: Key, endpoint: str, now: float) -> Hit | None:
-        """Give the hit of a key, written if it was not yet in this second; None where nothing fresh is kept."""
+        """Give the hit of a key; None where nothing fresh is kept.
+
+        It is written once a second, and that counts as the use of the entry.
+        """
+        kept = self.store.look(key)
+        if kept is not None and kept.hit is not None and now < kept.hit.until:
+            return kept.hit
         kept = self.store.find(key)
-        if kept is None:
+        if kept is None or lookup(kept.entry, now) is not Standing.FRESH:
             return None
-        hit = kept.hit
-        if hit is None or now >= hit.until:
-            if lookup(kept.entry, now) is not Standing.FRESH:
-                return None
-            hit = kept.hit = write(kept.entry, endpoint, now)
-        return hit
+        kept.hit = write(kept.entry, endpoint, now)
+        return kept.hit
 
     def _not_fresh(self, errand: Errand, decision: Cache, entry: Entry | None, now: float) -> Served | Waiting:
         """Do what the plan table says about a request whose own entry is stale, or not there."""

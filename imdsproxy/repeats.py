@@ -19,20 +19,20 @@ LONGEST_HEAD = 4096
 """Bytes of a head that is remembered, at the most."""
 
 _MOST_HEADS = 16384
-_MOST_BYTES = 4 << 20
+# What the table may take, as a share of what the cache may.
+_SHARE = 4
 # What a head costs beside its bytes: the objects around it and its place in the table.
-_OVERHEAD = 400
+_OVERHEAD = 300
 
 
 class Known:
     """A head that was a fresh hit."""
 
-    __slots__ = ("changes", "endpoint", "kept", "key", "target")
+    __slots__ = ("changes", "endpoint", "kept", "target")
 
-    def __init__(self, target: bytes, key: Key, endpoint: str, kept: Kept, changes: int) -> None:
+    def __init__(self, target: bytes, endpoint: str, kept: Kept, changes: int) -> None:
         self.target = target
         """As it was on the wire."""
-        self.key = key
         self.endpoint = endpoint
         self.kept = kept
         self.changes = changes
@@ -47,6 +47,7 @@ class Repeats:
         self._store = proxy.store
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._bytes = 0
+        self._max_bytes = proxy.store.max_bytes // _SHARE
         # By their hashes; one taken for another is only taken in too early.
         self._seen_once: set[int] = set()
 
@@ -72,9 +73,9 @@ class Repeats:
         kept = self._store.find(key)
         if kept is None or head in self._known or len(head) > LONGEST_HEAD:
             return
-        self._known[head] = Known(target, key, endpoint, kept, self._store.changes)
+        self._known[head] = Known(target, endpoint, kept, self._store.changes)
         self._bytes += len(head) + _OVERHEAD
-        while len(self._known) > _MOST_HEADS or self._bytes > _MOST_BYTES:
+        while len(self._known) > _MOST_HEADS or self._bytes > self._max_bytes:
             oldest, _ = self._known.popitem(last=False)
             self._bytes -= len(oldest) + _OVERHEAD
 
@@ -89,9 +90,9 @@ class Repeats:
 
     def _again(self, head: bytes, known: Known, now: float) -> Hit | None:
         """Look once more, since a second has passed or the cache has changed."""
-        if self._store.find(known.key) is known.kept:  # which also tells the cache that it is in use
+        if self._store.find(known.kept.key) is known.kept:  # which also tells the cache that it is in use
             known.changes = self._store.changes
-            hit = self._proxy.hit(known.key, known.endpoint, now)
+            hit = self._proxy.hit(known.kept.key, known.endpoint, now)
             if hit is not None:
                 return hit
         del self._known[head]

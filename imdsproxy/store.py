@@ -17,6 +17,7 @@ from imdsproxy.messages import Key
 class Kept:
     """An entry in the cache; kept itself as long as it is not replaced."""
 
+    key: Key
     entry: Entry
     size: int
     hit: Hit | None = None
@@ -28,7 +29,7 @@ class Store:
 
     def __init__(self, max_bytes: int, clock: Clock) -> None:
         self._clock = clock
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._entries: TLRUCache[Key, Kept] = TLRUCache(
             maxsize=max_bytes,
             ttu=lambda _key, kept, _now: kept.entry.gone_at,
@@ -45,6 +46,13 @@ class Store:
         except KeyError:
             return None
 
+    def look(self, key: Key) -> Kept | None:
+        """Give what is kept under a key, good for something or not; that is no use of it."""
+        try:
+            return Cache.__getitem__(self._entries, key)  # by the base class, which knows neither use nor time
+        except KeyError:
+            return None
+
     def get(self, key: Key) -> Entry | None:
         """Give the entry of a key, fresh or stale, or None."""
         kept = self.find(key)
@@ -56,9 +64,9 @@ class Store:
         if present is not None and present.sent_at > entry.sent_at:
             return False
         size = entry.size + len(key)
-        if size > self._max_bytes or self._clock.monotonic() >= entry.gone_at:
+        if size > self.max_bytes or self._clock.monotonic() >= entry.gone_at:
             return False
-        self._entries[key] = Kept(entry, size)
+        self._entries[key] = Kept(key, entry, size)
         self.changes += 1
         return True
 
@@ -84,6 +92,6 @@ class Store:
 
     def soonest_token_expiry(self) -> float | None:
         """The monotonic moment at which the first of the kept tokens expires, if any is kept."""
-        # By the base class's look-up, which is no use of an entry: looking on must not keep it in the cache.
-        kept = (Cache.__getitem__(self._entries, key).entry for key in self._entries)
+        looked = (self.look(key) for key in self._entries)
+        kept = (each.entry for each in looked if each is not None)
         return min((entry.expires_at for entry in kept if entry.expires_at is not None), default=None)

@@ -6,6 +6,7 @@ import pytest
 
 from imdsproxy.clock import FakeClock
 from imdsproxy.freshness import Entry, keep
+from imdsproxy.hits import write
 from imdsproxy.messages import Key, Response
 from imdsproxy.policy import Lifetimes
 from imdsproxy.store import Store
@@ -174,7 +175,10 @@ def test_what_is_counted_is_no_less_than_what_it_takes(body: int) -> None:
             made = keep(response, LIFETIMES, clock.monotonic(), clock.monotonic())
             assert made is not None
             store.put(Key(f"/metadata/instance/compute/name?{number}"), made)
-        del made, response, fields
+            kept = store.find(Key(f"/metadata/instance/compute/name?{number}"))
+            assert kept is not None
+            kept.hit = write(made, "instance", clock.monotonic())
+        del made, response, fields, kept
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
