@@ -227,7 +227,7 @@ def _override(settings: Mapping[str, float], segments: Segments, open_to_all: bo
     The row of `/metadata` stands for paths that have no row, and naming everything names none of them.
     """
     shortest = 1 if open_to_all else max(2, len(row))
-    for length in range(len(segments), shortest - 1, -1):
+    for length in range(len(segments) if settings else 0, shortest - 1, -1):
         value = settings.get("/" + "/".join(segments[:length]))
         if value is not None:
             return value

@@ -26,6 +26,8 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 # An escape of one of these means the character itself to everyone (RFC 3986 section 6.2.2.2). The dot is
 # unreserved too, but an escaped dot has been used to slip "/../" past a reader.
 _PLAIN = re.compile(rb"[A-Za-z0-9\-_~]")
+# RFC 3986 section 2.3: these are never escaped, so a component of nothing else is its own spelling and meaning.
+_UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]*")
 _ABSOLUTE = re.compile(rb"(?i)(https?)://([^/?#]*)(.*)", re.DOTALL)
 AUTHORITY = re.compile(r"(?P<name>\[[^\[\]@/\\]*\]|[a-z0-9\-._]+)(?::(?P<port>[0-9]{0,5}))?")
 """`uri-host [":" port]` in lower case, without user information (RFC 9110 section 7.2)."""
@@ -132,6 +134,8 @@ def _read_query(query: bytes) -> tuple[tuple[tuple[str, str], ...], list[str]]:
 
 
 def _decode(component: str) -> str:
+    if _UNRESERVED.fullmatch(component):
+        return component
     try:
         text = unquote_to_bytes(component.replace("+", " ")).decode("utf-8")
     except UnicodeDecodeError:
@@ -142,4 +146,6 @@ def _decode(component: str) -> str:
 
 
 def _spell(component: str) -> str:
+    if _UNRESERVED.fullmatch(component):
+        return component
     return "+".join(quote(unquote_to_bytes(part), safe="") for part in component.split("+"))
