@@ -12,16 +12,14 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from email.utils import formatdate
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from imdsproxy import logs
+from imdsproxy.asgi import ADMIN_EXTENSION, LONGEST_BODY, extension, read_body, target, unless_gone, whose
 from imdsproxy.clock import Clock, SystemClock
 from imdsproxy.hits import Hit
-from imdsproxy.listeners import ELSEWHERE
 from imdsproxy.messages import Key, Refusal, Request
 from imdsproxy.normaliser import read
 from imdsproxy.pages import PATHS, pages
-from imdsproxy.proxy import Waiting
 from imdsproxy.readiness import Readiness
 from imdsproxy.repeats import Repeats
 from imdsproxy.served import ENDING, Served, refused
@@ -37,15 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 access = logging.getLogger("imdsproxy.access")
 
-TARGET_EXTENSION = "imdsproxy.target"
-"""Under this name in `scope["extensions"]` the server gives the request target as it was on the wire."""
-
-ADMIN_EXTENSION = "imdsproxy.admin"
-"""Under this name it says whether the request came by a listener that has the pages under `/-/` and nothing else."""
-
-_LONGEST_BODY = 65536
-
-_BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {_LONGEST_BODY} bytes.")
+_BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {LONGEST_BODY} bytes.")
 _ENDING = Refusal(
     503,
     ENDING,
@@ -87,22 +77,22 @@ class Application:
             await self._pages(scope, receive, send)
             return
         began = self.clock.monotonic()
-        request = read(scope["method"], _target(scope), scope["headers"], self.house.doors, scope["http_version"])
+        request = read(scope["method"], target(scope), scope["headers"], self.house.doors, scope["http_version"])
         if isinstance(request, Request):
             if request.target.segments[:1] == ("-",):
                 await self._page(request, scope, receive, send)
                 return
-            if _extension(scope, ADMIN_EXTENSION):
+            if extension(scope, ADMIN_EXTENSION):
                 served = refused(_ADMIN_ONLY)
             else:
-                answered = await self._serve(request, receive, _whose(request, scope))
+                answered = await self._serve(request, receive, whose(request, scope))
                 if answered is None:
                     return
                 served = answered
         else:
             served = refused(request)
         await self._send(served, send)
-        self.note(served, self.clock.monotonic() - began, scope["client"], scope["method"], _target(scope))
+        self.note(served, self.clock.monotonic() - began, scope.get("client"), scope["method"], target(scope))
 
     def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Hit, Key] | None:
         """Give the fresh hit that a GET in HTTP/1.1 is, and under which key it is kept; None where it is anything else.
@@ -137,17 +127,17 @@ class Application:
     async def _serve(self, request: Request, receive: Receive, client: str) -> Served | None:
         """Give the answer, or None if the client has gone."""
         if request.method == "POST":
-            body = await _body(receive)
+            body = await read_body(receive)
             if body is None:
                 return None
-            if len(body) > _LONGEST_BODY:
+            if len(body) > LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
             request = request._replace(body=body)
         answer = self.house.proxy.answer(request, client)
         if isinstance(answer, Served):
             return answer
         try:
-            return await _unless_gone(answer, receive)
+            return await unless_gone(answer, receive)
         except asyncio.CancelledError:
             if not self.readiness.stopping:
                 raise
@@ -198,61 +188,6 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     except SettingsError as error:
         sys.stderr.write(f"imdsproxy: {error}\n")
         raise SystemExit(2) from None
-
-
-def _extension(scope: Scope, name: str) -> object:
-    return (scope.get("extensions") or {}).get(name)
-
-
-def _client(scope: Scope) -> str:
-    """Name the client, by its address or as the process that it is."""
-    client = scope.get("client")
-    return client[0] if client else "-"
-
-
-def _whose(request: Request, scope: Scope) -> str:
-    """Name the one with whom others take turns; a proxy in another container is told from the next by its own word."""
-    client = _client(scope)
-    return f"{client}, imdsproxy {request.hops[-1]}" if request.hops and client.startswith(ELSEWHERE) else client
-
-
-def _target(scope: Scope) -> bytes:
-    target = _extension(scope, TARGET_EXTENSION)
-    if isinstance(target, bytes):
-        return target
-    path = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
-    query: bytes = scope["query_string"]
-    return bytes(path) + (b"?" + query if query else b"")
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """Read a request's body, a little more than is allowed at the most; None if the client has gone."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        if not message.get("more_body", False) or len(body) > _LONGEST_BODY:
-            return bytes(body)
-
-
-async def _unless_gone(answer: Waiting, receive: Receive) -> Served | None:
-    """Wait for the answer, but no longer than the client does."""
-    loop = asyncio.get_running_loop()
-    waiting = loop.create_task(answer)
-    gone = loop.create_task(_hung_up(receive))
-    try:
-        await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
-        return waiting.result() if waiting.done() else None
-    finally:
-        waiting.cancel()
-        gone.cancel()
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _log(served: Served, seconds: float, client: tuple[str, int] | None, method: str, target: bytes) -> None:

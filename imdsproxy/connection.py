@@ -16,7 +16,8 @@ from typing import Any, cast
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from imdsproxy.app import ADMIN_EXTENSION, TARGET_EXTENSION, Application
+from imdsproxy.app import Application
+from imdsproxy.asgi import ADMIN_EXTENSION, TARGET_EXTENSION
 from imdsproxy.listeners import peer
 from imdsproxy.messages import Refusal
 from imdsproxy.rejections import (
@@ -24,12 +25,11 @@ from imdsproxy.rejections import (
     LONGEST_HEAD,
     MALFORMED,
     MOST_FIELDS,
-    PHRASES,
     TOO_SLOW,
     UNKNOWN_METHOD,
     UPGRADE_WITH_BODY,
+    written,
 )
-from imdsproxy.served import refused
 
 KEEP_ALIVE = 75
 """Seconds after which an idle connection is closed."""
@@ -272,10 +272,7 @@ class Connection(HttpToolsProtocol):
             cycle.disconnected = True  # this very request; the application's answer to it goes nowhere
         if isinstance(self.app, Application):
             self.app.note_refusal(refusal, self.client[0] if self.client else "-")
-        served = refused(refusal)
-        lines = [b"HTTP/1.1 %d %s" % (refusal.status, PHRASES[refusal.status])]
-        lines += [name + b": " + value for name, value in served.headers()]
-        self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", served.response.body]))
+        self.transport.write(written(refusal))
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._watch()

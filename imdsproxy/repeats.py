@@ -9,6 +9,7 @@ again, so a head is taken in when it is seen for the second time.
 from __future__ import annotations
 
 from collections import OrderedDict
+from weakref import ref
 
 from imdsproxy.hits import Hit
 from imdsproxy.messages import Key
@@ -22,7 +23,7 @@ _MOST_HEADS = 16384
 # What the table may take, as a share of what the cache may.
 _SHARE = 4
 # What a head costs beside its bytes: the objects around it and its place in the table.
-_OVERHEAD = 300
+_OVERHEAD = 400
 
 
 class Known:
@@ -34,7 +35,7 @@ class Known:
         self.target = target
         """As it was on the wire."""
         self.endpoint = endpoint
-        self.kept = kept
+        self.kept = ref(kept)
         self.changes = changes
         """How often the store had changed when `kept` was last found in it."""
 
@@ -56,7 +57,8 @@ class Repeats:
         known = self._known.get(head)
         if known is None:
             return None
-        hit = known.kept.hit
+        kept = known.kept()
+        hit = None if kept is None else kept.hit
         if hit is None or now >= hit.until or known.changes != self._store.changes:
             hit = self._again(head, known, now)
             if hit is None:
@@ -90,9 +92,10 @@ class Repeats:
 
     def _again(self, head: bytes, known: Known, now: float) -> Hit | None:
         """Look once more, since a second has passed or the cache has changed."""
-        if self._store.find(known.kept.key) is known.kept:  # which also tells the cache that it is in use
+        kept = known.kept()
+        if kept is not None and self._store.find(kept.key) is kept:  # which also tells the cache that it is in use
             known.changes = self._store.changes
-            hit = self._proxy.hit(known.kept.key, known.endpoint, now)
+            hit = self._proxy.hit(kept.key, known.endpoint, now)
             if hit is not None:
                 return hit
         del self._known[head]

@@ -13,9 +13,9 @@ from imdsproxy.hits import Hit
 from imdsproxy.messages import Key
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Kept:
-    """An entry in the cache; kept itself as long as it is not replaced."""
+    """An entry in the cache, for as long as it is there. Who remembers it must not be what keeps it in memory."""
 
     key: Key
     entry: Entry

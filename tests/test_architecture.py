@@ -49,6 +49,7 @@ RANKS = {
     "fetch": 3,
     "parts": 3,
     "proxy": 4,
+    "asgi": 5,
     "metrics": 5,
     "repeats": 5,
     "readiness": 5,
