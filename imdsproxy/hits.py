@@ -7,8 +7,8 @@ once and repeated until the first of them moves on.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 from imdsproxy.freshness import Entry
 from imdsproxy.messages import Response
@@ -19,8 +19,7 @@ from imdsproxy.served import Outcome, Served
 _ROUNDING = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A fresh answer out of the cache as HTTP/1.1 on a connection that stays open."""
 
     served: Served
@@ -28,6 +27,8 @@ class Hit:
     """Status line and fields, the empty line included (RFC 9112 section 2.1)."""
     until: float
     """The monotonic moment before which a hit of the same entry would be the same to the byte."""
+    form: tuple[bytes, bytes, bytes]
+    """The head without its figures: what stands before that of `Age`, between it and that of `ttl`, and behind."""
 
     @property
     def message(self) -> bytes:
@@ -42,19 +43,20 @@ def from_cache(entry: Entry, endpoint: str, now: float, detail: str | None = Non
         kept if entry.token is None else Response(kept.status, kept.headers, entry.body(now)),
         endpoint,
         Outcome.HIT if now < entry.fresh_until else Outcome.STALE,
-        age=entry.age(now),
-        ttl=math.floor(entry.fresh_until - now),  # RFC 9211 section 2.4: below zero is stale
+        entry.age(now),
+        math.floor(entry.fresh_until - now),  # RFC 9211 section 2.4: below zero is stale
         detail=detail or ("derived" if entry.derived else None),
     )
 
 
-def write(entry: Entry, endpoint: str, now: float) -> Hit:
-    """Write the hit that an entry, fresh at this moment, is."""
+def write(entry: Entry, endpoint: str, now: float, before: Hit | None = None) -> Hit:
+    """Write the hit that an entry, fresh at this moment, is; `before` is an earlier one of the same entry."""
     served = from_cache(entry, endpoint, now)
-    status = served.response.status
-    fields = b"".join([b"%b: %b\r\n" % field for field in served.headers()])
-    head = b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, HTTPStatus(status).phrase.encode("ascii"), fields)
-    return Hit(served, head, same_until(entry, now))
+    # Of a token's head the length of its body may change as well, when `expires_in` loses a digit.
+    form = _form(served) if before is None or entry.token is not None else before.form
+    front, between, back = form
+    head = b"%b%d%b%d%b" % (front, served.age, between, served.ttl, back)  # type: ignore[str-format]  # a hit has both
+    return Hit(served, head, same_until(entry, now), form)
 
 
 def same_until(entry: Entry, now: float) -> float:
@@ -65,3 +67,14 @@ def same_until(entry: Entry, now: float) -> float:
     if entry.expires_at is not None:
         until = min(until, entry.expires_at - math.floor(entry.expires_at - now))
     return until - _ROUNDING
+
+
+def _form(served: Served) -> tuple[bytes, bytes, bytes]:
+    """Write a head without the two figures that change. `Served.headers` has their fields at its end, in this order."""
+    *fields, (age, _), (name, status) = served.headers()
+    code = served.response.status
+    lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+    front = b"HTTP/1.1 %d %b\r\n%b%b: " % (code, HTTPStatus(code).phrase.encode("ascii"), lines, age)
+    # Our own member is the last, and behind its `ttl` comes nothing but a word for `detail`.
+    before, ttl, behind = status.rpartition(b"ttl=")
+    return front, b"\r\n%b: %b%b" % (name, before, ttl), behind.lstrip(b"0123456789") + b"\r\n\r\n"

@@ -97,7 +97,7 @@ class Proxy:
         kept = self.store.find(key)
         if kept is None or lookup(kept.entry, now) is not Standing.FRESH:
             return None
-        kept.hit = write(kept.entry, endpoint, now)
+        kept.hit = write(kept.entry, endpoint, now, kept.hit)
         return kept.hit
 
     def _not_fresh(self, errand: Errand, decision: Cache, entry: Entry | None, now: float) -> Served | Waiting:

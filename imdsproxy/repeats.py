@@ -72,7 +72,7 @@ class Repeats:
                 self._seen_once.clear()
             self._seen_once.add(hash(head))
             return
-        kept = self._store.find(key)
+        kept = self._store.look(key)
         if kept is None or head in self._known or len(head) > LONGEST_HEAD:
             return
         self._known[head] = Known(target, endpoint, kept, self._store.changes)
@@ -93,7 +93,7 @@ class Repeats:
     def _again(self, head: bytes, known: Known, now: float) -> Hit | None:
         """Look once more, since a second has passed or the cache has changed."""
         kept = known.kept()
-        if kept is not None and self._store.find(kept.key) is kept:  # which also tells the cache that it is in use
+        if kept is not None and self._store.look(kept.key) is kept:
             known.changes = self._store.changes
             hit = self._proxy.hit(kept.key, known.endpoint, now)
             if hit is not None:

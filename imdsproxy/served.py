@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from imdsproxy.messages import BudgetClass, Refusal, Response
 
@@ -28,9 +29,8 @@ class Outcome(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """An answer and how it came about, in the words of RFC 9211."""
+class Served(NamedTuple):
+    """An answer and how it came about, in the words of RFC 9211. A tuple, as `Request` is one."""
 
     response: Response
     endpoint: str
