@@ -28,8 +28,9 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Writes what it finds into benchmarks/results as well; nginx, HAProxy, Varnish and wrk take part where installed.
 bench: $(VENV)/run.stamp
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --results benchmarks/results
 
 # Writes its tables into the document, which a test holds to them.
 scaling: $(VENV)/run.stamp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -25,7 +26,12 @@ class Answer:
     """What came back."""
 
     status: int
-    body: bytes
+    raw: bytes
+
+    @property
+    def body(self) -> bytes:
+        """What follows the head."""
+        return self.raw[self.raw.find(b"\r\n\r\n") + 4 :]
 
 
 def request(port: int, target: str) -> bytes:
@@ -44,6 +50,15 @@ def head(received: bytes | bytearray) -> tuple[int, int] | None:
     return int(received[9:12]), end + 4 + int(length[1])
 
 
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    """Read one whole answer."""
+    received = await reader.readuntil(b"\r\n\r\n")
+    known = head(received)
+    assert known is not None
+    status, size = known
+    return Answer(status, received + await reader.readexactly(size - len(received)))
+
+
 class Client:
     """Asks one thing after another over one connection to 127.0.0.1."""
 
@@ -58,17 +73,35 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
         self._socket.close()
+
+    def send(self, target: str) -> None:
+        """Ask, and do not wait."""
+        self._socket.sendall(request(self._port, target))
+
+    def receive(self, target: str) -> Answer:
+        """Read the whole answer to what was sent last; BenchmarkError for any status but 200."""
+        answer = self._answer()
+        _expect(answer, target)
+        return answer
 
     def get(self, target: str) -> Answer:
         """Ask once, and read the whole answer."""
         return self._ask(request(self._port, target))
 
-    def document(self, target: str) -> Any:
-        """Give the JSON document behind a target; BenchmarkError for any status but 200."""
+    def expect(self, target: str) -> Answer:
+        """Ask once; BenchmarkError for any status but 200."""
         answer = self.get(target)
         _expect(answer, target)
-        return json.loads(answer.body)
+        return answer
+
+    def document(self, target: str) -> Any:
+        """Give the JSON document behind a target; BenchmarkError for any status but 200."""
+        return json.loads(self.expect(target).body)
 
     def times(self, targets: Iterable[str]) -> list[float]:
         """Ask for each target in turn; gives the milliseconds each took. BenchmarkError for any status but 200."""
@@ -83,6 +116,9 @@ class Client:
 
     def _ask(self, raw: bytes) -> Answer:
         self._socket.sendall(raw)
+        return self._answer()
+
+    def _answer(self) -> Answer:
         received = bytearray()
         known: tuple[int, int] | None = None
         while known is None or len(received) < known[1]:
@@ -91,7 +127,7 @@ class Client:
                 raise BenchmarkError("the connection was closed in the middle of an answer")
             received += part
             known = known or head(received)
-        return Answer(known[0], bytes(received[received.find(b"\r\n\r\n") + 4 :]))
+        return Answer(known[0], bytes(received))
 
 
 def _expect(answer: Answer, target: str) -> None:

@@ -1,18 +1,20 @@
-"""What the proxy takes of a machine: memory, and time to start."""
+"""The time to start, and memory once thousands of different things were asked."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
+from benchmarks import proc
 from benchmarks.client import INSTANCE, Client
-from benchmarks.figures import BenchmarkError, Effort, Figure, median
-from benchmarks.latency import NO_WAIT
-from benchmarks.processes import TOLD_NOWHERE, Bench, Running
+from benchmarks.effort import Effort
+from benchmarks.figures import BARE, OURS, PLAIN, Figure, in_turn, median
+from benchmarks.peers import PEERS
+from benchmarks.processes import Running
+from benchmarks.servers import NO_WAIT, Bench, ask
 
-_MEMORY_GOAL = 48.0
-_START_GOAL = 1.0
 _CLIENTS = 32
 _ONE_MISS_IN = 10
 _REPEATED = (
@@ -23,68 +25,52 @@ _REPEATED = (
 )
 
 
-def memory(bench: Bench, effort: Effort) -> list[Figure]:
-    """Measure resident memory when ready, and once thousands of requests were served."""
+def mixed(bench: Bench, effort: Effort) -> list[Figure]:
+    """Measure our memory once thousands of hits and misses were served."""
     count = effort.mixed_requests
-    with bench.plain() as plain:
-        _until_healthy(plain)
-        beside = plain.resident_mebibytes()
     with bench.emulator() as emulator, bench.proxy(emulator, budget_window=NO_WAIT) as proxy:
-        at_start = proxy.resident_mebibytes()
         _ask_mixed(proxy, count)
-        after = proxy.resident_mebibytes()
+        after = proc.memory(proxy.pid)
     return [
         Figure(
-            name="memory_at_start_mib",
-            what="resident memory when ready",
-            measured=at_start,
+            name="memory_after_mixed_mib",
+            what=f"memory after {count:,} requests, {100 // _ONE_MISS_IN} of 100 misses",
             unit="MiB",
-            beside=beside,
-            beside_what="a plain ASGI application",
-            goal=_MEMORY_GOAL,
-            note="" if at_start else TOLD_NOWHERE,
-        ),
-        Figure(
-            name="memory_after_requests_mib",
-            what=f"resident memory after {count:,} requests",
-            measured=after,
-            unit="MiB",
-            beside=at_start,
-            beside_what="when ready",
-            goal=_MEMORY_GOAL,
-            note=f"{_CLIENTS} connections, one request in {_ONE_MISS_IN} a miss." if after else TOLD_NOWHERE,
-        ),
-    ]
-
-
-def starts(bench: Bench, effort: Effort) -> list[Figure]:
-    """Measure in turn how long the proxy and a plain application take from their start to the first answer."""
-    ours, bare = [], []
-    with bench.emulator() as emulator:
-        for _ in range(effort.starts):
-            with bench.proxy(emulator, until_ready=False) as proxy:
-                ours.append(_until_healthy(proxy))
-            with bench.plain() as plain:
-                bare.append(_until_healthy(plain))
-    return [
-        Figure(
-            name="start_s",
-            what="process start to the first 200 of /-/healthy",
-            measured=median(ours),
-            unit="s",
-            beside=median(bare),
-            beside_what="a plain ASGI application",
-            goal=_START_GOAL,
+            measured={} if after is None else {OURS: after.resident},
+            note=f"{_CLIENTS} connections, every miss another entry; the cache has its default size.",
         )
     ]
 
 
-def _until_healthy(server: Running) -> float:
-    with Client(server.port) as client:
-        status = client.get("/-/healthy").status
-    if status != 200:
-        raise BenchmarkError(f"/-/healthy was answered with {status}")
-    return time.perf_counter() - server.began
+def starts(bench: Bench, effort: Effort) -> list[Figure]:
+    """Measure in turn how long each takes from the start of its process to the first answer."""
+    taken: dict[str, list[float]] = {}
+    with bench.emulator() as emulator:
+        answer = ask(emulator)
+        names = [OURS, *(peer.name for peer in PEERS), BARE, PLAIN]
+        by_name = {peer.name: peer for peer in PEERS}
+
+        def started(name: str) -> AbstractContextManager[Running]:
+            if name in by_name:
+                return bench.peer(by_name[name], emulator)
+            if name == BARE:
+                return bench.bare(answer.raw)
+            return bench.plain(answer.body) if name == PLAIN else bench.starting_proxy(emulator)
+
+        for number in range(effort.starts):
+            for name in in_turn(names, number):
+                with contextlib.nullcontext() if name == OURS else bench.or_left_out(name), started(name) as server:
+                    ask(server)
+                    taken.setdefault(name, []).append(time.perf_counter() - server.began)
+    return [
+        Figure(
+            name="start_s",
+            what="from the start of the process to the first answer",
+            unit="s",
+            measured={name: median(times) for name, times in taken.items()},
+            note="The instance document, which all but the last two fetch from the emulator.",
+        )
+    ]
 
 
 def _ask_mixed(proxy: Running, count: int) -> None:

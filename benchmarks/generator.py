@@ -1,35 +1,57 @@
-"""The load where wrk is not installed, in a process of its own: slower than wrk, so that its figure is a lower bound.
+"""The load where wrk is not installed, in a process of its own: slower than wrk, so that its rates are lower bounds.
 
-`python -m benchmarks.generator PORT CONNECTIONS SECONDS TARGET` prints how many answers came, and how many in a second.
+`python -m benchmarks.generator PORT repeated|differing|entries ENTRIES CONNECTIONS SECONDS` prints a JSON object.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import sys
 import time
+import uuid
+from collections.abc import Iterator
 from typing import cast
 
 import uvicorn
 
-from benchmarks.client import head, request
+from benchmarks.client import INSTANCE, head, request
+from benchmarks.figures import percentile
+from benchmarks.load import Kind, Shape
 
 _CONNECT = 10.0
+
+
+def requests(port: int, shape: Shape) -> Iterator[bytes]:
+    """Give one request after another, without end."""
+    if shape.kind != "differing":
+        yield from itertools.cycle([request(port, target) for target in shape.targets()])
+    plain = request(port, INSTANCE).removesuffix(b"\r\n")
+    # No run begins where an earlier one did.
+    for number in itertools.count(time.time_ns()):
+        yield b"%sx-ms-client-request-id: %s\r\ntraceparent: 00-%032x-%016x-01\r\n\r\n" % (
+            plain,
+            str(uuid.UUID(int=number)).encode("ascii"),
+            number,
+            number,
+        )
 
 
 class _Connection(asyncio.Protocol):
     """Asks again as soon as it is answered."""
 
-    def __init__(self, raw: bytes) -> None:
-        self.answered = 0
+    def __init__(self, wanted: Iterator[bytes], times: list[float]) -> None:
         self.failed = 0
-        self._raw = raw
+        self._wanted = wanted
+        self._times = times
+        self._asked = 0.0
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, which does not inherit
-        self._transport.write(self._raw)
+        self._ask(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -37,14 +59,18 @@ class _Connection(asyncio.Protocol):
         if known is None or len(self._received) < known[1] or self._transport is None:
             return
         self._received.clear()
-        self.answered += 1
+        self._times.append(time.perf_counter() - self._asked)
         self.failed += known[0] != 200
-        self._transport.write(self._raw)
+        self._ask(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.failed += self._transport is not None
         self._transport = None
+
+    def _ask(self, transport: asyncio.Transport) -> None:
+        self._asked = time.perf_counter()
+        transport.write(next(self._wanted))
 
     def end(self) -> None:
         """Ask no more."""
@@ -53,33 +79,33 @@ class _Connection(asyncio.Protocol):
             transport.abort()
 
 
-async def _load(port: int, connections: int, seconds: float, target: str) -> tuple[int, float, int]:
+async def _load(port: int, shape: Shape, connections: int, seconds: float) -> dict[str, float]:
     loop = asyncio.get_running_loop()
-    raw = request(port, target)
+    wanted, times = requests(port, shape), list[float]()
     async with asyncio.timeout(_CONNECT):
-        pairs = [await loop.create_connection(lambda: _Connection(raw), "127.0.0.1", port) for _ in range(connections)]
-    protocols = [protocol for _transport, protocol in pairs]
-    before = sum(protocol.answered for protocol in protocols)
+        pairs = [
+            await loop.create_connection(lambda: _Connection(wanted, times), "127.0.0.1", port)
+            for _ in range(connections)
+        ]
+    times.clear()
     began = time.perf_counter()
     await asyncio.sleep(seconds)
-    answered = sum(protocol.answered for protocol in protocols) - before
+    counted = list(times)
     taken = time.perf_counter() - began
-    failed = sum(protocol.failed for protocol in protocols)
-    for protocol in protocols:
+    failed = sum(protocol.failed for _transport, protocol in pairs)
+    for _transport, protocol in pairs:
         protocol.end()
-    return answered, answered / taken, failed
+    p50, p99 = (percentile(counted, share) * 1000 if counted else 0.0 for share in (0.5, 0.99))
+    return {"count": len(counted), "rate": len(counted) / taken, "p50_ms": p50, "p99_ms": p99, "failed": failed}
 
 
 def main() -> int:
-    """Load a server of this machine; status 1 where an answer was no 200."""
-    port, connections, seconds, target = sys.argv[1:]
+    """Load a server of this machine, and tell what came of it."""
+    port, kind, entries, connections, seconds = sys.argv[1:]
+    shape = Shape(cast("Kind", kind), int(entries))
     factory = uvicorn.Config("").get_loop_factory()  # uvloop where it is installed
     with asyncio.Runner(loop_factory=factory) as runner:
-        answered, rate, failed = runner.run(_load(int(port), int(connections), float(seconds), target))
-    if failed or not answered:
-        sys.stderr.write(f"{failed} requests were not answered with 200\n" if failed else "nothing was answered\n")
-        return 1
-    print(answered, rate)
+        print(json.dumps(runner.run(_load(int(port), shape, int(connections), float(seconds)))))
     return 0
 
 

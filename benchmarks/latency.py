@@ -2,85 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.client import INSTANCE, Client
-from benchmarks.figures import Effort, Figure, median, percentile
-from benchmarks.processes import Bench
+from benchmarks.effort import Effort
+from benchmarks.figures import DIRECT, Figure, in_turn, median, percentile
+from benchmarks.servers import NO_WAIT, Bench, Server, with_direct
 
-NO_WAIT = 0.001
-"""A budget window, in seconds, so short that one client's misses never wait for a token: each takes longer.
-
-The number of tokens stays at its default, since a budget's own work grows with that.
-"""
-
-_HIT_GOAL = 1.0
-_MISS_GOAL = 3.0
 _WARM_UP = 50
-_DIRECT = "the emulator asked directly"
 
 
 def hits(bench: Bench, effort: Effort) -> list[Figure]:
-    """Measure a hit, and in turn the same client at the emulator itself."""
-    with (
-        bench.emulator() as emulator,
-        bench.proxy(emulator) as proxy,
-        Client(emulator.port) as direct,
-        Client(proxy.port) as through,
-    ):
-        for client in (direct, through):
-            client.times([INSTANCE] * _WARM_UP)
-        rounds = [
-            [client.times([INSTANCE] * effort.latency_requests) for client in (direct, through)]
-            for _ in range(effort.latency_rounds)
-        ]
-    figures = []
-    for name, share, goal in (("p50", 0.5, _HIT_GOAL), ("p99", 0.99, None)):
-        figures.append(
-            Figure(
-                name=f"hit_{name}_ms",
-                what=f"a hit, {name}",
-                measured=median([percentile(through_times, share) for _, through_times in rounds]),
-                unit="ms",
-                beside=median([percentile(direct_times, share) for direct_times, _ in rounds]),
-                beside_what=_DIRECT,
-                bound="under",
-                goal=goal,
-            )
+    """Measure a hit of one client at every server, and what the emulator itself takes."""
+    with bench.emulator() as emulator, bench.all(emulator) as servers:
+        rounds = _rounds(
+            with_direct(servers, emulator),
+            effort.latency_rounds,
+            lambda: itertools.repeat(INSTANCE),
+            effort.latency_requests,
         )
-    return figures
+    return [
+        Figure(
+            name=f"hit_{name}_ms",
+            what=f"a hit, one client: {words} within",
+            unit="ms",
+            measured={server: median([percentile(times, share) for times in told]) for server, told in rounds.items()},
+        )
+        for name, share, words in (("p50", 0.5, "half"), ("p99", 0.99, "99 of 100"))
+    ]
 
 
 def misses(bench: Bench, effort: Effort) -> list[Figure]:
-    """Measure distinct targets directly and through the proxy in turn, and take the difference."""
-    number = itertools.count()
+    """Measure distinct targets directly and through every cache in turn, and take the differences."""
+    numbers = itertools.count()
 
-    def distinct(count: int) -> list[str]:
-        return [f"{INSTANCE}&distinct={next(number)}" for _ in range(count)]
+    def distinct() -> Iterator[str]:
+        return (f"{INSTANCE}&distinct={next(numbers)}" for _ in itertools.count())
 
-    with (
-        bench.emulator() as emulator,
-        bench.proxy(emulator, budget_window=NO_WAIT) as proxy,
-        Client(emulator.port) as direct,
-        Client(proxy.port) as through,
-    ):
-        for client in (direct, through):
-            client.times(distinct(_WARM_UP))
-        rounds = [
-            [median(client.times(distinct(effort.miss_requests))) for client in (direct, through)]
-            for _ in range(effort.miss_rounds)
-        ]
-    added = median([through_time - direct_time for direct_time, through_time in rounds])
+    with bench.emulator() as emulator, bench.caches(emulator, budget_window=NO_WAIT) as servers:
+        rounds = _rounds(with_direct(servers, emulator), effort.miss_rounds, distinct, effort.miss_requests)
+    medians = {server: [median(times) for times in told] for server, told in rounds.items()}
+    direct = medians.pop(DIRECT)
+    added = {
+        server: median([through - alone for through, alone in zip(times, direct, strict=True)])
+        for server, times in medians.items()
+    }
     return [
         Figure(
             name="miss_adds_ms",
-            what="what a miss adds to IMDS's own time",
-            measured=added,
+            what=f"what a miss adds to IMDS's own time ({DIRECT}: that time)",
             unit="ms",
-            beside=median([direct_time for direct_time, _ in rounds]),
-            beside_what=_DIRECT,
-            goal=_MISS_GOAL,
+            measured={**added, DIRECT: median(direct)},
             note=f"The difference of medians, IMDSPROXY_BUDGET_WINDOW={NO_WAIT:g}, so that nothing waits for its turn; "
-            "the emulator answers at once and shares the proxy's core.",
+            "the emulator answers at once and shares the servers' core.",
         )
     ]
+
+
+def _rounds(
+    servers: Sequence[Server], rounds: int, targets: Callable[[], Iterator[str]], count: int
+) -> dict[str, list[list[float]]]:
+    """Give the milliseconds of each request, by server, a list for each round; all servers in turn."""
+    told: dict[str, list[list[float]]] = {server.name: [] for server in servers}
+    with contextlib.ExitStack() as stack:
+        clients = {server.name: stack.enter_context(Client(server.port)) for server in servers}
+        for client in clients.values():
+            client.times(itertools.islice(targets(), _WARM_UP))
+        for number in range(rounds):
+            for name in in_turn(list(clients), number):
+                told[name].append(clients[name].times(itertools.islice(targets(), count)))
+    return told

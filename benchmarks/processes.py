@@ -1,12 +1,13 @@
-"""The processes that are measured: started on their core with settings of our own, ended by their handle."""
+"""Processes that are measured: started on their core with settings of our own, ended with all that they started."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import signal
+import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -17,19 +18,16 @@ from pathlib import Path
 from typing import IO, cast
 
 from benchmarks import cores
-from benchmarks.client import Client
-from benchmarks.cores import Cores
 from benchmarks.figures import BenchmarkError
 
 ROOT = Path(__file__).resolve().parent.parent
 
-TOLD_NOWHERE = "Left out: this system has no /proc to read it from."
-
 _START = 30.0
 _END = 12.0
 _LINES_KEPT = 10
-# What each of the three says, once it listens.
-_ADDRESS = re.compile(r"(?: listening address=|^emulator: |^plain: )http://127\.0\.0\.1:(\d+)")
+_LOOK_AGAIN = 0.002
+# What each of our own says, once it listens.
+_ADDRESS = re.compile(r"(?: listening address=|^emulator: |^plain: |^bare: )http://127\.0\.0\.1:(\d+)")
 # Nothing that the caller has set changes the proxy, or how it reaches the emulator, or has it traced.
 _NOT_OURS = re.compile(r"IMDSPROXY_.*|COVERAGE_.*|PYTHONASYNCIODEBUG|PYTHONDEVMODE|.*_PROXY", re.IGNORECASE)
 
@@ -42,75 +40,51 @@ class Running:
     port: int
     began: float
 
-    def resident_mebibytes(self) -> float | None:
-        """Give the resident memory, or None where the system has no /proc."""
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines():
-                if line.startswith("VmRSS:"):
-                    return int(line.split()[1]) / 1024
-        return None
 
-    def processor_seconds(self) -> float | None:
-        """Give the processor time it has had since its start, or None where the system has no /proc."""
-        with contextlib.suppress(OSError):
-            # The second field, the name, stands in brackets and may hold anything; 14 and 15 are what is wanted.
-            after_name = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
-        return None
+@contextlib.contextmanager
+def running(  # noqa: PLR0913 - all but the first two by keyword
+    name: str,
+    command: Sequence[str],
+    *,
+    core: int | None,
+    settings: Mapping[str, str] | None = None,
+    given: bytes = b"",
+    port: int | None = None,
+) -> Iterator[Running]:
+    """Run a command while the block lasts; it is ended however the block is left.
 
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """Starts processes on the servers' core. Every one is ended when its block is left, however that happens."""
-
-    cores: Cores
-
-    @contextlib.contextmanager
-    def emulator(self, latency: float = 0.0) -> Iterator[Running]:
-        """Run the emulated IMDS without its own limit; `latency` seconds are added to every answer."""
-        arguments = ["imdsproxy.emulator", "--port", "0", "--rate", "0", "--identity-rate", "0", "--quiet"]
-        with self._running([*arguments, "--latency", str(latency)]) as running:
-            yield running
-
-    @contextlib.contextmanager
-    def proxy(self, upstream: Running, *, until_ready: bool = True, **settings: object) -> Iterator[Running]:
-        """Run the proxy in front of an emulator; settings are named in lower case."""
-        named = {"port": 0, "upstream": f"http://127.0.0.1:{upstream.port}", **settings}
-        environment = {f"IMDSPROXY_{name.upper()}": str(value) for name, value in named.items()}
-        with self._running(["imdsproxy"], environment) as running:
-            if until_ready:
-                _wait_until_ready(running)
-            yield running
-
-    @contextlib.contextmanager
-    def plain(self, body: bytes = b"{}") -> Iterator[Running]:
-        """Run a plain ASGI application that answers every request with this body, on the same server library."""
-        with self._running(["benchmarks.plain"], given=body) as running:
-            yield running
-
-    @contextlib.contextmanager
-    def _running(
-        self, module: Sequence[str], settings: Mapping[str, str] | None = None, given: bytes = b""
-    ) -> Iterator[Running]:
-        inherited = {name: value for name, value in os.environ.items() if not _NOT_OURS.fullmatch(name)}
-        with cores.on(self.cores.servers):
-            began = time.perf_counter()
-            process = subprocess.Popen(
-                [sys.executable, "-m", *module],
-                cwd=ROOT,
-                env={**inherited, **(settings or {})},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-        output = _Output(cast("IO[bytes]", process.stdout), module[0])
-        try:
-            with contextlib.suppress(OSError), cast("IO[bytes]", process.stdin) as stdin:
-                stdin.write(given)  # one that ended at once does not take it, and has said why
+    Where no `port` is given, the process says its own. BenchmarkError where it does not come to listen.
+    """
+    inherited = {key: value for key, value in os.environ.items() if not _NOT_OURS.fullmatch(key)}
+    with cores.on(core):
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**inherited, **(settings or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own, by which whatever it started is found again
+        )
+    output = _Output(cast("IO[bytes]", process.stdout), name)
+    try:
+        with contextlib.suppress(OSError), cast("IO[bytes]", process.stdin) as stdin:
+            stdin.write(given)  # one that ended at once does not take it, and has said why
+        if port is None:
             yield Running(process.pid, output.port(), began)
-        finally:
-            _end(process)
-            output.end()
+        else:
+            _wait_until_listening(name, process, port, output)
+            yield Running(process.pid, port, began)
+    finally:
+        _end(process)
+        output.end()
+
+
+def free_port() -> int:
+    """Give a port of 127.0.0.1 where nothing listens at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 class _Output:
@@ -119,6 +93,7 @@ class _Output:
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._stream = stream
         self._name = name
+        self._last: deque[str] = deque(maxlen=_LINES_KEPT)
         self._port: Future[int] = Future()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -130,24 +105,41 @@ class _Output:
         except TimeoutError:
             raise BenchmarkError(f"{self._name} did not say within {_START:g} s where it listens") from None
 
+    def failure(self) -> BenchmarkError:
+        """Give the error of a process that ended before it listened."""
+        self.end()
+        return BenchmarkError(f"{self._name} did not start: {' '.join(''.join(self._last).split())}")
+
     def end(self) -> None:
         """Wait until nobody can write any more: not the process, nor one that it started."""
         self._thread.join(_END)
 
     def _follow(self) -> None:
-        last: deque[str] = deque(maxlen=_LINES_KEPT)
         with self._stream:
             for raw in self._stream:
-                last.append(raw.decode("utf-8", "replace"))
-                found = _ADDRESS.search(last[-1])
-                if found and not self._port.done():
-                    self._port.set_result(int(found[1]))
+                self._last.append(raw.decode("utf-8", "replace"))
+                told = _ADDRESS.search(self._last[-1])
+                if told and not self._port.done():
+                    self._port.set_result(int(told[1]))
         if not self._port.done():
-            self._port.set_exception(BenchmarkError(f"{self._name} did not start: {''.join(last).strip()}"))
+            words = " ".join("".join(self._last).split())
+            self._port.set_exception(BenchmarkError(f"{self._name} did not start: {words}"))
+
+
+def _wait_until_listening(name: str, process: subprocess.Popen[bytes], port: int, output: _Output) -> None:
+    end = time.monotonic() + _START
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), _START):
+            return
+        if process.poll() is not None:
+            raise output.failure()
+        if time.monotonic() > end:
+            raise BenchmarkError(f"{name} did not listen within {_START:g} s")
+        time.sleep(_LOOK_AGAIN)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end, and make it if it does not."""
+    """Ask a process to end, and make it if it does not; then whatever is left of its group."""
     try:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -156,12 +148,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
             process.kill()
         process.wait()
-
-
-def _wait_until_ready(proxy: Running) -> None:
-    end = time.monotonic() + _START
-    with Client(proxy.port) as client:
-        while client.get("/-/ready").status != 200:
-            if time.monotonic() > end:
-                raise BenchmarkError(f"the proxy was not ready within {_START:g} s")
-            time.sleep(0.01)
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)

@@ -1,108 +1,133 @@
-"""The table and the JSON document, both headed by what was measured on."""
+"""The tables, for a terminal and as Markdown, and the JSON document, all headed by what was measured on."""
 
 from __future__ import annotations
 
-import datetime as dt
-import os
-import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure, Unit
+from benchmarks.figures import SERVERS, Curve, Figure, Findings, Goal, Unit
 
-_LIBRARIES = ("uvicorn", "uvloop", "httptools", "httpx")
-_COLUMNS = ("what", "measured", "beside it", "goal", "")
+Table = list[list[str]]
+
 _MISSED = "missed"
+_LEGEND = "In brackets: imdsproxy's figure divided by this one."
+_DIGITS: Mapping[Unit, str] = {
+    "/s": ",.0f",
+    "requests": ",.0f",
+    "clients": ",.0f",
+    "ms": ".3f",
+    "s": ".2f",
+    "MiB": ".1f",
+    "x": ".2f",
+}
 
 
-def machine(command: str, pinned: str) -> dict[str, str]:
-    """Describe what the figures hold for, taken before anything is measured."""
-    described = {
-        "command": command,
-        "date": dt.datetime.now(dt.UTC).isoformat(" ", "minutes"),
-        "cpu": _cpu(),
-        "cores": f"{os.cpu_count() or '?'}; {pinned}",
-        "kernel": f"{platform.system()} {platform.release()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "libraries": ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES),
-    }
-    if hasattr(os, "getloadavg"):
-        described["load before"] = (
-            f"{os.getloadavg()[0]:.2f} (average of one minute; much of it makes every figure worse)"
-        )
-    return described
-
-
-def table(described: dict[str, str], figures: Sequence[Figure]) -> str:
-    """Write the aligned table for a terminal."""
+def text(described: Mapping[str, str], findings: Findings) -> str:
+    """Write everything for a terminal."""
     width = max(map(len, described))
-    lines = [f"{name:<{width}}  {text}" for name, text in described.items()]
-    rows = _aligned([_COLUMNS, *map(_row, figures)])
-    rule = "-" * max(map(len, rows))
-    notes = [f"{figure.what}: {figure.note}" for figure in figures if figure.note]
-    return "\n".join([*lines, "", rows[0], rule, *rows[1:], rule, *notes])
+    lines = [f"{name:<{width}}  {words}" for name, words in described.items()]
+    for title, table in _tables(findings):
+        rows = _aligned(table)
+        rule = "-" * max(map(len, rows))
+        lines += ["", title, "", rows[0], rule, *rows[1:], rule]
+    return "\n".join([*lines, "", *_notes(findings)])
 
 
-def markdown(described: dict[str, str], figures: Sequence[Figure]) -> str:
+def markdown(described: Mapping[str, str], findings: Findings) -> str:
     """Write the same as Markdown."""
-    lines = [f"- {name}: {text}" for name, text in described.items()]
-    rows = [f"| {' | '.join(cells)} |" for cells in _padded([_COLUMNS, *map(_row, figures)])]
-    rule = "".join("-" if character != "|" else "|" for character in rows[0])
-    notes = [f"- {figure.what}: {figure.note}" for figure in figures if figure.note]
-    return "\n".join([*lines, "", rows[0], rule, *rows[1:], "", *notes])
+    lines = [f"- {name}: {words}" for name, words in described.items()]
+    for title, table in _tables(findings):
+        rows = [f"| {' | '.join(cells)} |" for cells in _padded(table)]
+        rule = "".join("-" if character != "|" else "|" for character in rows[0])
+        lines += ["", title, "", rows[0], rule, *rows[1:]]
+    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(findings))])
 
 
-def document(described: dict[str, str], figures: Sequence[Figure], seconds: float) -> dict[str, Any]:
-    """Give everything as one JSON object; `figures` by their names."""
-    listed = {figure.name: {**asdict(figure), "missed": figure.missed} for figure in figures}
-    return {"machine": described, "seconds": seconds, "figures": listed}
+def document(described: Mapping[str, str], findings: Findings, seconds: float) -> dict[str, Any]:
+    """Give everything as one JSON object; figures and curves by their names."""
+    return {
+        "machine": dict(described),
+        "seconds": round(seconds, 1),
+        "figures": {figure.name: asdict(figure) for figure in findings.figures},
+        "curves": {curve.name: asdict(curve) for curve in findings.curves},
+        "goals": [{**asdict(goal), "missed": goal.missed} for goal in findings.goals],
+        "left_out": dict(findings.left_out),
+    }
 
 
-def _row(figure: Figure) -> tuple[str, ...]:
-    beside = "" if figure.beside is None else f"{_written(figure.beside, figure.unit)}, {figure.beside_what}"
-    goal = "" if figure.goal is None else f"{figure.bound} {_written(figure.goal, figure.unit, exact=True)}"
-    measured = "left out" if figure.measured is None else _written(figure.measured, figure.unit)
-    return (figure.what, measured, beside, goal, _MISSED if figure.missed else "")
+def written(value: float, unit: Unit) -> str:
+    """Write a value with as many digits as it bears, and no unit."""
+    return f"{value:{_DIGITS[unit]}}"
 
 
-def _written(value: float, unit: Unit, *, exact: bool = False) -> str:
-    """Write a value with as many digits as it bears, a goal with as many as it has."""
-    match unit:
-        case "/s":
-            return f"{value:,.0f}/s"
-        case "requests":
-            return f"{value:,.0f}"
-        case _:
-            digits = "g" if exact else {"ms": ".3f", "s": ".2f", "MiB": ".1f"}[unit]
-            return f"{value:{digits}} {unit}"
+def _tables(findings: Findings) -> list[tuple[str, Table]]:
+    tables = []
+    if findings.figures:
+        tables.append((_LEGEND, _figures(findings.figures)))
+    for curve in findings.curves:
+        tables += [
+            (f"{curve.what}: a second (99 of 100 within so many ms)", _rates(curve)),
+            (f"{curve.what}: processor time for a thousand [ms]", _processor(curve)),
+        ]
+    if findings.goals:
+        tables.append(("Goals", [["what", "measured", "goal", ""], *map(_goal, findings.goals)]))
+    return tables
 
 
-def _padded(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+def _figures(figures: Sequence[Figure]) -> Table:
+    servers = [server for server in SERVERS if any(server in figure.measured for figure in figures)]
+    rows = [["what", *servers]]
+    for figure in figures:
+        unit = f" [{figure.unit}]" if figure.unit in ("ms", "s", "MiB") else ""
+        rows.append([figure.what + unit, *(_cell(figure, server) for server in servers)])
+    return rows
+
+
+def _cell(figure: Figure, server: str) -> str:
+    value = figure.measured.get(server)
+    if value is None:
+        return ""
+    ratio = figure.ratio(server)
+    return written(value, figure.unit) + ("" if ratio is None else f" ({_ratio(ratio)})")
+
+
+def _ratio(ratio: float) -> str:
+    """Write it in three digits, so that a hundredth shows as well as a hundredfold."""
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"
+
+
+def _rates(curve: Curve) -> Table:
+    return _curve(curve, lambda server, at: f"{curve.rate[server][at]:,.0f} ({curve.p99_ms[server][at]:.2f})")
+
+
+def _processor(curve: Curve) -> Table:
+    told = curve.processor_ms
+    return _curve(curve, lambda server, at: f"{told[server][at]:.3f}" if server in told else "")
+
+
+def _curve(curve: Curve, cell: Callable[[str, int], str]) -> Table:
+    servers = [server for server in SERVERS if server in curve.rate]
+    rows = [[curve.along, *servers]]
+    return rows + [[f"{point:,}", *(cell(each, at) for each in servers)] for at, point in enumerate(curve.points)]
+
+
+def _goal(goal: Goal) -> list[str]:
+    unit = "" if goal.unit in ("requests", "clients") else f" {goal.unit}"
+    aim = f"{goal.bound} {goal.goal:,g}{unit}"
+    return [goal.what, written(goal.measured, goal.unit) + unit, aim, _MISSED if goal.missed else "reached"]
+
+
+def _notes(findings: Findings) -> list[str]:
+    noted: Sequence[Figure | Curve] = [*findings.figures, *findings.curves]
+    notes = [f"{each.what}: {each.note}" for each in noted if each.note]
+    return [*notes, *(f"Left out: {name}: {why}." for name, why in findings.left_out.items())]
+
+
+def _padded(rows: Table) -> Table:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [[f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)] for row in rows]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(rows: Table) -> list[str]:
     return ["  ".join(cells).rstrip() for cells in _padded(rows)]
-
-
-def _cpu() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip().lower() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"

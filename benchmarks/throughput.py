@@ -1,130 +1,158 @@
-"""Hits per second on one core, beside a plain application under the same load."""
+"""Hits per second on one core, with what they cost: processor time, and memory once a million were served."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from benchmarks.client import INSTANCE, Client
-from benchmarks.figures import BenchmarkError, Effort, Figure, median
-from benchmarks.processes import ROOT, TOLD_NOWHERE, Bench, Running
+from benchmarks import load, proc
+from benchmarks.arrivals import Arrivals, check_none
+from benchmarks.effort import Effort
+from benchmarks.figures import BARE, BenchmarkError, Figure, in_turn, median
+from benchmarks.load import CONNECTIONS, DIFFERING, REPEATED, Load, Sample, Shape
+from benchmarks.servers import Bench, Server, ask
 
-CONNECTIONS = 32
-
-_GOAL = 15_000
-_MARGIN = 30.0
-_COUNT = re.compile(r"^ *(\d+) requests in ", re.MULTILINE)
-_RATE = re.compile(r"^Requests/sec: +([\d.]+)$", re.MULTILINE)
-_FAILED = re.compile(r"^ *(?:Non-2xx or 3xx responses|Socket errors): .*$", re.MULTILINE)
-_PLAIN = "a plain ASGI application"
-
-Load = Callable[[int, int], tuple[int, float]]
-"""Loads a port for so many seconds; gives how often it was answered, and how often in a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Round:
-    """Answers per second, and per second of the server's processor time, None where that is not told."""
-
-    rate: float
-    own_rate: float | None
+_LONGEST_TOP_UP = 60
+_FEW = 0.001
+_NEARLY = 0.9
+_KINDS: Sequence[tuple[str, Shape, str]] = (
+    ("hits", REPEATED, "repeated hits"),
+    ("differing", DIFFERING, "hits, each with another head"),
+)
+_RSS = (
+    "Resident memory (RSS) of all processes of a server. Each cache may hold 16 MiB, which HAProxy takes at its start; "
+    "nginx has its cache in files."
+)
 
 
-def hits_per_second(bench: Bench, effort: Effort) -> list[Figure]:
-    """Measure in turn the proxy on a hit, and a plain application that answers the same body."""
-    load, words = _load()
-    ours: list[_Round] = []
-    bare: list[_Round] = []
-    with bench.emulator() as emulator, bench.proxy(emulator) as proxy:
-        with Client(proxy.port) as client:
-            client.document(INSTANCE)
-            body = client.get(INSTANCE).body
-        with bench.plain(body) as plain:
-            for _ in range(effort.load_rounds):
-                ours.append(_round(load, proxy, effort.load_seconds))
-                bare.append(_round(load, plain, effort.load_seconds))
-    rate, beside = median([each.rate for each in ours]), median([each.rate for each in bare])
-    own_rate = _own_rate(ours)
+@dataclass(slots=True)
+class _Told:
+    """What the rounds of one kind of load told of one server."""
+
+    samples: list[Sample] = field(default_factory=list)
+    more: int = 0
+    """Requests beside those of the rounds, sent only to come to the number after which memory is told."""
+    memory: proc.Memory | None = None
+
+    @property
+    def processor(self) -> list[float]:
+        return [sample.processor_ms for sample in self.samples if sample.processor_ms is not None]
+
+    @property
+    def count(self) -> int:
+        return sum(sample.count for sample in self.samples) + self.more
+
+
+def hits(bench: Bench, effort: Effort) -> list[Figure]:
+    """Measure all servers in turn on repeated hits, then on hits whose heads differ."""
+    chosen = load.choose()
+    figures: list[Figure] = []
+    memory: list[Figure] = []
+    with bench.emulator() as emulator, bench.all(emulator) as servers:
+        size = len(ask(servers[0].running).body)
+        arrivals = Arrivals(emulator)
+        memory += _memory_at_rest(servers)
+        for name, shape, words in _KINDS:
+            told = _rounds(chosen, shape, servers, effort)
+            figures += _figures(name, words, told, f"{chosen.words}; bodies of {size:,} bytes.")
+            memory += _memory_after(name, words, told, effort)
+        check_none(arrivals)
+    return figures + memory
+
+
+def _rounds(chosen: Load, shape: Shape, servers: Sequence[Server], effort: Effort) -> dict[str, _Told]:
+    by_name = {server.name: server for server in servers}
+    told = {name: _Told() for name in by_name}
+    for number in range(effort.load_rounds):
+        for name in in_turn(list(by_name), number):
+            sample = chosen(by_name[name].running, shape, effort.load_seconds)
+            if sample.failed > _FEW * sample.count:
+                raise BenchmarkError(f"under load, {sample.failed} of {sample.count} requests to {name} failed")
+            told[name].samples.append(sample)
+    for name, server in by_name.items():
+        missing = effort.requests_for_memory - told[name].count
+        if missing > 0:
+            seconds = math.ceil(missing / told[name].samples[-1].rate)
+            told[name].more = chosen(server.running, shape, min(seconds, _LONGEST_TOP_UP)).count
+        told[name].memory = proc.memory(server.running.pid)
+    return told
+
+
+def _figures(name: str, words: str, told: Mapping[str, _Told], how: str) -> list[Figure]:
+    busy = {server: median([sample.busy for sample in each.samples]) for server, each in told.items()}
+    limited = [server for server, share in busy.items() if share >= load.NEARLY_ALL]
+    shares = f"; with {BARE} it took {busy[BARE]:.0%} of its core" if busy.get(BARE) else ""
+    note = f"{how[:-1]}{shares}."
+    if limited:
+        note += f" The load itself was the limit, and the rate a lower bound, for {', '.join(limited)}."
+    for server, each in told.items():
+        if failed := sum(sample.failed for sample in each.samples):
+            note += f" {failed} requests to {server} failed."
+    what = f"{words}, {CONNECTIONS} connections"
     return [
         Figure(
-            name="hits_per_second",
-            what=f"hits on one core, {CONNECTIONS} connections",
-            measured=rate,
+            name=f"{name}_per_second",
+            what=f"{what}: a second",
             unit="/s",
-            beside=beside,
-            beside_what=_PLAIN,
-            bound="at least",
-            goal=_GOAL,
-            note=f"{words}; a body of {len(body):,} bytes; {rate / beside:.0%} of what the plain application "
-            "does on the same uvicorn.",
+            measured={server: median([sample.rate for sample in each.samples]) for server, each in told.items()},
+            note=note,
         ),
         Figure(
-            name="hits_per_processor_second",
-            what="hits per second of processor time",
-            measured=own_rate,
-            unit="/s",
-            beside=_own_rate(bare),
-            beside_what=_PLAIN,
-            note=TOLD_NOWHERE
-            if own_rate is None
-            else "The same rounds, counted by the time the server had on its core: other programs count less in it.",
+            name=f"{name}_p50_ms",
+            what=f"{what}: half within",
+            unit="ms",
+            measured={server: median([sample.p50_ms for sample in each.samples]) for server, each in told.items()},
+        ),
+        Figure(
+            name=f"{name}_p99_ms",
+            what=f"{what}: 99 of 100 within",
+            unit="ms",
+            measured={server: median([sample.p99_ms for sample in each.samples]) for server, each in told.items()},
+        ),
+        Figure(
+            name=f"{name}_processor_ms",
+            what=f"{words}: processor time for a thousand",
+            unit="ms",
+            measured={server: median(each.processor) for server, each in told.items() if each.processor},
         ),
     ]
 
 
-def _round(load: Load, server: Running, seconds: int) -> _Round:
-    before = server.processor_seconds()
-    count, rate = load(server.port, seconds)
-    after = server.processor_seconds()
-    if before is None or after is None or after <= before:
-        return _Round(rate, None)
-    return _Round(rate, count / (after - before))
+def _memory_at_rest(servers: Sequence[Server]) -> list[Figure]:
+    told = {server.name: server.rest for server in servers if server.rest is not None}
+    shares = {name: each.proportional for name, each in told.items() if each.proportional is not None}
+    return [
+        Figure(
+            name="memory_at_rest_mib",
+            what="memory at rest",
+            unit="MiB",
+            measured={name: each.resident for name, each in told.items()},
+            note=_RSS,
+        ),
+        Figure(
+            name="memory_at_rest_pss_mib",
+            what="memory at rest, less what it has in common with other processes",
+            unit="MiB",
+            measured=shares,
+            note="Proportional memory (PSS): pages in common are divided among those that have them; the emulator and "
+            "the bench are Python programs, too.",
+        ),
+    ]
 
 
-def _own_rate(rounds: Sequence[_Round]) -> float | None:
-    told = [each.own_rate for each in rounds if each.own_rate is not None]
-    return median(told) if told else None
-
-
-def _load() -> tuple[Load, str]:
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        return _own, "Load by benchmarks.generator, as wrk is not installed: a lower bound for both"
-
-    def load(port: int, seconds: int) -> tuple[int, float]:
-        return _wrk(wrk, port, seconds)
-
-    return load, "Load by wrk with one thread"
-
-
-def _wrk(program: str, port: int, seconds: int) -> tuple[int, float]:
-    url = f"http://127.0.0.1:{port}{INSTANCE}"
-    arguments = ["-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "-H", "Metadata: true", url]
-    text = _output([program, *arguments], seconds)
-    failed = _FAILED.search(text)
-    if failed:
-        raise BenchmarkError(f"under load: {failed[0].strip()}")
-    count, rate = _COUNT.search(text), _RATE.search(text)
-    if count is None or rate is None or int(count[1]) == 0:
-        raise BenchmarkError(f"wrk told no rate: {text.strip()}")
-    return int(count[1]), float(rate[1])
-
-
-def _own(port: int, seconds: int) -> tuple[int, float]:
-    arguments = [str(port), str(CONNECTIONS), str(seconds), INSTANCE]
-    count, rate = _output([sys.executable, "-m", "benchmarks.generator", *arguments], seconds).split()
-    return int(count), float(rate)
-
-
-def _output(command: list[str], seconds: int) -> str:
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds + _MARGIN)
-    except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"{command[0]} did not end") from None
-    if done.returncode:
-        raise BenchmarkError(f"under load: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
+def _memory_after(name: str, words: str, told: Mapping[str, _Told], effort: Effort) -> list[Figure]:
+    fewer = "".join(
+        f" {server} had {each.count:,} only, for want of time."
+        for server, each in told.items()
+        if each.count < _NEARLY * effort.requests_for_memory
+    )
+    return [
+        Figure(
+            name=f"memory_after_{name}_mib",
+            what=f"memory after {effort.requests_for_memory:,} {words}",
+            unit="MiB",
+            measured={server: each.memory.resident for server, each in told.items() if each.memory is not None},
+            note=f"One process sees the repeated hits first, then the others; at least that many of each.{fewer}",
+        )
+    ]
