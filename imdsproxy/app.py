@@ -65,7 +65,7 @@ class Application:
             max_body_bytes=settings.max_body_bytes,
         )
         self.clock = clock
-        self._access_log = settings.access_log
+        self.access_log = settings.access_log
         self.house: House = build(settings, self._upstream, clock)
         self.repeats = Repeats(self.house.proxy)
         self.readiness = Readiness(self.house.proxy, settings.warmup)
@@ -92,7 +92,10 @@ class Application:
         else:
             served = refused(request)
         await self._send(served, send)
-        self.note(served, self.clock.monotonic() - began, scope.get("client"), scope["method"], target(scope))
+        seconds = self.clock.monotonic() - began
+        self.house.metrics.observe(served, seconds)
+        if self.access_log:
+            log_request(served, seconds, scope.get("client"), scope["method"], target(scope))
 
     def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Hit, Key] | None:
         """Give the fresh hit that a GET in HTTP/1.1 is, and under which key it is kept; None where it is anything else.
@@ -105,17 +108,11 @@ class Application:
         hit = self.house.proxy.at_once(request, now)
         return None if hit is None else (hit, request.target.key)
 
-    def note(self, served: Served, seconds: float, client: tuple[str, int] | None, method: str, target: bytes) -> None:
-        """Count an answer, and log it if asked to."""
-        self.house.metrics.observe(served, seconds)
-        if self._access_log:
-            _log(served, seconds, client, method, target)
-
     def note_refusal(self, refusal: Refusal, client: str) -> None:
         """Count, and log if asked to, what the server refused before it became a request."""
         served = refused(refusal)
         self.house.metrics.observe(served, 0.0)
-        if self._access_log:
+        if self.access_log:
             fields = {"client": client, "status": refusal.status, "outcome": "refused", "detail": refusal.reason}
             access.info("request", extra={"fields": fields})
 
@@ -190,12 +187,12 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         raise SystemExit(2) from None
 
 
-def _log(served: Served, seconds: float, client: tuple[str, int] | None, method: str, target: bytes) -> None:
-    """Write the access log's line; neither query nor body is in it."""
+def log_request(served: Served, seconds: float, client: tuple[str, int] | None, method: str, written: bytes) -> None:
+    """Write the access log's line; of the target as it was written its path, and no query."""
     fields = {
         "client": client[0] if client else "-",
         "method": method,
-        "path": target.partition(b"?")[0].decode("ascii", "backslashreplace")[:200],
+        "path": written.partition(b"?")[0].decode("ascii", "backslashreplace")[:200],
         "status": served.response.status,
         "outcome": served.outcome.value,
         "endpoint": served.endpoint,

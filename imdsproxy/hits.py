@@ -23,17 +23,13 @@ class Hit(NamedTuple):
     """A fresh answer out of the cache as HTTP/1.1 on a connection that stays open."""
 
     served: Served
+    body: bytes
     head: bytes
     """Status line and fields, the empty line included (RFC 9112 section 2.1)."""
     until: float
     """The monotonic moment before which a hit of the same entry would be the same to the byte."""
     form: tuple[bytes, bytes, bytes]
     """The head without its figures: what stands before that of `Age`, between it and that of `ttl`, and behind."""
-
-    @property
-    def message(self) -> bytes:
-        """The whole of it."""
-        return self.head + self.served.response.body
 
 
 def from_cache(entry: Entry, endpoint: str, now: float, detail: str | None = None) -> Served:
@@ -56,7 +52,7 @@ def write(entry: Entry, endpoint: str, now: float, before: Hit | None = None) ->
     form = _form(served) if before is None or entry.token is not None else before.form
     front, between, back = form
     head = b"%b%d%b%d%b" % (front, served.age, between, served.ttl, back)  # type: ignore[str-format]  # a hit has both
-    return Hit(served, head, same_until(entry, now), form)
+    return Hit(served, served.response.body, head, same_until(entry, now), form)
 
 
 def same_until(entry: Entry, now: float) -> float:
@@ -64,8 +60,9 @@ def same_until(entry: Entry, now: float) -> float:
     older = entry.sent_at + max(0, int(now - entry.sent_at)) + 1
     nearer = entry.fresh_until - math.floor(entry.fresh_until - now)
     until = min(older, nearer)
-    if entry.expires_at is not None:
-        until = min(until, entry.expires_at - math.floor(entry.expires_at - now))
+    if entry.token is not None:
+        left = entry.token.expires_in - (now - entry.sent_at)  # rounded as in the body
+        until = min(until, now + left - math.floor(left))
     return until - _ROUNDING
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from imdsproxy.app import Application
+from imdsproxy.app import Application, log_request
 from imdsproxy.connection import Connection
 from imdsproxy.hits import Hit
 from imdsproxy.messages import Key
@@ -27,9 +27,10 @@ class LaneConnection(Connection):
         super().__init__(*args, **kwargs)
         application = cast("Application", self.app)
         self._at_once = application.at_once
-        self._note = application.note
+        self._observe = application.house.metrics.observe
         self._now = application.clock.monotonic
         self._repeats = application.repeats
+        self._access_log = application.access_log
         self._answered = False
         self._from_rest = True  # what is being read began with the first byte of a request
         self._hit: tuple[Hit, Key] | None = None
@@ -45,10 +46,9 @@ class LaneConnection(Connection):
         self._from_rest = self._whole
         if self._whole and not self.flow.write_paused and (self.cycle is None or self.cycle.response_complete):
             began = self._now()
-            found = self._repeats.find(data, began)
-            if found is not None:
-                known, hit = found
-                self._write(hit, known.target, began)
+            hit = self._repeats.find(data, began)
+            if hit is not None:
+                self._answer(hit, began, data)
                 return
         super().data_received(data)
 
@@ -75,10 +75,11 @@ class LaneConnection(Connection):
             super().on_message_complete()
             return
         hit, key = self._hit
+        head = self._latest if self._from_rest and _is_one_head(self._latest) else None
         self._rest_begins()
-        self._write(hit, self.url, self._began)
-        if self._from_rest and _is_one_head(self._latest):
-            self._repeats.remember(self._latest, self.url, key, hit.served.endpoint)
+        self._answer(hit, self._began)
+        if head is not None:
+            self._repeats.remember(head, key)
 
     def _may_write(self) -> bool:
         """Whether nothing is to be written before, and the client takes what it is sent."""
@@ -89,12 +90,17 @@ class LaneConnection(Connection):
             and self.transport.get_write_buffer_size() < HIGH_WATER_LIMIT
         )
 
-    def _write(self, hit: Hit, target: bytes, began: float) -> None:
+    def _answer(self, hit: Hit, began: float, head: bytes | None = None) -> None:
+        """Write the answer to the request that was just read, or to this head that was not."""
         self._answered = True
-        self.transport.write(hit.message)
+        self.transport.write(hit.head + hit.body)
         self._idle_since = self.loop.time()
         self.server_state.total_requests += 1
-        self._note(hit.served, self._now() - began, self.client, "GET", target)
+        seconds = self._now() - began
+        self._observe(hit.served, seconds)
+        if self._access_log:
+            target = self.url if head is None else head.split(b" ", 2)[1]
+            log_request(hit.served, seconds, self.client, "GET", target)
 
 
 def _is_one_head(data: bytes) -> bool:
@@ -104,6 +110,9 @@ def _is_one_head(data: bytes) -> bool:
 
 
 def connection_class(header_timeout: float, *, admin: bool = False) -> type[Connection]:
-    """Give the protocol class for the user's time limit, and for a listener; a page is never answered by the lane."""
+    """Give the protocol class for the user's time limit, and for a listener; a page is never answered by the lane.
+
+    The server's application has to be `Application` itself, so uvicorn must not wrap it (`proxy_headers=False`).
+    """
     way = Connection if admin else LaneConnection
     return type(way.__name__, (way,), {"header_timeout": header_timeout, "admin": admin})

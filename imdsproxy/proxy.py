@@ -95,9 +95,10 @@ class Proxy:
         if kept is not None and kept.hit is not None and now < kept.hit.until:
             return kept.hit
         kept = self.store.find(key)
-        if kept is None or lookup(kept.entry, now) is not Standing.FRESH:
+        entry = None if kept is None else kept.entry
+        if kept is None or entry is None or lookup(entry, now) is not Standing.FRESH:
             return None
-        kept.hit = write(kept.entry, endpoint, now, kept.hit)
+        kept.hit = write(entry, endpoint, now, kept.hit)
         return kept.hit
 
     def _not_fresh(self, errand: Errand, decision: Cache, entry: Entry | None, now: float) -> Served | Waiting:

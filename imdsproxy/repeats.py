@@ -9,7 +9,6 @@ again, so a head is taken in when it is seen for the second time.
 from __future__ import annotations
 
 from collections import OrderedDict
-from weakref import ref
 
 from imdsproxy.hits import Hit
 from imdsproxy.messages import Key
@@ -22,22 +21,8 @@ LONGEST_HEAD = 4096
 _MOST_HEADS = 16384
 # What the table may take, as a share of what the cache may.
 _SHARE = 4
-# What a head costs beside its bytes: the objects around it and its place in the table.
-_OVERHEAD = 400
-
-
-class Known:
-    """A head that was a fresh hit."""
-
-    __slots__ = ("changes", "endpoint", "kept", "target")
-
-    def __init__(self, target: bytes, endpoint: str, kept: Kept, changes: int) -> None:
-        self.target = target
-        """As it was on the wire."""
-        self.endpoint = endpoint
-        self.kept = ref(kept)
-        self.changes = changes
-        """How often the store had changed when `kept` was last found in it."""
+# What a head costs beside its bytes: its place in the table, and an entry's empty place that only it remembers.
+_OVERHEAD = 250
 
 
 class Repeats:
@@ -46,26 +31,28 @@ class Repeats:
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
         self._store = proxy.store
-        self._known: OrderedDict[bytes, Known] = OrderedDict()
+        self._known: OrderedDict[bytes, Kept] = OrderedDict()
         self._bytes = 0
         self._max_bytes = proxy.store.max_bytes // _SHARE
         # By their hashes; one taken for another is only taken in too early.
         self._seen_once: set[int] = set()
 
-    def find(self, head: bytes, now: float) -> tuple[Known, Hit] | None:
+    def find(self, head: bytes, now: float) -> Hit | None:
         """Give the fresh hit that a head is, if it was one before; forget it where its entry answers no more."""
-        known = self._known.get(head)
-        if known is None:
+        kept = self._known.get(head)
+        if kept is None:
             return None
-        kept = known.kept()
-        hit = None if kept is None else kept.hit
-        if hit is None or now >= hit.until or known.changes != self._store.changes:
-            hit = self._again(head, known, now)
-            if hit is None:
-                return None
-        return known, hit
+        hit = kept.hit
+        if hit is not None and now < hit.until:
+            return hit
+        if hit is not None:  # it is to be written anew, if it is still fresh
+            hit = self._proxy.hit(kept.key, hit.served.endpoint, now)
+        if hit is None:
+            del self._known[head]
+            self._bytes -= len(head) + _OVERHEAD
+        return hit
 
-    def remember(self, head: bytes, target: bytes, key: Key, endpoint: str) -> None:
+    def remember(self, head: bytes, key: Key) -> None:
         """Take in a head that has just been answered by what is kept under this key, if it was before."""
         if hash(head) not in self._seen_once:
             if len(self._seen_once) >= _MOST_HEADS:
@@ -75,7 +62,7 @@ class Repeats:
         kept = self._store.look(key)
         if kept is None or head in self._known or len(head) > LONGEST_HEAD:
             return
-        self._known[head] = Known(target, endpoint, kept, self._store.changes)
+        self._known[head] = kept
         self._bytes += len(head) + _OVERHEAD
         while len(self._known) > _MOST_HEADS or self._bytes > self._max_bytes:
             oldest, _ = self._known.popitem(last=False)
@@ -89,15 +76,3 @@ class Repeats:
 
     def __len__(self) -> int:
         return len(self._known)
-
-    def _again(self, head: bytes, known: Known, now: float) -> Hit | None:
-        """Look once more, since a second has passed or the cache has changed."""
-        kept = known.kept()
-        if kept is not None and self._store.look(kept.key) is kept:
-            known.changes = self._store.changes
-            hit = self._proxy.hit(kept.key, known.endpoint, now)
-            if hit is not None:
-                return hit
-        del self._known[head]
-        self._bytes -= len(head) + _OVERHEAD
-        return None

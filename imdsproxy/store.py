@@ -13,15 +13,35 @@ from imdsproxy.hits import Hit
 from imdsproxy.messages import Key
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+@dataclass(slots=True, eq=False)
 class Kept:
-    """An entry in the cache, for as long as it is there. Who remembers it must not be what keeps it in memory."""
+    """The place of an entry in the cache. When the entry leaves, the place is empty, and nothing comes there again."""
 
     key: Key
-    entry: Entry
+    entry: Entry | None
     size: int
+    gone_at: float
     hit: Hit | None = None
-    """It as it was written last, for as long as that is true."""
+    """The entry as it was written last."""
+
+    def leave(self) -> None:
+        """Let go of the entry; whoever has remembered the place does not keep it in memory."""
+        self.entry = self.hit = None
+
+
+class _Entries(TLRUCache[Key, Kept, float]):
+    """Tells what has to leave for want of room or time that it does."""
+
+    def popitem(self) -> tuple[Key, Kept]:
+        key, kept = super().popitem()
+        kept.leave()
+        return key, kept
+
+    def expire(self, time: float | None = None) -> list[tuple[Key, Kept]]:
+        expired = super().expire(time)
+        for _, kept in expired:
+            kept.leave()
+        return expired
 
 
 class Store:
@@ -30,14 +50,12 @@ class Store:
     def __init__(self, max_bytes: int, clock: Clock) -> None:
         self._clock = clock
         self.max_bytes = max_bytes
-        self._entries: TLRUCache[Key, Kept] = TLRUCache(
+        self._entries = _Entries(
             maxsize=max_bytes,
-            ttu=lambda _key, kept, _now: kept.entry.gone_at,
+            ttu=lambda _key, kept, _now: kept.gone_at,
             timer=clock.monotonic,
             getsizeof=lambda kept: kept.size,
         )
-        self.changes = 0
-        """How often an entry was put in or dropped: while it stands still, what was found is what would be found."""
 
     def find(self, key: Key) -> Kept | None:
         """Give what is kept under a key, fresh or stale, or None."""
@@ -60,22 +78,24 @@ class Store:
 
     def put(self, key: Key, entry: Entry) -> bool:
         """Keep an entry; says whether it was. One that an answer to a later request has overtaken is not."""
-        present = self.get(key)
-        if present is not None and present.sent_at > entry.sent_at:
+        present = self.find(key)
+        if present is not None and present.entry is not None and present.entry.sent_at > entry.sent_at:
             return False
         size = entry.size + len(key)
         if size > self.max_bytes or self._clock.monotonic() >= entry.gone_at:
             return False
-        self._entries[key] = Kept(key, entry, size)
-        self.changes += 1
+        self._entries[key] = Kept(key, entry, size, entry.gone_at)
+        if present is not None:
+            present.leave()
         return True
 
     def drop(self, concerns: Callable[[Key], bool]) -> int:
         """Drop the entries whose key `concerns`; says how many."""
         keys = [key for key in self._entries if concerns(key)]
         for key in keys:
-            self._entries.pop(key, None)
-        self.changes += 1
+            kept = self._entries.pop(key, None)
+            if kept is not None:
+                kept.leave()
         return len(keys)
 
     def sweep(self) -> None:
@@ -93,5 +113,5 @@ class Store:
     def soonest_token_expiry(self) -> float | None:
         """The monotonic moment at which the first of the kept tokens expires, if any is kept."""
         looked = (self.look(key) for key in self._entries)
-        kept = (each.entry for each in looked if each is not None)
+        kept = (each.entry for each in looked if each is not None and each.entry is not None)
         return min((entry.expires_at for entry in kept if entry.expires_at is not None), default=None)
