@@ -227,7 +227,6 @@ class Connection(HttpToolsProtocol):
         self._whole = True
         self._in_head = True
         self._beside_body = 0
-        self._latest = b""  # what comes behind is another request, and its fault is not this one's
         if self._deadline is not None:
             self._stop_deadline()
 

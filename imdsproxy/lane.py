@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-
 from imdsproxy.app import Application, log_request
 from imdsproxy.connection import Connection
 from imdsproxy.hits import Hit
@@ -32,7 +30,7 @@ class LaneConnection(Connection):
         self._repeats = application.repeats
         self._access_log = application.access_log
         self._answered = False
-        self._from_rest = True  # what is being read began with the first byte of a request
+        self._from_rest = True  # what is being read begins with the first byte of a request
         self._hit: tuple[Hit, Key] | None = None
         self._began = 0.0
 
@@ -44,7 +42,7 @@ class LaneConnection(Connection):
     def data_received(self, data: bytes) -> None:
         """Answer what is known by its bytes; read everything else."""
         self._from_rest = self._whole
-        if self._whole and not self.flow.write_paused and (self.cycle is None or self.cycle.response_complete):
+        if self._whole and self._free():
             began = self._now()
             hit = self._repeats.find(data, began)
             if hit is not None:
@@ -62,7 +60,10 @@ class LaneConnection(Connection):
             and parser.get_method() == b"GET"
             and parser.should_keep_alive()
             and parser.get_http_version() == "1.1"
-            and self._may_write()
+            and self._free()
+            and self._from_rest
+            # What comes behind it in the same read may concern this answer, too.
+            and self._latest.find(_END) == len(self._latest) - len(_END)
         ):
             self._began = self._now()
             self._hit = self._at_once(self.url, self.headers, self._began)
@@ -75,20 +76,14 @@ class LaneConnection(Connection):
             super().on_message_complete()
             return
         hit, key = self._hit
-        head = self._latest if self._from_rest and _is_one_head(self._latest) else None
         self._rest_begins()
         self._answer(hit, self._began)
-        if head is not None:
-            self._repeats.remember(head, key)
+        if len(self._latest) <= LONGEST_HEAD and self._latest.startswith(b"GET "):
+            self._repeats.remember(self._latest, key)  # this head, and nothing before it or behind
 
-    def _may_write(self) -> bool:
+    def _free(self) -> bool:
         """Whether nothing is to be written before, and the client takes what it is sent."""
-        return (
-            (self.cycle is None or self.cycle.response_complete)
-            and not self.flow.write_paused
-            and not self.transport.is_closing()
-            and self.transport.get_write_buffer_size() < HIGH_WATER_LIMIT
-        )
+        return not self.flow.write_paused and (self.cycle is None or self.cycle.response_complete)
 
     def _answer(self, hit: Hit, began: float, head: bytes | None = None) -> None:
         """Write the answer to the request that was just read, or to this head that was not."""
@@ -101,12 +96,6 @@ class LaneConnection(Connection):
         if self._access_log:
             target = self.url if head is None else head.split(b" ", 2)[1]
             log_request(hit.served, seconds, self.client, "GET", target)
-
-
-def _is_one_head(data: bytes) -> bool:
-    """Whether these bytes, which were answered as a GET, are that one head and nothing before, behind or beside it."""
-    end = len(data) - len(_END)
-    return len(data) <= LONGEST_HEAD and data.startswith(b"GET ") and data.find(_END) == end
 
 
 def connection_class(header_timeout: float, *, admin: bool = False) -> type[Connection]:

@@ -1,0 +1,813 @@
+"""The fast lane never has a view of its own: with it and without it, the same bytes get the same answers.
+
+Two proxies in the same virtual time, one with the lane and one without, are told the same history. After every step
+they must have done the same: to the byte and the moment on every connection, at IMDS, in the figures and in the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Self, TypeVar
+
+import pytest
+import uvicorn
+from hypothesis import Phase, assume, given, settings
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
+
+from imdsproxy.app import Application
+from imdsproxy.connection import KEEP_ALIVE, Connection
+from imdsproxy.freshness import Entry, Standing, keep, lookup
+from imdsproxy.hits import Hit, write
+from imdsproxy.lane import LaneConnection, connection_class
+from imdsproxy.messages import Failure, Headers, Key, Response
+from imdsproxy.metrics import _Answers
+from imdsproxy.policy import Lifetimes
+from imdsproxy.repeats import LONGEST_HEAD, Repeats
+from tests.scripted import DEFAULTS, DOWN, INSTANCE, SLOW, TOKEN, VERSIONS, Imds, Sent, ok, status
+from tests.virtual import VirtualClock
+from tests.wire import SteppedLoop, Wire
+
+LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
+NETWORK = "/metadata/instance/network?api-version=2021-02-01"
+BIG = "/metadata/instance?api-version=2021-12-13"
+ATTESTED = "/metadata/attested/document?api-version=2020-09-01"
+EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
+HOST = b"Host: 127.0.0.1"
+METADATA = b"Metadata: true"
+OWN_NAME = b"0123456789abcdef"
+"""Stands for the proxy's own name among the hops, which is another one in every proxy."""
+CONNECTIONS = 3
+
+Drawn = TypeVar("Drawn")
+
+_TICK = 2**-20
+"""About a microsecond; the shortest time that there is here."""
+
+# --- What clients send
+
+
+def head(
+    target: str = INSTANCE,
+    *fields: bytes,
+    method: str = "GET",
+    version: str = "1.1",
+    common: tuple[bytes, ...] = (HOST, METADATA),
+    end: bytes = b"\r\n",
+) -> bytes:
+    lines = [f"{method} {target} HTTP/{version}".encode("latin-1"), *common, *fields]
+    return end.join([*lines, b"", b""])
+
+
+def of_length(size: int, target: str = INSTANCE) -> bytes:
+    """Give a head of so many bytes."""
+    plain = head(target, b"X-Pad: ")
+    return head(target, b"X-Pad: " + b"x" * (size - len(plain)))
+
+
+def with_body(target: str, body: bytes, *fields: bytes, method: str = "GET") -> bytes:
+    return head(target, *fields, b"Content-Length: %d" % len(body), method=method) + body
+
+
+CHUNKS = b"4\r\nabcd\r\n0\r\n\r\n"
+
+HITS = [
+    head(INSTANCE),
+    head(TOKEN),
+    head(LEAF),
+    head(VERSIONS),
+    head(BIG),
+    head(NETWORK, b"X-Ms-Client-Request-Id: 1"),
+    head(EVENTS),
+    head(INSTANCE, common=(METADATA, HOST)),
+    head(TOKEN, common=(b"metadata: TRUE", b"hOST: localhost:8254", b"User-Agent: curl/8")),
+    head(INSTANCE, common=(HOST,)),
+    head(INSTANCE, b"Connection: keep-alive"),
+    of_length(LONGEST_HEAD),
+]
+
+WISHES = [
+    *(head(target, b"Cache-Control: no-cache") for target in (INSTANCE, TOKEN, BIG, VERSIONS)),
+    *(head(target + "&bypass_cache=true") for target in (INSTANCE, TOKEN, LEAF)),
+    with_body(EVENTS, b"{}", method="POST"),
+]
+"""Each of them brings about that something is asked for anew."""
+
+OTHERS = [
+    head(INSTANCE, b"Connection: close"),
+    head(INSTANCE, b"connection: Keep-Alive, Close"),
+    head(TOKEN, b"Connection: close"),
+    head(INSTANCE, b"Proxy-Connection: close"),
+    head(INSTANCE, b"Connection: x-other"),
+    head(INSTANCE, version="1.0"),
+    head(INSTANCE, b"Connection: keep-alive", version="1.0"),
+    head(INSTANCE, version="1.0", common=(METADATA,)),
+    head(INSTANCE, version="1.2"),
+    head(INSTANCE, version="2.0"),
+    head("http://169.254.169.254" + INSTANCE),
+    head("HTTP://127.0.0.1:9" + TOKEN),
+    head("http://example.com" + INSTANCE),
+    head("https://169.254.169.254" + INSTANCE),
+    head("169.254.169.254:80", method="CONNECT"),
+    head("*", method="OPTIONS"),
+    head(INSTANCE, method="HEAD"),
+    head(INSTANCE, method="POST"),
+    head(INSTANCE, method="get"),
+    head(INSTANCE, method="BREW"),
+    head(INSTANCE, method="PROPFIND"),
+    with_body(INSTANCE, b"GET / HTTP/1.1\r\n\r\n"),
+    with_body(TOKEN, b"abc"),
+    with_body(INSTANCE, b""),
+    with_body(EVENTS, b'{"StartRequests":[]}', method="POST"),
+    with_body(EVENTS, b"x" * 66_000, method="POST"),
+    with_body(EVENTS, b"{}", b"Expect: 100-continue", method="POST"),
+    head(INSTANCE, b"Transfer-Encoding: chunked") + CHUNKS,
+    head(EVENTS, b"Transfer-Encoding: chunked", method="POST") + CHUNKS,
+    head(INSTANCE, b"Transfer-Encoding: chunked") + b"0\r\nX-Trailer: 1\r\n\r\n",
+    head(INSTANCE, b"Transfer-Encoding: gzip, chunked") + CHUNKS,
+    head(INSTANCE, b"Transfer-Encoding: chunked", b"Content-Length: 3") + CHUNKS,
+    head(INSTANCE, b"Content-Length: 5"),
+    head(INSTANCE, b"Content-Length: -1"),
+    head(INSTANCE, b"Expect: 100-continue"),
+    head(TOKEN, b"Expect: 100-Continue"),
+    head(INSTANCE, b"Expect: something"),
+    head(INSTANCE, b"Upgrade: websocket", b"Connection: Upgrade"),
+    head(INSTANCE, b"Upgrade: h2c"),
+    with_body(INSTANCE, b"abc", b"Upgrade: h2c", b"Connection: upgrade"),
+    head(TOKEN, b"cache-control: max-age=0, No-Cache"),
+    head(INSTANCE, b"Cache-Control: max-age=0"),
+    head(TOKEN + "&bypass_cache=false"),
+    head(INSTANCE, b"X-Forwarded-For: 10.0.0.1"),
+    head(TOKEN, b"x-forwarded-for:"),
+    head(INSTANCE, b"X-Forwarded-Host: a"),
+    head(INSTANCE, b"Imdsproxy-Via: " + OWN_NAME),
+    head(INSTANCE, b"Imdsproxy-Via: 00000000000000ff"),
+    head(INSTANCE, HOST),
+    head(INSTANCE, METADATA),
+    head(TOKEN, METADATA),
+    head(INSTANCE, common=(METADATA,)),
+    head(TOKEN, common=(HOST,)),
+    head(TOKEN, common=(HOST, b"Metadata: false")),
+    head(INSTANCE, common=(b"Host: example.com", METADATA)),
+    head(INSTANCE, common=(b"Host: [::1]:80", METADATA)),
+    head(INSTANCE, common=(b"Host: a b", METADATA)),
+    head(INSTANCE + "#fragment"),
+    head(INSTANCE + "&api-version=2021-02-01"),
+    head("/metadata/instance/?api-version=2021-02-01"),
+    head("/Metadata/Instance?api-version=2021-02-01"),
+    head("/metadata/%69nstance?api-version=2021-02-01"),
+    head("/metadata//instance?api-version=2021-02-01"),
+    head("/metadata/instance/../instance?api-version=2021-02-01"),
+    head(INSTANCE + "&format=json"),
+    head("/metadata/instance?format=json&api-version=2021-02-01"),
+    head(NETWORK),
+    head("/metadata/instance/compute?api-version=2021-02-01"),
+    head("/metadata/instance/compute/name?api-version=2021-12-13&format=text"),
+    head("/metadata/instance/absent?api-version=2021-02-01"),
+    head("/metadata/instance"),
+    head(ATTESTED),
+    head(ATTESTED + "&nonce=1234567890"),
+    head("/metadata/identity/info?api-version=2018-02-01"),
+    head("/metadata/identity/other?api-version=2018-02-01"),
+    head("/metadata/denied"),
+    head("/metadata/unknown"),
+    head("/-/healthy"),
+    head("/-/ready"),
+    head("/-/nothing"),
+    head("/favicon.ico"),
+    head("/"),
+    of_length(LONGEST_HEAD - 1),
+    of_length(LONGEST_HEAD + 1),
+    of_length(65_000),
+    of_length(66_000),
+    head(INSTANCE, *(b"X-%d: 1" % number for number in range(98))),
+    head(INSTANCE, *(b"X-%d: 1" % number for number in range(99))),
+    head(INSTANCE, end=b"\n"),
+    b"\r\n" + head(INSTANCE),
+    head(INSTANCE) + b"\r\n",
+    b"\r\n\r\n",
+    b"\n",
+    head(INSTANCE, b"X-Folded: a\r\n b"),
+    head(INSTANCE, b"X-Odd: a\x00b"),
+    head(INSTANCE, b"X-Latin: \xe4\xf6"),
+    head(INSTANCE, b"No colon"),
+    head(INSTANCE, b"Space : 1"),
+    head(INSTANCE, b": 1"),
+    head("/metadata/ä"),
+    head("/metadata/instance?api-version=2021-02-01 x"),
+    b"GET " + INSTANCE.encode() + b"\r\n\r\n",
+    b"nonsense\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET",
+]
+
+# --- What happens
+
+
+class Send(NamedTuple):
+    """A client sends, each piece a read of its own, the next when all is done that the one before brought about."""
+
+    connection: int
+    reads: tuple[bytes, ...]
+
+
+class Repeat(NamedTuple):
+    """A client sends the same again and again."""
+
+    connection: int
+    data: bytes
+    times: int
+    pause: float
+
+
+class Pass(NamedTuple):
+    """Time passes."""
+
+    seconds: float
+
+
+class Sky(NamedTuple):
+    """What IMDS does from now on."""
+
+    weather: str
+    latency: float
+    life: str
+    document: int
+
+
+class Take(NamedTuple):
+    """A client reads so many bytes more, and then no more."""
+
+    connection: int
+    size: float
+
+
+class Leave(NamedTuple):
+    """A client sends no more, or is gone altogether."""
+
+    connection: int
+    vanishes: bool
+
+
+class Told(NamedTuple):
+    """The server is told something: to drop all entries, to let a connection end, to stop."""
+
+    word: str
+    connection: int = 0
+
+
+Step = Send | Repeat | Pass | Sky | Take | Leave | Told
+
+
+class House(NamedTuple):
+    """The settings of both proxies."""
+
+    derive: bool = False
+    access_log: bool = True
+    warm: bool = False
+    latency: float = 0.0
+    budget_requests: int = 100
+    cache_max_bytes: int = 1 << 24
+    require_metadata_header: str = "credentials"
+
+
+LIVES = {
+    **{str(life): f'"{life}"' for life in (0, 1, 299, 300, 301, 302, 303, 333, 400, 601, 602, 3599, 86399, 604800)},
+    **{f"bare {life}": f"{life}" for life in (305, 700, 86400)},
+    **dict.fromkeys(("604801", "-1", "1e3", "700.5", "0700"), '"{}"'),
+    "null": "null",
+    "text": '"soon"',
+    "spaced": ' "900" ',
+    "zeros": '"0900"',
+}
+WEATHERS = ["fine"] * 14 + ["gone", "broken", "busy", "down", "slow", "absent", "bad", "forbidden", "aged", "odd"]
+
+
+def imds_answers(sky: Sky, sent: Sent, count: int) -> Response | Failure:
+    failures: dict[str, Response | Failure] = {
+        "gone": status(410),
+        "broken": status(500),
+        "busy": status(429),
+        "down": DOWN,
+        "slow": SLOW,
+    }
+    refusals = {"absent": status(404), "bad": status(400), "forbidden": status(403)}
+    if sky.weather in failures:
+        return failures[sky.weather]
+    if sky.weather in refusals:
+        return refusals[sky.weather]
+    headers: Headers = ()
+    if sky.weather == "aged":
+        headers = ((b"age", b"7"), (b"cache-status", b"other; hit; ttl=3"))
+    elif sky.weather == "odd":
+        headers = ((b"date", b"Mon, 01 Jan 2024 00:00:00 GMT"), (b"x-ms-odd", b""), (b"x-ms-odd", b"\xe4 b"))
+    if "absent" in sent.target:
+        return status(404)
+    if "oauth2/token" in sent.target:
+        life = LIVES[sky.life].format(sky.life)
+        return ok(f'{{"access_token":"t{count}","expires_in":{life},"token_type":"Bearer"}}', headers=headers)
+    if "format=text" in sent.target:
+        return Response(200, ((b"content-type", b"text/plain; charset=utf-8"), *headers), b"leaf %d" % sky.document)
+    compute = {"vmId": f"id {sky.document}", "name": "vm", "tags": "x" * (30_000 if "2021-12-13" in sent.target else 9)}
+    return ok(json.dumps({"compute": compute, "network": {"n": count}}, separators=(",", ":")), headers=headers)
+
+
+# --- The two proxies
+
+
+class _CountedRepeats(Repeats):
+    def __init__(self, application: _Counted) -> None:
+        super().__init__(application.house.proxy)
+        self._ways = application.ways
+
+    def find(self, head: bytes, now: float) -> Hit | None:
+        found = super().find(head, now)
+        self._ways["repeated"] += found is not None
+        return found
+
+
+class _Counted(Application):
+    """An application that knows by which way it was asked how often."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.ways: Counter[str] = Counter()
+        self.repeats = _CountedRepeats(self)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.ways["full"] += 1
+        await super().__call__(scope, receive, send)
+
+    def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Hit, Key] | None:
+        found = super().at_once(raw, headers, now)
+        self.ways["at once"] += found is not None
+        return found
+
+
+class _Log(logging.Handler):
+    """Keeps what was logged, but for how long anything took."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[tuple[object, ...]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {name: value for name, value in getattr(record, "fields", {}).items() if name != "milliseconds"}
+        error = record.exc_info[0] if record.exc_info else None
+        self.lines.append((record.name, record.levelname, record.getMessage(), fields, error))
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[_Log]:
+    """Keep what the proxies log, and keep it from everybody else."""
+    log = _Log()
+    loggers = [logging.getLogger(name) for name in ("imdsproxy", "uvicorn.error", "asyncio")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(log)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        yield log
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(log)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+class Line(NamedTuple):
+    """What can be seen of one connection."""
+
+    received: list[tuple[float, bytes]]
+    closing: bool
+    end: tuple[float, str] | None
+    reading: bool
+    silent: bool
+
+
+class Seen(NamedTuple):
+    """What a step brought about."""
+
+    lines: list[Line]
+    asked: list[tuple[float, str, str, bytes]]
+    log: list[tuple[object, ...]]
+    figures: list[str]
+    served: int
+    connections: int
+    tasks: int
+    entries: int
+    bytes: int
+
+
+class World:
+    """A proxy with its clients and its IMDS."""
+
+    def __init__(self, way: type[Connection], house: House, log: _Log) -> None:
+        self.log = log
+        self.sky = Sky("fine", house.latency, "86399", 0)
+        self.loop = SteppedLoop()
+        self.imds = Imds(self._answer, house.latency)
+        chosen = {**DEFAULTS, **house._asdict(), "max_body_bytes": 1 << 20, "warmup": (), "deny": ("/metadata/denied",)}
+        self.application = _Counted(SimpleNamespace(**chosen), VirtualClock())
+        self.proxy = self.application.house.proxy
+        self.proxy.fetcher._upstream = self.imds
+        if not issubclass(way, LaneConnection):
+            self._write_every_hit_anew()
+        collectors = self.application.house.metrics.registry._collector_to_names
+        self._answers = next(one for one in collectors if isinstance(one, _Answers))
+        self.state = ServerState()
+        self.config = uvicorn.Config(
+            self.application,
+            http=way,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE,
+        )
+        self.config.load()
+        self.way = way
+        self.wires: list[tuple[int, Wire, Connection]] = []
+        self._asked = 0
+        if house.warm:
+            self.loop.create_task(self.application.readiness.become())
+        self.loop.run_on()
+
+    def _answer(self, sent: Sent) -> Response | Failure:
+        return imds_answers(self.sky, sent, self.imds.count)
+
+    def _write_every_hit_anew(self) -> None:
+        """Let nothing that was written before be given again, by the full way neither."""
+        find, store = self.proxy.hit, self.proxy.store
+
+        def hit(key: Key, endpoint: str, now: float) -> Hit | None:
+            kept = store.look(key)
+            if find(key, endpoint, now) is None or kept is None or kept.entry is None:
+                return None
+            return write(kept.entry, endpoint, now)
+
+        self.proxy.hit = hit  # type: ignore[method-assign]
+
+    def perform(self, step: Step) -> Seen:
+        """Take a step, to the end of all that follows from it at once."""
+        match step:
+            case Send(connection, reads):
+                for data in reads:
+                    self._send(connection, data)
+            case Repeat(connection, data, times, pause):
+                for _ in range(times):
+                    self._send(connection, data)
+                    self.loop.run_on(pause)
+            case Pass(seconds):
+                self.loop.run_on(seconds)
+            case Sky():
+                self.sky = step
+                self.imds.latency = step.latency
+            case Take(connection, size):
+                self._wire(connection)
+                self._each(connection, lambda wire: wire.take(size))
+            case Leave(connection, vanishes):
+                self._each(connection, Wire.vanish if vanishes else Wire.finish)
+            case Told(word, connection):
+                self.loop.call_soon(self._hear, word, connection)
+        self.loop.run_on()
+        return self.loop.call(self._look)
+
+    def figures(self) -> list[str]:
+        """Give all figures but the times at which each was first made."""
+        text = self.loop.call(self.application.house.metrics.text).decode()
+        return sorted(line for line in text.splitlines() if "_created" not in line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        for _, wire, _ in self.wires:
+            self.loop.call_soon(wire.abort)
+        self.loop.run_on()
+        self.loop.end()
+
+    def _each(self, connection: int, do: Callable[[Wire], None]) -> None:
+        for number, wire, _ in self.wires:
+            if number == connection:
+                do(wire)
+
+    def _send(self, connection: int, data: bytes) -> None:
+        own_name = self.application.house.doors.instance.encode("ascii")
+        self._wire(connection).send(data.replace(OWN_NAME, own_name))
+        self.loop.run_on()
+
+    def _wire(self, connection: int) -> Wire:
+        """Give the latest connection of that number, a new one where the server has ended it."""
+        wire = next((wire for number, wire, _ in reversed(self.wires) if number == connection), None)
+        return self._connect(connection) if wire is None or wire.is_closing() else wire
+
+    def _connect(self, number: int) -> Wire:
+        protocol = self.way(config=self.config, server_state=self.state, app_state={}, _loop=self.loop)
+        # By a Unix socket there is no address.
+        wire = Wire(self.loop, protocol, (f"127.0.0.{number}", 50_000) if number else None)
+        self.wires.append((number, wire, protocol))
+        self.loop.run_on()
+        return wire
+
+    def _hear(self, word: str, connection: int) -> None:
+        match word:
+            case "drop":  # SIGHUP
+                self.application.drop_entries()
+            case "end":
+                for number, _, protocol in self.wires:
+                    if number == connection and protocol in self.state.connections:
+                        protocol.shutdown()
+            case "stop":
+                self.application.readiness.stopping = True
+                for protocol in [one for _, _, one in self.wires if one in self.state.connections]:
+                    protocol.shutdown()
+
+    def _look(self) -> Seen:
+        asked = self.imds.sent[self._asked :]
+        self._asked += len(asked)
+        lines = [
+            Line(wire.received[:], wire.is_closing(), wire.end, wire.is_reading(), protocol.silent)
+            for _, wire, protocol in self.wires
+        ]
+        for _, wire, _ in self.wires:
+            wire.received.clear()
+        # What the server says of a read and what the application says of a request in it have no order of their own.
+        log = sorted(self.log.lines, key=lambda line: str(line[0]))
+        self.log.lines.clear()
+        return Seen(
+            lines,
+            [(sent.at, sent.method, sent.target, sent.body) for sent in asked],
+            log,
+            sorted(str(sample[:3]) for metric in self._answers.collect() for sample in metric.samples),
+            self.state.total_requests,
+            len(self.state.connections),
+            len(self.state.tasks),
+            len(self.proxy.store),
+            self.proxy.store.bytes,
+        )
+
+
+# --- Histories
+
+
+def _weighted(*choices: tuple[int, st.SearchStrategy[Drawn]]) -> st.SearchStrategy[Drawn]:
+    """Draw from one of them; `one_of` would pass over a strategy that is given twice."""
+    return st.sampled_from([one for weight, one in choices for _ in range(weight)]).flatmap(lambda one: one)
+
+
+_connections = st.sampled_from([0, 0, 0, 0, 1, 1, 2])
+
+
+def _altered(data: bytes, at: int, byte: int) -> bytes:
+    at %= len(data)
+    return data[:at] + bytes([byte]) + data[at + 1 :]
+
+
+def _pieces(messages: Sequence[bytes], cuts: Sequence[int]) -> tuple[bytes, ...]:
+    data = b"".join(messages)
+    ends = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
+    return tuple(data[begin:end] for begin, end in pairwise(ends))
+
+
+_built = st.builds(
+    lambda target, fields, bare: head(target, common=tuple(fields), end=b"\n" if bare == 9 else b"\r\n"),
+    st.sampled_from([INSTANCE, TOKEN, LEAF, VERSIONS, BIG, NETWORK]),
+    st.lists(
+        st.sampled_from(
+            [
+                *([HOST, METADATA] * 3),
+                *(b"HOST: LOCALHOST", b"metadata:true", b"X-Id: 1", b"X-Id: 2", b"Accept: */*", b"Content-Length: 0"),
+                *(b"Connection: keep-alive", b"Connection: close", b"Cache-Control: no-cache", b"Expect: 100-continue"),
+                *(b"X-Forwarded-For: 1", b"Upgrade: h2c", b"Transfer-Encoding: chunked", b"Metadata: false"),
+            ]
+        ),
+        max_size=5,
+        unique=True,
+    ),
+    st.integers(0, 9),
+)
+_whole = _weighted((5, st.sampled_from(HITS)), (1, st.sampled_from(WISHES)), (3, st.sampled_from(OTHERS)), (1, _built))
+_messages = _weighted(
+    (7, _whole),
+    (1, st.builds(_altered, st.sampled_from(HITS), st.integers(0, 200), st.integers(0, 255))),
+    (1, st.builds(_altered, _whole, st.integers(0, 5000), st.integers(0, 255))),
+)
+_cuts: st.SearchStrategy[list[int]] = st.one_of(
+    st.just([]), st.lists(st.integers(0, 300), max_size=3), st.lists(st.integers(0, 70_000), max_size=2)
+)
+
+_MOMENTS = [
+    *(_TICK, 2 * _TICK, 0.001, 0.05, 0.25, 0.5, 1 - _TICK, 1.0, 1 + _TICK, 1.5, 2.0, 4.0, 5.0),
+    *(9.9, 10 - _TICK, 10.0, 10.1, 29.0, 30.0, 31.0, 59.0, 60 - _TICK, 60.0, 61.0, 74.9, 75 - _TICK, 75.0, 75.1, 80.0),
+    *(120.0, 150.0, 166.5, 200.0, 299.0, 300.0, 301.0, 600.0, 1800.0, 3599.0, 3600.0, 7200.0, 43_200.0, 86_399.0),
+]
+_pauses = st.sampled_from([*[0.0] * 6, _TICK, 0.25, 1 - _TICK, 1.0, 7.5, 30.0, 70.0])
+
+_send = st.builds(
+    lambda connection, messages, cuts: Send(connection, _pieces(messages, cuts)),
+    _connections,
+    _weighted((1, _messages.map(lambda message: [message])), (1, st.lists(_messages, min_size=1, max_size=4))),
+    _cuts,
+)
+_repeat = st.builds(
+    Repeat, _connections, _weighted((4, st.sampled_from(HITS)), (1, _messages)), st.integers(2, 8), _pauses
+)
+_pass = st.builds(Pass, st.one_of(st.sampled_from(_MOMENTS), st.floats(_TICK, 100.0)))
+_sky = st.builds(
+    Sky,
+    st.sampled_from(WEATHERS),
+    st.sampled_from([0.0, 0.0, 0.05, 0.9, 7.0, 80.0]),
+    st.sampled_from([*["86399"] * 20, *LIVES]),
+    st.integers(0, 3),
+)
+_take = st.builds(Take, _connections, st.sampled_from([0, 0, 0, 1, 1000, 30_000, 60_000, 100_000, *[math.inf] * 3]))
+_leave = st.builds(Leave, _connections, st.booleans())
+_told = st.builds(Told, st.sampled_from(["drop"] * 4 + ["end"] * 3 + ["stop"]), _connections)
+_steps = _weighted((8, _repeat), (6, _send), (4, _pass), (2, _sky), (2, _take), (1, _leave), (1, _told))
+# Three lists make longer histories than one.
+HISTORIES = st.tuples(*[st.lists(_steps, max_size=20)] * 3).map(lambda parts: [step for part in parts for step in part])
+HOUSES = st.builds(
+    House,
+    derive=st.booleans(),
+    access_log=st.booleans(),
+    warm=st.booleans(),
+    latency=st.sampled_from([0.0, 0.0, 0.0, 0.05]),
+    budget_requests=st.sampled_from([100, 100, 5]),
+    cache_max_bytes=st.sampled_from([1 << 24, 1 << 24, 10_000, 36_000]),
+    require_metadata_header=st.sampled_from(["credentials", "credentials", "always", "never"]),
+)
+
+# --- What must hold
+
+
+LANE = connection_class(Connection.header_timeout)
+
+
+def compare(house: House, history: Sequence[Step], lane: type[Connection] = LANE) -> Counter[str]:
+    """Live through a history with the lane and without it; gives by which way how many requests went with it."""
+    with logged() as log, World(Connection, house, log) as without, World(lane, house, log) as with_it:
+        log.lines.clear()
+        for step in history:
+            expected = without.perform(step)
+            seen = with_it.perform(step)
+            assert seen == expected, step
+        assert with_it.figures() == without.figures()
+        assert without.application.ways.keys() <= {"full"}
+    return with_it.application.ways
+
+
+@settings(max_examples=250, deadline=None)
+@given(house=HOUSES, history=HISTORIES)
+def test_with_the_lane_and_without_it_the_same_happens(house: House, history: list[Step]) -> None:
+    compare(house, history)
+
+
+KNOWN: list[Step] = [Repeat(0, HITS[0], 3, 0.0), Repeat(0, HITS[1], 3, 0.0)]
+REFUSED = [b"nonsense\r\n\r\n", head(version="2.0"), head(method="BREW"), of_length(66_000), head(TOKEN, end=b"\n")]
+
+
+@pytest.mark.parametrize("number", range(len(WISHES + OTHERS)))
+def test_any_other_head_beside_those_that_are_known(number: int) -> None:
+    other = (WISHES + OTHERS)[number]
+    halves = (other[: len(other) // 2], other[len(other) // 2 :])
+    again = Repeat(0, HITS[1], 1, 0.0)
+    for reads in ((other,), halves, (HITS[0] + other,), (other + HITS[0],), (HITS[1][:-2], b"\r\n" + other)):
+        compare(
+            House(), [*KNOWN, Send(0, reads), *KNOWN, Repeat(1, other, 3, 0.25), again, Pass(1.0), again, Pass(80.0)]
+        )
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=range(len(REFUSED)))
+@pytest.mark.parametrize("between", [b"", b"\r\n", head(TOKEN), head(INSTANCE, b"Transfer-Encoding: chunked")])
+def test_what_is_refused_behind_a_hit_in_the_same_read(refused: bytes, between: bytes) -> None:
+    compare(House(), [*KNOWN, Send(0, (HITS[0] + between + refused,)), *KNOWN])
+
+
+def test_what_is_refused_behind_a_hit_that_came_in_pieces() -> None:
+    compare(House(), [*KNOWN, Send(0, (HITS[0][:-3], HITS[0][-3:] + REFUSED[0])), *KNOWN])
+
+
+@pytest.mark.parametrize("size", [0, 20_000, 60_000])
+@pytest.mark.parametrize("data", [HITS[4], HITS[4] * 5, HITS[0], HITS[0] + HITS[4]])
+def test_a_client_that_does_not_read(data: bytes, size: int) -> None:
+    known: list[Step] = [Repeat(1, one, 3, 0.0) for one in (HITS[0], HITS[4])]
+    stuffed: list[Step] = [
+        *known,
+        Take(0, 0),
+        Repeat(0, HITS[4], 4, 0.0),
+        Repeat(0, data, 3, 1.0),
+        Take(0, size),
+        *known,
+    ]
+    compare(House(), [*stuffed, Repeat(0, data, 3, 0.0), Take(0, math.inf), Repeat(0, data, 2, 0.0)])
+    compare(House(), [*stuffed, Repeat(0, data, 3, 0.0), Pass(80.0)])
+
+
+@pytest.mark.parametrize("behind", [HITS[0], HITS[0] * 2, WISHES[1] + HITS[0], OTHERS[0], b"nonsense\r\n\r\n"])
+def test_a_request_behind_one_that_is_still_being_answered(behind: bytes) -> None:
+    slow = [*KNOWN, Sky("fine", 7.0, "86399", 0), Send(0, (WISHES[0],)), Repeat(0, behind, 2, 0.25)]
+    compare(House(), [*slow, Pass(7.0), *KNOWN])
+    compare(House(), [*slow, Told("end"), Pass(7.0), *KNOWN])
+    compare(House(), [*slow, Leave(0, vanishes=True), Pass(7.0), *KNOWN])
+
+
+def test_an_entry_that_was_replaced_is_not_given_again() -> None:
+    for number, head_of_wish in ((0, WISHES[0]), (1, WISHES[1]), (0, WISHES[4]), (1, WISHES[5])):
+        compare(House(), [Repeat(0, HITS[number], 3, 0.0), Send(1, (head_of_wish,)), Repeat(0, HITS[number], 3, 0.0)])
+
+
+def test_an_entry_that_was_dropped_is_not_given_again() -> None:
+    events = head(EVENTS)
+    compare(House(), [Repeat(0, events, 3, 0.0), Send(1, (WISHES[-1],)), Repeat(0, events, 3, 0.0)])
+    compare(House(), [Repeat(0, events, 3, 0.0), Told("drop"), Repeat(0, events, 3, 0.0)])
+
+
+def test_the_histories_lead_every_way() -> None:
+    ways: Counter[str] = Counter()
+
+    @settings(max_examples=50, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
+    @given(house=HOUSES, history=HISTORIES)
+    def live(house: House, history: list[Step]) -> None:
+        with logged() as log, World(LANE, house, log) as world:
+            for step in history:
+                world.perform(step)
+            ways.update(world.application.ways)
+
+    live()
+    assert min(ways["repeated"], ways["at once"], ways["full"]) > 50, ways
+
+
+# --- How long a hit stays what it is
+
+_LIFETIMES = st.builds(
+    Lifetimes,
+    fresh=st.one_of(st.sampled_from([1.0, 5.0, 30.0, 60.0, 3600.0]), st.floats(0.01, 5000.0)),
+    revalidate=st.just(0.0),
+    stale_if_error=st.just(3600.0),
+)
+
+
+@st.composite
+def _entries(draw: st.DrawFn) -> Entry:
+    sent_at = draw(st.one_of(st.integers(0, 10**6).map(float), st.floats(0.0, 1e7)))
+    taken = draw(st.sampled_from([0.0, 0.01, 2.3]))
+    lifetimes = draw(_LIFETIMES)
+    if draw(st.booleans()):
+        life = draw(st.integers(310, 604_800))
+        response = ok(f'{{"access_token":"t","expires_in":"{life}"}}')
+        lifetimes = replace(lifetimes, fresh=math.inf, token=True)
+    else:
+        age = draw(st.integers(0, 20))
+        response = ok("{}", headers=((b"age", b"%d" % age),) if age else ())
+    entry = keep(response, lifetimes, sent_at, sent_at + taken)
+    assume(entry is not None and sent_at + taken < entry.fresh_until)
+    assert entry is not None
+    return entry
+
+
+# Where in the time that is left: anywhere, and around the whole seconds.
+_WHERE = st.tuples(st.floats(0.0, 1.0), st.sampled_from([None, None, -1e-5, -1e-6, -1e-7, 0.0, 1e-7, 1e-6, 1e-5]))
+
+
+def _moment(entry: Entry, where: tuple[float, float | None]) -> float:
+    share, off = where
+    moment = entry.sent_at + share * (entry.fresh_until - entry.sent_at)
+    if off is not None:
+        begin = entry.sent_at if share < 0.5 else entry.fresh_until
+        moment = begin + round(moment - begin) + off
+    return max(moment, entry.sent_at)
+
+
+@settings(max_examples=500, deadline=None)
+@given(entry=_entries(), where=_WHERE, share=st.floats(0.0, 1.0))
+def test_a_hit_is_the_same_until_the_moment_it_names(
+    entry: Entry, where: tuple[float, float | None], share: float
+) -> None:
+    now = _moment(entry, where)
+    assume(lookup(entry, now) is Standing.FRESH)
+    hit = write(entry, "instance", now)
+    assert hit.until <= entry.fresh_until
+    assert hit.until <= now + 1
+    for later in (now + share * (hit.until - now), math.nextafter(hit.until, 0.0)):
+        if now <= later < hit.until:
+            again = write(entry, "instance", later)
+            assert (again.served, again.head) == (hit.served, hit.head)
+    soon = max(now, hit.until) + 3e-6  # and it is not written anew without need
+    if lookup(entry, soon) is Standing.FRESH:
+        anew = write(entry, "instance", soon)
+        assert anew.served != hit.served
+        after = write(entry, "instance", soon, hit)
+        assert (after.served, after.head) == (anew.served, anew.head)

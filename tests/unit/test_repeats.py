@@ -1,0 +1,427 @@
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imdsproxy.clock import FakeClock
+from imdsproxy.freshness import Entry, keep
+from imdsproxy.hits import Hit, write
+from imdsproxy.messages import Key, Response
+from imdsproxy.policy import Lifetimes
+from imdsproxy.repeats import LONGEST_HEAD, Repeats
+from imdsproxy.wiring import build
+from tests.scripted import DEFAULTS, JSON, Imds
+
+LIFETIMES = Lifetimes(60, 60, 3600, 5)
+HALF = Lifetimes(2.5, 60, 3600, 5)
+AS_TOKEN = Lifetimes(float("inf"), float("inf"), float("inf"), 5, token=True)
+A, B, C = Key("/a?"), Key("/b?"), Key("/c?")
+HEAD = b"GET /a HTTP/1.1\r\nhost: localhost\r\n\r\n"
+OTHER = b"GET /b HTTP/1.1\r\nhost: localhost\r\n\r\n"
+MOST_HEADS = 16_384
+MOST_BYTES = 4 << 20
+
+
+def made(now: float, body: bytes = b"{}", lifetimes: Lifetimes = LIFETIMES) -> Entry:
+    entry = keep(Response(200, JSON, body), lifetimes, now, now)
+    assert entry is not None
+    return entry
+
+
+def room_for(entries: float) -> int:
+    """Give the bytes of a cache with room for so many."""
+    return int(entries * (made(0.0).size + len("/00?")))
+
+
+def message(hit: Hit) -> bytes:
+    return hit.head + hit.body
+
+
+class Place:
+    """A proxy with a store that a test fills by hand, and the heads that it knows."""
+
+    def __init__(self, **settings: object) -> None:
+        self.clock = FakeClock()
+        chosen = {**DEFAULTS, **settings}
+        self.proxy = build(cast("Any", SimpleNamespace(**chosen)), Imds(), self.clock).proxy
+        self.store = self.proxy.store
+        self.repeats = Repeats(self.proxy)
+
+    @property
+    def now(self) -> float:
+        return self.clock.monotonic()
+
+    def put(self, key: Key = A, body: bytes = b"{}", lifetimes: Lifetimes = LIFETIMES, *, ago: float = 0.0) -> Entry:
+        """Keep what was asked for so many seconds ago."""
+        entry = made(self.now - ago, body, lifetimes)
+        assert self.store.put(key, entry)
+        return entry
+
+    def remember(self, head: bytes = HEAD, key: Key = A, *, times: int = 2) -> None:
+        for _ in range(times):
+            self.proxy.hit(key, "instance", self.now)
+            self.repeats.remember(head, key)
+
+    def find(self, head: bytes = HEAD) -> bytes | None:
+        """Give what would be sent for a head that is known."""
+        found = self.repeats.find(head, self.now)
+        return None if found is None else message(found)
+
+    def drop(self, key: Key) -> None:
+        self.store.drop(lambda one: one == key)
+
+
+@pytest.fixture
+def place() -> Place:
+    place = Place()
+    place.put()
+    place.clock.advance(0.25)  # at a full second every hit is written anew
+    return place
+
+
+@pytest.fixture
+def known(place: Place) -> Place:
+    place.remember()
+    return place
+
+
+def test_a_head_is_known_from_when_it_is_seen_for_the_second_time(place: Place) -> None:
+    assert place.find() is None
+    place.remember(times=1)
+    assert (place.find(), len(place.repeats)) == (None, 0)
+    place.remember(times=1)
+    assert (place.find() is not None, len(place.repeats)) == (True, 1)
+    place.remember(times=3)
+    assert len(place.repeats) == 1
+
+
+def test_what_is_found_is_the_hit(known: Place) -> None:
+    known.clock.advance(3.5)
+    hit = known.repeats.find(HEAD, known.now)
+    entry = known.store.get(A)
+    assert hit is not None
+    assert entry is not None
+    assert hit == write(entry, "instance", known.now)
+    assert (hit.served.age, hit.served.ttl, hit.served.endpoint) == (3, 56, "instance")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        HEAD[:-1],
+        HEAD + b"\r\n",
+        b"\r\n" + HEAD,
+        HEAD + HEAD,
+        HEAD.lower(),
+        HEAD.replace(b"/a", b"/b"),
+        HEAD.replace(b"localhost", b"localhosT"),
+        HEAD.replace(b"\r\n\r\n", b"\r\nx-forwarded-for: 10.0.0.1\r\n\r\n"),
+    ],
+)
+def test_no_other_bytes_are_taken_for_it(known: Place, head: bytes) -> None:
+    assert known.find(head) is None
+    assert known.find() is not None
+
+
+def test_a_buffer_of_another_type_is_the_same_head(known: Place) -> None:
+    # What an event loop hands over may be one made for this read.
+    assert known.find(bytes(bytearray(HEAD))) == known.find()
+
+
+@pytest.mark.parametrize(
+    ("lifetimes", "moments"),
+    [
+        (LIFETIMES, (0.0, 0.5, 1.0, 1.0, 1.5, 2.0, 30.0, 59.0, 59.999)),
+        (HALF, (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.25, 2.499)),
+    ],
+)
+def test_it_is_what_would_be_written_at_that_moment(lifetimes: Lifetimes, moments: tuple[float, ...]) -> None:
+    place = Place()
+    entry, began = place.put(lifetimes=lifetimes), place.now
+    place.remember()
+    for moment in moments:
+        place.clock.advance(began + moment - place.now)
+        assert place.find() == message(write(entry, "instance", place.now))
+
+
+def test_a_tokens_life_is_counted_down() -> None:
+    place = Place()
+    place.put(body=b'{"access_token":"x","expires_in":"3600"}', lifetimes=AS_TOKEN)
+    place.remember()
+    for seconds in range(5):
+        found = place.find()
+        assert found is not None
+        assert found.endswith(b'\r\n\r\n{"access_token":"x","expires_in":"%d"}' % (3600 - seconds))
+        place.clock.advance(1.0)
+
+
+@pytest.mark.parametrize("seconds", [60.0, 61.0, 120.0, 3659.0, 3660.0, 1e9])
+def test_it_is_forgotten_when_it_is_fresh_no_more(known: Place, seconds: float) -> None:
+    assert known.find() is not None
+    known.clock.advance(seconds)
+    assert known.find() is None
+    assert len(known.repeats) == 0
+
+
+def test_it_is_forgotten_when_its_entry_is_replaced(known: Place) -> None:
+    assert known.find() is not None
+    known.clock.advance(0.5)
+    known.put(body=b'{"new":1}')
+    assert known.find() is None
+    assert len(known.repeats) == 0
+    # It has been seen before, and goes on with what is there now.
+    known.remember(times=1)
+    found = known.find()
+    assert found is not None
+    assert found.endswith(b'{"new":1}')
+
+
+def test_it_is_forgotten_when_its_entry_is_dropped(known: Place) -> None:
+    assert known.find() is not None
+    known.drop(A)
+    assert known.find() is None
+    assert len(known.repeats) == 0
+
+
+@pytest.mark.parametrize("way", ["replaced", "dropped"])
+def test_it_is_forgotten_even_while_somebody_holds_what_was_kept(known: Place, way: str) -> None:
+    held = known.store.find(A)
+    assert known.find() is not None
+    if way == "replaced":
+        known.put(body=b'{"new":1}')
+    else:
+        known.drop(A)
+    assert known.find() is None
+    assert held is not None
+    assert (held.entry, held.hit) == (None, None), "its place is empty"
+
+
+def test_dropped_and_kept_again_it_is_not_the_same(known: Place) -> None:
+    assert known.find() is not None
+    known.drop(A)
+    known.put(body=b'{"new":1}')
+    assert known.find() is None
+
+
+def test_it_is_forgotten_when_its_entry_had_to_leave_the_cache() -> None:
+    place = Place(cache_max_bytes=room_for(2.5))
+    place.put(A)
+    place.remember()
+    assert place.find() is not None
+    place.put(B)
+    place.put(C)
+    assert place.store.get(A) is None
+    assert place.find() is None
+    assert len(place.repeats) == 0
+
+
+def test_what_is_in_use_by_the_lane_alone_stays_in_the_cache() -> None:
+    place = Place(cache_max_bytes=room_for(3))
+    for key in (A, B):
+        place.put(key)
+    place.remember()
+    assert place.find() is not None
+    assert place.store.find(B) is not None
+    for number in range(20):
+        place.clock.advance(1.0)
+        assert place.find() is not None, number
+        place.put(Key(f"/{number}?"))
+    assert place.store.find(B) is None
+
+
+def test_what_happens_to_other_entries_is_nothing_to_it(known: Place) -> None:
+    before = known.find()
+    known.put(B)
+    assert known.find() == before
+    known.put(B, b'{"new":1}')
+    assert known.find() == before
+    known.drop(B)
+    assert known.find() == before
+    assert len(known.repeats) == 1
+
+
+def test_one_entry_answers_all_heads_that_ask_for_it(known: Place) -> None:
+    known.remember(OTHER)
+    assert known.find(OTHER) == known.find()
+    known.clock.advance(7.0)
+    assert known.find(OTHER) == known.find()
+    known.drop(A)
+    assert known.find(OTHER) is None
+    assert known.find() is None
+
+
+def test_one_head_is_not_told_what_another_asks_for(known: Place) -> None:
+    known.put(B, b'{"b":1}')
+    known.remember(OTHER, B)
+    first, second = known.find(), known.find(OTHER)
+    assert first is not None
+    assert second is not None
+    assert (first.endswith(b"{}"), second.endswith(b'{"b":1}')) == (True, True)
+
+
+def test_a_head_whose_entry_is_gone_already_is_not_taken_in(place: Place) -> None:
+    place.drop(A)
+    place.remember(times=3)
+    assert len(place.repeats) == 0
+
+
+def test_all_are_forgotten_at_once(known: Place) -> None:
+    known.put(B)
+    known.remember(OTHER, B)
+    known.repeats.clear()
+    assert len(known.repeats) == 0
+    assert known.find() is None
+    assert known.find(OTHER) is None
+    known.remember(times=1)
+    assert known.find() is None, "it begins anew with the first sight"
+    known.remember(times=1)
+    assert known.find() is not None
+
+
+# --- bounds
+
+
+def head_of(length: int, number: int = 0) -> bytes:
+    """Give a head of so many bytes."""
+    beginning, end = b"GET /a HTTP/1.1\r\nx-number: %d\r\nx: " % number, b"\r\n\r\n"
+    return beginning + b"y" * (length - len(beginning) - len(end)) + end
+
+
+@pytest.mark.parametrize(
+    ("length", "taken"), [(50, True), (4095, True), (4096, True), (4097, False), (5000, False), (65_536, False)]
+)
+def test_a_long_head_is_never_taken_in(place: Place, length: int, taken: bool) -> None:
+    head = head_of(length)
+    assert len(head) == length
+    place.remember(head, times=3)
+    assert (place.find(head) is not None, len(place.repeats)) == (taken, int(taken))
+
+
+def test_the_longest_head_is_four_kilobytes() -> None:
+    assert LONGEST_HEAD == 4096
+
+
+def test_heads_are_bounded_in_number_and_the_oldest_leaves_first(place: Place) -> None:
+    heads = [b"GET /a HTTP/1.1\r\nx: %d\r\n\r\n" % number for number in range(20_000)]
+    for head in heads:
+        place.remember(head)
+        assert place.find(head) is not None
+    assert 1_000 < len(place.repeats) <= MOST_HEADS
+    there = [place.find(head) is not None for head in heads]
+    assert sum(there) == len(place.repeats)
+    assert there == sorted(there)
+    place.remember(heads[0])
+    assert place.find(heads[0]) is not None
+
+
+@pytest.mark.parametrize("cache", [0, 4096, 100_000])
+def test_who_has_a_small_cache_has_a_small_table(cache: int) -> None:
+    place = Place(cache_max_bytes=cache + room_for(1))
+    place.put()
+    for number in range(300):
+        place.remember(head_of(400, number))
+    assert len(place.repeats) * 400 <= place.store.max_bytes // 2
+
+
+def test_heads_are_bounded_in_bytes(place: Place) -> None:
+    for number in range(3_000):
+        place.remember(head_of(LONGEST_HEAD, number))
+    assert 100 < len(place.repeats) <= MOST_BYTES // LONGEST_HEAD
+    assert place.find(head_of(LONGEST_HEAD, 2_999)) is not None
+    assert place.find(head_of(LONGEST_HEAD, 0)) is None
+
+
+def test_bytes_come_back_when_heads_are_forgotten(place: Place) -> None:
+    """Were they not counted back, less and less would find room."""
+    for turn in range(4):
+        for number in range(500):
+            place.remember(head_of(LONGEST_HEAD, number))
+        assert len(place.repeats) == 500, turn
+        if turn % 2:
+            place.repeats.clear()
+            continue
+        place.clock.advance(0.5)
+        place.put()
+        assert not any(place.find(head_of(LONGEST_HEAD, number)) for number in range(500))
+        assert len(place.repeats) == 0
+
+
+def test_heads_that_come_once_take_little(place: Place) -> None:
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(50_000):
+        place.repeats.remember(head_of(200, number), A)
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert len(place.repeats) == 0
+    assert taken < 3_000_000
+
+
+@pytest.mark.parametrize("way", ["left the cache", "replaced", "dropped"])
+def test_what_the_cache_has_let_go_of_is_not_held_by_a_head(way: str) -> None:
+    """Bodies may be of a megabyte each, and many heads are never heard of again."""
+    place = Place(cache_max_bytes=300_000)
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(400):
+        place.clock.advance(0.01)
+        key = Key(f"/{number}?") if way == "left the cache" else A
+        place.put(key, b"%100000d" % number)
+        place.remember(b"GET / HTTP/1.1\r\nx: %d\r\n\r\n" % number, key)
+        if way == "dropped":
+            place.drop(key)
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert taken < 3_000_000
+
+
+# --- never a second opinion
+
+
+STEPS = ("ask",) * 6 + ("put", "drop", "pass", "empty")
+
+
+@given(st.data())
+def test_whatever_happens_it_is_never_a_second_opinion(data: st.DataObject) -> None:
+    """A found hit is that of the entry in the cache at this moment, in the bytes of this moment; and fresh."""
+    place = Place(cache_max_bytes=room_for(2.5))
+    keys = (A, B, C)
+    for number in range(data.draw(st.integers(10, 60))):
+        key = data.draw(st.sampled_from(keys))
+        match data.draw(st.sampled_from(STEPS)):
+            case "put":
+                life = data.draw(st.sampled_from((0.5, 2.0, 2.5, 60.0)))
+                lifetimes = Lifetimes(life, 0, data.draw(st.sampled_from((0, 60))), 0)
+                sent_at = place.now - data.draw(st.sampled_from((0.0, 0.1)))
+                # It is not kept where what is there was asked for later.
+                place.store.put(key, made(sent_at, b"%d" % number, lifetimes))
+            case "drop":
+                place.drop(key)
+            case "pass":
+                place.clock.advance(data.draw(st.sampled_from((0.25, 0.5, 1.0, 1.75))))
+            case "empty":
+                place.store.drop(lambda _key: True)
+                place.repeats.clear()
+            case _:
+                _ask(place, b"GET %b HTTP/1.1\r\n\r\n" % key.encode(), key)
+
+
+def _ask(place: Place, head: bytes, key: Key) -> None:
+    """Ask as a connection does: by the bytes, and where they are not known by what they say."""
+    found = place.repeats.find(head, place.now)
+    entry = place.store.get(key)
+    if found is not None:
+        assert entry is not None
+        assert place.now < entry.fresh_until
+        assert message(found) == message(write(entry, "instance", place.now))
+    elif entry is not None and place.now < entry.fresh_until:
+        assert place.proxy.hit(key, "instance", place.now) is not None
+        place.repeats.remember(head, key)
