@@ -238,3 +238,13 @@ def test_a_hit_is_repeated_for_as_long_as_it_is_true(found: tuple[Entry, float])
 def _assert_same(one: Hit, other: Hit) -> None:
     assert message(one) == message(other)
     assert one.served == other.served
+
+
+@pytest.mark.parametrize("life", [1_005, 10_005, 86_399])
+def test_written_again_it_is_what_it_would_be_written_for_the_first_time(life: int) -> None:
+    """Also when a token's life loses a digit, and its body with it a byte."""
+    for entry in (kept(b'{"a":1}'), token(life)):
+        before = None
+        for seconds in (0.25, 0.5, 1.25, 2.25, 9.25, 10.25):
+            before = write(entry, "instance", SENT + seconds, before)
+            assert before == write(entry, "instance", SENT + seconds)
