@@ -89,7 +89,7 @@ def _nginx(setup: Setup, program: str) -> list[str]:
         "upstream": f"unix:{setup.folder}/paced.sock" if setup.paced else imds,
         "paced": paced,
         # Each cached file that is kept open takes one as well, and connections have to find room beside them.
-        "files": max(1000, setup.files - 2 * connections(setup.files)),
+        "files": max(1000, setup.files - connections(setup.files) - 1000),
         **_common(setup),
     }
     path.write_text(_filled("nginx.conf", values), encoding="utf-8")

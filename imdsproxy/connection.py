@@ -231,14 +231,11 @@ class Connection(HttpToolsProtocol):
             self._stop_deadline()
 
     def _check_length(self) -> None:
-        """Refuse a head that is too long. One that came in few bytes need not be counted."""
-        if len(self.headers) <= MOST_FIELDS:
-            if self._beside_body <= LONGEST_HEAD:
-                return
-            if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) <= LONGEST_HEAD:
-                return
-        self._refusal = HEAD_TOO_LONG
-        raise _RefusedError
+        """Refuse a head that is too long; `_beside_body` does not know of one that began in the midst of a read."""
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > LONGEST_HEAD or len(self.headers) > MOST_FIELDS:
+            self._refusal = HEAD_TOO_LONG
+            raise _RefusedError
 
     def _watch(self) -> None:
         if self._deaf is None:

@@ -1,8 +1,8 @@
 """The fast lane: a fresh hit is answered in the step in which its bytes come in.
 
 A request whose answer need not be waited for needs nothing that is there for waiting, no task, no queue, no way to
-tell that the client has gone. Where a connection is idle it is answered as soon as its head is read; and a head that
-has been answered so is known from then on by its bytes, and not even read again.
+tell that the client has gone. Where a connection is idle and a read brings one whole head, no less and no more, it is
+answered as soon as it is parsed; and a head that has been answered so is known by its bytes, and not even parsed again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from imdsproxy.app import Application, log_request
 from imdsproxy.connection import Connection
 from imdsproxy.hits import Hit
 from imdsproxy.messages import Key
-from imdsproxy.repeats import LONGEST_HEAD
+from imdsproxy.rejections import LONGEST_HEAD, MOST_FIELDS
+from imdsproxy.repeats import LONGEST_KNOWN
 
 _END = b"\r\n\r\n"
 
@@ -53,7 +54,6 @@ class LaneConnection(Connection):
     def on_headers_complete(self) -> None:
         """Answer a fresh hit here and now."""
         self._hit = None
-        self._check_length()
         parser = self.parser
         if (
             not self._framed
@@ -62,6 +62,8 @@ class LaneConnection(Connection):
             and parser.get_http_version() == "1.1"
             and self._free()
             and self._from_rest
+            and len(self._latest) <= LONGEST_HEAD
+            and len(self.headers) <= MOST_FIELDS
             # What comes behind it in the same read may concern this answer, too.
             and self._latest.find(_END) == len(self._latest) - len(_END)
         ):
@@ -76,9 +78,10 @@ class LaneConnection(Connection):
             super().on_message_complete()
             return
         hit, key = self._hit
+        self._hit = None  # or each connection would hold the body that it was last sent
         self._rest_begins()
         self._answer(hit, self._began)
-        if len(self._latest) <= LONGEST_HEAD and self._latest.startswith(b"GET "):
+        if len(self._latest) <= LONGEST_KNOWN and self._latest.startswith(b"GET %b HTTP/" % self.url):
             self._repeats.remember(self._latest, key)  # this head, and nothing before it or behind
 
     def _free(self) -> bool:

@@ -15,7 +15,7 @@ from imdsproxy.messages import Key
 from imdsproxy.proxy import Proxy
 from imdsproxy.store import Kept
 
-LONGEST_HEAD = 4096
+LONGEST_KNOWN = 4096
 """Bytes of a head that is remembered, at the most."""
 
 _MOST_HEADS = 16384
@@ -34,6 +34,7 @@ class Repeats:
         self._known: OrderedDict[bytes, Kept] = OrderedDict()
         self._bytes = 0
         self._max_bytes = proxy.store.max_bytes // _SHARE
+        self._most = min(_MOST_HEADS, self._max_bytes // _OVERHEAD)
         # By their hashes; one taken for another is only taken in too early.
         self._seen_once: set[int] = set()
 
@@ -55,16 +56,16 @@ class Repeats:
     def remember(self, head: bytes, key: Key) -> None:
         """Take in a head that has just been answered by what is kept under this key, if it was before."""
         if hash(head) not in self._seen_once:
-            if len(self._seen_once) >= _MOST_HEADS:
+            if len(self._seen_once) >= self._most:
                 self._seen_once.clear()
             self._seen_once.add(hash(head))
             return
         kept = self._store.look(key)
-        if kept is None or head in self._known or len(head) > LONGEST_HEAD:
+        if kept is None or head in self._known or len(head) > LONGEST_KNOWN:
             return
         self._known[head] = kept
         self._bytes += len(head) + _OVERHEAD
-        while len(self._known) > _MOST_HEADS or self._bytes > self._max_bytes:
+        while len(self._known) > self._most or self._bytes > self._max_bytes:
             oldest, _ = self._known.popitem(last=False)
             self._bytes -= len(oldest) + _OVERHEAD
 

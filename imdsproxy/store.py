@@ -27,6 +27,7 @@ class Kept:
     def leave(self) -> None:
         """Let go of the entry; whoever has remembered the place does not keep it in memory."""
         self.entry = self.hit = None
+        self.key = Key("")
 
 
 class _Entries(TLRUCache[Key, Kept, float]):

@@ -1,6 +1,7 @@
 """Nothing imports upward, and the core knows neither time nor network.
 
-    messages ← core ← shell ← proxy ← (metrics, readiness, repeats, wiring) ← app ← connection ← lane ← server ← demo ← cli
+    messages ← core ← shell ← proxy ← (asgi, metrics, readiness, repeats, wiring) ← app ← connection ← lane ← server
+    ← demo ← cli
 
 The settings and the emulator stand beside: neither knows the proxy. A module without a place in `RANKS` or
 `SETTINGS` fails here, so that whoever adds one decides where it belongs.

@@ -837,7 +837,7 @@ def _is_reset(client: Client) -> bool:
 # --- the end
 
 
-def test_the_end_comes_soon_and_cuts_nobody_off(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_the_end_comes_soon_and_cuts_no_answer_off(imds: EmulatorServer, tmp_path: Path) -> None:
     """Who was served by the lane is not taken for one who has not spoken yet."""
     with running(tmp_path, PATIENT_AT_THE_END, upstream=imds.url) as process:
         head = known(process.port)
@@ -937,7 +937,7 @@ def counted(process: ProxyProcess) -> Counter[tuple[str, ...]]:
 
 
 # All of one target; by its own a test finds its lines in the log.
-_spellings = iter(("/metadata/Instance", "/metadata/INSTANCE"))
+_spellings = iter(("/metadata/Instance", "/metadata/INSTANCE", "/metadata/instancE", "/metadata/iNstance"))
 
 
 def logged(process: ProxyProcess, path: str) -> list[dict[str, str]]:
@@ -973,6 +973,16 @@ def test_every_answer_is_counted_and_logged(proxy: ProxyProcess) -> None:
     assert {(line["client"], line["method"]) for line in lines} == {("127.0.0.1", "GET")}
     assert all(float(line["milliseconds"]) >= 0 for line in lines)
     assert set(lines[-1]) == {"client", "method", "path", "status", "outcome", "endpoint", "milliseconds"}
+
+
+def test_a_path_is_logged_however_the_head_is_written(proxy: ProxyProcess) -> None:
+    """The parser takes more than one space after the method."""
+    path = next(_spellings)
+    head = head_of(f"{path}?api-version=2021-02-01").replace(b"GET ", b"GET  ", 1)
+    with Client(proxy.port) as client:
+        for _ in range(5):
+            assert client.ask(head).status == 200
+    wait_until(lambda: len(logged(proxy, path)) == 5)
 
 
 def test_the_same_head_is_an_answer_at_the_socket_and_none_at_the_admins_port(

@@ -32,7 +32,7 @@ from imdsproxy.lane import LaneConnection, connection_class
 from imdsproxy.messages import Failure, Headers, Key, Response
 from imdsproxy.metrics import _Answers
 from imdsproxy.policy import Lifetimes
-from imdsproxy.repeats import LONGEST_HEAD, Repeats
+from imdsproxy.repeats import LONGEST_KNOWN, Repeats
 from tests.scripted import DEFAULTS, DOWN, INSTANCE, SLOW, TOKEN, VERSIONS, Imds, Sent, ok, status
 from tests.virtual import VirtualClock
 from tests.wire import SteppedLoop, Wire
@@ -92,7 +92,7 @@ HITS = [
     head(TOKEN, common=(b"metadata: TRUE", b"hOST: localhost:8254", b"User-Agent: curl/8")),
     head(INSTANCE, common=(HOST,)),
     head(INSTANCE, b"Connection: keep-alive"),
-    of_length(LONGEST_HEAD),
+    of_length(LONGEST_KNOWN),
 ]
 
 WISHES = [
@@ -185,8 +185,8 @@ OTHERS = [
     head("/-/nothing"),
     head("/favicon.ico"),
     head("/"),
-    of_length(LONGEST_HEAD - 1),
-    of_length(LONGEST_HEAD + 1),
+    of_length(LONGEST_KNOWN - 1),
+    of_length(LONGEST_KNOWN + 1),
     of_length(65_000),
     of_length(66_000),
     head(INSTANCE, *(b"X-%d: 1" % number for number in range(98))),
@@ -830,3 +830,12 @@ def test_a_hit_is_the_same_until_the_moment_it_names(
         assert anew.served != hit.served
         after = write(entry, "instance", soon, hit)
         assert (after.served, after.head) == (anew.served, anew.head)
+
+
+def test_a_connection_holds_nothing_of_what_it_was_sent() -> None:
+    """It may be a body of a megabyte, or a token that SIGHUP was to do away with."""
+    with logged() as log, World(LaneConnection, House(), log) as world:
+        for _ in range(5):  # parsed the full way, parsed on the lane, known by its bytes
+            world.perform(Repeat(0, HITS[0], 1, 0.25))
+            held = [one for one in vars(world.wires[0][2]).values() if isinstance(one, (Hit, tuple))]
+            assert not any(isinstance(part, Hit) for one in held for part in one)

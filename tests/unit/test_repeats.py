@@ -14,7 +14,7 @@ from imdsproxy.freshness import Entry, keep
 from imdsproxy.hits import Hit, write
 from imdsproxy.messages import Key, Response
 from imdsproxy.policy import Lifetimes
-from imdsproxy.repeats import LONGEST_HEAD, Repeats
+from imdsproxy.repeats import LONGEST_KNOWN, Repeats
 from imdsproxy.wiring import build
 from tests.scripted import DEFAULTS, JSON, Imds
 
@@ -305,7 +305,7 @@ def test_a_long_head_is_never_taken_in(place: Place, length: int, taken: bool) -
 
 
 def test_the_longest_head_is_four_kilobytes() -> None:
-    assert LONGEST_HEAD == 4096
+    assert LONGEST_KNOWN == 4096
 
 
 def test_heads_are_bounded_in_number_and_the_oldest_leaves_first(place: Place) -> None:
@@ -332,24 +332,24 @@ def test_who_has_a_small_cache_has_a_small_table(cache: int) -> None:
 
 def test_heads_are_bounded_in_bytes(place: Place) -> None:
     for number in range(3_000):
-        place.remember(head_of(LONGEST_HEAD, number))
-    assert 100 < len(place.repeats) <= MOST_BYTES // LONGEST_HEAD
-    assert place.find(head_of(LONGEST_HEAD, 2_999)) is not None
-    assert place.find(head_of(LONGEST_HEAD, 0)) is None
+        place.remember(head_of(LONGEST_KNOWN, number))
+    assert 100 < len(place.repeats) <= MOST_BYTES // LONGEST_KNOWN
+    assert place.find(head_of(LONGEST_KNOWN, 2_999)) is not None
+    assert place.find(head_of(LONGEST_KNOWN, 0)) is None
 
 
 def test_bytes_come_back_when_heads_are_forgotten(place: Place) -> None:
     """Were they not counted back, less and less would find room."""
     for turn in range(4):
         for number in range(500):
-            place.remember(head_of(LONGEST_HEAD, number))
+            place.remember(head_of(LONGEST_KNOWN, number))
         assert len(place.repeats) == 500, turn
         if turn % 2:
             place.repeats.clear()
             continue
         place.clock.advance(0.5)
         place.put()
-        assert not any(place.find(head_of(LONGEST_HEAD, number)) for number in range(500))
+        assert not any(place.find(head_of(LONGEST_KNOWN, number)) for number in range(500))
         assert len(place.repeats) == 0
 
 

@@ -203,3 +203,23 @@ def test_a_query_of_60_kilobytes_is_served_and_one_of_70_refused(proxy: ProxyPro
     with nothing_arrives(imds):
         (answer,) = until_closed(proxy.port, request(INSTANCE.encode() + b"&x=" + b"a" * 70_000, HOST))
     assert_refused(answer, 431, "head-too-long")
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        request(INSTANCE.encode() + b"&x=" + b"a" * 150_000, HOST),
+        request(INSTANCE.encode(), HOST, b"X: " + b"a" * 150_000 + b"\r\n"),
+    ],
+    ids=["target", "field"],
+)
+def test_what_is_too_long_is_so_behind_another_request_too(
+    proxy: ProxyProcess, imds: EmulatorServer, long: bytes
+) -> None:
+    plain = request(INSTANCE.encode(), HOST)
+    (answer,) = converse(proxy.port, plain)
+    assert answer.status == 200
+    with nothing_arrives(imds):
+        first, *others = until_closed(proxy.port, plain + long)
+    assert first.status == 200
+    assert [other.status for other in others] in ([], [431])
