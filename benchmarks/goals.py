@@ -27,6 +27,7 @@ _ALONE: Sequence[tuple[str, Bound, float]] = (
     ("cold_refused_requests", "at most", 0),
     ("cold_gave_up_clients", "at most", 0),
 )
+_FEW = 32
 _FLAT = 0.8
 """The least share of the rate with one entry that may be left with any number of them: what caches of a processor
 and a round's chance take is no cost of the entries' own."""
@@ -34,7 +35,7 @@ and a round's chance take is no cost of the entries' own."""
 
 def reached(findings: Findings) -> list[Goal]:
     """Give each goal with what was measured for it."""
-    return [*_beside(findings), *_alone(findings), *_flat(findings)]
+    return [*_beside(findings), *_alone(findings), *_flat(findings), *_growth(findings)]
 
 
 def _beside(findings: Findings) -> list[Goal]:
@@ -65,3 +66,14 @@ def _flat(findings: Findings) -> list[Goal]:
     rates = curve.rate[OURS]
     words = f"hits with up to {curve.points[-1]:,} entries, the lowest rate beside that with one"
     return [Goal(what=words, measured=min(rates) / rates[0], unit="x", bound="at least", goal=_FLAT)]
+
+
+def _growth(findings: Findings) -> list[Goal]:
+    """Sockets themselves cost more where they are many; by how much more, the quickest of the others tells."""
+    curve = findings.curve("connections")
+    if curve is None or not {OURS, NGINX} <= curve.processor_ms.keys() or _FEW not in curve.points:
+        return []
+    at = curve.points.index(_FEW)
+    ours, theirs = (curve.processor_ms[name][-1] / curve.processor_ms[name][at] for name in (OURS, NGINX))
+    words = f"processor time for a hit, its growth from {_FEW} to {curve.points[-1]:,} connections, beside {NGINX}'s"
+    return [Goal(what=words, measured=ours / theirs, unit="x", bound="at most", goal=1.0)]

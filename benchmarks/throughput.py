@@ -89,6 +89,11 @@ def _figures(name: str, words: str, told: Mapping[str, _Told], how: str) -> list
     for server, each in told.items():
         if failed := sum(sample.failed for sample in each.samples):
             note += f" {failed} requests to {server} failed."
+    spread = ", ".join(
+        f"{server} {min(rates):,.0f} to {max(rates):,.0f}"
+        for server, rates in ((server, [sample.rate for sample in each.samples]) for server, each in told.items())
+    )
+    note += f" Least and greatest of the rounds: {spread}."
     what = f"{words}, {CONNECTIONS} connections"
     return [
         Figure(
