@@ -108,7 +108,7 @@ class _Output:
     def failure(self) -> BenchmarkError:
         """Give the error of a process that ended before it listened."""
         self.end()
-        return BenchmarkError(f"{self._name} did not start: {' '.join(''.join(self._last).split())}")
+        return self._not_started()
 
     def end(self) -> None:
         """Wait until nobody can write any more: not the process, nor one that it started."""
@@ -122,8 +122,10 @@ class _Output:
                 if told and not self._port.done():
                     self._port.set_result(int(told[1]))
         if not self._port.done():
-            words = " ".join("".join(self._last).split())
-            self._port.set_exception(BenchmarkError(f"{self._name} did not start: {words}"))
+            self._port.set_exception(self._not_started())
+
+    def _not_started(self) -> BenchmarkError:
+        return BenchmarkError(f"{self._name} did not start: {' '.join(''.join(self._last).split())}")
 
 
 def _wait_until_listening(name: str, process: subprocess.Popen[bytes], port: int, output: _Output) -> None:

@@ -7,12 +7,11 @@ once and repeated until the first of them moves on.
 from __future__ import annotations
 
 import math
-from http import HTTPStatus
 from typing import NamedTuple
 
 from imdsproxy.freshness import Entry
 from imdsproxy.messages import Response
-from imdsproxy.served import Outcome, Served
+from imdsproxy.served import Outcome, Served, head
 
 # Seconds, far more than the rounding of a moment's arithmetic and far less than anybody notices: by so much a hit is
 # written anew too early rather than too late.
@@ -51,8 +50,8 @@ def write(entry: Entry, endpoint: str, now: float, before: Hit | None = None) ->
     # Of a token's head the length of its body may change as well, when `expires_in` loses a digit.
     form = _form(served) if before is None or entry.token is not None else before.form
     front, between, back = form
-    head = b"%b%d%b%d%b" % (front, served.age, between, served.ttl, back)  # type: ignore[str-format]  # a hit has both
-    return Hit(served, served.response.body, head, same_until(entry, now), form)
+    written = b"%b%d%b%d%b" % (front, served.age, between, served.ttl, back)  # type: ignore[str-format]  # a hit has both
+    return Hit(served, served.response.body, written, same_until(entry, now), form)
 
 
 def same_until(entry: Entry, now: float) -> float:
@@ -69,9 +68,7 @@ def same_until(entry: Entry, now: float) -> float:
 def _form(served: Served) -> tuple[bytes, bytes, bytes]:
     """Write a head without the two figures that change. `Served.headers` has their fields at its end, in this order."""
     *fields, (age, _), (name, status) = served.headers()
-    code = served.response.status
-    lines = b"".join([b"%b: %b\r\n" % field for field in fields])
-    front = b"HTTP/1.1 %d %b\r\n%b%b: " % (code, HTTPStatus(code).phrase.encode("ascii"), lines, age)
+    front = b"%b%b: " % (head(served.response.status, fields), age)
     # Our own member is the last, and behind its `ttl` comes nothing but a word for `detail`.
     before, ttl, behind = status.rpartition(b"ttl=")
     return front, b"\r\n%b: %b%b" % (name, before, ttl), behind.lstrip(b"0123456789") + b"\r\n\r\n"

@@ -14,7 +14,6 @@ from imdsproxy.connection import Connection
 from imdsproxy.hits import Hit
 from imdsproxy.messages import Key
 from imdsproxy.rejections import LONGEST_HEAD, MOST_FIELDS
-from imdsproxy.repeats import LONGEST_KNOWN
 
 _END = b"\r\n\r\n"
 
@@ -81,7 +80,7 @@ class LaneConnection(Connection):
         self._hit = None  # or each connection would hold the body that it was last sent
         self._rest_begins()
         self._answer(hit, self._began)
-        if len(self._latest) <= LONGEST_KNOWN and self._latest.startswith(b"GET %b HTTP/" % self.url):
+        if self._latest.startswith(b"GET %b HTTP/" % self.url):
             self._repeats.remember(self._latest, key)  # this head, and nothing before it or behind
 
     def _free(self) -> bool:

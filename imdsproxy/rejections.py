@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imdsproxy.messages import Refusal
-from imdsproxy.served import refused
+from imdsproxy.served import head, refused
 
 LONGEST_HEAD = 65536
 """Bytes of a request beside its body, at the most."""
@@ -31,17 +31,10 @@ UPGRADE_WITH_BODY = Refusal(
 UNKNOWN_METHOD = Refusal(
     405, "method", "method_not_allowed", "This method is not known here; use GET.", ((b"allow", b"GET"),)
 )
-_PHRASES = {
-    400: b"Bad Request",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    431: b"Request Header Fields Too Large",
-}
 
 
 def written(refusal: Refusal) -> bytes:
     """Write the answer with which the connection ends."""
     served = refused(refusal)
-    lines = [b"HTTP/1.1 %d %b" % (refusal.status, _PHRASES[refusal.status])]
-    lines += [b"%b: %b" % field for field in served.headers()]
-    return b"\r\n".join([*lines, b"connection: close", b"", served.response.body])
+    fields = [*served.headers(), (b"connection", b"close")]
+    return b"%b\r\n%b" % (head(refusal.status, fields), served.response.body)

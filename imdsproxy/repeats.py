@@ -55,13 +55,15 @@ class Repeats:
 
     def remember(self, head: bytes, key: Key) -> None:
         """Take in a head that has just been answered by what is kept under this key, if it was before."""
+        if len(head) > LONGEST_KNOWN:
+            return
         if hash(head) not in self._seen_once:
             if len(self._seen_once) >= self._most:
                 self._seen_once.clear()
             self._seen_once.add(hash(head))
             return
         kept = self._store.look(key)
-        if kept is None or head in self._known or len(head) > LONGEST_KNOWN:
+        if kept is None or head in self._known:
             return
         self._known[head] = kept
         self._bytes += len(head) + _OVERHEAD

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from typing import NamedTuple
 
 from imdsproxy.messages import BudgetClass, Refusal, Response
@@ -81,6 +83,12 @@ class Served(NamedTuple):
             status = b", ".join((*theirs, status))
         fields.append((b"cache-status", status))
         return fields
+
+
+def head(status: int, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Write the status line and these fields as they go out, all but the empty line (RFC 9112 section 2.1)."""
+    lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+    return b"HTTP/1.1 %d %b\r\n%b" % (status, HTTPStatus(status).phrase.encode("ascii"), lines)
 
 
 def word_of_proxy(response: Response) -> str | None:

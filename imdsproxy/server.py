@@ -135,9 +135,21 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda _url: Non
         return START_FAILED
     _raise_descriptor_limit()
     connections = {admin: connection_class(settings.header_timeout, admin=admin) for admin in (False, True)}
-    config = uvicorn.Config(
+    config = uvicorn_config(application, connections[False])
+    server = _Server(config, application, listeners, connections, lambda: _tell(listeners, settings, announce))
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_run(server, application))
+    finally:
+        close(listeners)
+    return 0
+
+
+def uvicorn_config(application: Application, connection: type[Connection]) -> uvicorn.Config:
+    """Give what uvicorn is told: the application is served as it is, by these connections, and no header is added."""
+    return uvicorn.Config(
         application,
-        http=connections[False],
+        http=connection,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -150,13 +162,6 @@ def serve(settings: Settings, announce: Callable[[str], None] = lambda _url: Non
         timeout_graceful_shutdown=_GRACE,
         backlog=BACKLOG,
     )
-    server = _Server(config, application, listeners, connections, lambda: _tell(listeners, settings, announce))
-    try:
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_run(server, application))
-    finally:
-        close(listeners)
-    return 0
 
 
 def _tell(listeners: Sequence[Listener], settings: Settings, announce: Callable[[str], None]) -> None:

@@ -18,14 +18,13 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, Self, TypeVar
 
 import pytest
-import uvicorn
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from imdsproxy.app import Application
-from imdsproxy.connection import KEEP_ALIVE, Connection
+from imdsproxy.connection import Connection
 from imdsproxy.freshness import Entry, Standing, keep, lookup
 from imdsproxy.hits import Hit, write
 from imdsproxy.lane import LaneConnection, connection_class
@@ -33,6 +32,7 @@ from imdsproxy.messages import Failure, Headers, Key, Response
 from imdsproxy.metrics import _Answers
 from imdsproxy.policy import Lifetimes
 from imdsproxy.repeats import LONGEST_KNOWN, Repeats
+from imdsproxy.server import uvicorn_config
 from tests.scripted import DEFAULTS, DOWN, INSTANCE, SLOW, TOKEN, VERSIONS, Imds, Sent, ok, status
 from tests.virtual import VirtualClock
 from tests.wire import SteppedLoop, Wire
@@ -429,17 +429,7 @@ class World:
         collectors = self.application.house.metrics.registry._collector_to_names
         self._answers = next(one for one in collectors if isinstance(one, _Answers))
         self.state = ServerState()
-        self.config = uvicorn.Config(
-            self.application,
-            http=way,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE,
-        )
+        self.config = uvicorn_config(self.application, way)
         self.config.load()
         self.way = way
         self.wires: list[tuple[int, Wire, Connection]] = []
