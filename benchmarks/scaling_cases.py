@@ -13,7 +13,7 @@ from unittest import mock
 
 from benchmarks.scaling_clients import EVENTS, INSTANCE, RESOURCES, Tally, call, token, told
 from benchmarks.scaling_node import Door, Imds, Layout, Node
-from imdsproxy import readiness
+from imdsproxy.ops import readiness
 from tests import virtual
 
 # The kubelet's back-off before it starts a container again that has failed.

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from benchmarks.scaling_node import Door
-from imdsproxy.messages import Response
+from imdsproxy.protocol.messages import Response
 
 INSTANCE = "/metadata/instance?api-version=2021-02-01"
 EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"

@@ -13,15 +13,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from imdsproxy.app import House, build
+from imdsproxy.config import Config
 from imdsproxy.emulator.limits import Limits
-from imdsproxy.headers import to_client
-from imdsproxy.messages import Failure, FailureKind, Headers, Request, Response
-from imdsproxy.normaliser import read
-from imdsproxy.readiness import Readiness
-from imdsproxy.served import Served
-from imdsproxy.settings_fields import Settings
-from imdsproxy.upstream import SLOW_READ_TIMEOUT
-from imdsproxy.wiring import House, build
+from imdsproxy.ops.readiness import Readiness
+from imdsproxy.protocol.address import Address
+from imdsproxy.protocol.messages import Failure, FailureKind, Headers, Request, Response
+from imdsproxy.protocol.request_parser import read
+from imdsproxy.records import Served
+from imdsproxy.upstream.client import SLOW_READ_TIMEOUT
+from imdsproxy.upstream.headers import to_client
 from tests.virtual import VirtualClock
 
 IMDS_TAKES = 0.05
@@ -120,9 +121,9 @@ class Node:
         self._layout = layout
         self.daemon: House | None = None
         self.sidecars: list[House] = []
-        plain = Settings(upstream="http://127.0.0.1:9", **settings)
-        chained = Settings(upstream="unix:/run/imdsproxy.sock", **settings)
-        filed = Settings(upstream="http://127.0.0.1:9", budget_file=str(folder / "budget"), **settings)
+        plain = Config(upstream=Address("127.0.0.1", 9), **settings)
+        chained = Config(upstream=Address("localhost", unix="/run/imdsproxy.sock"), **settings)
+        filed = Config(upstream=Address("127.0.0.1", 9), budget_file=str(folder / "budget"), **settings)
         if layout in {Layout.CHAINED, Layout.DAEMON}:
             self.daemon = build(plain, imds, self._clock)
         if layout is Layout.CHAINED:

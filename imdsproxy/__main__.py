@@ -2,7 +2,7 @@
 
 import sys
 
-from imdsproxy.cli import main
+from imdsproxy.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,203 +1,168 @@
-"""The ASGI application: messages in, messages out, and the pages under `/-/`.
+"""The composition root: one `Config` becomes one application.
 
-What is under `/metadata/` goes straight to the proxy; Starlette has the rest: the pages and the lifespan.
+This is the one place where a setting's name meets the part that obeys it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
+import secrets
 import sys
-from collections.abc import AsyncIterator, Sequence
-from email.utils import formatdate
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
-from imdsproxy import logs
-from imdsproxy.asgi import ADMIN_EXTENSION, LONGEST_BODY, extension, read_body, target, unless_gone, whose
+from imdsproxy.budget.bucket import Budget
+from imdsproxy.budget.limiter import LATEST_START, Admission
+from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock, SystemClock
-from imdsproxy.hits import Hit
-from imdsproxy.messages import Key, Refusal, Request
-from imdsproxy.normaliser import read
-from imdsproxy.pages import PATHS, pages
-from imdsproxy.readiness import Readiness
-from imdsproxy.repeats import Repeats
-from imdsproxy.served import ENDING, Served, refused
-from imdsproxy.settings_values import SettingsError
-from imdsproxy.upstream import Upstream
-from imdsproxy.wiring import House, build, upstream_address
+from imdsproxy.config import Config
+from imdsproxy.errors import ImdsproxyError, SettingsError
+from imdsproxy.ops import logs
+from imdsproxy.ops.metrics import Metrics
+from imdsproxy.ops.readiness import Readiness
+from imdsproxy.policy import Policy
+from imdsproxy.protocol.address import IMDS
+from imdsproxy.protocol.messages import BudgetClass
+from imdsproxy.protocol.request_parser import Doors
+from imdsproxy.proxy import Proxy
+from imdsproxy.server.application import Application
+from imdsproxy.upstream.client import SLOW_READ_TIMEOUT, Upstream
+from imdsproxy.upstream.fetcher import Fetcher
+from imdsproxy.upstream.retry import RetryRules
+from imdsproxy.upstream.task import Sender
 
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+ApplicationType = TypeVar("ApplicationType", bound=Application)
 
-    from imdsproxy.settings import Settings
-
-logger = logging.getLogger(__name__)
-access = logging.getLogger("imdsproxy.access")
-
-_BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {LONGEST_BODY} bytes.")
-_ENDING = Refusal(
-    503,
-    ENDING,
-    "service_unavailable",
-    "The proxy is being stopped; ask again.",
-    ((b"retry-after", b"1"),),
-)
-_ADMIN_ONLY = Refusal(
-    404,
-    "admin-only",
-    "not_found",
-    "IMDSPROXY_ADMIN_PORT serves the pages under /-/ alone; ask for metadata at IMDSPROXY_PORT or IMDSPROXY_UDS.",
-)
-_NO_PAGE = Refusal(
-    404, "no-page", "not_found", "There are /-/healthy, /-/ready and /-/metrics; nothing else is under /-/."
-)
+IDENTITY_CONCURRENT = 5
+"""Identity requests that IMDS takes at once (Microsoft's IMDS page, 2025)."""
 
 
-class Application:
-    """One proxy as an ASGI application."""
+@dataclass(frozen=True, slots=True)
+class House:
+    """The parts that one application is made of."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        self._upstream = Upstream(
-            upstream_address(settings),
-            connect_timeout=settings.connect_timeout,
-            read_timeout=settings.read_timeout,
-            max_body_bytes=settings.max_body_bytes,
-        )
-        self.clock = clock
-        self.access_log = settings.access_log
-        self.house: House = build(settings, self._upstream, clock)
-        self.repeats = Repeats(self.house.proxy)
-        self.readiness = Readiness(self.house.proxy, settings.warmup)
-        self._pages = pages(self.readiness, self.house.metrics, self._lifespan)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the lifespan."""
-        if scope["type"] != "http":
-            await self._pages(scope, receive, send)
-            return
-        began = self.clock.monotonic()
-        request = read(scope["method"], target(scope), scope["headers"], self.house.doors, scope["http_version"])
-        if isinstance(request, Request):
-            if request.target.segments[:1] == ("-",):
-                await self._page(request, scope, receive, send)
-                return
-            if extension(scope, ADMIN_EXTENSION):
-                served = refused(_ADMIN_ONLY)
-            else:
-                answered = await self._serve(request, receive, whose(request, scope))
-                if answered is None:
-                    return
-                served = answered
-        else:
-            served = refused(request)
-        await self._send(served, send)
-        seconds = self.clock.monotonic() - began
-        self.house.metrics.observe(served, seconds)
-        if self.access_log:
-            log_request(served, seconds, scope.get("client"), scope["method"], target(scope))
-
-    def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Hit, Key] | None:
-        """Give the fresh hit that a GET in HTTP/1.1 is, and under which key it is kept; None where it is anything else.
-
-        It is what `__call__` would answer, without all that only those need who have to wait.
-        """
-        request = read("GET", raw, headers, self.house.doors)
-        if isinstance(request, Refusal):
-            return None
-        hit = self.house.proxy.at_once(request, now)
-        return None if hit is None else (hit, request.target.key)
-
-    def note_refusal(self, refusal: Refusal, client: str) -> None:
-        """Count, and log if asked to, what the server refused before it became a request."""
-        served = refused(refusal)
-        self.house.metrics.observe(served, 0.0)
-        if self.access_log:
-            fields = {"client": client, "status": refusal.status, "outcome": "refused", "detail": refusal.reason}
-            access.info("request", extra={"fields": fields})
-
-    def drop_entries(self) -> None:
-        """Drop every cached entry."""
-        logger.info("cache emptied", extra={"fields": {"entries": self.house.proxy.drop()}})
-        self.repeats.clear()
-
-    async def _serve(self, request: Request, receive: Receive, client: str) -> Served | None:
-        """Give the answer, or None if the client has gone."""
-        if request.method == "POST":
-            body = await read_body(receive)
-            if body is None:
-                return None
-            if len(body) > LONGEST_BODY:
-                return refused(_BODY_TOO_LONG)
-            request = request._replace(body=body)
-        answer = self.house.proxy.answer(request, client)
-        if isinstance(answer, Served):
-            return answer
-        try:
-            return await unless_gone(answer, receive)
-        except asyncio.CancelledError:
-            if not self.readiness.stopping:
-                raise
-            return refused(_ENDING)  # its time to finish is over, and an answer is better than none
-
-    async def _send(self, served: Served, send: Send) -> None:
-        headers = served.headers()
-        if served.forward is None and served.age is None:  # the proxy's own words bear the proxy's own date
-            headers.append((b"date", formatdate(self.clock.wall(), usegmt=True).encode("ascii")))
-        await send({"type": "http.response.start", "status": served.response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": served.response.body})
-
-    async def _page(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
-        path = request.target.path
-        if path not in PATHS:
-            await self._send(refused(_NO_PAGE), send)
-            return
-        await self._pages({**scope, "path": path, "root_path": ""}, receive, send)
-
-    @contextlib.asynccontextmanager
-    async def _lifespan(self, _app: object) -> AsyncIterator[None]:
-        getting_ready = asyncio.get_running_loop().create_task(self.readiness.become())
-        try:
-            yield
-        finally:
-            self.readiness.stopping = True
-            getting_ready.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await getting_ready
-            await self.house.proxy.flights.close()
-            await self._upstream.close()
-            self.house.close()
+    proxy: Proxy
+    metrics: Metrics
+    doors: Doors
+    close: Callable[[], None] = lambda: None
+    """Return what is shared with other processes."""
 
 
-def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Application:
-    """Make the application, from the environment where no settings are given (`uvicorn --factory`).
+def create_app(config: Config | None = None, clock: Clock | None = None) -> Application:
+    """Make the application, from the environment where no configuration is given (`uvicorn --factory`).
 
-    A setting that makes no sense ends the process with status 2 and one line that names it.
+    A setting that cannot be used ends the process with status 2 and one line that names it.
     """
-    if settings is not None:
-        return Application(settings, clock or SystemClock())
-    from imdsproxy.settings import load  # noqa: PLC0415  # only where it is not given
+    clock = clock or SystemClock()
+    if config is not None:
+        return _application(config, clock)
+    from imdsproxy.settings.load import load  # noqa: PLC0415  # only where it is needed
 
     try:
-        settings = load().settings
-        logs.configure(settings.log_level, settings.log_format)
-        return Application(settings, clock or SystemClock())
-    except SettingsError as error:
+        config = load().settings.config()
+        logs.configure(config.log_level, config.log_format)
+        return _application(config, clock)
+    except ImdsproxyError as error:
         sys.stderr.write(f"imdsproxy: {error}\n")
         raise SystemExit(2) from None
 
 
-def log_request(served: Served, seconds: float, client: tuple[str, int] | None, method: str, written: bytes) -> None:
-    """Write the access log's line; of the target as it was written its path, and no query."""
-    fields = {
-        "client": client[0] if client else "-",
-        "method": method,
-        "path": written.partition(b"?")[0].decode("ascii", "backslashreplace")[:200],
-        "status": served.response.status,
-        "outcome": served.outcome.value,
-        "endpoint": served.endpoint,
-        "milliseconds": round(seconds * 1000, 3),
-    }
-    if served.detail:
-        fields["detail"] = served.detail
-    access.info("request", extra={"fields": fields})
+def _application(config: Config, clock: Clock) -> Application:
+    upstream = Upstream(
+        config.upstream,
+        connect_timeout=config.connect_timeout,
+        read_timeout=config.read_timeout,
+        max_body_bytes=config.max_body_bytes,
+    )
+    return assemble(config, build(config, upstream, clock), clock, upstream.close, Application)
+
+
+def assemble(
+    config: Config,
+    parts: House,
+    clock: Clock,
+    close_upstream: Callable[[], Awaitable[None]],
+    application: type[ApplicationType],
+) -> ApplicationType:
+    """Join built parts into an application, which closes them when its lifespan ends."""
+
+    async def close() -> None:
+        await parts.proxy.flights.close()
+        await close_upstream()
+        parts.close()
+
+    return application(
+        proxy=parts.proxy,
+        metrics=parts.metrics,
+        readiness=Readiness(parts.proxy, config.warmup),
+        accepted_hosts=parts.doors,
+        clock=clock,
+        access_log=config.access_log,
+        close=close,
+    )
+
+
+def build(config: Config, upstream: Sender, clock: Clock) -> House:
+    """Build the parts; nothing is started and nothing is connected. SettingsError where a shared budget is refused."""
+    admissions, close = _admissions(config, clock)
+    address = config.upstream
+    instance = secrets.token_hex(8)
+    metrics = Metrics()
+    fetcher = Fetcher(
+        admissions=admissions,
+        upstream=upstream,
+        retry_rules=RetryRules(config.retry_statuses, config.retry_base, config.retry_max),
+        clock=clock,
+        instance=instance,
+        # IMDS's own address may lead to a node's proxy, but only for as long as a redirect stands.
+        proxied=None if address == IMDS else address.unix is not None,
+        patience=config.read_timeout,
+        notify=metrics.asked,
+    )
+    policy = Policy(
+        ttl=dict(config.ttl),
+        stale_if_error=dict(config.stale_if_error),
+        negative_ttl=config.negative_ttl,
+        require_metadata=config.require_metadata_header,
+        allow=config.allow,
+        deny=config.deny,
+    )
+    store = Store(config.cache_max_bytes, clock)
+    proxy = Proxy(policy=policy, store=store, fetcher=fetcher, clock=clock, derives=config.derive)
+    metrics.watch(proxy, clock)
+    return House(proxy, metrics, _doors(config, instance), close)
+
+
+def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Admission], Callable[[], None]]:
+    """Give the queue of each class, and what is to be called when nobody waits in them any more."""
+    window, max_wait = config.budget_window, config.max_wait
+    sizes: list[tuple[int, int | None]] = [(config.budget_requests, None)]
+    if config.identity_budget_requests is not None:
+        sizes.append((config.identity_budget_requests, IDENTITY_CONCURRENT))
+    if config.budget_file is None:
+        queues = [Admission(Budget(requests, window, concurrent), clock, max_wait) for requests, concurrent in sizes]
+        return dict(zip(BudgetClass, (queues[0], queues[-1]), strict=True)), lambda: None
+    longest = config.connect_timeout + config.read_timeout
+    slowest = config.connect_timeout + max(config.read_timeout, SLOW_READ_TIMEOUT)
+    leases = (longest + LATEST_START, slowest + LATEST_START)
+    if sys.platform == "linux":
+        # Late, since only those who share need it.
+        from imdsproxy.budget.shared import share  # noqa: PLC0415
+        from imdsproxy.budget.shared_file import BudgetFileError  # noqa: PLC0415
+
+        try:
+            budgets, close = share(config.budget_file, clock, window, sizes, leases)
+        except BudgetFileError as error:
+            raise SettingsError(f"IMDSPROXY_BUDGET_FILE={config.budget_file} cannot be used: {error}") from None
+        queues = [Admission(budget, clock, max_wait, leases) for budget in budgets]
+        return dict(zip(BudgetClass, (queues[0], queues[-1]), strict=True)), close
+    raise SettingsError("IMDSPROXY_BUDGET_FILE: a budget is shared on Linux only")
+
+
+def _doors(config: Config, instance: str) -> Doors:
+    address = config.upstream
+    authorities = {f"{IMDS.host}:{IMDS.port}"}
+    if address.unix is None:
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        authorities.add(f"{host}:{address.port}")
+    return Doors(frozenset({"localhost", *config.allowed_hosts}), frozenset(authorities), instance)

@@ -51,28 +51,3 @@ def is_the_machines() -> bool:
         lines = _OFFSETS.read_text(encoding="ascii").splitlines()
         return all(offset == "0" for line in lines for offset in line.split()[1:])
     return True
-
-
-class FakeClock:
-    """Stands still until a test moves it."""
-
-    def __init__(self, monotonic: float = 1_000.0, wall: float = 1_800_000_000.0) -> None:
-        self._monotonic = monotonic
-        self._wall = wall
-
-    def monotonic(self) -> float:
-        """Give the fake monotonic time."""
-        return self._monotonic
-
-    def wall(self) -> float:
-        """Give the fake wall time."""
-        return self._wall
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass on both clocks."""
-        self._monotonic += seconds
-        self._wall += seconds
-
-    def jump_wall(self, seconds: float) -> None:
-        """Set the wall clock forward or back, as an administrator or a time server does."""
-        self._wall += seconds

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from imdsproxy.messages import BudgetClass, Refusal, Request, Target
+from imdsproxy.protocol.messages import BudgetClass, Refusal, Request, Target
 
 MetadataRule = Literal["credentials", "always", "never"]
 Segments = tuple[str, ...]

@@ -11,24 +11,25 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from cachetools import TTLCache
 
-from imdsproxy.admission import TurnedAway
+from imdsproxy.budget.limiter import TurnedAway
+from imdsproxy.cache.derived_entries import Parts
+from imdsproxy.cache.freshness import Entry, Plan, Standing, as_told, keep, lookup, plan
+from imdsproxy.cache.rendered_hit import Hit, from_cache, write
+from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
-from imdsproxy.errand import Errand
-from imdsproxy.fetch import Fetcher
-from imdsproxy.flights import Arrived, Flight, Flights, Landing
-from imdsproxy.freshness import Entry, Plan, Standing, as_told, keep, lookup, plan
-from imdsproxy.hits import Hit, from_cache, write
-from imdsproxy.messages import Failure, Key, Refusal, Request
-from imdsproxy.parts import Parts
 from imdsproxy.policy import Cache, Decision, Forward, Policy, Refuse
-from imdsproxy.served import Outcome, Served, refused
-from imdsproxy.store import Store
-from imdsproxy.target import read_target, without_bypass
+from imdsproxy.protocol.messages import Failure, Key, Refusal, Request, Response
+from imdsproxy.protocol.target import read_target, without_bypass
+from imdsproxy.records import Outcome, Served, refused
+from imdsproxy.upstream.collapsing import Flight, Flights
+from imdsproxy.upstream.fetcher import Fetcher
+from imdsproxy.upstream.task import Errand
 
 _BYPASS_EVERY = 10.0
 """Seconds in which one key is renewed by a client's wish at most once."""
@@ -39,6 +40,18 @@ _REMEMBERED_KEYS = 4096
 Waiting = Coroutine[Any, Any, Served]
 
 
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """IMDS answered; `entry` is set if the answer was kept."""
+
+    response: Response
+    entry: Entry | None
+
+
+Landing = Arrived | TurnedAway
+"""What a fetch ends with, beside a Failure."""
+
+
 class Proxy:
     """One IMDS, one cache, one budget a class; as many clients as there are."""
 
@@ -46,7 +59,7 @@ class Proxy:
         self.policy = policy
         self.store = store
         self.fetcher = fetcher
-        self.flights = Flights()
+        self.flights = Flights[Landing]()
         self._clock = clock
         self._parts = Parts(store, clock) if derives else None
         # Keys may be long, so their hashes are remembered; one taken for another would only ask IMDS later.
@@ -163,7 +176,7 @@ class Proxy:
 
     def _flight(
         self, errand: Errand, wish: str = "", *, background: bool = False, max_wait: float = math.inf
-    ) -> tuple[Flight, bool]:
+    ) -> tuple[Flight[Landing], bool]:
         """Join the flight for this key or start one; says whether it was started.
 
         Part of the decision, not of the waiting: by the time somebody waits, the flight may have landed.
@@ -178,7 +191,7 @@ class Proxy:
         return flight, False
 
     async def _when_landed(
-        self, errand: Errand, joined: tuple[Flight, bool], wish: str = "", stale: Entry | None = None
+        self, errand: Errand, joined: tuple[Flight[Landing], bool], wish: str = "", stale: Entry | None = None
     ) -> Served:
         flight, led = joined
         began = self._clock.monotonic()
@@ -209,7 +222,7 @@ class Proxy:
             raise
         return self._served(errand, landing, Outcome.BYPASS, "method" if errand.once else "bypass")
 
-    async def _fly(self, errand: Errand, flight: Flight) -> Landing:
+    async def _fly(self, errand: Errand, flight: Flight[Landing]) -> Landing | Failure:
         """Fetch, and keep what came as far as it deserves it."""
         fetched = await self.fetcher.fetch(errand, flight)
         if isinstance(fetched, TurnedAway):
@@ -236,7 +249,7 @@ class Proxy:
             self._resting[hash(key)] = failed
         return Arrived(as_told(result, decision.lifetimes, now - fetched.sent_at), entry if kept else None)
 
-    def _served(self, errand: Errand, landing: Landing, outcome: Outcome, forward: str) -> Served:
+    def _served(self, errand: Errand, landing: Landing | Failure, outcome: Outcome, forward: str) -> Served:
         endpoint = errand.decision.endpoint
         if isinstance(landing, TurnedAway):
             return refused(_turned_away(landing), endpoint)
@@ -255,7 +268,7 @@ class Proxy:
         )
 
 
-def _failed(landing: Landing, errand: Errand) -> bool:
+def _failed(landing: Landing | Failure, errand: Errand) -> bool:
     return not isinstance(landing, Arrived) or errand.failed(landing.response)
 
 

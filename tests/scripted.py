@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from imdsproxy.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Request, Response
-from imdsproxy.normaliser import Doors, read
-from imdsproxy.served import Served
-from imdsproxy.wiring import House, build
+from imdsproxy.app import House, build
+from imdsproxy.config import Config
+from imdsproxy.protocol.address import Address
+from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Request, Response
+from imdsproxy.protocol.request_parser import Doors, read
+from imdsproxy.records import Served
+from imdsproxy.settings.places import parse_upstream
 from tests.virtual import VirtualClock
 
 JSON = ((b"content-type", b"application/json; charset=utf-8"), (b"server", b"IMDS/150.870.65.1854"))
@@ -23,28 +25,8 @@ VERSIONS = "/metadata/versions"
 TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
 EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 
-DEFAULTS: dict[str, Any] = {
-    "upstream": "http://127.0.0.1:9",
-    "budget_requests": 5,
-    "budget_window": 1.0,
-    "identity_budget_requests": None,
-    "budget_file": None,
-    "connect_timeout": 2.0,
-    "read_timeout": 10.0,
-    "max_wait": 10.0,
-    "retry_statuses": frozenset({410, 429, 500, 502, 503, 504}),
-    "retry_base": 1.0,
-    "retry_max": 70.0,
-    "ttl": (),
-    "stale_if_error": (),
-    "negative_ttl": 5.0,
-    "cache_max_bytes": 1 << 24,
-    "require_metadata_header": "credentials",
-    "allow": ("/metadata",),
-    "deny": (),
-    "allowed_hosts": (),
-    "derive": False,
-}
+NOWHERE = Config(upstream=Address("127.0.0.1", 9))
+"""The defaults, less the real IMDS."""
 
 
 def ok(body: bytes | str = b"{}", status: int = 200, headers: Headers = ()) -> Response:
@@ -114,11 +96,12 @@ def in_turn(*answers: Response | Failure) -> Behaviour:
 class Stage:
     """A proxy, its IMDS and its clock."""
 
-    def __init__(self, imds: Imds | None = None, **settings: object) -> None:
+    def __init__(self, imds: Imds | None = None, **settings: Any) -> None:
         self.imds = imds or Imds()
         self.clock = VirtualClock()
-        chosen = {**DEFAULTS, **settings}
-        self.house: House = build(cast("Any", SimpleNamespace(**chosen)), self.imds, self.clock)
+        if "upstream" in settings:
+            settings["upstream"] = parse_upstream(settings["upstream"])
+        self.house: House = build(replace(NOWHERE, **settings), self.imds, self.clock)
         self.proxy = self.house.proxy
         self.doors = Doors(instance=self.house.doors.instance)
 

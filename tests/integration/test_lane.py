@@ -58,13 +58,13 @@ MEBIBYTE = 1 << 20
 SETTINGS = {"port": 0, "budget_requests": 1000, "retry_max": 0, "ttl": "/metadata/instance=600"}
 
 # What is no setting, and is changed for a test before the proxy begins.
-WITHOUT_LANE = "import imdsproxy.lane as lane; lane.LaneConnection = lane.Connection"
-IMPATIENT = f"import imdsproxy.connection as connection; connection.KEEP_ALIVE = {KEEP_ALIVE}"
-PATIENT_AT_THE_END = "import imdsproxy.server as server; server._FIRST_WORD = 9.0"
+WITHOUT_LANE = "import imdsproxy.server.fast_path as lane; lane.LaneConnection = lane.Connection"
+IMPATIENT = f"import imdsproxy.server.connection as connection; connection.KEEP_ALIVE = {KEEP_ALIVE}"
+PATIENT_AT_THE_END = "import imdsproxy.server.run as server; server._FIRST_WORD = 9.0"
 COUNTING = """
 import atexit, sys
-from imdsproxy.app import Application
-from imdsproxy.repeats import Repeats
+from imdsproxy.server.application import Application
+from imdsproxy.server.known_heads import Repeats
 counts = {"read": 0, "known": 0}
 at_once, find = Application.at_once, Repeats.find
 def counted_at_once(*given):
@@ -83,7 +83,7 @@ atexit.register(lambda: print("counted", counts["read"], counts["known"], file=s
 def running(folder: Path, before: str = "", **settings: object) -> Iterator[ProxyProcess]:
     """Run the proxy, ready and with an instance document, after it was changed by what is done `before`."""
     program = (
-        f"{before}\nimport sys; from imdsproxy.cli import main; sys.argv = ['imdsproxy']; raise SystemExit(main())"
+        f"{before}\nimport sys; from imdsproxy.cli.main import main; sys.argv = ['imdsproxy']; raise SystemExit(main())"
     )
     log = folder / f"lane-{time.monotonic_ns()}.log"
     with log.open("w", encoding="utf-8") as stderr:
@@ -881,7 +881,7 @@ def test_the_end_comes_soon_and_cuts_no_answer_off(imds: EmulatorServer, tmp_pat
 LIMITED = """
 import uvicorn
 from imdsproxy.app import create_app
-from imdsproxy.lane import connection_class
+from imdsproxy.server.fast_path import connection_class
 config = uvicorn.Config(
     create_app(), http=connection_class(10.0), port=0, lifespan="on", limit_max_requests=60, server_header=False,
     date_header=False, proxy_headers=False,

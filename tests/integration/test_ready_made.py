@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from imdsproxy.app import Application, create_app
+from imdsproxy.app import create_app
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
-from imdsproxy.settings import load
+from imdsproxy.server.application import Application
+from imdsproxy.settings.load import load
 from tests.kit import INSTANCE, METADATA, TOKEN
 
 Client = httpx.AsyncClient
@@ -52,7 +53,7 @@ def run(imds: EmulatorServer, visit: Visit, **flags: str) -> None:
     """Let a client visit an application of its own; the client gives no target extension."""
 
     async def running() -> None:
-        application = create_app(load({"upstream": imds.url, **flags}, {}).settings)
+        application = create_app(load({"upstream": imds.url, **flags}, {}).settings.config())
         transport = httpx.ASGITransport(application)
         async with (
             asyncio.timeout(30),
@@ -123,7 +124,7 @@ def test_a_server_without_a_raw_path_is_served_too(imds: EmulatorServer) -> None
         return sent[0]["status"], sent[1]["body"]
 
     async def running() -> None:
-        application = create_app(load({"upstream": imds.url}, {}).settings)
+        application = create_app(load({"upstream": imds.url}, {}).settings.config())
         async with asyncio.timeout(30), alive(application):
             status, body = await call(application, "/metadata/instance", b"api-version=2021-02-01")
             assert (status, json.loads(body)["compute"]["name"]) == (200, "examplevmname")
@@ -178,7 +179,7 @@ def test_many_at_once_are_one_request_to_imds(imds: EmulatorServer) -> None:
 
 def test_once_it_is_shut_down_it_is_not_ready(imds: EmulatorServer) -> None:
     async def running() -> None:
-        application = create_app(load({"upstream": imds.url}, {}).settings)
+        application = create_app(load({"upstream": imds.url}, {}).settings.config())
         async with Client(transport=httpx.ASGITransport(application), base_url="http://127.0.0.1") as client:
             before = await client.get("/-/ready")
             assert (before.status_code, before.json()["error"]) == (503, "not_ready")

@@ -28,8 +28,8 @@ HEAD = f"GET {INSTANCE} HTTP/1.1\r\nHost: localhost\r\n".encode()
 EVENTS = b"POST /metadata/scheduledevents?api-version=2020-07-01 HTTP/1.1\r\nHost: localhost\r\n"
 # The idle time is no setting: 75 seconds suit clients, and are too long for a test.
 IMPATIENT = (
-    f"import imdsproxy.connection as c; c.KEEP_ALIVE = {KEEP_ALIVE}; "
-    "from imdsproxy.cli import main; import sys; sys.argv = ['imdsproxy']; raise SystemExit(main())"
+    f"import imdsproxy.server.connection as c; c.KEEP_ALIVE = {KEEP_ALIVE}; "
+    "from imdsproxy.cli.main import main; import sys; sys.argv = ['imdsproxy']; raise SystemExit(main())"
 )
 
 

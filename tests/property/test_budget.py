@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imdsproxy.admission import Admission, Ticket, TurnedAway
-from imdsproxy.budget import Budget, Token
+from imdsproxy.budget.bucket import Budget, Token
+from imdsproxy.budget.limiter import Admission, Ticket, TurnedAway
 from tests import virtual
 
 LATENCIES = st.one_of(

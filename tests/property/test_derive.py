@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imdsproxy.derive import derive, wholes
+from imdsproxy.cache.derive import derive, wholes
+from imdsproxy.cache.freshness import keep
 from imdsproxy.emulator import answers, documents
 from imdsproxy.emulator import messages as wire
-from imdsproxy.freshness import keep
-from imdsproxy.messages import Response, Target
 from imdsproxy.policy import Lifetimes
-from imdsproxy.target import read_target
+from imdsproxy.protocol.messages import Response, Target
+from imdsproxy.protocol.target import read_target
 
 LIFETIMES = Lifetimes(fresh=60)
 NAMES = st.text(st.sampled_from("abcXYZ019-_~"), min_size=1, max_size=5)

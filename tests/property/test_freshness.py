@@ -9,10 +9,10 @@ from dataclasses import replace
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from imdsproxy.freshness import Plan, Standing, keep, lookup, plan
-from imdsproxy.messages import Response
+from imdsproxy.cache.access_token import MARGIN, read_token
+from imdsproxy.cache.freshness import Plan, Standing, keep, lookup, plan
 from imdsproxy.policy import Lifetimes
-from imdsproxy.tokens import MARGIN, read_token
+from imdsproxy.protocol.messages import Response
 
 ORDER = [Standing.FRESH, Standing.REVALIDATE, Standing.ON_ERROR, Standing.MISS]
 

@@ -8,8 +8,8 @@ from urllib.parse import unquote, unquote_to_bytes
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from imdsproxy.messages import Refusal, Target
-from imdsproxy.target import read_target
+from imdsproxy.protocol.messages import Refusal, Target
+from imdsproxy.protocol.target import read_target
 
 PLUS = "<+>"
 """A `+` that was written as such: it is neither a space nor `%2B` until somebody has read it."""

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any, NamedTuple, Self, TypeVar
 
 import pytest
@@ -23,17 +22,18 @@ from hypothesis import strategies as st
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
-from imdsproxy.app import Application
-from imdsproxy.connection import Connection
-from imdsproxy.freshness import Entry, Standing, keep, lookup
-from imdsproxy.hits import Hit, write
-from imdsproxy.lane import LaneConnection, connection_class
-from imdsproxy.messages import Failure, Headers, Key, Response
-from imdsproxy.metrics import _Answers
+from imdsproxy.app import assemble, build
+from imdsproxy.cache.freshness import Entry, Standing, keep, lookup
+from imdsproxy.cache.rendered_hit import Hit, write
+from imdsproxy.ops.metrics import _Answers
 from imdsproxy.policy import Lifetimes
-from imdsproxy.repeats import LONGEST_KNOWN, Repeats
-from imdsproxy.server import uvicorn_config
-from tests.scripted import DEFAULTS, DOWN, INSTANCE, SLOW, TOKEN, VERSIONS, Imds, Sent, ok, status
+from imdsproxy.protocol.messages import Failure, Headers, Key, Response
+from imdsproxy.server.application import Application
+from imdsproxy.server.connection import Connection
+from imdsproxy.server.fast_path import LaneConnection, connection_class
+from imdsproxy.server.known_heads import LONGEST_KNOWN, Repeats
+from imdsproxy.server.run import uvicorn_config
+from tests.scripted import DOWN, INSTANCE, NOWHERE, SLOW, TOKEN, VERSIONS, Imds, Sent, ok, status
 from tests.virtual import VirtualClock
 from tests.wire import SteppedLoop, Wire
 
@@ -282,6 +282,11 @@ class House(NamedTuple):
     cache_max_bytes: int = 1 << 24
     require_metadata_header: str = "credentials"
 
+    def settings(self) -> dict[str, Any]:
+        values = self._asdict()
+        del values["warm"], values["latency"]
+        return values
+
 
 LIVES = {
     **{str(life): f'"{life}"' for life in (0, 1, 299, 300, 301, 302, 303, 333, 400, 601, 602, 3599, 86399, 604800)},
@@ -329,7 +334,7 @@ def imds_answers(sky: Sky, sent: Sent, count: int) -> Response | Failure:
 
 class _CountedRepeats(Repeats):
     def __init__(self, application: _Counted) -> None:
-        super().__init__(application.house.proxy)
+        super().__init__(application.proxy)
         self._ways = application.ways
 
     def find(self, head: bytes, now: float) -> Hit | None:
@@ -341,8 +346,8 @@ class _CountedRepeats(Repeats):
 class _Counted(Application):
     """An application that knows by which way it was asked how often."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
         self.ways: Counter[str] = Counter()
         self.repeats = _CountedRepeats(self)
 
@@ -412,6 +417,10 @@ class Seen(NamedTuple):
     bytes: int
 
 
+async def _nothing_to_close() -> None:
+    return
+
+
 class World:
     """A proxy with its clients and its IMDS."""
 
@@ -420,13 +429,13 @@ class World:
         self.sky = Sky("fine", house.latency, "86399", 0)
         self.loop = SteppedLoop()
         self.imds = Imds(self._answer, house.latency)
-        chosen = {**DEFAULTS, **house._asdict(), "max_body_bytes": 1 << 20, "warmup": (), "deny": ("/metadata/denied",)}
-        self.application = _Counted(SimpleNamespace(**chosen), VirtualClock())
-        self.proxy = self.application.house.proxy
-        self.proxy.fetcher._upstream = self.imds
+        config = replace(NOWHERE, deny=("/metadata/denied",), **house.settings())
+        clock = VirtualClock()
+        self.application = assemble(config, build(config, self.imds, clock), clock, _nothing_to_close, _Counted)
+        self.proxy = self.application.proxy
         if not issubclass(way, LaneConnection):
             self._write_every_hit_anew()
-        collectors = self.application.house.metrics.registry._collector_to_names
+        collectors = self.application.metrics.registry._collector_to_names
         self._answers = next(one for one in collectors if isinstance(one, _Answers))
         self.state = ServerState()
         self.config = uvicorn_config(self.application, way)
@@ -482,7 +491,7 @@ class World:
 
     def figures(self) -> list[str]:
         """Give all figures but the times at which each was first made."""
-        text = self.loop.call(self.application.house.metrics.text).decode()
+        text = self.loop.call(self.application.metrics.text).decode()
         return sorted(line for line in text.splitlines() if "_created" not in line)
 
     def __enter__(self) -> Self:
@@ -500,7 +509,7 @@ class World:
                 do(wire)
 
     def _send(self, connection: int, data: bytes) -> None:
-        own_name = self.application.house.doors.instance.encode("ascii")
+        own_name = self.application._accepted_hosts.instance.encode("ascii")
         self._wire(connection).send(data.replace(OWN_NAME, own_name))
         self.loop.run_on()
 

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from imdsproxy.budget import Budget
-from imdsproxy.messages import Failure, Response
-from imdsproxy.served import Served
+from imdsproxy.budget.bucket import Budget
+from imdsproxy.protocol.messages import Failure, Response
+from imdsproxy.records import Served
 from tests.scripted import DOWN, EVENTS, SLOW, VERSIONS, Imds, Sent, Stage, ok, status, token
 from tests.virtual import VirtualLoop
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imdsproxy.messages import Failure, Response
-from imdsproxy.served import Outcome, Served
+from imdsproxy.protocol.messages import Failure, Response
+from imdsproxy.records import Outcome, Served
 from tests import virtual
 from tests.scripted import DOWN, SLOW, TOKEN, Imds, Sent, Stage, status, token
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from imdsproxy.messages import Failure, Response
-from imdsproxy.served import Outcome
+from imdsproxy.protocol.messages import Failure, Response
+from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import DOWN, EVENTS, INSTANCE, SLOW, TOKEN, VERSIONS, Imds, Stage, in_turn, ok, status, token
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from imdsproxy.messages import Failure, FailureKind, Response
-from imdsproxy.served import Outcome
+from imdsproxy.protocol.messages import Failure, FailureKind, Response
+from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import DOWN, EVENTS, INSTANCE, TOKEN, VERSIONS, Imds, Sent, Stage, in_turn, ok, status, token
 

@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from imdsproxy.flights import Flight, Flights, Landing
-from imdsproxy.messages import Failure, FailureKind
-from imdsproxy.served import Outcome, Served
+from imdsproxy.protocol.messages import Failure, FailureKind
+from imdsproxy.records import Outcome, Served
+from imdsproxy.upstream.collapsing import Flight, Flights
 from tests import virtual
 from tests.scripted import EVENTS, INSTANCE, Imds, Stage, in_turn, status
 
@@ -237,12 +237,12 @@ def test_the_end_of_the_proxy_is_an_answer_too() -> None:
 
 def test_a_finished_flight_leaves_the_table_only_if_it_is_still_the_one() -> None:
     async def scenario() -> None:
-        flights = Flights()
+        flights = Flights[None]()
         gates = [asyncio.Event(), asyncio.Event()]
         key = (Stage().request(INSTANCE).target.key, "")
 
         def fly(gate: asyncio.Event) -> object:
-            async def one(_flight: Flight) -> Landing:
+            async def one(_flight: Flight[None]) -> Failure:
                 await gate.wait()
                 return Failure(FailureKind.RESET, "")
 

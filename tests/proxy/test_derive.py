@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from imdsproxy.messages import Failure, Response
-from imdsproxy.served import Outcome
+from imdsproxy.protocol.messages import Failure, Response
+from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import DOWN, INSTANCE, SLOW, Imds, Sent, Stage, in_turn, ok, status
 

@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from imdsproxy.messages import Failure, FailureKind
-from imdsproxy.served import Outcome
+from imdsproxy.protocol.messages import Failure, FailureKind
+from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import INSTANCE, TOKEN, Imds, Stage, in_turn, ok, status
 

@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from imdsproxy.messages import Failure, FailureKind, Response
-from imdsproxy.readiness import Readiness
-from imdsproxy.served import Outcome
+from imdsproxy.ops.readiness import Readiness
+from imdsproxy.protocol.messages import Failure, FailureKind, Response
+from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import DOWN, EVENTS, INSTANCE, TOKEN, VERSIONS, Imds, Sent, Stage, in_turn, ok, status, token
 

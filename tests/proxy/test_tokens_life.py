@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from imdsproxy.messages import Failure, Response
-from imdsproxy.served import Outcome, Served
+from imdsproxy.protocol.messages import Failure, Response
+from imdsproxy.records import Outcome, Served
 from tests import virtual
 from tests.scripted import DOWN, SLOW, TOKEN, Imds, Sent, Stage, in_turn, ok, status, token
 

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from imdsproxy.admission import Admission, Ticket
-from imdsproxy.budget import Budget, Token
-from imdsproxy.places import Places
-from imdsproxy.served import Outcome
+from imdsproxy.budget.bucket import Budget, Token
+from imdsproxy.budget.fair_semaphore import Places
+from imdsproxy.budget.limiter import Admission, Ticket
+from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import EVENTS, INSTANCE, TOKEN, Imds, Stage, token
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.settings import Settings
+from imdsproxy.settings.load import Settings
 from tests.kit import INSTANCE, METADATA, ROOT, TOKEN, Answer, wait_until
 from tests.system import confined
 from tests.system.confined import LIBSECCOMP, Confinement

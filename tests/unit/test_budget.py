@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from imdsproxy.budget import NOBODY, Budget, State, Token, resized
+from imdsproxy.budget.bucket import NOBODY, Budget, State, Token, resized
 
 NOW = 1_000.0
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imdsproxy import budget_record as records
-from imdsproxy.budget import LOWEST_RATE, NOBODY, State
+from imdsproxy.budget import shared_record as records
+from imdsproxy.budget.bucket import LOWEST_RATE, NOBODY, State
 
 NOW = 1_000.0
 BOOT = bytes(range(16))

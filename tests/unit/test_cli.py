@@ -8,13 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 
-from imdsproxy import __version__, cli, logs, settings_report
-from imdsproxy.settings import Settings, SettingsError
-from imdsproxy.settings_fields import environment_name, flag_name
+from imdsproxy import __version__
+from imdsproxy.cli import main as cli
+from imdsproxy.config import Config
+from imdsproxy.errors import SettingsError
+from imdsproxy.ops import logs
+from imdsproxy.settings import report as settings_report
+from imdsproxy.settings.load import Settings
+from imdsproxy.settings.model import environment_name, flag_name
 
 COMMANDS = ("serve", "demo", "emulator", "config", "redirect")
 
@@ -54,9 +59,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
     return place
 
 
-def plain(**values: object) -> SimpleNamespace:
+def plain(**values: object) -> Config:
     """Settings as the server gets them: plain values, from the child that read them."""
-    return SimpleNamespace(**dict(Settings(**values)))  # type: ignore[arg-type]
+    return Settings(**values).config()  # type: ignore[arg-type]
 
 
 def run(
@@ -81,7 +86,7 @@ def run(
 def test_no_command_is_serve(
     argv: list[str], stand_in: Callable[..., list[object]], configured: list[tuple[str, str]]
 ) -> None:
-    calls = stand_in("imdsproxy.server", "serve", status=7)
+    calls = stand_in("imdsproxy.cli.serve", "serve", status=7)
     assert cli.main(argv) == 7
     assert calls == [plain()]
     assert configured == [("info", "text")]
@@ -94,7 +99,7 @@ def test_serve_gets_settings_from_flags_and_environment(
     configured: list[tuple[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls = stand_in("imdsproxy.server", "serve")
+    calls = stand_in("imdsproxy.cli.serve", "serve")
     monkeypatch.setenv("IMDSPROXY_LOG_LEVEL", "debug")
     monkeypatch.setenv("IMDSPROXY_PORT", "1")
     argv = [*prefix, "--port", "9000", "--log-format=json", "--ttl=/metadata/a=1", "--access-log"]
@@ -110,19 +115,19 @@ def test_serve_gets_settings_from_flags_and_environment(
 def test_a_boolean_flag_may_stand_alone(
     flags: list[str], value: bool, stand_in: Callable[..., list[object]], configured: list[tuple[str, str]]
 ) -> None:
-    calls = stand_in("imdsproxy.server", "serve")
+    calls = stand_in("imdsproxy.cli.serve", "serve")
     assert cli.main([*flags, "--port", "1"]) == 0
     assert calls == [plain(access_log=value, port=1)]
 
 
 def test_the_last_of_two_flags_counts(stand_in: Callable[..., list[object]], configured: list[tuple[str, str]]) -> None:
-    calls = stand_in("imdsproxy.server", "serve")
+    calls = stand_in("imdsproxy.cli.serve", "serve")
     assert cli.main(["--port", "1", "--port", "2"]) == 0
     assert calls == [plain(port=2)]
 
 
 def test_demo_gets_the_flags_as_they_are(stand_in: Callable[..., list[object]]) -> None:
-    calls = stand_in("imdsproxy.demo", "demo", status=3)
+    calls = stand_in("imdsproxy.cli.demo", "demo", status=3)
     assert cli.main(["demo", "--max-wait", "5", "--cache-max-bytes", "10"]) == 3
     assert calls == [{"max_wait": "5", "cache_max_bytes": "10"}]
 
@@ -136,7 +141,7 @@ def test_the_emulator_gets_its_own_arguments(stand_in: Callable[..., list[object
 def test_a_wrong_setting_found_by_the_demo_is_told_as_well(
     stand_in: Callable[..., list[object]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in("imdsproxy.demo", "demo", error=SettingsError("IMDSPROXY_X is wrong"))
+    stand_in("imdsproxy.cli.demo", "demo", error=SettingsError("IMDSPROXY_X is wrong"))
     assert cli.main(["demo"]) == 2
     assert capsys.readouterr() == ("", "imdsproxy: IMDSPROXY_X is wrong\n")
 
@@ -144,7 +149,7 @@ def test_a_wrong_setting_found_by_the_demo_is_told_as_well(
 def test_an_interruption_ends_quietly(
     stand_in: Callable[..., list[object]], configured: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in("imdsproxy.server", "serve", error=KeyboardInterrupt())
+    stand_in("imdsproxy.cli.serve", "serve", error=KeyboardInterrupt())
     assert cli.main([]) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -238,7 +243,7 @@ def test_help_of_a_command_lists_every_setting(
 def test_what_needs_no_settings_is_answered_without_their_weight(argument: str) -> None:
     result = run(argument, options=["-X", "importtime"])
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "imdsproxy.cli" in imported
+    assert "imdsproxy.cli.main" in imported
     heavy = {"pydantic", "pydantic_settings", "uvicorn", "httpx", "starlette", "asyncio", "logging", "argparse"}
     assert imported.isdisjoint(heavy)
 
@@ -246,8 +251,8 @@ def test_what_needs_no_settings_is_answered_without_their_weight(argument: str) 
 def test_settings_are_told_without_the_server_s_weight() -> None:
     result = run("config", options=["-X", "importtime"])
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "imdsproxy.settings" in imported
-    assert imported.isdisjoint({"uvicorn", "uvloop", "httpx", "starlette", "prometheus_client", "imdsproxy.server"})
+    assert "imdsproxy.settings.load" in imported
+    assert imported.isdisjoint({"uvicorn", "uvloop", "httpx", "starlette", "prometheus_client", "imdsproxy.server.run"})
 
 
 # As a process
@@ -314,9 +319,9 @@ def test_who_is_ended_while_it_starts_ends_well() -> None:
     # A container's first process would not even notice, if nobody had said what to do.
     program = """
 import os, signal, sys
-from imdsproxy import settings_reader
-from imdsproxy.cli import main
-settings_reader.read = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+from imdsproxy.settings import forked_loader as settings_reader
+from imdsproxy.cli.main import main
+settings_reader.read_config = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
 sys.exit(main(["serve"]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)

@@ -8,9 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from imdsproxy import cli, settings_places, settings_report
-from imdsproxy.settings import Settings, SettingsError, load
-from imdsproxy.settings_fields import environment_name
+from imdsproxy.cli import main as cli
+from imdsproxy.errors import SettingsError
+from imdsproxy.settings import places as settings_places
+from imdsproxy.settings import report as settings_report
+from imdsproxy.settings.load import Settings, load
+from imdsproxy.settings.model import environment_name
 from tests.kit import ROOT
 
 CONFIG = ROOT / "config"

@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from imdsproxy.derive import cut, derive, wholes
-from imdsproxy.freshness import Entry, keep
-from imdsproxy.messages import Response, Target
+from imdsproxy.cache.derive import cut, derive, wholes
+from imdsproxy.cache.freshness import Entry, keep
 from imdsproxy.policy import Lifetimes
-from imdsproxy.target import read_target
+from imdsproxy.protocol.messages import Response, Target
+from imdsproxy.protocol.target import read_target
 
 DOCUMENT = (
     b'{"compute":{"vmId":"02aab8a4","tags":"","name":"a \\"b\\" \\u00e9 \xc3\xa9","count":3,"on":true,"none":null,'

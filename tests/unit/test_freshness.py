@@ -6,10 +6,11 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from imdsproxy.freshness import Entry, Plan, Standing, as_told, is_failure, keep, lookup, plan
-from imdsproxy.messages import Request, Response, Target
+from imdsproxy.cache.freshness import Entry, Plan, Standing, as_told, keep, lookup, plan
 from imdsproxy.policy import Cache, Lifetimes, Policy
-from imdsproxy.target import read_target
+from imdsproxy.protocol.failures import is_failure
+from imdsproxy.protocol.messages import Request, Response, Target
+from imdsproxy.protocol.target import read_target
 
 SENT = 1_000.0
 FRESH, REVALIDATE, ON_ERROR, MISS = Standing.FRESH, Standing.REVALIDATE, Standing.ON_ERROR, Standing.MISS

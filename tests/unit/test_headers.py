@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from imdsproxy import __version__
-from imdsproxy.headers import to_client, to_upstream
-from imdsproxy.messages import BudgetClass, Headers, Refusal, Request, Target
-from imdsproxy.normaliser import HOP_HEADER, Doors, read
 from imdsproxy.policy import Cache, Forward, Lifetimes
-from imdsproxy.target import read_target
+from imdsproxy.protocol.messages import BudgetClass, Headers, Refusal, Request, Target
+from imdsproxy.protocol.request_parser import HOP_HEADER, Doors, read
+from imdsproxy.protocol.target import read_target
+from imdsproxy.upstream.headers import to_client, to_upstream
 
 CACHE = Cache("instance", BudgetClass.GENERAL, Lifetimes(60))
 FORWARD = Forward("other", BudgetClass.GENERAL, add_metadata=True)

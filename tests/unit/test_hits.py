@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from imdsproxy.freshness import Entry, keep
-from imdsproxy.hits import Hit, from_cache, same_until, write
-from imdsproxy.messages import Headers, Response
+from imdsproxy.cache.freshness import Entry, keep
+from imdsproxy.cache.rendered_hit import Hit, from_cache, same_until, write
 from imdsproxy.policy import Lifetimes
-from imdsproxy.served import Outcome
+from imdsproxy.protocol.messages import Headers, Response
+from imdsproxy.records import Outcome
 
 SENT = 1_000.0
 LIFETIMES = Lifetimes(60, 60, 3600, 5)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from imdsproxy import logs
+from imdsproxy.ops import logs
 
 NAMES = ("imdsproxy", "uvicorn", "uvicorn.access", "httpcore", "httpx", "asyncio")
-logger = logging.getLogger("imdsproxy.server")
+logger = logging.getLogger("imdsproxy.server.run")
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ class Unprintable:
 def test_text(message: str, fields: object, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
     logger.info(message, extra={"fields": fields})
-    assert capsys.readouterr().err == f"2026-01-02T03:04:05.678Z info imdsproxy.server {line}\n"
+    assert capsys.readouterr().err == f"2026-01-02T03:04:05.678Z info imdsproxy.server.run {line}\n"
 
 
 def test_text_puts_an_exception_below_and_indented(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +78,7 @@ def test_text_puts_an_exception_below_and_indented(capsys: pytest.CaptureFixture
     except ValueError:
         logger.exception("failed", extra={"fields": {"attempt": 1}})
     first, *below = capsys.readouterr().err.splitlines()
-    assert first == "2026-01-02T03:04:05.678Z error imdsproxy.server failed attempt=1"
+    assert first == "2026-01-02T03:04:05.678Z error imdsproxy.server.run failed attempt=1"
     assert below[0] == "    Traceback (most recent call last):"
     assert below[-2:] == ["    ValueError: first", "    second\\x1b"]
     assert all(line.startswith("    ") for line in below)
@@ -99,7 +99,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(json.loads(text).items()) == [
         ("time", "2026-01-02T03:04:05.678Z"),
         ("level", "warning"),
-        ("logger", "imdsproxy.server"),
+        ("logger", "imdsproxy.server.run"),
         ("message", "a b\u2028\n"),
         ("port", 1),
         ("path", "/x"),
@@ -212,7 +212,7 @@ def test_a_stream_that_fails_takes_nothing_down(error: Exception, monkeypatch: p
 def test_a_program_outlives_the_reader_of_its_log() -> None:
     program = (
         "import logging, sys\n"
-        "from imdsproxy import logs\n"
+        "from imdsproxy.ops import logs\n"
         "logs.configure('info', 'text')\n"
         "sys.stdin.read()\n"
         "for _ in range(3): logging.getLogger('imdsproxy').info('x' * 100_000)\n"

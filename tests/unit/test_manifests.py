@@ -14,9 +14,9 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from imdsproxy import server
-from imdsproxy.settings import Settings, load
-from imdsproxy.settings_places import parse_upstream
+from imdsproxy.server import run as server
+from imdsproxy.settings.load import Settings, load
+from imdsproxy.settings.places import parse_upstream
 from tests import manifests
 from tests.kit import ROOT
 from tests.manifests import KINDS, LAYOUTS, MANIFESTS, RENDERED, Container, Document, Pod
@@ -213,7 +213,7 @@ def test_files_are_where_a_volume_is(container: Container) -> None:
     settings = load(environ=container.env({"status.podIP": "10.244.0.2"})).settings
     mounts = {mount["mountPath"]: mount for mount in container.fields.get("volumeMounts", [])}
     written = [path for path in (settings.uds, settings.budget_file) if path]
-    read = [path for path in (settings.upstream_address.path,) if path]
+    read = [path for path in (settings.upstream_address.unix,) if path]
     assert {str(Path(path).parent) for path in written + read} == mounts.keys()
     for path in read + written:
         assert mounts[str(Path(path).parent)].get("readOnly", False) is (path in read)
@@ -234,7 +234,7 @@ def test_the_sockets_name_is_the_same_on_both_sides() -> None:
     (sidecar,) = proxies("sidecar-chained")
     served = load(environ=node.env({"status.podIP": "10.0.0.1"})).settings
     asking = load(environ=sidecar.env({"status.podIP": "10.0.0.2"})).settings
-    assert asking.upstream_address.path == served.uds
+    assert asking.upstream_address.unix == served.uds
     (sharing,) = proxies("sidecar-shared-budget")
     assert load(environ=sharing.env({"status.podIP": "10.0.0.2"})).settings.budget_file == served.budget_file
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from imdsproxy.messages import Failure, FailureKind, Key, Refusal, Response, Target
+from imdsproxy.protocol.messages import Failure, FailureKind, Key, Refusal, Response, Target
 
 TARGET = Target(
     b"/Metadata/Instance/?Nonce=1",

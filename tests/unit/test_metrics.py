@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import SimpleNamespace
-from typing import Any, cast
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,14 +10,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from imdsproxy.clock import FakeClock
-from imdsproxy.freshness import keep
-from imdsproxy.messages import BudgetClass, Key, Response
-from imdsproxy.metrics import CONTENT_TYPE, Metrics
+from imdsproxy.app import House, build
+from imdsproxy.cache.freshness import keep
+from imdsproxy.ops.metrics import CONTENT_TYPE, Metrics
 from imdsproxy.policy import ENDPOINTS, Lifetimes
-from imdsproxy.served import Asked, Outcome, Served
-from imdsproxy.wiring import House, build
-from tests.scripted import DEFAULTS, Imds
+from imdsproxy.protocol.messages import BudgetClass, Key, Response
+from imdsproxy.records import Asked, Outcome, Served
+from imdsproxy.testing.clock import FakeClock
+from tests.scripted import NOWHERE, Imds
 
 BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 70)
 LABELS = (
@@ -196,8 +195,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def house(clock: FakeClock) -> House:
-    settings = {**DEFAULTS, "identity_budget_requests": 20}
-    return build(cast("Any", SimpleNamespace(**settings)), Imds(), clock)
+    return build(replace(NOWHERE, identity_budget_requests=20), Imds(), clock)
 
 
 def test_the_state_is_read_when_it_is_asked_for(house: House, clock: FakeClock) -> None:

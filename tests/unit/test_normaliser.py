@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from imdsproxy.messages import Refusal, Request
-from imdsproxy.normaliser import HOP_HEADER, Doors, read
+from imdsproxy.protocol.messages import Refusal, Request
+from imdsproxy.protocol.request_parser import HOP_HEADER, Doors, read
 
 Fields = Sequence[tuple[bytes, bytes]]
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from imdsproxy.messages import Failure, FailureKind, Response
-from imdsproxy.outage import Change, Outage
+from imdsproxy.protocol.messages import Failure, FailureKind, Response
+from imdsproxy.upstream.health import Change, Outage
 
 GONE = Response(410, (), b'{"error":"gone"}')
 OK = Response(200, (), b"{}")

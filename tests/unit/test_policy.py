@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from imdsproxy.messages import BudgetClass, Refusal, Request, Target
-from imdsproxy.normaliser import Doors, read
 from imdsproxy.policy import ENDPOINTS, STABLE_LEAVES, Cache, Decision, Forward, Lifetimes, MetadataRule, Policy, Refuse
-from imdsproxy.target import read_target
+from imdsproxy.protocol.messages import BudgetClass, Refusal, Request, Target
+from imdsproxy.protocol.request_parser import Doors, read
+from imdsproxy.protocol.target import read_target
 
 HOUR = 3600.0
 FOR_EVER = float("inf")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy import cli
-from imdsproxy.redirect import LoadError, end_of_redirect, load_ruleset, redirect
-from imdsproxy.settings import Settings, SettingsError
+from imdsproxy.cli import main as cli
+from imdsproxy.cli.redirect import LoadError, end_of_redirect, load_ruleset, redirect
+from imdsproxy.errors import SettingsError
+from imdsproxy.settings.load import Settings
 from tests.kit import ROOT
 
 ROOT_NOTE = ["every process of root goes to IMDS directly; let the proxy run as a user of its own"]
@@ -28,7 +29,7 @@ def program(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, script: st
     path.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("imdsproxy.redirect._ROOTS_PROGRAMS", ())
+    monkeypatch.setattr("imdsproxy.cli.redirect._ROOTS_PROGRAMS", ())
     return path
 
 
@@ -144,7 +145,7 @@ def test_the_kernel_setting_that_pods_need_is_told_where_it_is_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting = tmp_path / "route_localnet"
-    monkeypatch.setattr("imdsproxy.redirect._ROUTE_LOCALNET", setting)
+    monkeypatch.setattr("imdsproxy.cli.redirect._ROUTE_LOCALNET", setting)
     for value, told in (("0\n", True), ("1\n", False)):
         setting.write_text(value, encoding="ascii")
         assert ("route_localnet=1" in "".join(redirect(Settings(), NODE)[1])) is told
@@ -166,7 +167,7 @@ def test_removing_the_guard_is_worth_a_note_where_loopback_is_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting = tmp_path / "route_localnet"
-    monkeypatch.setattr("imdsproxy.redirect._ROUTE_LOCALNET", setting)
+    monkeypatch.setattr("imdsproxy.cli.redirect._ROUTE_LOCALNET", setting)
     for value, notes in (("0\n", 0), ("1\n", 1)):
         setting.write_text(value, encoding="ascii")
         assert len(end_of_redirect()[1]) == notes
@@ -269,7 +270,7 @@ def test_that_there_is_no_nft_is_told_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("imdsproxy.redirect._ROOTS_PROGRAMS", ())
+    monkeypatch.setattr("imdsproxy.cli.redirect._ROOTS_PROGRAMS", ())
     for arguments in (["--uid=990"], ["--remove"]):
         assert cli.main(["redirect", "--load", *arguments]) == 2
         said = capsys.readouterr()
@@ -280,7 +281,7 @@ def test_that_there_is_no_nft_is_told_with_what_to_install(
 @pytest.mark.skipif(sys.platform == "win32", reason="a script stands for nft")
 def test_an_nft_that_cannot_run_or_does_not_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = program("nft", tmp_path, monkeypatch, "exec /bin/sleep 10")
-    monkeypatch.setattr("imdsproxy.redirect._LONGEST_LOADING", 0.1)
+    monkeypatch.setattr("imdsproxy.cli.redirect._LONGEST_LOADING", 0.1)
     with pytest.raises(LoadError, match=r"did not end within 0\.1 seconds"):
         load_ruleset("")
     path.write_text("#!/no/such/interpreter\n", encoding="ascii")
@@ -292,6 +293,6 @@ def test_an_nft_that_cannot_run_or_does_not_end_is_told(tmp_path: Path, monkeypa
 def test_nft_is_found_where_only_root_would_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program("nft", tmp_path, monkeypatch, f": > {tmp_path}/ran")
     monkeypatch.setenv("PATH", "/no/such/folder")
-    monkeypatch.setattr("imdsproxy.redirect._ROOTS_PROGRAMS", (str(tmp_path),))
+    monkeypatch.setattr("imdsproxy.cli.redirect._ROOTS_PROGRAMS", (str(tmp_path),))
     load_ruleset("")
     assert (tmp_path / "ran").exists()

@@ -2,21 +2,21 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from types import SimpleNamespace
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imdsproxy.clock import FakeClock
-from imdsproxy.freshness import Entry, keep
-from imdsproxy.hits import Hit, write
-from imdsproxy.messages import Key, Response
+from imdsproxy.app import build
+from imdsproxy.cache.freshness import Entry, keep
+from imdsproxy.cache.rendered_hit import Hit, write
 from imdsproxy.policy import Lifetimes
-from imdsproxy.repeats import LONGEST_KNOWN, Repeats
-from imdsproxy.wiring import build
-from tests.scripted import DEFAULTS, JSON, Imds
+from imdsproxy.protocol.messages import Key, Response
+from imdsproxy.server.known_heads import LONGEST_KNOWN, Repeats
+from imdsproxy.testing.clock import FakeClock
+from tests.scripted import JSON, NOWHERE, Imds
 
 LIFETIMES = Lifetimes(60, 60, 3600, 5)
 HALF = Lifetimes(2.5, 60, 3600, 5)
@@ -46,10 +46,9 @@ def message(hit: Hit) -> bytes:
 class Place:
     """A proxy with a store that a test fills by hand, and the heads that it knows."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.clock = FakeClock()
-        chosen = {**DEFAULTS, **settings}
-        self.proxy = build(cast("Any", SimpleNamespace(**chosen)), Imds(), self.clock).proxy
+        self.proxy = build(replace(NOWHERE, **settings), Imds(), self.clock).proxy
         self.store = self.proxy.store
         self.repeats = Repeats(self.proxy)
 

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from imdsproxy.messages import BudgetClass, Failure, FailureKind, Response
-from imdsproxy.retry import DEFAULT_STATUSES, RetryRules, next_delay, retry_after
+from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
+from imdsproxy.upstream.retry import DEFAULT_STATUSES, RetryRules, next_delay, retry_after
 
 RULES = RetryRules()
 IDENTITY = BudgetClass.IDENTITY

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from imdsproxy.ruleset import Redirect, missing_exemption, removal, rules
+from imdsproxy.cli.nftables import Redirect, removal, rules
+from imdsproxy.upstream.loop_advice import missing_exemption
 
 IMDS = "ip daddr 169.254.169.254 tcp dport 80"
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from imdsproxy.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Response
-from imdsproxy.served import Asked, Outcome, Served, refused, tells_of_loop
+from imdsproxy.protocol.cache_status import tells_of_loop
+from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Response
+from imdsproxy.records import Asked, Outcome, Served, refused
 
 OK = Response(200, ((b"server", b"IMDS/150.870.65.1854"), (b"date", b"Mon, 11 Apr 2026 22:26:58 GMT")), b'{"a":1}')
 # RFC 8941 section 3.3.4.

@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from imdsproxy import settings_places, settings_report, settings_values
-from imdsproxy.settings import Loaded, Settings, SettingsError, Upstream, load
-from imdsproxy.settings_fields import environment_name, flag_name, form
+from imdsproxy.errors import SettingsError
+from imdsproxy.protocol.address import IMDS, Address
+from imdsproxy.settings import parsers as settings_values
+from imdsproxy.settings import places as settings_places
+from imdsproxy.settings import report as settings_report
+from imdsproxy.settings.load import Loaded, Settings, load
+from imdsproxy.settings.model import environment_name, flag_name, form
 
 SAMPLE_FILE = Path(__file__).parents[2] / "config" / "imdsproxy.toml"
 
@@ -302,14 +306,14 @@ def test_settings_made_by_hand_are_checked(bad: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("http://169.254.169.254", Upstream("169.254.169.254", 80, None)),
-        ("HTTP://Example.COM:8080/", Upstream("example.com", 8080, None)),
-        ("http://[::1]:81", Upstream("::1", 81, None)),
-        ("unix:/run/imdsproxy.sock", Upstream(None, None, "/run/imdsproxy.sock")),
-        ("unix:///run/imdsproxy.sock", Upstream(None, None, "/run/imdsproxy.sock")),
+        ("http://169.254.169.254", IMDS),
+        ("HTTP://Example.COM:8080/", Address("example.com", 8080)),
+        ("http://[::1]:81", Address("::1", 81)),
+        ("unix:/run/imdsproxy.sock", Address("localhost", unix="/run/imdsproxy.sock")),
+        ("unix:///run/imdsproxy.sock", Address("localhost", unix="/run/imdsproxy.sock")),
     ],
 )
-def test_the_upstream_is_taken_apart(text: str, expected: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_upstream_is_taken_apart(text: str, expected: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", False)
     settings = load({}, {"IMDSPROXY_UPSTREAM": text}).settings
     assert settings.upstream == text

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from imdsproxy.settings import Settings
-from imdsproxy.settings_reader import read
-from imdsproxy.settings_values import SettingsError
+from imdsproxy.errors import SettingsError
+from imdsproxy.settings.forked_loader import read_config
+from imdsproxy.settings.load import Settings
 
 FLAGS = {"port": "9000", "ttl": "/metadata/instance=5", "retry_statuses": "410,500"}
 READ = Settings(port=9000, ttl={"/metadata/instance": 5}, retry_statuses={410, 500})
@@ -19,12 +19,12 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot f
 
 @forks
 def test_the_values_are_those_that_load_gives() -> None:
-    assert vars(read(lambda: FLAGS)) == dict(READ)
+    assert read_config(lambda: FLAGS) == READ.config()
 
 
 def test_where_there_is_no_fork_they_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fork", raising=False)
-    assert vars(read(lambda: FLAGS)) == dict(READ)
+    assert read_config(lambda: FLAGS) == READ.config()
 
 
 @pytest.mark.parametrize("fork", [pytest.param(True, marks=forks), False])
@@ -32,13 +32,13 @@ def test_what_is_wrong_is_told_in_the_same_sentence(fork: bool, monkeypatch: pyt
     if not fork:
         monkeypatch.delattr(os, "fork", raising=False)
     with pytest.raises(SettingsError, match=r'^IMDSPROXY_PORT \(flag --port\) is "x", but must be a whole number'):
-        read(lambda: {"port": "x"})
+        read_config(lambda: {"port": "x"})
 
 
 @forks
 def test_something_can_be_done_meanwhile() -> None:
     done = []
-    read(dict, meanwhile=lambda: done.append(1))
+    read_config(dict, meanwhile=lambda: done.append(1))
     assert done == [1]
 
 
@@ -51,14 +51,14 @@ def test_a_child_that_dies_is_done_without() -> None:
             os._exit(9)
         return FLAGS
 
-    assert vars(read(flags)) == dict(READ)
+    assert read_config(flags) == READ.config()
 
 
 @forks
 def test_the_process_that_serves_never_imports_pydantic() -> None:
     code = (
-        "import sys; from imdsproxy.settings_reader import read; import imdsproxy.server; "
-        "print(read(dict).port, 'pydantic' in sys.modules)"
+        "import sys; from imdsproxy.settings.forked_loader import read_config; import imdsproxy.server.run; "
+        "print(read_config(dict).port, 'pydantic' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.split() == ["8254", "False"]

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy import budget_file, shared_budget
-from imdsproxy import budget_record as records
-from imdsproxy.admission import LATEST_START
-from imdsproxy.budget import Token
-from imdsproxy.budget_file import BudgetFileError
-from imdsproxy.clock import FakeClock
-from imdsproxy.shared_budget import SharedBudget, share
+from imdsproxy.budget import shared as shared_budget
+from imdsproxy.budget import shared_file as budget_file
+from imdsproxy.budget import shared_record as records
+from imdsproxy.budget.bucket import Token
+from imdsproxy.budget.limiter import LATEST_START
+from imdsproxy.budget.shared import SharedBudget, share
+from imdsproxy.budget.shared_file import BudgetFileError
+from imdsproxy.testing.clock import FakeClock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a budget is shared on Linux only")
 
@@ -87,7 +88,7 @@ def join(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    caplog.set_level(logging.INFO, "imdsproxy.budget_file")
+    caplog.set_level(logging.INFO, "imdsproxy.budget.shared_file")
     return lambda: [record.getMessage() for record in caplog.records]
 
 

@@ -4,12 +4,12 @@ import tracemalloc
 
 import pytest
 
-from imdsproxy.clock import FakeClock
-from imdsproxy.freshness import Entry, keep
-from imdsproxy.hits import write
-from imdsproxy.messages import Key, Response
+from imdsproxy.cache.freshness import Entry, keep
+from imdsproxy.cache.rendered_hit import write
+from imdsproxy.cache.store import Store
 from imdsproxy.policy import Lifetimes
-from imdsproxy.store import Store
+from imdsproxy.protocol.messages import Key, Response
+from imdsproxy.testing.clock import FakeClock
 
 LIFETIMES = Lifetimes(60, 60, 3600, 5)
 AS_TOKEN = Lifetimes(float("inf"), 0, float("inf"), 5, token=True)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from imdsproxy.messages import Refusal, Target
-from imdsproxy.target import read_target
+from imdsproxy.protocol.messages import Refusal, Target
+from imdsproxy.protocol.target import read_target
 
 
 def read(raw: bytes) -> Target:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from imdsproxy.tokens import MARGIN, TokenBody, read_token
+from imdsproxy.cache.access_token import MARGIN, TokenBody, read_token
 
 # A captured answer, its life and its token replaced.
 CAPTURED = (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imdsproxy.turns import Turns
+from imdsproxy.budget.fair_queue import Turns
 
 
 def emptied(turns: Turns[str]) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.messages import FailureKind
-from imdsproxy.upstream import IMDS, Address, Upstream
+from imdsproxy.protocol.address import IMDS, Address
+from imdsproxy.protocol.messages import FailureKind
+from imdsproxy.upstream.client import Upstream
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="users have numbers on POSIX")
 IDENTITY = "         0          0 4294967295\n"
@@ -26,7 +27,7 @@ def test_a_redirected_one_is_told_which_rule_is_missing(
 ) -> None:
     table = tmp_path / "uid_map"
     table.write_text(numbered, encoding="ascii")
-    monkeypatch.setattr("imdsproxy.upstream._UID_MAP", table)
+    monkeypatch.setattr("imdsproxy.upstream.loop_advice._UID_MAP", table)
     loop = Upstream(IMDS)._loop()
     assert (loop.kind, loop.sent) == (FailureKind.LOOP, False)
     assert named in loop.description
@@ -36,7 +37,7 @@ def test_a_redirected_one_is_told_which_rule_is_missing(
 def test_where_there_are_no_user_namespaces_the_number_is_the_machine_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imdsproxy.upstream._UID_MAP", tmp_path / "none")
+    monkeypatch.setattr("imdsproxy.upstream.loop_advice._UID_MAP", tmp_path / "none")
     assert f"--uid {os.getuid()}`" in Upstream(IMDS)._loop().description
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from imdsproxy.emulator import EmulatorServer
-from imdsproxy.messages import FailureKind
 from imdsproxy.policy import ENDPOINTS
+from imdsproxy.protocol.messages import FailureKind
 from tests.kit import TOKEN, Answer, ProxyProcess, get, talk
 
 HOST = b"Host: localhost\r\n"

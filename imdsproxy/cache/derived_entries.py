@@ -1,0 +1,55 @@
+"""The parts of kept wholes: where `derive` is asked, and which whole is worth renewing."""
+
+from __future__ import annotations
+
+import math
+
+from cachetools import TTLCache
+
+from imdsproxy.cache.derive import derive, wholes
+from imdsproxy.cache.freshness import Entry, Standing, lookup
+from imdsproxy.cache.store import Store
+from imdsproxy.clock import Clock
+from imdsproxy.policy import Lifetimes
+from imdsproxy.protocol.messages import Key, Target
+
+_REMEMBERED_KEYS = 4096
+_A_DAY = 86400.0
+_RENEWABLE = frozenset({Standing.FRESH, Standing.REVALIDATE})
+
+
+class Parts:
+    """Looks in the cache for wholes that an entry can be cut out of."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        # When a path was last asked for to which IMDS itself gave no document: no older whole speaks for it again.
+        self._denied_at: TTLCache[int, float] = TTLCache(_REMEMBERED_KEYS, _A_DAY, clock.monotonic)
+
+    def find(
+        self, target: Target, own: Entry | None, lifetimes: Lifetimes, now: float
+    ) -> tuple[Entry | None, Key | None]:
+        """Give the newest entry for a target, its own or one cut now, and the key of the whole that renews it.
+
+        There is such a key only where the entry was cut, from a whole that is itself in use: one that nobody asks for,
+        or that IMDS fails over, must not keep a part from being asked for itself.
+        """
+        entry, renewal = own, None
+        denied_at = self._denied_at.get(hash(target.key), -math.inf)
+        for key, way in wholes(target):
+            whole = self._store.get(key)
+            if whole is None or whole.sent_at <= denied_at:
+                continue
+            if entry is None or whole.written_at > entry.written_at:
+                part = derive(whole, way, target, lifetimes, now)
+                if part is None:
+                    continue
+                self._store.put(target.key, part)
+                entry = part
+            if entry.derived and not whole.derived and renewal is None and lookup(whole, now) in _RENEWABLE:
+                renewal = key
+        return entry, renewal
+
+    def deny(self, key: Key, sent_at: float) -> None:
+        """Note that IMDS itself, asked at that moment, had no document for this key."""
+        self._denied_at[hash(key)] = sent_at

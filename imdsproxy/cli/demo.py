@@ -1,0 +1,115 @@
+"""`imdsproxy demo`: an emulated IMDS in a process of its own, the real proxy in front of it, lines to try."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+
+from imdsproxy.errors import SettingsError
+from imdsproxy.settings.forked_loader import read_config
+
+EMULATOR_PORT = 8255
+
+# Sixty different targets at once take eleven seconds; the demo lets all of them wait.
+_MAX_WAIT = "30"
+_START = 15.0
+_END = 5.0
+
+
+def demo(flags: Mapping[str, str]) -> int:
+    """Run until Ctrl-C; flags are settings by name. Gives the exit status. Raises SettingsError."""
+    # Ended while it starts, it still takes the emulator with it; once it serves, uvicorn heeds the signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if "upstream" in flags:
+        raise SettingsError("IMDSPROXY_UPSTREAM (flag --upstream) is the demo's own emulator; use imdsproxy serve")
+    if _taken(EMULATOR_PORT):
+        sys.stderr.write(f"imdsproxy: port {EMULATOR_PORT}, where the demo's emulator listens, is taken; free it\n")
+        return 2
+    upstream = f"http://127.0.0.1:{EMULATOR_PORT}"
+    config = read_config(lambda: {"max_wait": _MAX_WAIT, **flags, "upstream": upstream})
+    with _emulator() as process:
+        if process is None:
+            return 2
+        from imdsproxy.cli.serve import serve  # noqa: PLC0415  # the same
+        from imdsproxy.ops import logs  # noqa: PLC0415  # only when it is sure to be needed
+
+        logs.configure(config.log_level, config.log_format)
+        return serve(config, announce=lambda address: _show(address, upstream, process.pid))
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        if sys.platform != "win32":  # there it would let two programs share the port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _emulator() -> Iterator[subprocess.Popen[str] | None]:
+    """Start the emulator; gives its process, or None where it did not start and has said why."""
+    command = [sys.executable, "-m", "imdsproxy.emulator", "--port", str(EMULATOR_PORT)]
+    ending = threading.Event()
+    # A session of its own, so that Ctrl-C goes to the proxy first, which then ends the emulator.
+    with subprocess.Popen(  # noqa: S603  # our own module
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line.startswith("emulator: "):
+                process.wait(_START)
+                yield None
+                return
+            threading.Thread(target=_tell_end, args=(process, ending), daemon=True).start()
+            yield process
+        finally:
+            ending.set()
+            if process.poll() is None:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_END)
+            if process.poll() is None:
+                process.kill()
+
+
+def _tell_end(process: subprocess.Popen[str], ending: threading.Event) -> None:
+    process.wait()
+    if not ending.is_set():
+        sys.stderr.write("the emulator has ended; what is cached is still served\n")
+
+
+def _show(address: str, emulator: str, pid: int) -> None:
+    target = f"{address}/metadata/instance?api-version=2021-02-01"
+    token = f"{address}/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
+    sys.stdout.write(
+        f"""
+imdsproxy  {address}   in front of an emulated IMDS, {emulator} (process {pid})
+
+Ask twice; the second answer is a hit (Cache-Status, Age):
+  curl -i -H Metadata:true '{target}'
+
+A managed identity's token, whose expires_in is what is left of it at that moment:
+  curl -s -H Metadata:true '{token}'
+
+PowerShell:
+  Invoke-RestMethod -Headers @{{"Metadata"="true"}} -Uri "{target}"
+
+Azure's own client libraries (azure-identity, MSAL), unchanged:
+  export AZURE_POD_IDENTITY_AUTHORITY_HOST={address}
+
+Sixty different targets at once take eleven seconds, five a second; here all of them wait (--max-wait {_MAX_WAIT}).
+What it did: {address}/-/metrics
+Take IMDS away (kill {pid}) and ask again: what is cached is still served.
+Ctrl-C ends both.
+
+"""
+    )
+    sys.stdout.flush()

@@ -1,0 +1,242 @@
+"""The command line: which command, its flags, and the exit status.
+
+Status 0 is success, 2 a command line or a setting that cannot be used, 130 an interruption by Ctrl-C.
+What a command needs is imported when it runs, so that `--help` and a mistyped command are answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from imdsproxy import __version__
+from imdsproxy.errors import SettingsError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+_UNREAD_STATUS = 1
+_USAGE_STATUS = 2
+_INTERRUPTED_STATUS = 130
+
+_ALIKE = 0.7
+"""From this similarity on (difflib, 0 to 1) a word is taken for a misspelt one."""
+
+_COMMANDS = {
+    "serve": "run the proxy; no command at all does the same",
+    "demo": "run an emulated IMDS and the proxy in front of it, and show lines to try",
+    "emulator": "run the emulated IMDS alone",
+    "config": "show every setting: its value, where that came from, and what it means",
+    "redirect": "print or load the nftables ruleset that brings calls of 169.254.169.254 to the proxy",
+}
+
+_CONFIG_FORMS = {
+    "toml": "print a TOML file",
+    "env": "print an environment file, as systemd and docker read it",
+    "markdown": "print a Markdown table",
+}
+
+_REDIRECT_FLAGS = {
+    "uid": ("USER", "the proxy's own user, by name or number, who is exempt; default: that of the running unit"),
+    "node": ("", "redirect what this machine forwards for its pods, too"),
+    "exclusive": (
+        "",
+        "let nobody but that user and root answer at the proxy's port; so by itself for the user of the running unit",
+    ),
+    "remove": ("", "take the redirect away: print or load what does that instead"),
+    "load": ("", "have nft load it instead of printing it; needs root or CAP_NET_ADMIN"),
+}
+
+_HELP = f"""\
+usage: imdsproxy [command] [flags]
+
+A transparent local caching proxy for the Azure Instance Metadata Service.
+
+commands:
+{chr(10).join(f"  {name:<12}{meaning}" for name, meaning in _COMMANDS.items())}
+
+flags:
+  -h, --help  show this; behind a command, the flags of that command
+  --version   show the version
+
+Every setting is a flag (--port) and an environment variable (IMDSPROXY_PORT): "imdsproxy serve --help".
+"""
+
+
+class _UsageError(SettingsError):
+    """A command line that cannot be understood; the text is one line."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line, the process's own where `argv` is None, and return the exit status."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except SettingsError as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        return _INTERRUPTED_STATUS
+
+
+def _run(arguments: list[str]) -> int:
+    match arguments:
+        case ["-h" | "--help", *_]:
+            return _print(_HELP)
+        case ["--version", *_]:
+            return _print(f"imdsproxy {__version__}\n")
+        case ["emulator", *rest]:
+            from imdsproxy.emulator.cli import main as emulator  # noqa: PLC0415 - late, see above
+
+            return emulator(rest)
+        case ["serve" | "demo" | "config" | "redirect" as command, *rest]:
+            return _run_with_settings(command, rest)
+        case [unknown, *_] if not unknown.startswith("-"):
+            raise _UsageError(_not_among(_COMMANDS, unknown, "command", "imdsproxy"))
+        case _:
+            return _run_with_settings("serve", arguments)
+
+
+def _run_with_settings(command: str, arguments: list[str]) -> int:
+    if {"-h", "--help"}.intersection(arguments):
+        return _print(_parser(command).format_help())
+    if command == "serve":
+        return _serve(arguments)
+    flags = _parse(_parser(command), arguments)
+    if command == "config":
+        return _config(flags)
+    if command == "redirect":
+        return _redirect(flags)
+    from imdsproxy.cli.demo import demo  # noqa: PLC0415 - late, see above
+
+    return demo(flags)
+
+
+def _serve(arguments: list[str]) -> int:
+    # From here on, since until there is a handler the kernel keeps it from a container's first process.
+    signal.signal(signal.SIGTERM, _end_early)
+    from imdsproxy.settings.forked_loader import read_config  # noqa: PLC0415 - late, see above
+
+    config = read_config(lambda: _parse(_parser("serve"), arguments), meanwhile=_import_server)
+    from imdsproxy.cli.serve import serve  # noqa: PLC0415 - late, see above
+    from imdsproxy.ops import logs  # noqa: PLC0415 - late, see above
+
+    logs.configure(config.log_level, config.log_format)
+    return serve(config)
+
+
+def _end_early(_signal: int, _frame: object) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _import_server() -> None:
+    import imdsproxy.cli.serve  # noqa: F401, PLC0415 - it takes about as long as reading the settings
+
+
+def _config(flags: dict[str, str]) -> int:
+    import shutil  # noqa: PLC0415 - late, see above
+
+    from imdsproxy.settings import report as settings_report  # noqa: PLC0415 - late, see above
+    from imdsproxy.settings.load import load  # noqa: PLC0415 - late, see above
+
+    output = flags.pop("output", "table")
+    if output == "markdown":
+        return _print(settings_report.markdown())
+    loaded = load(flags)
+    if output == "toml":
+        return _print(settings_report.toml(loaded.settings))
+    if output == "env":
+        return _print(settings_report.env(loaded.settings))
+    return _print(settings_report.table(loaded, shutil.get_terminal_size().columns))
+
+
+def _redirect(flags: dict[str, str]) -> int:
+    from imdsproxy.cli.redirect import end_of_redirect, load_ruleset, redirect  # noqa: PLC0415 - late, see above
+    from imdsproxy.settings.load import load  # noqa: PLC0415 - late, see above
+
+    options = {name: flags.pop(name) for name in _REDIRECT_FLAGS if name in flags}
+    ruleset = end_of_redirect() if "remove" in options else redirect(load(flags).settings, options)
+    if "load" in options:
+        load_ruleset(ruleset.text)
+        sys.stderr.write(f"imdsproxy: {ruleset.in_force}\n")
+    for note in ruleset.notes:
+        sys.stderr.write(f"imdsproxy: note: {note}\n")
+    return 0 if "load" in options else _print(ruleset.text)
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    import argparse  # noqa: PLC0415 - late, see above
+
+    from imdsproxy.settings.model import Settings, environment_name, flag_name, form  # noqa: PLC0415 - late
+    from imdsproxy.settings.report import plain  # noqa: PLC0415 - late, see above
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise _UsageError(message)
+
+    summary = _COMMANDS[command]
+    parser = Parser(
+        prog=f"imdsproxy {command}",
+        usage=f"imdsproxy {command} [flags]",
+        description=f"{summary[:1].upper()}{summary[1:]}. Each flag goes before its environment variable.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    if command == "config":
+        output = parser.add_mutually_exclusive_group()
+        for name, meaning in _CONFIG_FORMS.items():
+            output.add_argument(f"--{name}", dest="output", action="store_const", const=name, help=meaning)
+    if command == "redirect":
+        for name, (placeholder, meaning) in _REDIRECT_FLAGS.items():
+            if placeholder:
+                parser.add_argument(f"--{name}", metavar=placeholder, help=meaning)
+            else:
+                parser.add_argument(f"--{name}", action="store_const", const="true", help=meaning)
+    for field, info in Settings.model_fields.items():
+        meaning = f"{info.description} [{environment_name(field)}, default: {plain(info.default)}]"
+        # argparse would read a percent sign as a placeholder of its own.
+        meaning = meaning.replace("%", "%%")
+        name, placeholder = flag_name(field), form(field).placeholder
+        if info.annotation is bool:
+            parser.add_argument(name, nargs="?", const="true", metavar=placeholder, help=meaning)
+        else:
+            parser.add_argument(name, metavar=placeholder, help=meaning)
+    return parser
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[str, str]:
+    from imdsproxy.settings.model import Settings, flag_name  # noqa: PLC0415 - late, see above
+
+    namespace, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = map(flag_name, Settings.model_fields)
+        raise _UsageError(_not_among(flags, unknown[0].partition("=")[0], "flag", parser.prog))
+    return dict(vars(namespace))
+
+
+def _not_among(known: Iterable[str], given: str, kind: str, program: str) -> str:
+    import difflib  # noqa: PLC0415 - late, see above
+
+    # Dashes are the same in all flags, and would make short ones alike.
+    by_core = {name.lstrip("-"): name for name in known}
+    near = difflib.get_close_matches(given.lstrip("-"), by_core, 1, _ALIKE)
+    remedy = f"did you mean {by_core[near[0]]}?" if near else f'"{program} --help" lists them'
+    return f"{ascii(given)[:80]} is not a {kind} of {program}; {remedy}"
+
+
+def _print(text: str) -> int:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:
+        # Whoever read this, such as `head`, has enough; on Windows that is no BrokenPipeError. What is left
+        # goes nowhere, or else the interpreter would try once more on its way out, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _UNREAD_STATUS
+    return 0
+
+
+def _complain(error: Exception) -> int:
+    sys.stderr.write(f"imdsproxy: {error}\n")
+    return _USAGE_STATUS

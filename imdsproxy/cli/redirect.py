@@ -1,0 +1,187 @@
+"""`imdsproxy redirect`: the ruleset for this machine's proxy, what a person has to know of it, and its loading."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from imdsproxy.cli.nftables import ROUTE_LOCALNET, Redirect, removal, rules
+from imdsproxy.errors import SettingsError
+from imdsproxy.protocol.messages import IMDS_HOST
+
+if TYPE_CHECKING:
+    from imdsproxy.settings.load import Settings
+
+UNIT = "imdsproxy.service"
+_NAME_IT = 'name the user that the proxy runs as: "imdsproxy redirect --uid NAME-OR-NUMBER"'
+_LARGEST_UID = 2**32 - 2
+# Names as useradd(8) makes them; nothing in one can end the quotes that it stands in.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?")
+_ROUTE_LOCALNET = Path("/proc/sys", *ROUTE_LOCALNET.split("."))
+_CALLS = f"calls of {IMDS_HOST}:80"
+# The path of an ordinary user, and that of a service, may lack the folders of root's programs.
+_ROOTS_PROGRAMS = ("/usr/sbin", "/sbin")
+_LONGEST_LOADING = 30  # seconds
+
+
+class LoadError(SettingsError):
+    """Why nft did not take the ruleset, in one line."""
+
+
+class Ruleset(NamedTuple):
+    """What to load, and what to say."""
+
+    text: str
+    """To be read by `nft -f`."""
+    notes: list[str]
+    """What a person has to know of it, a line each."""
+    in_force: str
+    """What holds once it is loaded, in one line."""
+
+
+def redirect(settings: Settings, options: Mapping[str, str]) -> Ruleset:
+    """Give the redirect. `options` are `uid`, `node` and `exclusive`, where they were given.
+
+    The user of the running unit is certain, so then it is exclusive in any case. SettingsError says which of them, or
+    which setting, cannot be used and what to do.
+    """
+    user = _user(options["uid"]) if "uid" in options else _user_of_the_unit()
+    exclusive = "exclusive" in options or "uid" not in options
+    wanted = Redirect(user, _goal(settings.host), _port(settings.port), "node" in options, exclusive)
+    notes = _notes(wanted)
+    if "uid" not in options and sys.platform == "linux" and not _listened_at(wanted.host, wanted.port):
+        notes.append(
+            f"nothing listens at {wanted.host}:{wanted.port}; if the unit has a host or port of its own, name it here"
+        )
+    return Ruleset(rules(wanted), notes, _said_of(wanted))
+
+
+def end_of_redirect() -> Ruleset:
+    """Give what takes the redirect away, whatever the settings are."""
+    return Ruleset(removal(), _notes_on_removal(), f"{_CALLS} go to IMDS itself again")
+
+
+def load_ruleset(text: str) -> None:
+    """Have nft carry a ruleset out, whole or not at all. Raises LoadError."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_ROOTS_PROGRAMS))
+    nft = shutil.which("nft", path=path)
+    if nft is None:
+        raise LoadError("nft is not on this machine; install nftables (apt-get install nftables)")
+    command = [nft, "-f", "-"]
+    try:
+        done = subprocess.run(  # noqa: S603  # nothing in it is anybody's choice
+            command, input=text, capture_output=True, text=True, check=False, timeout=_LONGEST_LOADING
+        )
+    except OSError as error:
+        raise LoadError(f"{nft} cannot be run: {error.strerror or error}") from None
+    except subprocess.TimeoutExpired:
+        raise LoadError(f"{nft} did not end within {_LONGEST_LOADING} seconds; what holds now is not known") from None
+    if done.returncode != 0:
+        raise LoadError(_why_not(done.stderr, done.returncode))
+
+
+def _why_not(said: str, status: int) -> str:
+    if "Operation not permitted" in said:
+        return "changing nftables needs root or CAP_NET_ADMIN"
+    # nft says where and what in its first line, and draws below it.
+    what = (said.strip().splitlines() or [f"it gave status {status} and no reason"])[0]
+    return f"nft does not take the ruleset: {what.rpartition('Error: ')[2]}"
+
+
+def _said_of(wanted: Redirect) -> str:
+    whose = f"{_CALLS}, those of this machine's pods too," if wanted.node else _CALLS
+    return f"{whose} now go to {wanted.host}:{wanted.port}, except those of user {wanted.user}"
+
+
+def _user(given: str) -> str:
+    digits = given.lstrip("0") or "0"
+    if given.isascii() and given.isdigit() and len(digits) <= len(str(_LARGEST_UID)) and int(digits) <= _LARGEST_UID:
+        return digits
+    if _NAME.fullmatch(given):
+        return given
+    raise SettingsError(f"--uid={given[:80]!a} is neither a user's number nor a user's name")
+
+
+def _user_of_the_unit() -> str:
+    command = ["systemctl", "show", "--property=MainPID", "--value", UNIT]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603  # fixed
+    except (OSError, subprocess.TimeoutExpired):
+        raise SettingsError(f"this machine has no systemd that could tell of {UNIT}; {_NAME_IT}") from None
+    pid = shown.stdout.strip()
+    if not pid.isdigit() or pid == "0":
+        raise SettingsError(f"{UNIT} is not running here; start it, or {_NAME_IT}")
+    try:
+        return str(Path("/proc", pid).stat().st_uid)
+    except OSError:
+        raise SettingsError(f"{UNIT} has just ended; start it, or {_NAME_IT}") from None
+
+
+def _goal(host: str) -> str:
+    """Give the address of this machine at which a proxy listening at `host` is reached."""
+    try:
+        # As the server does it, so that both mean the same by a name.
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4][0]
+        address = ipaddress.IPv4Address(found)
+    except OSError as error:
+        raise SettingsError(f"IMDSPROXY_HOST={host} cannot be listened at: {error.strerror or error}") from None
+    except ValueError:
+        raise SettingsError(
+            f"IMDSPROXY_HOST={host} cannot be redirected to: IMDS has an IPv4 address, so the proxy must listen at one"
+        ) from None
+    if address.is_multicast or str(address) == IMDS_HOST:
+        raise SettingsError(f"IMDSPROXY_HOST={host} is no address of this machine that the proxy could listen at")
+    return "127.0.0.1" if address.is_unspecified else str(address)
+
+
+def _listened_at(host: str, port: int) -> bool:
+    """Whether a TCP socket of this machine listens there (proc(5), /proc/net/tcp)."""
+    wanted = {f"{int.from_bytes(socket.inet_aton(text), sys.byteorder):08X}:{port:04X}" for text in (host, "0.0.0.0")}  # noqa: S104
+    listed = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    return any(local in wanted and state == "0A" for _, local, _, state, *_ in map(str.split, listed))
+
+
+def _port(port: int) -> int:
+    if port == 0:
+        raise SettingsError("IMDSPROXY_PORT=0 is another port at each start; a redirect needs one that stays")
+    return port
+
+
+def _notes(wanted: Redirect) -> list[str]:
+    notes = []
+    if wanted.user in {"0", "root"}:
+        notes.append("every process of root goes to IMDS directly; let the proxy run as a user of its own")
+    if wanted.node:
+        notes.append(
+            "what bans pods from IMDS (a NetworkPolicy, a rule in a forward chain) does not see redirected calls; "
+            "IMDSPROXY_DENY=/metadata/identity on this proxy keeps tokens from all its clients"
+        )
+    if wanted.needs_route_localnet and not _on(_ROUTE_LOCALNET):
+        notes.append(f"pods get no answer until the kernel allows it: sysctl -w {ROUTE_LOCALNET}=1")
+    return notes
+
+
+def _notes_on_removal() -> list[str]:
+    if sys.platform == "linux" and _on(_ROUTE_LOCALNET):
+        return [
+            (
+                f"with the table goes its guard of loopback, and {ROUTE_LOCALNET} is 1: "
+                "set it to 0 unless something else, such as kube-proxy, needs it"
+            )
+        ]
+    return []
+
+
+def _on(setting: Path) -> bool:
+    try:
+        return setting.read_text(encoding="ascii").strip() == "1"
+    except OSError:
+        return sys.platform != "linux"  # printed here for another machine

@@ -1,0 +1,57 @@
+"""`imdsproxy serve`: check, listen, compose, run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from imdsproxy.app import create_app
+from imdsproxy.cli.startup_checks import check_targets, check_upstream, check_ways_back
+from imdsproxy.config import Config
+from imdsproxy.errors import ImdsproxyError
+from imdsproxy.server.listeners import Listener, close, open_listeners
+from imdsproxy.server.run import run
+
+logger = logging.getLogger(__name__)
+
+START_FAILED = 2
+"""Exit status where the settings, or this machine, do not allow a start."""
+
+
+def serve(config: Config, announce: Callable[[str], None] = lambda _url: None) -> int:
+    """Run the proxy until a signal ends it, and return the exit status.
+
+    `announce` is called with the address of the first listener once all listeners are served.
+    """
+    listeners: list[Listener] = []
+    try:
+        check_targets(config)
+        check_upstream(config)
+        listeners = open_listeners(config, os.environ)
+        check_ways_back(config, listeners)
+        application = create_app(config)
+    except ImdsproxyError as error:
+        close(listeners)
+        sys.stderr.write(f"imdsproxy: {error}\n")
+        return START_FAILED
+    run(
+        application,
+        listeners,
+        header_timeout=config.header_timeout,
+        announce=lambda: _tell(listeners, config, announce),
+    )
+    return 0
+
+
+def _tell(listeners: Sequence[Listener], config: Config, announce: Callable[[str], None]) -> None:
+    for listener in listeners:
+        more = {"serves": "/-/"} if listener.admin else {"upstream": str(config.upstream)}
+        logger.info("listening", extra={"fields": {"address": listener.url, **more}})
+        if listener.reaches_out and not listener.admin:
+            logger.warning(
+                "other machines may reach this address, and whoever reaches it gets this VM's tokens; "
+                "IMDSPROXY_HOST=127.0.0.1 keeps it on this machine"
+            )
+    announce(listeners[0].url)

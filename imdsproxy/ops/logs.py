@@ -1,0 +1,157 @@
+"""Logging: one record a line on standard error, as text or as JSON, with nothing in it that breaks a line.
+
+Fields travel beside the message: `logger.info("listening", extra={"fields": {"port": 8254}})`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+_FORMATS = ("text", "json")
+# Windows reports a pipe without a reader as an invalid argument.
+_READER_GONE = (errno.EPIPE, errno.EINVAL)
+
+
+def configure(level: str, log_format: str) -> None:
+    """Send the log to standard error: what is at least `level` (debug, info, warning or error).
+
+    `log_format` is text or json. Calling again replaces what the last call set up. Raises ValueError.
+    """
+    threshold = logging.getLevelNamesMapping().get(level.upper())
+    if threshold is None or log_format not in _FORMATS:
+        raise ValueError(f"no such log level or format: {level}, {log_format}")
+    handler = _Handler()
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
+    reserved = max(threshold, logging.WARNING)
+    levels = {
+        "imdsproxy": threshold,
+        "uvicorn": threshold if threshold <= logging.DEBUG else reserved,
+        # Below a warning these write whole URLs, which is what a client asks a token for.
+        "uvicorn.access": reserved,
+        "httpcore": reserved,
+        "httpx": reserved,
+        # Exceptions that nobody fetched are reported here, and belong into the same stream.
+        "asyncio": reserved,
+    }
+    for name, least in levels.items():
+        logger = logging.getLogger(name)
+        logger.setLevel(least)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+
+
+class _Handler(logging.Handler):
+    """Writes whole lines to standard error, and goes silent once nobody reads it any more."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr
+        # Programs without a console have none.
+        if stream is None:
+            return
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 - a value that cannot be printed must not take the proxy down
+            line = self.format(_in_place_of(record, error))
+        try:
+            stream.write(line + "\n")
+            stream.flush()
+        except OSError as error:
+            # Anything else, such as a full disk, may pass; the line is lost, the proxy stays up.
+            if error.errno in _READER_GONE:
+                _discard_standard_error()
+        except ValueError:
+            # The stream was closed, as happens while the interpreter shuts down.
+            return
+
+
+def _in_place_of(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    message, place = "a record that cannot be written: %s", (record.pathname, record.lineno)
+    return logging.LogRecord(record.name, logging.ERROR, *place, message, (type(error).__name__,), None)
+
+
+def _discard_standard_error() -> None:
+    """Point standard error at nothing, or else the interpreter's last flush would change the exit status."""
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stderr.fileno())
+        os.close(nothing)
+    except (OSError, ValueError):
+        return
+
+
+class _TextFormatter(logging.Formatter):
+    """`2026-01-02T03:04:05.678Z info imdsproxy.server.run message key=value`, a traceback indented below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        words = [_time(record), record.levelname.lower(), record.name, _escaped(_message(record))]
+        words += [f"{_escaped(key)}={_quoted(value)}" for key, value in _fields(record).items()]
+        below = ["    " + _escaped(line) for line in _traceback(self, record).splitlines()]
+        return "\n".join([" ".join(words), *below])
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object: time, level, logger, message, then exception if there is one, then the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _message(record),
+        }
+        traceback = _traceback(self, record)
+        if traceback:
+            entry["exception"] = traceback
+        for key, value in _fields(record).items():
+            # A field must not pass itself off as the record's own.
+            entry[f"{key}_" if key in entry else key] = value
+        try:
+            return json.dumps(entry, default=str, allow_nan=False)
+        except (TypeError, ValueError):
+            # Infinity, a loop, a key that is no string: the record's text is worth more than its types.
+            return json.dumps({key: str(value) for key, value in entry.items()})
+
+
+def _time(record: logging.LogRecord) -> str:
+    seconds, milliseconds = divmod(round(record.created * 1000), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03}Z"
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return f"{record.msg} {record.args}"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields = getattr(record, "fields", None)
+    return {str(key): value for key, value in fields.items()} if isinstance(fields, dict) else {}
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    parts = [formatter.formatException(record.exc_info)] if record.exc_info else []
+    if record.stack_info:
+        parts.append(record.stack_info)
+    return "\n".join(parts)
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    if text and not any(mark in text for mark in ' "=\\'):
+        return _escaped(text)
+    return '"' + _escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

@@ -1,0 +1,130 @@
+"""Figures for Prometheus. They subscribe to the records of what happened; nothing else knows of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from imdsproxy.clock import Clock
+from imdsproxy.proxy import Proxy
+from imdsproxy.records import Asked, Outcome, Served
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""The Prometheus text format."""
+
+# From a hit's tens of microseconds to the longest retry.
+_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 70)
+
+
+class Metrics:
+    """Counts what is told to it. Label values are the project's own words and IMDS's statuses, so they are few."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        answers = _Answers()
+        registry.register(answers)
+        self.observe = answers.observe
+        self._asked = Counter(
+            "imdsproxy_upstream_requests", "Requests sent to IMDS.", ["endpoint", "status"], registry=registry
+        )
+        self._upstream_seconds = Histogram(
+            "imdsproxy_upstream_seconds", "Time IMDS took to answer.", registry=registry, buckets=_BUCKETS
+        )
+        self._retries = Counter(
+            "imdsproxy_upstream_retries",
+            "Requests to IMDS that had failed before, by what they had failed of.",
+            ["endpoint", "reason"],
+            registry=registry,
+        )
+        self._waits = Histogram(
+            "imdsproxy_budget_wait_seconds", "Time spent waiting for a token.", registry=registry, buckets=_BUCKETS
+        )
+        self._turned_away = Counter(
+            "imdsproxy_budget_refused", "Requests that no token would come for in time.", ["class"], registry=registry
+        )
+
+    def asked(self, asked: Asked) -> None:
+        """Count a try at IMDS."""
+        self._waits.observe(asked.waited)
+        if asked.status is None:
+            self._turned_away.labels(asked.budget.value).inc()
+            return
+        self._asked.labels(asked.endpoint, asked.status).inc()
+        self._upstream_seconds.observe(asked.seconds)
+        if asked.retried_after is not None:
+            self._retries.labels(asked.endpoint, asked.retried_after).inc()
+
+    def watch(self, proxy: Proxy, clock: Clock) -> None:
+        """Read the proxy's state whenever the figures are asked for."""
+        self.registry.register(_State(proxy, clock))
+
+    def text(self) -> bytes:
+        """Give all figures in the Prometheus text format."""
+        return generate_latest(self.registry)
+
+
+class _Answers(Collector):
+    """What was answered, and how fast.
+
+    These are counted for every hit, where the library's own counters, made for threads, would take as long as all the
+    rest of it.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, Outcome], int] = {}
+        self._within = [0] * (len(_BUCKETS) + 1)
+        self._seconds = 0.0
+
+    def observe(self, served: Served, seconds: float) -> None:
+        """Count an answer and the time it took."""
+        pair = (served.endpoint, served.outcome)
+        self._counts[pair] = self._counts.get(pair, 0) + 1
+        self._within[bisect_left(_BUCKETS, seconds)] += 1
+        self._seconds += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the counter and the histogram."""
+        requests = CounterMetricFamily("imdsproxy_requests", "Requests answered.", labels=["endpoint", "outcome"])
+        for (endpoint, outcome), count in self._counts.items():
+            requests.add_metric([endpoint, outcome.value], count)
+        yield requests
+        bounds = (*map(floatToGoString, _BUCKETS), "+Inf")
+        seconds = HistogramMetricFamily("imdsproxy_request_seconds", "Time to answer a request.")
+        seconds.add_metric([], list(zip(bounds, accumulate(self._within), strict=True)), self._seconds)
+        yield seconds
+
+
+class _State(Collector):
+    """What is true at the moment of asking."""
+
+    def __init__(self, proxy: Proxy, clock: Clock) -> None:
+        self._proxy = proxy
+        self._clock = clock
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the gauges."""
+        now = self._clock.monotonic()
+        available = GaugeMetricFamily("imdsproxy_budget_available", "Tokens that could be taken now.", labels=["class"])
+        for budget, admission in self._proxy.fetcher.admissions.items():
+            available.add_metric([budget.value], admission.budget.available(now))
+        yield available
+        store = self._proxy.store
+        store.sweep()
+        yield GaugeMetricFamily("imdsproxy_cache_entries", "Entries in the cache.", value=len(store))
+        yield GaugeMetricFamily("imdsproxy_cache_bytes", "Bytes the cache holds.", value=store.bytes)
+        expiry = store.soonest_token_expiry()
+        soonest = GaugeMetricFamily("imdsproxy_token_expiry_seconds", "Life left to the kept token that expires first.")
+        if expiry is not None:
+            soonest.add_metric([], expiry - now)
+        yield soonest

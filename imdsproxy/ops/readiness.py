@@ -1,0 +1,78 @@
+"""Getting ready: hear from IMDS once, then warm up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from random import SystemRandom
+
+from imdsproxy.policy import Policy, Refuse
+from imdsproxy.protocol.messages import Refusal, Request, Target
+from imdsproxy.protocol.target import read_target
+from imdsproxy.proxy import Proxy
+from imdsproxy.records import Outcome, Served
+
+logger = logging.getLogger(__name__)
+
+_VERSIONS = b"/metadata/versions"
+_LONGEST_PAUSE = 10.0
+_RANDOM = SystemRandom()
+
+
+class Readiness:
+    """Whether the proxy should be sent clients, and if not, why not."""
+
+    def __init__(self, proxy: Proxy, warmup: Sequence[str]) -> None:
+        self._proxy = proxy
+        self._targets = [_target(text.encode("ascii")) for text in warmup]
+        self._warm = False
+        self._last_word = "the targets were only just asked for"
+        self.stopping = False
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the proxy is not ready, in a sentence for people; None once it is."""
+        if self.stopping:
+            return "The proxy is shutting down."
+        if not self._proxy.fetcher.outage.answered:
+            return f"IMDS has not answered yet: {self._proxy.fetcher.trouble or 'it was only just asked'}"
+        return None if self._warm else f"Warming up: {self._last_word}"
+
+    async def become(self) -> None:
+        """Ask IMDS for its versions until it answers, then fetch what is to be warm."""
+        await self._ask(_target(_VERSIONS), unrestricted=True)
+        await asyncio.gather(*(self._ask(target) for target in self._targets))
+        self._warm = True
+        logger.info("ready")
+
+    async def _ask(self, target: Target, *, unrestricted: bool = False) -> None:
+        """Ask until there is an answer that asking again would not change."""
+        request = Request("GET", target, metadata=True)
+        decision = self._proxy.policy.decide(request)
+        if unrestricted and isinstance(decision, Refuse):
+            # The proxy's own first question is not subject to what ALLOW and DENY open to clients.
+            decision = Policy(allow=("/",)).decide(request)
+        pause = 1.0
+        while True:
+            answer = self._proxy.perform(request, decision)
+            served = answer if isinstance(answer, Served) else await answer
+            word = f"status {served.response.status} for {target.path}" + (
+                f" ({served.detail})" if served.detail else ""
+            )
+            if isinstance(decision, Refuse) or served.outcome not in {Outcome.ERROR, Outcome.REFUSED}:
+                if served.response.status >= 400:
+                    logger.warning("asked at start and got no document", extra={"fields": {"answer": word}})
+                return
+            self._last_word = word
+            # Two proxies that are each other's upstream would else ask in one moment for ever, each waiting for the
+            # other's answer to the same question instead of seeing its own come back.
+            await asyncio.sleep(pause * _RANDOM.uniform(0.5, 1))
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+
+def _target(raw: bytes) -> Target:
+    target = read_target(raw)
+    if isinstance(target, Refusal):
+        raise ValueError(f"{raw.decode('ascii')}: {target.description}")  # noqa: TRY004  # the text is wrong, not its type
+    return target

@@ -1,0 +1,187 @@
+"""The ASGI application: messages in, messages out, and the pages under `/-/`.
+
+What is under `/metadata/` goes straight to the proxy; Starlette has the rest: the pages and the lifespan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from imdsproxy.cache.rendered_hit import Hit
+from imdsproxy.clock import Clock
+from imdsproxy.ops.metrics import Metrics
+from imdsproxy.ops.pages import PATHS, pages
+from imdsproxy.ops.readiness import Readiness
+from imdsproxy.protocol.cache_status import ENDING
+from imdsproxy.protocol.messages import Key, Refusal, Request
+from imdsproxy.protocol.request_parser import Doors, read
+from imdsproxy.proxy import Proxy
+from imdsproxy.records import Served, refused
+from imdsproxy.server.asgi import ADMIN_EXTENSION, LONGEST_BODY, extension, read_body, target, unless_gone, whose
+from imdsproxy.server.known_heads import Repeats
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+access = logging.getLogger("imdsproxy.access")
+
+_BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {LONGEST_BODY} bytes.")
+_ENDING = Refusal(
+    503,
+    ENDING,
+    "service_unavailable",
+    "The proxy is being stopped; ask again.",
+    ((b"retry-after", b"1"),),
+)
+_ADMIN_ONLY = Refusal(
+    404,
+    "admin-only",
+    "not_found",
+    "IMDSPROXY_ADMIN_PORT serves the pages under /-/ alone; ask for metadata at IMDSPROXY_PORT or IMDSPROXY_UDS.",
+)
+_NO_PAGE = Refusal(
+    404, "no-page", "not_found", "There are /-/healthy, /-/ready and /-/metrics; nothing else is under /-/."
+)
+
+
+class Application:
+    """One proxy as an ASGI application."""
+
+    def __init__(  # noqa: PLR0913  # the parts it joins, all by name
+        self,
+        *,
+        proxy: Proxy,
+        metrics: Metrics,
+        readiness: Readiness,
+        accepted_hosts: Doors,
+        clock: Clock,
+        access_log: bool = False,
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Join the parts. `close` is awaited when the lifespan ends."""
+        self.proxy = proxy
+        self.metrics = metrics
+        self.readiness = readiness
+        self.clock = clock
+        self.access_log = access_log
+        self.repeats = Repeats(proxy)
+        self._accepted_hosts = accepted_hosts
+        self._close = close
+        self._pages = pages(readiness, metrics, self._lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+        if scope["type"] != "http":
+            await self._pages(scope, receive, send)
+            return
+        began = self.clock.monotonic()
+        request = read(scope["method"], target(scope), scope["headers"], self._accepted_hosts, scope["http_version"])
+        if isinstance(request, Request):
+            if request.target.segments[:1] == ("-",):
+                await self._page(request, scope, receive, send)
+                return
+            if extension(scope, ADMIN_EXTENSION):
+                served = refused(_ADMIN_ONLY)
+            else:
+                answered = await self._serve(request, receive, whose(request, scope))
+                if answered is None:
+                    return
+                served = answered
+        else:
+            served = refused(request)
+        await self._send(served, send)
+        seconds = self.clock.monotonic() - began
+        self.metrics.observe(served, seconds)
+        if self.access_log:
+            log_request(served, seconds, scope.get("client"), scope["method"], target(scope))
+
+    def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Hit, Key] | None:
+        """Give the fresh hit that a GET in HTTP/1.1 is, and under which key it is kept; None where it is anything else.
+
+        It is what `__call__` would answer, without all that only those need who have to wait.
+        """
+        request = read("GET", raw, headers, self._accepted_hosts)
+        if isinstance(request, Refusal):
+            return None
+        hit = self.proxy.at_once(request, now)
+        return None if hit is None else (hit, request.target.key)
+
+    def note_refusal(self, refusal: Refusal, client: str) -> None:
+        """Count, and log if asked to, what the server refused before it became a request."""
+        served = refused(refusal)
+        self.metrics.observe(served, 0.0)
+        if self.access_log:
+            fields = {"client": client, "status": refusal.status, "outcome": "refused", "detail": refusal.reason}
+            access.info("request", extra={"fields": fields})
+
+    def drop_entries(self) -> None:
+        """Drop every cached entry."""
+        logger.info("cache emptied", extra={"fields": {"entries": self.proxy.drop()}})
+        self.repeats.clear()
+
+    async def _serve(self, request: Request, receive: Receive, client: str) -> Served | None:
+        """Give the answer, or None if the client has gone."""
+        if request.method == "POST":
+            body = await read_body(receive)
+            if body is None:
+                return None
+            if len(body) > LONGEST_BODY:
+                return refused(_BODY_TOO_LONG)
+            request = request._replace(body=body)
+        answer = self.proxy.answer(request, client)
+        if isinstance(answer, Served):
+            return answer
+        try:
+            return await unless_gone(answer, receive)
+        except asyncio.CancelledError:
+            if not self.readiness.stopping:
+                raise
+            return refused(_ENDING)  # its time to finish is over, and an answer is better than none
+
+    async def _send(self, served: Served, send: Send) -> None:
+        headers = served.headers()
+        if served.forward is None and served.age is None:  # the proxy's own words bear the proxy's own date
+            headers.append((b"date", formatdate(self.clock.wall(), usegmt=True).encode("ascii")))
+        await send({"type": "http.response.start", "status": served.response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": served.response.body})
+
+    async def _page(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+        path = request.target.path
+        if path not in PATHS:
+            await self._send(refused(_NO_PAGE), send)
+            return
+        await self._pages({**scope, "path": path, "root_path": ""}, receive, send)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: object) -> AsyncIterator[None]:
+        getting_ready = asyncio.get_running_loop().create_task(self.readiness.become())
+        try:
+            yield
+        finally:
+            self.readiness.stopping = True
+            getting_ready.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await getting_ready
+            await self._close()
+
+
+def log_request(served: Served, seconds: float, client: tuple[str, int] | None, method: str, written: bytes) -> None:
+    """Write the access log's line; of the target as it was written its path, and no query."""
+    fields = {
+        "client": client[0] if client else "-",
+        "method": method,
+        "path": written.partition(b"?")[0].decode("ascii", "backslashreplace")[:200],
+        "status": served.response.status,
+        "outcome": served.outcome.value,
+        "endpoint": served.endpoint,
+        "milliseconds": round(seconds * 1000, 3),
+    }
+    if served.detail:
+        fields["detail"] = served.detail
+    access.info("request", extra={"fields": fields})

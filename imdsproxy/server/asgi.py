@@ -1,0 +1,81 @@
+"""What ASGI tells of a request: its target, who asks, its body, and whether the client is still there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from imdsproxy.protocol.messages import Request
+from imdsproxy.proxy import Waiting
+from imdsproxy.records import Served
+from imdsproxy.server.listeners import ELSEWHERE
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope
+
+TARGET_EXTENSION = "imdsproxy.protocol.target"
+"""Under this name in `scope["extensions"]` the server gives the request target as it was on the wire."""
+
+ADMIN_EXTENSION = "imdsproxy.admin"
+"""Under this name it says whether the request came by a listener that has the pages under `/-/` and nothing else."""
+
+LONGEST_BODY = 65536
+"""Bytes of a request's body, at the most."""
+
+
+def extension(scope: Scope, name: str) -> object:
+    """Give what the server says under a name of ours, None if it is another server."""
+    return (scope.get("extensions") or {}).get(name)
+
+
+def client_address(scope: Scope) -> str:
+    """Name the client, by its address or as the process that it is."""
+    client = scope.get("client")
+    return client[0] if client else "-"
+
+
+def whose(request: Request, scope: Scope) -> str:
+    """Name the one with whom others take turns; a proxy in another container is told from the next by its own word."""
+    client = client_address(scope)
+    return f"{client}, imdsproxy {request.hops[-1]}" if request.hops and client.startswith(ELSEWHERE) else client
+
+
+def target(scope: Scope) -> bytes:
+    """Give the target as it was on the wire, as far as the server tells."""
+    written = extension(scope, TARGET_EXTENSION)
+    if isinstance(written, bytes):
+        return written
+    path = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    query: bytes = scope["query_string"]
+    return bytes(path) + (b"?" + query if query else b"")
+
+
+async def read_body(receive: Receive) -> bytes | None:
+    """Read a request's body, a little more than is allowed at the most; None if the client has gone."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body", False) or len(body) > LONGEST_BODY:
+            return bytes(body)
+
+
+async def unless_gone(answer: Waiting, receive: Receive) -> Served | None:
+    """Wait for the answer, but no longer than the client does."""
+    loop = asyncio.get_running_loop()
+    waiting = loop.create_task(answer)
+    gone = loop.create_task(_hung_up(receive))
+    try:
+        await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+        return waiting.result() if waiting.done() else None
+    finally:
+        waiting.cancel()
+        gone.cancel()
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

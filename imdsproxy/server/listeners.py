@@ -1,0 +1,206 @@
+"""Where clients come in: TCP, a Unix socket, the admin's port, and sockets that a service manager opened before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+import re
+import secrets
+import socket
+import stat
+import struct
+import sys
+from collections.abc import Iterable, MutableMapping
+from pathlib import Path
+
+from imdsproxy.config import Config
+from imdsproxy.errors import StartError
+
+BACKLOG = 2048
+ELSEWHERE = "another container, user "
+"""So begin the names of clients that come by a Unix socket from where no process has a number here."""
+
+_FIRST_INHERITED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
+_ADMIN_NAME = "admin"
+_OWNER_AND_GROUP = 0o660
+_UNIX = getattr(socket, "AF_UNIX", -1)  # Windows has no such family
+_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): process, user, group
+
+
+class Listener:
+    """A socket that listens."""
+
+    def __init__(
+        self, listening: socket.socket, *, admin: bool = False, made: tuple[str, os.stat_result] | None = None
+    ) -> None:
+        """`made` is the file of a Unix socket that this process made, and that goes with it."""
+        self.socket = listening
+        self.admin = admin
+        """Only the pages under `/-/` are served there."""
+        self._made = made
+        address = listening.getsockname()
+        self.path: str | None = None
+        """The path of a Unix socket."""
+        self.port: int | None = None
+        """The TCP port."""
+        self.reaches_out = False
+        """Whether other machines may reach it."""
+        if listening.family == _UNIX:
+            # An address without a file is bytes that begin with zero (unix(7), "abstract").
+            self.path = made[0] if made else os.fsdecode(address).replace("\0", "@", 1)
+            self.url = f"unix:{self.path}"
+        else:
+            host, self.port = address[:2]
+            self.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+            self.reaches_out = not ipaddress.ip_address(host).is_loopback
+
+    def close(self) -> None:
+        """Close it, and take away the file of a Unix socket that is still this one's."""
+        self.socket.close()
+        if self._made is not None:
+            path, file = self._made
+            with contextlib.suppress(OSError):
+                if os.path.samestat(Path(path).stat(), file):
+                    Path(path).unlink()
+
+
+def open_listeners(config: Config, environ: MutableMapping[str, str]) -> list[Listener]:
+    """Open what the settings name, the TCP listener first; raises StartError.
+
+    What a service manager hands over stands instead: a TCP socket for HOST and PORT, a Unix socket for UDS, one called
+    `admin` for ADMIN_HOST and ADMIN_PORT.
+    """
+    listeners = _inherited(environ)
+    try:
+        if not any(listener.port is not None and not listener.admin for listener in listeners):
+            listeners.append(Listener(_tcp(config.host, config.port)))
+        if config.uds is not None and not any(listener.path and not listener.admin for listener in listeners):
+            listeners.append(_unix(config.uds))
+        if config.admin_port is not None and not any(listener.admin for listener in listeners):
+            host = config.admin_host or config.host
+            listeners.append(Listener(_tcp(host, config.admin_port, "ADMIN_"), admin=True))
+    except StartError:
+        close(listeners)
+        raise
+    return sorted(listeners, key=lambda listener: (listener.admin, listener.path is not None))
+
+
+def close(listeners: Iterable[Listener]) -> None:
+    """Close them all."""
+    for listener in listeners:
+        listener.close()
+
+
+def peer(transport: asyncio.Transport) -> tuple[str, int] | None:
+    """Name the process at the other end of a Unix socket (unix(7), SO_PEERCRED); None for other sockets.
+
+    One in another container has no number here, but its user has.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is None or sys.platform != "linux" or connection.family != socket.AF_UNIX:
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, _ = _CREDENTIALS.unpack(credentials)
+    return (f"process {process}" if process else f"{ELSEWHERE}{user}"), 0
+
+
+def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:
+    """Take the sockets that were handed to this very process (sd_listen_fds(3)); nobody after it is to take them."""
+    process, count, names = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
+    if process != str(os.getpid()) or sys.platform == "win32":
+        return []
+    if not re.fullmatch(r"[0-9]{1,4}", count):
+        raise StartError(f"LISTEN_FDS={count[:80]!a} is not the number of sockets that a service manager hands over")
+    labels = names.split(":")
+    listeners = []
+    for index in range(int(count)):
+        number = _FIRST_INHERITED + index
+        try:
+            taken = socket.socket(fileno=number)
+            listening = taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as error:
+            raise StartError(f"descriptor {number} of LISTEN_FDS={count} is no socket ({error.strerror})") from None
+        families = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
+        if not listening or taken.type != socket.SOCK_STREAM or taken.family not in families:
+            raise StartError(
+                f"descriptor {number} of LISTEN_FDS={count} is no listening TCP or Unix stream socket; "
+                "in a .socket unit that is ListenStream=, with Accept=no"
+            )
+        taken.set_inheritable(False)
+        taken.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        listeners.append(Listener(taken, admin=labels[index : index + 1] == [_ADMIN_NAME]))
+    return listeners
+
+
+def _tcp(host: str, port: int, prefix: str = "") -> socket.socket:
+    """Listen at the address of two settings, whose names begin so behind `IMDSPROXY_`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise StartError(f"IMDSPROXY_{prefix}HOST={host} cannot be listened at: {error.strerror or error}") from None
+    try:
+        if sys.platform != "win32":  # there it would let two programs share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        why = getattr(error, "strerror", None) or error
+        if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            raise StartError(f"IMDSPROXY_{prefix}HOST={host} is no address of this machine ({why})") from None
+        raise StartError(
+            f"IMDSPROXY_{prefix}PORT={port} on {host} cannot be listened at: {why}. "
+            "Is another imdsproxy running? Port 0 picks a free one."
+        ) from None
+    listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    return listener
+
+
+def _unix(path: str) -> Listener:
+    """Listen at a path. What an ended proxy left there is replaced in one step, so that clients always find one."""
+    if sys.platform == "win32":
+        raise StartError("IMDSPROXY_UDS: Python knows no Unix sockets on Windows")
+    _refuse_taken(path)
+    unfinished = f"{path}.{secrets.token_hex(2)}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(unfinished)
+        try:
+            Path(unfinished).chmod(_OWNER_AND_GROUP)
+            listener.listen(BACKLOG)
+            made = Path(unfinished).stat()
+            os.rename(unfinished, path)  # noqa: PTH104  # the system call that replaces in one step
+        except OSError:
+            Path(unfinished).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"IMDSPROXY_UDS={path} cannot be listened at: {error.strerror}. "
+            "Its folder has to exist, and this user has to be allowed to write there."
+        ) from None
+    listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    return Listener(listener, made=(path, made))
+
+
+def _refuse_taken(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise StartError(f"IMDSPROXY_UDS={path} is there, and is no socket; name another path, or remove it")
+    except OSError:
+        return  # nothing there, or nothing that may be seen; binding says which
+    with socket.socket(_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return  # an ended process left it
+        except OSError as error:
+            raise StartError(f"IMDSPROXY_UDS={path} is there, and cannot be tried: {error.strerror or error}") from None
+    raise StartError(f"IMDSPROXY_UDS={path} is listened at by another process. Is another imdsproxy running?")

@@ -1,0 +1,41 @@
+"""Answers to what never became a request: it could not be read, was too long, or took too long to come."""
+
+from __future__ import annotations
+
+from imdsproxy.protocol.messages import Refusal
+from imdsproxy.protocol.response_writer import head
+from imdsproxy.records import refused
+
+LONGEST_HEAD = 65536
+"""Bytes of a request beside its body, at the most."""
+MOST_FIELDS = 100
+
+MALFORMED = Refusal(400, "malformed", "invalid_request", "This is no HTTP/1.1 request that can be read without doubt.")
+HEAD_TOO_LONG = Refusal(
+    431,
+    "head-too-long",
+    "header_fields_too_large",
+    f"Send at most {LONGEST_HEAD} bytes and {MOST_FIELDS} fields beside the body.",
+)
+TOO_SLOW = Refusal(
+    408,
+    "request-timeout",
+    "request_timeout",
+    "The request did not arrive in full in time (IMDSPROXY_HEADER_TIMEOUT); send it at once.",
+)
+UPGRADE_WITH_BODY = Refusal(
+    400,
+    "upgrade-with-body",
+    "invalid_request",
+    "A body cannot be read behind an offer to change protocols; send the request as HTTP/1.1, without Upgrade.",
+)
+UNKNOWN_METHOD = Refusal(
+    405, "method", "method_not_allowed", "This method is not known here; use GET.", ((b"allow", b"GET"),)
+)
+
+
+def written(refusal: Refusal) -> bytes:
+    """Write the answer with which the connection ends."""
+    served = refused(refusal)
+    fields = [*served.headers(), (b"connection", b"close")]
+    return b"%b\r\n%b" % (head(refusal.status, fields), served.response.body)

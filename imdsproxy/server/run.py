@@ -1,0 +1,162 @@
+"""Run one application over its listeners until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from imdsproxy.server.application import Application
+from imdsproxy.server.connection import KEEP_ALIVE, Connection
+from imdsproxy.server.fast_path import connection_class
+from imdsproxy.server.listeners import BACKLOG, Listener, close
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_GRACE = 10
+_DESCRIPTORS = 65536
+# Seconds: how long, while ending, a client that has just connected has for its request, and how often to look.
+_FIRST_WORD = 1.0
+_LOOK = 0.01
+# From 3.13 on, a closed server takes its socket's file away, be it a service manager's; `Listener` knows whose it is.
+_KEEPING_THE_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server over listeners of several kinds; it tells the application of the end first."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        application: Application,
+        listeners: Sequence[Listener],
+        connections: Mapping[bool, type[Connection]],
+        started: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._application = application
+        self._listeners = listeners
+        self._connections = connections
+        self._tell_started = started
+        self._ending = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and only then say so: from that line on signals are heeded."""
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            connection = partial(
+                self._connections[listener.admin],
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+            if listener.path is None:
+                server = await loop.create_server(connection, sock=listener.socket, backlog=BACKLOG)
+            else:
+                server = await loop.create_unix_server(
+                    connection, sock=listener.socket, backlog=BACKLOG, **_KEEPING_THE_FILE
+                )
+            self.servers.append(server)
+        self._tell_started()
+
+    async def main_loop(self) -> None:
+        """Wait for the end. uvicorn would look for it ten times a second, on every node and in every pod."""
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            await self._ending.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; the second Ctrl-C does not wait. uvicorn's own would raise the signal once more."""
+        del frame
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ending.set)  # a signal comes in the midst of anything
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, see out what is under way, end."""
+        self._application.readiness.stopping = True
+        for server in self.servers:
+            server.close()
+        close(self._listeners)  # a service manager's sockets stay open there, and who connects waits for the next start
+        # uvicorn closes at once whoever has connected and not been read from yet.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_WORD):
+                while any(  # noqa: ASYNC110  # uvicorn tells nobody of a first byte
+                    isinstance(one, Connection) and one.silent for one in self.server_state.connections
+                ):
+                    await asyncio.sleep(_LOOK)
+        await super().shutdown(sockets)
+        if self.force_exit:  # then uvicorn leaves both undone, and the loop's end would cut them off with a traceback
+            await self.lifespan.shutdown()
+            if self.server_state.tasks:
+                await asyncio.wait(self.server_state.tasks, timeout=1)
+
+
+def run(
+    application: Application,
+    listeners: Sequence[Listener],
+    *,
+    header_timeout: float,
+    announce: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until a signal ends it, and close the listeners. `announce` is called once all of them are served."""
+    _raise_descriptor_limit()
+    connections = {admin: connection_class(header_timeout, admin=admin) for admin in (False, True)}
+    config = uvicorn_config(application, connections[False])
+    server = _Server(config, application, listeners, connections, announce)
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_run(server, application))
+    finally:
+        close(listeners)
+
+
+def uvicorn_config(application: Application, connection: type[Connection]) -> uvicorn.Config:
+    """Give what uvicorn is told: the application is served as it is, by these connections, and no header is added."""
+    return uvicorn.Config(
+        application,
+        http=connection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        # No header is added to IMDS's own, and none of a client's is believed.
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=_GRACE,
+        backlog=BACKLOG,
+    )
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many open connections as the system lets us; most start a process with far fewer (POSIX)."""
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415  # Windows has none, and no such limit
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+async def _run(server: _Server, application: Application) -> None:
+    # Windows has no SIGHUP, and its event loop takes no signals.
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, application.drop_entries)
+    await server.serve(sockets=[])

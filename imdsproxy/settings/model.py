@@ -1,0 +1,274 @@
+"""What can be set: one class, whose field descriptions are the manual's words too.
+
+Names are the environment's in lower case: the field of IMDSPROXY_MAX_WAIT is max_wait, its flag --max-wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from imdsproxy.config import Config
+from imdsproxy.protocol.address import Address
+from imdsproxy.settings import parsers as values
+from imdsproxy.settings import places
+from imdsproxy.settings.parsers import LONGEST_SECONDS
+
+PREFIX = "IMDSPROXY_"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a value is written: its placeholder in help, and what completes "… must be"."""
+
+    placeholder: str
+    rule: str
+
+
+def _word(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+_COUNT = Form("NUMBER", "a whole number from 1 to 100000")
+Bytes = Annotated[int, Field(ge=1, le=2**40), Form("BYTES", f"a whole number of bytes from 1 to {2**40}")]
+Count = Annotated[int, Field(ge=1, le=100_000), _COUNT]
+Seconds = Annotated[
+    float,
+    Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False),
+    Form("SECONDS", f"a number of seconds from 0 to {LONGEST_SECONDS}"),
+]
+PositiveSeconds = Annotated[
+    float,
+    Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False),
+    Form("SECONDS", f"a number of seconds above 0, at most {LONGEST_SECONDS}"),
+]
+PathSeconds = Annotated[
+    tuple[tuple[str, float], ...],
+    PlainValidator(values.read_path_seconds),
+    Form("PATH=SECONDS,...", "path=seconds pairs under /metadata, separated by commas, or a JSON object"),
+]
+Prefixes = Annotated[
+    tuple[str, ...],
+    PlainValidator(values.read_prefixes),
+    Form("PATH,...", "path prefixes such as /metadata/instance, separated by commas, or a JSON array"),
+]
+
+
+class Settings(BaseSettings):
+    """Every setting, checked and frozen. It takes only what it is given: `load` reads the sources."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    host: Annotated[
+        str, PlainValidator(places.read_host), Form("HOST", "an IP address or a host name, without a port")
+    ] = Field("127.0.0.1", description="Address or host name the proxy listens on.")
+    port: Annotated[int, Field(ge=0, le=65535), Form("PORT", "a whole number from 0 to 65535")] = Field(
+        8254, description="TCP port the proxy listens on; 0 picks a free one and says which."
+    )
+    uds: Annotated[
+        str | None,
+        PlainValidator(lambda value: None if value is None else places.read_socket_path(value)),
+        Form("PATH", "the absolute path of a Unix socket"),
+    ] = Field(
+        None,
+        description="Path of a Unix socket to listen on as well (mode 0660); whoever may open it gets this VM's "
+        "tokens, as at HOST and PORT.",
+        examples=["/run/imdsproxy/imdsproxy.sock"],
+    )
+    admin_host: Annotated[
+        str | None,
+        PlainValidator(lambda value: None if value in (None, "") else places.read_host(value)),
+        Form("HOST", "an IP address or a host name, without a port"),
+    ] = Field(
+        None,
+        description="Address or host name to serve the pages under /-/ on as well, and nothing else, for those who "
+        "cannot reach HOST, such as a kubelet or Prometheus; unset, ADMIN_PORT is opened at HOST.",
+        examples=["10.0.0.4"],
+    )
+    admin_port: Annotated[
+        Annotated[int, Field(ge=0, le=65535)] | None,
+        BeforeValidator(_none_if_empty),
+        Form("PORT", "a whole number from 0 to 65535"),
+    ] = Field(
+        None,
+        description="TCP port to serve the pages under /-/ on as well, and nothing else; 0 picks a free one.",
+        examples=[8256],
+    )
+    upstream: Annotated[
+        str, PlainValidator(places.read_upstream), Form("URL", "http://host[:port] or unix:/absolute/path")
+    ] = Field(
+        "http://169.254.169.254",
+        description="Where requests go: http://host[:port], or unix:/path of another imdsproxy's socket.",
+    )
+    connect_timeout: PositiveSeconds = Field(2, description="Seconds to wait for a connection to the upstream.")
+    read_timeout: PositiveSeconds = Field(
+        10,
+        description="Seconds to wait for the upstream's answer; scheduled events may take 130 all the same.",
+    )
+    budget_requests: Count = Field(
+        5, description="No more than this many requests reach IMDS in any window of BUDGET_WINDOW seconds."
+    )
+    budget_window: PositiveSeconds = Field(1, description="Length in seconds of the window of BUDGET_REQUESTS.")
+    identity_budget_requests: Annotated[Count | None, BeforeValidator(_none_if_empty), _COUNT] = Field(
+        None,
+        description="Requests for identity paths in any window of BUDGET_WINDOW seconds, on a budget of "
+        "their own and at most 5 at once (Azure documents 20); unset, they share BUDGET_REQUESTS.",
+        examples=[20],
+    )
+    budget_file: Annotated[
+        str | None,
+        PlainValidator(lambda value: None if value is None else places.read_budget_file(value)),
+        Form("FILE", "the absolute path of a file"),
+    ] = Field(
+        None,
+        description="File that every proxy on this VM shares, so that all of them together keep one budget; it is "
+        "made where there is none, best in memory (/run). Linux only.",
+        examples=["/run/imdsproxy/budget"],
+    )
+    header_timeout: PositiveSeconds = Field(
+        10,
+        description="Seconds a client has to send a whole request, counted from its first byte. Idle connections "
+        "are closed after 75 seconds in any case.",
+    )
+    max_wait: Seconds = Field(
+        10,
+        description="Longest time in seconds a request is kept until the budget allows it; one that would "
+        "wait longer is answered at once with 429 and Retry-After.",
+    )
+    retry_statuses: Annotated[
+        frozenset[int],
+        PlainValidator(values.read_statuses),
+        Form("STATUS,...", "HTTP statuses from 400 to 599, separated by commas, or a JSON array"),
+    ] = Field(
+        frozenset({410, 429, 500, 502, 503, 504}),
+        description="Upstream statuses that are retried, each attempt on the budget.",
+    )
+    retry_base: PositiveSeconds = Field(1, description="Seconds before the first retry; each later one waits longer.")
+    retry_max: Seconds = Field(70, description="Seconds after which a request is no longer retried.")
+    ttl: PathSeconds = Field(
+        (),
+        description="Seconds an answer is fresh, by path prefix, instead of the policy's; the longest prefix "
+        "decides, and 0 keeps nothing.",
+        examples=['"/metadata/instance" = 120'],
+    )
+    stale_if_error: PathSeconds = Field(
+        (),
+        description="Seconds an answer may still be served after it was fresh while IMDS fails, by path "
+        "prefix, instead of the policy's.",
+        examples=['"/metadata/instance" = 7200'],
+    )
+    negative_ttl: Seconds = Field(5, description="Seconds a 400 or 404 of IMDS is remembered; 0 turns it off.")
+    cache_max_bytes: Bytes = Field(16_777_216, description="Most bytes that everything in the cache takes.")
+    max_body_bytes: Bytes = Field(
+        1_048_576, description="Most bytes of an upstream body; a larger one is refused with 502."
+    )
+    require_metadata_header: Annotated[
+        Literal["credentials", "always", "never"],
+        BeforeValidator(_word),
+        Form("credentials|always|never", "credentials, always or never"),
+    ] = Field(
+        "credentials",
+        description="Which requests must bring their own Metadata: true. With credentials, identity paths "
+        "must, and for every other path the proxy adds it; with never, it is added everywhere.",
+    )
+    allow: Prefixes = Field(("/metadata",), description="Path prefixes that are served, by whole segments.")
+    deny: Prefixes = Field((), description="Path prefixes that are refused, even where ALLOW has them.")
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        PlainValidator(places.read_host_names),
+        Form("NAME,...", "host names without scheme, port or wildcard, separated by commas, or a JSON array"),
+    ] = Field(
+        (),
+        description="Host names accepted in the Host header beside localhost; an IP address always is.",
+    )
+    derive: Annotated[bool, Form("true|false", "true or false")] = Field(
+        default=False,
+        description="Whether a leaf or subtree of /metadata/instance is answered from a cached parent.",
+    )
+    warmup: Annotated[
+        tuple[str, ...],
+        PlainValidator(values.read_targets),
+        Form("TARGET,...", "targets under /metadata/, separated by commas, or a JSON array"),
+    ] = Field(
+        (),
+        description="Targets fetched at start, such as /metadata/instance?api-version=2021-02-01.",
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        BeforeValidator(_word),
+        Form("debug|info|warning|error", "debug, info, warning or error"),
+    ] = Field("info", description="Messages of this severity and above are logged.")
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_word), Form("text|json", "text or json")] = Field(
+        "text", description="Form of the log on standard error: text, or one JSON object a line."
+    )
+    access_log: Annotated[bool, Form("true|false", "true or false")] = Field(
+        default=False, description="Whether each request is logged."
+    )
+    config_file: Annotated[
+        str | None, BeforeValidator(_none_if_empty), Form("FILE", "a TOML file that can be read")
+    ] = Field(None, description="TOML file with settings, named in lower case; flags and environment go first.")
+
+    @property
+    def upstream_address(self) -> Address:
+        """The upstream, taken apart."""
+        return places.parse_upstream(self.upstream)
+
+    def config(self) -> Config:
+        """Return the settings as the proxy takes them."""
+        values = {**dict(self), "upstream": self.upstream_address}
+        del values["config_file"]
+        return Config(**values)
+
+    @field_validator("upstream")
+    @classmethod
+    def _another_than_itself(cls, upstream: str, info: ValidationInfo) -> str:
+        path = places.parse_upstream(upstream).unix
+        if path is not None and path == info.data.get("uds"):
+            raise ValueError("the proxy listens there itself, which would send every request to itself")
+        host, port = info.data.get("host"), info.data.get("port")
+        # A host or port that failed its own check is missing here, and is reported for itself.
+        if host is None or port is None:
+            return upstream
+        if places.reaches_itself(host, port, places.parse_upstream(upstream)):
+            raise ValueError("the proxy listens there itself, which would send every request to itself")
+        return upstream
+
+    @field_validator("admin_port")
+    @classmethod
+    def _with_admin_host(cls, admin_port: int | None, info: ValidationInfo) -> int | None:
+        if admin_port is None and info.data.get("admin_host") is not None:
+            raise ValueError("IMDSPROXY_ADMIN_HOST says where, and this has to say at which port")
+        return admin_port
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the base class names it
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave the environment to `load`: pydantic-settings passes over names it does not know."""
+        return (init_settings,)
+
+
+def environment_name(field: str) -> str:
+    """Return the environment variable of a field: IMDSPROXY_PORT for port."""
+    return PREFIX + field.upper()
+
+
+def flag_name(field: str) -> str:
+    """Return the flag of a field: --max-wait for max_wait."""
+    return "--" + field.replace("_", "-")
+
+
+def form(field: str) -> Form:
+    """Return how the value of a field is written."""
+    return next(item for item in Settings.model_fields[field].metadata if isinstance(item, Form))

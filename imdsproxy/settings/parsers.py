@@ -1,0 +1,138 @@
+"""Readers of single setting values: text, or what a TOML file holds, in; one checked value out.
+
+Each reader raises ValueError. Its text is the detail after "must be …", and is empty where the general
+rule says enough.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import unquote
+
+LONGEST_SECONDS = 31_536_000
+"""A year. Anything longer is a slip of the pen, and an event loop's timers cannot carry just any float."""
+
+_SHOWN_CHARACTERS = 80
+
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[a-z0-9._~!$&'()*+,;=:@-]+)+")
+_TARGET = re.compile(r"/metadata/[!\"$-\[\]-~]*", re.IGNORECASE)
+
+
+def shown(value: object) -> str:
+    """Return the value as at most 80 printable characters, on one line."""
+    text = value if isinstance(value, str) else str(value)
+    if not text.isprintable():
+        text = "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode()
+            for character in text[:_SHOWN_CHARACTERS]
+        ) + ("..." if len(text) > _SHOWN_CHARACTERS else "")
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
+
+
+def read_prefixes(value: object) -> tuple[str, ...]:
+    """Read path prefixes; lower-cased, without a trailing slash, in the order given."""
+    return tuple(dict.fromkeys(_prefix(item) for item in items_of(value)))
+
+
+def read_path_seconds(value: object) -> tuple[tuple[str, float], ...]:
+    """Read a map from path prefixes under /metadata to seconds; pairs sorted by path."""
+    pairs: dict[str, float] = {}
+    for path, number in _pairs(value):
+        prefix = _prefix(path)
+        if prefix != "/metadata" and not prefix.startswith("/metadata/"):
+            raise ValueError(f'"{shown(path)}" is not under /metadata')
+        if prefix in pairs:
+            raise ValueError(f'"{prefix}" is there twice')
+        pairs[prefix] = _seconds(number)
+    return tuple(sorted(pairs.items()))
+
+
+def read_statuses(value: object) -> frozenset[int]:
+    """Read HTTP statuses from 400 to 599."""
+    items = items_of(value)
+    for item in items:
+        if not re.fullmatch(r"[45][0-9]{2}", item):
+            raise ValueError(f'"{shown(item)}" is not one')
+    return frozenset(map(int, items))
+
+
+def read_targets(value: object) -> tuple[str, ...]:
+    """Read request targets to fetch at start; scheduled events are refused, however they are written."""
+    targets = tuple(dict.fromkeys(items_of(value)))
+    for target in targets:
+        if _TARGET.fullmatch(target) is None:
+            raise ValueError(f'"{shown(target)}" is not one')
+        segments = unquote(target.partition("?")[0]).lower().replace("\\", "/").split("/")
+        if any(segment.startswith("scheduledevents") for segment in segments):
+            raise ValueError(
+                f'"{shown(target)}" is refused, because fetching scheduled events enables the feature'
+                " and makes user-initiated restarts wait"
+            )
+    return targets
+
+
+def _prefix(text: str) -> str:
+    prefix = text.lower().removesuffix("/")
+    if _PREFIX.fullmatch(prefix) is None:
+        raise ValueError(f'"{shown(text)}" is not one')
+    return prefix
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= LONGEST_SECONDS:
+        raise ValueError(f'"{shown(text)}" is not a number of seconds from 0 to {LONGEST_SECONDS}')
+    return seconds
+
+
+def items_of(value: object) -> list[str]:
+    """Give the items of a list, which may be written with commas or as JSON."""
+    if isinstance(value, str):
+        if value.lstrip().startswith("["):
+            value = _json(value)
+        else:
+            return [item for part in value.split(",") if (item := part.strip())]
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise ValueError  # noqa: TRY004 - pydantic turns a ValueError into its own, and lets a TypeError out
+    return [text_of(item) for item in value]
+
+
+def _pairs(value: object) -> Iterable[tuple[str, str]]:
+    if isinstance(value, str):
+        if not value.lstrip().startswith("{"):
+            for item in items_of(value):
+                # A path may hold "=", a number cannot.
+                path, equals, number = item.rpartition("=")
+                if not equals:
+                    raise ValueError(f'"{shown(item)}" has no "="')
+                yield path.strip(), number.strip()
+            return
+        value = _json(value)
+    pairs = value.items() if isinstance(value, Mapping) else value
+    if not isinstance(pairs, Iterable):
+        raise ValueError  # noqa: TRY004 - as above
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise ValueError(f'"{shown(pair)}" is not a path and its seconds')
+        yield text_of(pair[0]), text_of(pair[1])
+
+
+def _json(text: str) -> object:
+    try:
+        # Objects are read as pairs, so that a name given twice is noticed.
+        return json.loads(text, object_pairs_hook=tuple)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it begins like JSON, but is not") from error
+
+
+def text_of(value: object) -> str:
+    """Give the text of a scalar; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f'"{shown(value)}" is not one')  # noqa: TRY004 - as above
+    return str(value).strip()

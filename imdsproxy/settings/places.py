@@ -1,0 +1,146 @@
+"""Readers of the settings that say where: hosts, sockets, files, the upstream. See `settings_values`."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import sys
+
+from imdsproxy.protocol.address import Address
+from imdsproxy.settings.parsers import items_of, shown, text_of
+
+# Names of their own, so that the rules for other systems can be tested everywhere.
+_WINDOWS = sys.platform == "win32"
+_LINUX = sys.platform == "linux"
+_LONGEST_SOCKET_PATH = 107  # bytes: what sockaddr_un holds on Linux, less the closing zero
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+# Resolvers read "127.1" and "0x7f000001" as addresses, so a name must not end in a number.
+_NUMBER_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_AUTHORITY = re.compile(r"(?:\[(?P<six>[^\]]*:[^\]%]*)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
+
+
+def read_host(value: object) -> str:
+    """Read an address or host name to listen on; an IPv6 address may stand in brackets."""
+    text = text_of(value).lower()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    if _address(text) is None and not _is_host_name(text):
+        raise ValueError
+    return text
+
+
+def read_host_names(value: object) -> tuple[str, ...]:
+    """Read host names; addresses are refused, because they need no listing."""
+    names = tuple(item.lower() for item in items_of(value))
+    for name in names:
+        if _address(name.strip("[]")) is not None:
+            raise ValueError(f'"{shown(name)}" is an IP address, and those are always accepted')
+        if not _is_host_name(name):
+            raise ValueError(f'"{shown(name)}" is not one')
+    return tuple(dict.fromkeys(names))
+
+
+def read_socket_path(value: object) -> str | None:
+    """Read the absolute path of a Unix socket to listen on; None where it is empty."""
+    text = text_of(value)
+    if not text:
+        return None
+    # While the socket is made, its name is a little longer.
+    return _socket_path(text, _LONGEST_SOCKET_PATH - len(".1234"))
+
+
+def read_budget_file(value: object) -> str | None:
+    """Read the absolute path of the file that holds a shared budget; None where it is empty."""
+    text = text_of(value)
+    if not text:
+        return None
+    if not _LINUX:
+        raise ValueError(
+            "a budget is shared on Linux only: it takes file locks, a clock that all containers have in common, "
+            "and a number that tells one start of the machine from another"
+        )
+    if len(text) < 2 or not text.startswith("/") or text.endswith("/") or not text.isprintable():
+        raise ValueError
+    return text
+
+
+def read_upstream(value: object) -> str:
+    """Return the text of an upstream that `parse_upstream` understands."""
+    text = text_of(value)
+    parse_upstream(text)
+    return text
+
+
+def parse_upstream(text: str) -> Address:
+    """Take `http://host[:port]` or `unix:/path` apart; the port is 80 where none is given."""
+    scheme, _, rest = text.partition(":")
+    match scheme.lower():
+        case "unix":
+            return Address("localhost", unix=_socket_path(rest))
+        case "https":
+            raise ValueError("IMDS speaks plain HTTP only")
+        case "http" if rest.startswith("//"):
+            return _http(rest[2:].removesuffix("/"))
+        case _:
+            raise ValueError
+
+
+def reaches_itself(host: str, port: int, upstream: Address) -> bool:
+    """Say whether the upstream is the listener at host and port, as far as that shows without DNS."""
+    if upstream.unix is not None or upstream.port != port:
+        return False
+    theirs = _reached(upstream.host)
+    listener = _address(host)
+    if listener is not None and listener.is_unspecified:
+        return any((address := _address(text)) is not None and address.is_loopback for text in theirs)
+    return not theirs.isdisjoint(_reached(host))
+
+
+def _reached(host: str) -> frozenset[str]:
+    address = _address(host)
+    # Connecting to 0.0.0.0 or :: connects to this very machine.
+    if host == "localhost" or (address is not None and address.is_unspecified):
+        return frozenset({"127.0.0.1", "::1"})
+    return frozenset({host if address is None else str(address)})
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_host_name(text: str) -> bool:
+    return bool(_HOST_NAME.fullmatch(text)) and not _NUMBER_LABEL.fullmatch(text.rpartition(".")[2])
+
+
+def _http(authority: str) -> Address:
+    if "@" in authority:
+        raise ValueError("it takes no user name and no password")
+    if any(mark in authority for mark in "/?#"):
+        raise ValueError("it takes no path, query or fragment, because each request brings its own")
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        raise ValueError
+    host = (match["host"] or match["six"]).lower()
+    if not (_address(host) if match["six"] else _address(host) or _is_host_name(host)):
+        raise ValueError(f'"{shown(host)}" is not a host')
+    port = int(match["port"] or "80")
+    if not 0 < port <= 65535:
+        raise ValueError("a port is from 1 to 65535")
+    return Address(host, port)
+
+
+def _socket_path(text: str, longest: int = _LONGEST_SOCKET_PATH) -> str:
+    if _WINDOWS:
+        raise ValueError("Python knows no Unix sockets on Windows")
+    path = re.sub(r"\A/+", "/", text)
+    if len(path) < 2 or not path.startswith("/") or not path.isprintable():
+        raise ValueError
+    if len(path.encode()) > longest:
+        raise ValueError(f"the path of a Unix socket has at most {longest} bytes")
+    return path

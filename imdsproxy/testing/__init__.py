@@ -1,0 +1,1 @@
+"""Helpers for tests of programs that use IMDS, and of this project."""

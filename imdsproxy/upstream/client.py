@@ -1,0 +1,156 @@
+"""The way to IMDS: the one place that knows httpx, and where its errors become `Failure`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterable
+from typing import cast
+
+from imdsproxy.protocol.address import IMDS, Address
+from imdsproxy.protocol.cache_status import tells_of_loop
+from imdsproxy.protocol.messages import Failure, FailureKind, Headers, Response
+from imdsproxy.upstream.headers import to_client
+from imdsproxy.upstream.loop_advice import missing_exemption, own_user
+
+# None in this place means "not to be imported" (Python language reference, 5.3.1), which httpx provides for.
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+
+import httpx  # noqa: E402  # after the line above
+
+SLOW_READ_TIMEOUT = 130.0
+"""Seconds: the first scheduled-events request may take two minutes (Microsoft's scheduled-events page)."""
+
+# RFC 9110 section 5.5; a server that sends more than that sends something else than HTTP.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Upstream:
+    """Sends requests to IMDS. No redirect is followed and nothing in the environment changes the way."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        connect_timeout: float = 2.0,
+        read_timeout: float = 10.0,
+        max_body_bytes: int = 1 << 20,
+    ) -> None:
+        self.address = address
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+        self._max_body_bytes = max_body_bytes
+        self._url = httpx.URL(scheme="http", host=address.host, port=address.port, path="/")
+        # The transport, not the client: a client adds headers, cookies, redirects and authentication of its own.
+        self._transport = httpx.AsyncHTTPTransport(
+            # IMDS speaks plain HTTP, and a TLS context that nobody uses would take 1.4 MB.
+            verify=cast("bool", None),
+            trust_env=False,
+            uds=address.unix,
+            # A connection each: at five requests a second reuse saves nothing, and what a broken upstream sends
+            # behind one answer could otherwise be taken for the answer to the next.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+        )
+
+    async def send(
+        self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
+    ) -> Response | Failure:
+        """Send one request, its target exactly as given; the answer is whole or it is a failure."""
+        read_timeout = max(SLOW_READ_TIMEOUT, self._read_timeout) if slow else self._read_timeout
+        timeouts = {
+            "connect": self._connect_timeout,
+            "read": read_timeout,
+            "write": read_timeout,
+            "pool": read_timeout,
+        }
+        fields = [(b"host", self.address.authority.encode("ascii")), (b"connection", b"close"), *headers]
+        request = httpx.Request(
+            method,
+            self._url,
+            headers=fields,
+            content=body or None,
+            extensions={"timeout": timeouts, "target": target},
+        )
+        try:
+            # httpx bounds each read; a body that trickles is bounded by this.
+            async with asyncio.timeout(self._connect_timeout + read_timeout):
+                return await self._receive(request)
+        except (TimeoutError, httpx.TimeoutException) as error:
+            return self._too_slow(error, read_timeout)
+        except httpx.ConnectError as error:
+            return Failure(
+                FailureKind.UNREACHABLE,
+                f"{self.address} cannot be reached ({_words(error)}). {self._question}",
+                sent=False,
+            )
+        except httpx.NetworkError as error:
+            return Failure(FailureKind.RESET, f"{self.address} broke the connection off ({_words(error)}); ask again.")
+        except httpx.HTTPError:
+            return self._unreadable()  # the error may quote what came, which may be a piece of a token
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+    async def _receive(self, request: httpx.Request) -> Response | Failure:
+        response = await self._transport.handle_async_request(request)
+        try:
+            if not 200 <= response.status_code < 600 or any(
+                _CONTROL.search(value) for _, value in response.headers.raw
+            ):
+                return self._unreadable()
+            body = bytearray()
+            # Raw bytes, not decoded ones: the client gets the body as IMDS encoded it.
+            async for part in cast("AsyncIterable[bytes]", response.stream):
+                body += part
+                if len(body) > self._max_body_bytes:
+                    return Failure(
+                        FailureKind.TOO_LARGE,
+                        f"{self.address} sent more than {self._max_body_bytes} bytes; "
+                        "raise IMDSPROXY_MAX_BODY_BYTES if that is right.",
+                    )
+            answer = Response(response.status_code, to_client(response.headers.raw), bytes(body))
+            return self._loop() if tells_of_loop(answer) else answer
+        finally:
+            await response.aclose()
+
+    def _loop(self) -> Failure:
+        """Say what to mend, as far as this end of the loop knows: a redirect, or its own setting."""
+        if self.address == IMDS and sys.platform != "win32":
+            why = missing_exemption(own_user())
+        else:
+            why = (
+                f"IMDSPROXY_UPSTREAM={self.address} leads back to this proxy itself, or goes in a circle behind it; "
+                f"point it at {IMDS}"
+            )
+        return Failure(FailureKind.LOOP, f"{why[:1].upper()}{why[1:]}.", sent=False)
+
+    @property
+    def _question(self) -> str:
+        if self.address.unix is not None:
+            return "Does an imdsproxy run whose IMDSPROXY_UDS this is, and may this user open its socket?"
+        return "Is this an Azure VM, and does IMDSPROXY_UPSTREAM name its metadata service?"
+
+    def _unreadable(self) -> Failure:
+        return Failure(
+            FailureKind.UNREADABLE,
+            f"{self.address} answered what is no whole HTTP response. Is it the metadata service?",
+        )
+
+    def _too_slow(self, error: Exception, read_timeout: float) -> Failure:
+        if isinstance(error, httpx.ConnectTimeout):
+            return Failure(
+                FailureKind.SILENT,
+                f"{self.address} took no connection within {self._connect_timeout:g} s (IMDSPROXY_CONNECT_TIMEOUT). "
+                f"{self._question}",
+                sent=False,
+            )
+        return Failure(
+            FailureKind.TIMEOUT,
+            f"{self.address} did not answer within {read_timeout:g} s (IMDSPROXY_READ_TIMEOUT); ask again later.",
+        )
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,250 @@
+"""Asking IMDS until it answers or patience ends: wait for its return, take a token, send, learn, try again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from imdsproxy.budget.bucket import Budget
+from imdsproxy.budget.fair_semaphore import Places
+from imdsproxy.budget.limiter import Admission, TurnedAway
+from imdsproxy.clock import Clock
+from imdsproxy.policy import Cache, Forward
+from imdsproxy.protocol.cache_status import word_of_proxy
+from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
+from imdsproxy.records import Asked
+from imdsproxy.upstream.collapsing import Flight
+from imdsproxy.upstream.headers import to_upstream
+from imdsproxy.upstream.health import Change, Outage
+from imdsproxy.upstream.retry import RetryRules, next_delay, retry_after
+from imdsproxy.upstream.task import Errand, Fetched, Sender
+
+logger = logging.getLogger(__name__)
+
+AnyFlight = Flight[Any]
+"""A fetch, whatever it results in."""
+
+# Fewer tokens than these cannot be spared for a question and an approval at once.
+_ENOUGH_FOR_A_PLACE_OF_ITS_OWN = 3
+# Flights that wait for IMDS's return; they outlive their clients, and beyond these the 410 is passed on at once.
+_MOST_AWAY_WAITING = 256
+_LOOP_REMINDER = 60.0
+# Seconds: two windows of IMDS's.
+_AFTER_A_PROXY = 2.0
+# Another imdsproxy keeps the budget, so all that is bounded is how many requests it gets from here at once; few, where
+# no setting says that it is one.
+_MOST_AT_A_PROXY = 256
+_MOST_AT_A_STRANGER = 5
+
+
+class Fetcher:
+    """Sends errands to IMDS within the budget, and knows IMDS's health.
+
+    `proxied` says whether another imdsproxy is taken to be asked until its answers tell; with None that cannot be.
+    While it is so, no token is spent here, since that one spends them. `patience` is how many seconds it may take
+    before what is stale is served instead; the asking goes on, because it may have to wait for IMDS itself.
+    """
+
+    def __init__(  # noqa: PLR0913  # the parts it works with, all by name
+        self,
+        *,
+        admissions: Mapping[BudgetClass, Admission],
+        upstream: Sender,
+        retry_rules: RetryRules,
+        clock: Clock,
+        instance: str,
+        proxied: bool | None = None,
+        patience: float = math.inf,
+        notify: Callable[[Asked], None] = lambda _asked: None,
+    ) -> None:
+        self.admissions = admissions
+        self.outage = Outage()
+        self.retry_rules = retry_rules
+        self._upstream = upstream
+        self._clock = clock
+        self._instance = instance
+        self._may_be_proxied = proxied is not None
+        self.proxied = bool(proxied)
+        self._patience = patience
+        most = _MOST_AT_A_PROXY if proxied else _MOST_AT_A_STRANGER
+        self._unmetered = Admission(Budget(most, 0.0), clock, admissions[BudgetClass.GENERAL].max_wait)
+        self._notify = notify
+        self.trouble: str | None = None
+        """How IMDS failed last, in a sentence for people."""
+        self._loop_told_at = -math.inf
+        self._health_changed = asyncio.Event()
+        # IMDS may take two minutes over a scheduled-events request, and a token is held for as long; half of the
+        # tokens stay with the others (of a budget of one there is no half). An approval waits for no question: an
+        # eviction leaves 30 seconds.
+        requests = admissions[BudgetClass.GENERAL].budget.requests
+        self._slow = Places(max(1, requests // 2))
+        self._slow_once = Places(1) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
+        self._away_waiting = 0
+
+    def admission(self, decision: Forward | Cache) -> Admission:
+        """Give the queue in which what was decided so has to wait."""
+        return self._unmetered if self.proxied else self.admissions[decision.budget]
+
+    async def fetch(self, errand: Errand, flight: AnyFlight) -> Fetched | TurnedAway:
+        """Ask IMDS until it answers or patience ends. Every try pays for its own token."""
+        began = self._clock.monotonic()
+        decision = errand.decision
+        fetched: Fetched | None = None
+        attempt = 0
+        try:
+            while True:
+                gone = await self._away(flight, began)  # before anything scarce is held
+                if gone is not None:
+                    return Fetched(gone, began)
+                few = decision.slow and not self.proxied
+                tried = await (self._try_slow if few else self._try)(errand, flight, fetched)
+                if tried is None:
+                    continue  # IMDS went away while this one waited for its token
+                if isinstance(tried, TurnedAway):
+                    return tried if fetched is None else fetched
+                fetched = tried
+                attempt += 1
+                if errand.failed(fetched.result):
+                    flight.stumble()
+                elapsed = self._clock.monotonic() - began
+                known = self.outage.answered
+                rules, proxied = self.retry_rules, self.proxied
+                delay = next_delay(
+                    fetched.result, attempt, elapsed, rules, decision.budget, known=known, proxied=proxied
+                )
+                if delay is None or errand.once or not flight.wanted:
+                    return fetched
+                await asyncio.sleep(delay)
+        finally:
+            if self.outage.leave(flight):
+                self._wake()
+
+    async def _try_slow(self, errand: Errand, flight: AnyFlight, before: Fetched | None) -> Fetched | TurnedAway | None:
+        """Try as one of the few slow ones; the time to wait for that is bounded as the wait for a token is."""
+        max_wait = self.admissions[errand.decision.budget].max_wait
+        places = self._slow_once if errand.once else self._slow
+        wanted_at = self._clock.monotonic()
+        if not await places.take(errand.client, max_wait):
+            return self._turn_away(errand, wanted_at, TurnedAway(max(1, math.ceil(max_wait))))
+        try:
+            return await self._try(errand, flight, before)
+        finally:
+            places.give_back()
+
+    async def _try(self, errand: Errand, flight: AnyFlight, before: Fetched | None) -> Fetched | TurnedAway | None:
+        """Send once, when a token is there; None if IMDS may not be asked any more by then."""
+        request, decision = errand.request, errand.decision
+        admission = self.admission(decision)
+        wanted_at = self._clock.monotonic()
+        token = await admission.enter(flight.ticket)
+        if isinstance(token, TurnedAway):
+            return self._turn_away(errand, wanted_at, token)
+        if not self.outage.may_ask(flight) or admission.too_late(token):
+            admission.forgo(token)
+            return None
+        headers = to_upstream(request, decision, self._instance, proxied=self.proxied)
+        flight.sending = True
+        result: Response | Failure | None = None
+        impatient = None
+        if self.proxied and not decision.slow and self._patience < math.inf:
+            impatient = asyncio.get_running_loop().call_later(self._patience, flight.stumble)
+        try:
+            slow = decision.slow or self.proxied
+            result = await self._upstream.send(request.method, request.target.raw, headers, request.body, slow=slow)
+            self._learn(flight, decision, result, token.taken_at)  # before the token can go to the next
+        finally:
+            flight.sending = False
+            if impatient is not None:
+                impatient.cancel()
+            if _came_back(result):  # it never reached IMDS, so it costs nothing there
+                admission.forgo(token)
+            else:
+                admission.leave(token, counts=not decision.slow)
+        self._notify(
+            Asked(
+                decision.endpoint,
+                decision.budget,
+                token.taken_at - wanted_at,
+                _word(result),
+                self._clock.monotonic() - token.taken_at,
+                retried_after=None if before is None else _word(before.result),
+            )
+        )
+        return Fetched(result, token.taken_at)
+
+    def _turn_away(self, errand: Errand, wanted_at: float, away: TurnedAway) -> TurnedAway:
+        decision = errand.decision
+        self._notify(Asked(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
+        return away
+
+    async def _away(self, flight: AnyFlight, began: float) -> Response | None:
+        """Wait while another feels for IMDS's return; gives the 410 to pass on if it does not come back in time."""
+        while not self.outage.may_ask(flight):
+            flight.stumble()
+            if self._away_waiting >= _MOST_AWAY_WAITING:
+                return self.outage.gone
+            left = began + self.retry_rules.limit - self._clock.monotonic()
+            self._away_waiting += 1
+            try:
+                async with asyncio.timeout(max(0.0, left)):
+                    await self._health_changed.wait()
+            except TimeoutError:
+                return self.outage.gone
+            finally:
+                self._away_waiting -= 1
+        return None
+
+    def _learn(self, flight: AnyFlight, decision: Forward | Cache, result: Response | Failure, taken_at: float) -> None:
+        if _came_back(result):  # IMDS has not been heard, so this is no news of it
+            self.trouble = _reason(result)
+            self._tell_of_loop(self.trouble)
+            return
+        now = self._clock.monotonic()
+        budget = self.admissions[decision.budget].budget
+        by_proxy = isinstance(result, Response) and word_of_proxy(result) is not None
+        if isinstance(result, Response) and self._may_be_proxied:
+            if self.proxied and not by_proxy:
+                # What is under way without tokens reaches IMDS as well, so the first of them have to wait.
+                budget.throttled(taken_at, now, _AFTER_A_PROXY)
+            self.proxied = by_proxy
+        change = self.outage.learn(flight, result, now)
+        if self.outage.failing:
+            self.trouble = _reason(result)
+        if isinstance(result, Response) and result.status == 429 and not by_proxy:
+            budget.throttled(taken_at, now, retry_after(result))
+        if change is Change.FAILED:
+            logger.warning(
+                "IMDS fails; what is cached is served within its stale bound",
+                extra={"fields": {"because": _reason(result)}},
+            )
+        elif change is Change.RECOVERED:
+            logger.info("IMDS answers again")
+        if self.outage.gone is None:
+            self._wake()
+
+    def _tell_of_loop(self, because: str) -> None:
+        """Say it once a minute: clients may meet it many times a second."""
+        now = self._clock.monotonic()
+        if now - self._loop_told_at >= _LOOP_REMINDER:
+            self._loop_told_at = now
+            logger.error("the way to IMDS leads back to this proxy", extra={"fields": {"because": because}})
+
+    def _wake(self) -> None:
+        """Let those who wait for IMDS's return look again."""
+        self._health_changed.set()
+        self._health_changed = asyncio.Event()
+
+
+def _came_back(result: Response | Failure | None) -> bool:
+    return isinstance(result, Failure) and result.kind is FailureKind.LOOP
+
+
+def _word(result: Response | Failure) -> str:
+    return str(result.status) if isinstance(result, Response) else result.kind.value
+
+
+def _reason(result: Response | Failure) -> str:
+    return f"status {result.status}" if isinstance(result, Response) else result.description

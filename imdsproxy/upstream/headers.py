@@ -1,0 +1,71 @@
+"""Which header fields go to IMDS, and which of IMDS's go to the client."""
+
+from __future__ import annotations
+
+import re
+
+from imdsproxy import __version__
+from imdsproxy.policy import Cache, Forward
+from imdsproxy.protocol.messages import Headers, Request
+from imdsproxy.protocol.request_parser import HOP_HEADER
+
+# RFC 9110 section 7.6.1: they speak of one connection and end there.
+_HOP_BY_HOP = frozenset(
+    {
+        *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+        *(b"proxy-authenticate", b"proxy-authorization", b"proxy-authentication-info"),
+    }
+)
+# What the proxy says itself, and what would tell IMDS of another proxy (IMDS refuses such requests).
+_OURS = frozenset(
+    {
+        *(b"host", b"content-length", b"expect", b"metadata", HOP_HEADER),
+        *(b"forwarded", b"via", b"x-real-ip"),
+        # Some servers let these stand above the request's own target and method, which the policy has judged.
+        *(b"x-original-url", b"x-rewrite-url", b"x-http-method", b"x-http-method-override", b"x-method-override"),
+    }
+)
+_FORWARDED = b"x-forwarded"
+# RFC 9110 section 5.5, as strictly as the client to IMDS reads it; what does not fit is not sent on.
+_FIELD_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_METADATA = (b"metadata", b"true")
+_NO_CACHE = (b"cache-control", b"no-cache")
+_OWN = (
+    (b"accept", b"*/*"),
+    (b"accept-encoding", b"identity"),
+    (b"user-agent", b"imdsproxy/" + __version__.encode("ascii")),
+)
+
+
+def to_upstream(request: Request, decision: Forward | Cache, instance: str, *, proxied: bool = False) -> Headers:
+    """Give the fields to send to IMDS, all but Host and Content-Length.
+
+    What is fetched for everyone carries nothing of the client that happened to ask first. What is passed on
+    for one client carries that client's own end-to-end fields. Only another proxy is told of a wish for news.
+    """
+    hops = (HOP_HEADER, ", ".join((*request.hops, instance)).encode("latin-1"))
+    if isinstance(decision, Cache):
+        return (*_OWN, _METADATA, *((_NO_CACHE,) if proxied and request.no_cache else ()), hops)
+    kept = tuple(
+        (name, value.strip(b" \t"))
+        for name, value in _end_to_end(request.headers)
+        if not _is_ours(name) and _FIELD_VALUE.fullmatch(value.strip(b" \t"))
+    )
+    return (*kept, _METADATA, hops) if decision.add_metadata else (*kept, hops)
+
+
+def to_client(headers: list[tuple[bytes, bytes]]) -> Headers:
+    """Give the fields of IMDS's answer that go on to the client, names in lower case, without Content-Length."""
+    fields = [(name.lower(), value) for name, value in headers]
+    return tuple(field for field in _end_to_end(fields) if field[0] != b"content-length")
+
+
+def _is_ours(name: bytes) -> bool:
+    """Say so in every spelling: some servers take `_` in a field's name for `-`."""
+    plain = name.replace(b"_", b"-")
+    return plain in _OURS or plain.startswith(_FORWARDED)
+
+
+def _end_to_end(headers: Headers | list[tuple[bytes, bytes]]) -> Headers:
+    named = {option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")}
+    return tuple(field for field in headers if field[0] not in _HOP_BY_HOP and field[0] not in named)

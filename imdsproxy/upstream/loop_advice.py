@@ -1,0 +1,35 @@
+"""What to change where a redirect sends the proxy's own requests back to it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from imdsproxy.protocol.messages import IMDS_HOST
+
+_UID_MAP = Path("/proc/self/uid_map")
+
+
+def missing_exemption(user: int | None) -> str:
+    """Say which rule is missing where the proxy, run by this user, met itself through a redirect.
+
+    None stands for a user whose number here is not the one that nft sees, as in a user namespace.
+    """
+    number = "USER" if user is None else str(user)
+    return (
+        f"the redirect of {IMDS_HOST}:80 does not exempt the user that this proxy runs as: "
+        f"its rule lacks `meta skuid != {number}`; `imdsproxy redirect --load --uid {number}` loads it anew "
+        "(on a node with --node)"
+    )
+
+
+def own_user() -> int | None:
+    """Give this process's user as the machine's rules see it; None in a user namespace that numbers it anew."""
+    if sys.platform == "win32":
+        return None
+    try:
+        numbered = _UID_MAP.read_text(encoding="ascii").split()
+    except OSError:
+        return os.getuid()  # no Linux, so no such namespaces
+    return os.getuid() if numbered[:2] == ["0", "0"] else None

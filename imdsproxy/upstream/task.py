@@ -1,0 +1,56 @@
+"""What a flight is to do, whom it asks, and what it brings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from imdsproxy.budget.limiter import Ticket
+from imdsproxy.policy import Cache, Forward
+from imdsproxy.protocol.failures import is_failure
+from imdsproxy.protocol.messages import BudgetClass, Failure, Headers, Request, Response
+
+
+class Sender(Protocol):
+    """What is needed of an upstream."""
+
+    async def send(
+        self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
+    ) -> Response | Failure:
+        """Send one request and give the whole answer, or why there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a flight is to do."""
+
+    request: Request
+    decision: Forward | Cache
+    client: str = ""
+    """For whom; clients take turns where they have to wait."""
+
+    @property
+    def once(self) -> bool:
+        """It is sent one time only, whatever comes of it."""
+        return isinstance(self.decision, Forward) and self.decision.once
+
+    def ticket(self, *, background: bool = False, max_wait: float = math.inf) -> Ticket:
+        """Give it a place of its own in the queue for a token."""
+        slow = self.decision.slow
+        return Ticket(self.client, self.decision.endpoint, background=background, slow=slow, max_wait=max_wait)
+
+    def failed(self, result: Response | Failure) -> bool:
+        """Whether IMDS failed over it, so that what is kept may be served instead."""
+        if isinstance(result, Failure):
+            return True
+        return is_failure(result.status, identity=self.decision.budget is BudgetClass.IDENTITY)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The last word on an errand, and when the request that brought it was sent."""
+
+    result: Response | Failure
+    sent_at: float
