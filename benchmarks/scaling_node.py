@@ -13,14 +13,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from imdsproxy.app import House, build
+from imdsproxy.app import Parts, build
 from imdsproxy.config import Config
 from imdsproxy.emulator.limits import Limits
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import Failure, FailureKind, Headers, Request, Response
 from imdsproxy.protocol.request_parser import read
-from imdsproxy.records import Served
+from imdsproxy.records import RequestRecord
 from imdsproxy.upstream.client import SLOW_READ_TIMEOUT
 from imdsproxy.upstream.headers import to_client
 from tests.virtual import VirtualClock
@@ -94,7 +94,7 @@ class Imds:
 class Daemon:
     """The upstream of a chained sidecar: another proxy, reached by its socket."""
 
-    house: House
+    parts: Parts
 
     async def send(
         self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
@@ -105,7 +105,7 @@ class Daemon:
         try:
             async with asyncio.timeout(limit):
                 await asyncio.sleep(_SOCKET_TAKES)
-                served = await _answer(self.house, method, target, ((b"host", b"localhost"), *headers))
+                served = await _answer(self.parts, method, target, ((b"host", b"localhost"), *headers))
                 await asyncio.sleep(_SOCKET_TAKES)
         except TimeoutError:
             return Failure(FailureKind.TIMEOUT, f"no answer within {limit:g} s")
@@ -119,8 +119,8 @@ class Node:
         self._clock = VirtualClock()
         self._imds = imds
         self._layout = layout
-        self.daemon: House | None = None
-        self.sidecars: list[House] = []
+        self.daemon: Parts | None = None
+        self.sidecars: list[Parts] = []
         plain = Config(upstream=Address("127.0.0.1", 9), **settings)
         chained = Config(upstream=Address("localhost", unix="/run/imdsproxy.sock"), **settings)
         filed = Config(upstream=Address("127.0.0.1", 9), budget_file=str(folder / "budget"), **settings)
@@ -135,13 +135,13 @@ class Node:
 
     def door(self, pod: int) -> Door:
         """Give a pod its way to IMDS."""
-        house = self.sidecars[pod] if self.sidecars else self.daemon
+        parts = self.sidecars[pod] if self.sidecars else self.daemon
 
         async def ask(target: str) -> Response:
-            if house is None:
+            if parts is None:
                 return await self.directly(target)
-            client = f"pod {pod}" if house is self.daemon else "127.0.0.1"
-            return (await _answer(house, "GET", target.encode(), _ASKED, client)).response
+            client = f"pod {pod}" if parts is self.daemon else "127.0.0.1"
+            return (await _answer(parts, "GET", target.encode(), _ASKED, client)).response
 
         return ask
 
@@ -163,14 +163,14 @@ class Node:
 
     async def close(self) -> None:
         """End every flight and give back the file."""
-        for house in (*self.sidecars, *([self.daemon] if self.daemon else [])):
-            await house.proxy.flights.close()
-            house.close()
+        for parts in (*self.sidecars, *([self.daemon] if self.daemon else [])):
+            await parts.proxy.flights.close()
+            parts.close()
 
 
-async def _answer(house: House, method: str, target: bytes, headers: Headers, client: str = "") -> Served:
-    request = read(method, target, headers, house.doors)
+async def _answer(parts: Parts, method: str, target: bytes, headers: Headers, client: str = "") -> RequestRecord:
+    request = read(method, target, headers, parts.accepted_hosts)
     assert isinstance(request, Request), request
     named = client or f"imdsproxy {request.hops[-1]}"
-    answer = house.proxy.answer(request, named)
-    return answer if isinstance(answer, Served) else await answer
+    answer = parts.proxy.answer(request, named)
+    return answer if isinstance(answer, RequestRecord) else await answer

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from imdsproxy.budget.bucket import Budget
-from imdsproxy.budget.limiter import LATEST_START, Admission
+from imdsproxy.budget.limiter import LATEST_START, Limiter
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock, SystemClock
 from imdsproxy.config import Config
@@ -23,10 +23,10 @@ from imdsproxy.ops.readiness import Readiness
 from imdsproxy.policy import Policy
 from imdsproxy.protocol.address import IMDS
 from imdsproxy.protocol.messages import BudgetClass
-from imdsproxy.protocol.request_parser import Doors
+from imdsproxy.protocol.request_parser import AcceptedHosts
 from imdsproxy.proxy import Proxy
 from imdsproxy.server.application import Application
-from imdsproxy.upstream.client import SLOW_READ_TIMEOUT, Upstream
+from imdsproxy.upstream.client import SLOW_READ_TIMEOUT, UpstreamClient
 from imdsproxy.upstream.fetcher import Fetcher
 from imdsproxy.upstream.retry import RetryRules
 from imdsproxy.upstream.task import Sender
@@ -38,12 +38,12 @@ IDENTITY_CONCURRENT = 5
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class Parts:
     """The parts that one application is made of."""
 
     proxy: Proxy
     metrics: Metrics
-    doors: Doors
+    accepted_hosts: AcceptedHosts
     close: Callable[[], None] = lambda: None
     """Return what is shared with other processes."""
 
@@ -68,7 +68,7 @@ def create_app(config: Config | None = None, clock: Clock | None = None) -> Appl
 
 
 def _application(config: Config, clock: Clock) -> Application:
-    upstream = Upstream(
+    upstream = UpstreamClient(
         config.upstream,
         connect_timeout=config.connect_timeout,
         read_timeout=config.read_timeout,
@@ -79,7 +79,7 @@ def _application(config: Config, clock: Clock) -> Application:
 
 def assemble(
     config: Config,
-    parts: House,
+    parts: Parts,
     clock: Clock,
     close_upstream: Callable[[], Awaitable[None]],
     application: type[ApplicationType],
@@ -95,21 +95,21 @@ def assemble(
         proxy=parts.proxy,
         metrics=parts.metrics,
         readiness=Readiness(parts.proxy, config.warmup),
-        accepted_hosts=parts.doors,
+        accepted_hosts=parts.accepted_hosts,
         clock=clock,
         access_log=config.access_log,
         close=close,
     )
 
 
-def build(config: Config, upstream: Sender, clock: Clock) -> House:
+def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     """Build the parts; nothing is started and nothing is connected. SettingsError where a shared budget is refused."""
-    admissions, close = _admissions(config, clock)
+    limiters, close = _admissions(config, clock)
     address = config.upstream
     instance = secrets.token_hex(8)
     metrics = Metrics()
     fetcher = Fetcher(
-        admissions=admissions,
+        limiters=limiters,
         upstream=upstream,
         retry_rules=RetryRules(config.retry_statuses, config.retry_base, config.retry_max),
         clock=clock,
@@ -130,17 +130,17 @@ def build(config: Config, upstream: Sender, clock: Clock) -> House:
     store = Store(config.cache_max_bytes, clock)
     proxy = Proxy(policy=policy, store=store, fetcher=fetcher, clock=clock, derives=config.derive)
     metrics.watch(proxy, clock)
-    return House(proxy, metrics, _doors(config, instance), close)
+    return Parts(proxy, metrics, _doors(config, instance), close)
 
 
-def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Admission], Callable[[], None]]:
+def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter], Callable[[], None]]:
     """Give the queue of each class, and what is to be called when nobody waits in them any more."""
     window, max_wait = config.budget_window, config.max_wait
     sizes: list[tuple[int, int | None]] = [(config.budget_requests, None)]
     if config.identity_budget_requests is not None:
         sizes.append((config.identity_budget_requests, IDENTITY_CONCURRENT))
     if config.budget_file is None:
-        queues = [Admission(Budget(requests, window, concurrent), clock, max_wait) for requests, concurrent in sizes]
+        queues = [Limiter(Budget(requests, window, concurrent), clock, max_wait) for requests, concurrent in sizes]
         return dict(zip(BudgetClass, (queues[0], queues[-1]), strict=True)), lambda: None
     longest = config.connect_timeout + config.read_timeout
     slowest = config.connect_timeout + max(config.read_timeout, SLOW_READ_TIMEOUT)
@@ -154,15 +154,15 @@ def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Admissi
             budgets, close = share(config.budget_file, clock, window, sizes, leases)
         except BudgetFileError as error:
             raise SettingsError(f"IMDSPROXY_BUDGET_FILE={config.budget_file} cannot be used: {error}") from None
-        queues = [Admission(budget, clock, max_wait, leases) for budget in budgets]
+        queues = [Limiter(budget, clock, max_wait, leases) for budget in budgets]
         return dict(zip(BudgetClass, (queues[0], queues[-1]), strict=True)), close
     raise SettingsError("IMDSPROXY_BUDGET_FILE: a budget is shared on Linux only")
 
 
-def _doors(config: Config, instance: str) -> Doors:
+def _doors(config: Config, instance: str) -> AcceptedHosts:
     address = config.upstream
     authorities = {f"{IMDS.host}:{IMDS.port}"}
     if address.unix is None:
         host = f"[{address.host}]" if ":" in address.host else address.host
         authorities.add(f"{host}:{address.port}")
-    return Doors(frozenset({"localhost", *config.allowed_hosts}), frozenset(authorities), instance)
+    return AcceptedHosts(frozenset({"localhost", *config.allowed_hosts}), frozenset(authorities), instance)

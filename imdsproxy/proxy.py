@@ -18,18 +18,18 @@ from typing import Any
 from cachetools import TTLCache
 
 from imdsproxy.budget.limiter import TurnedAway
-from imdsproxy.cache.derived_entries import Parts
-from imdsproxy.cache.freshness import Entry, Plan, Standing, as_told, keep, lookup, plan
-from imdsproxy.cache.rendered_hit import Hit, from_cache, write
+from imdsproxy.cache.derived_entries import DerivedEntries
+from imdsproxy.cache.freshness import Entry, Freshness, Plan, as_told, keep, lookup, plan
+from imdsproxy.cache.rendered_hit import RenderedHit, from_cache, write
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
 from imdsproxy.policy import Cache, Decision, Forward, Policy, Refuse
 from imdsproxy.protocol.messages import Failure, Key, Refusal, Request, Response
 from imdsproxy.protocol.target import read_target, without_bypass
-from imdsproxy.records import Outcome, Served, refused
-from imdsproxy.upstream.collapsing import Flight, Flights
+from imdsproxy.records import Outcome, RequestRecord, refused
+from imdsproxy.upstream.collapsing import CollapsedFetch, CollapsedFetches
 from imdsproxy.upstream.fetcher import Fetcher
-from imdsproxy.upstream.task import Errand
+from imdsproxy.upstream.task import FetchTask
 
 _BYPASS_EVERY = 10.0
 """Seconds in which one key is renewed by a client's wish at most once."""
@@ -37,18 +37,18 @@ _REFRESH_PAUSE = 5.0
 """Seconds for which a key rests after its renewal brought nothing: serving it stale meanwhile asks no more of IMDS."""
 _REMEMBERED_KEYS = 4096
 
-Waiting = Coroutine[Any, Any, Served]
+Waiting = Coroutine[Any, Any, RequestRecord]
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class StoredAnswer:
     """IMDS answered; `entry` is set if the answer was kept."""
 
     response: Response
     entry: Entry | None
 
 
-Landing = Arrived | TurnedAway
+FetchResult = StoredAnswer | TurnedAway
 """What a fetch ends with, beside a Failure."""
 
 
@@ -59,47 +59,47 @@ class Proxy:
         self.policy = policy
         self.store = store
         self.fetcher = fetcher
-        self.flights = Flights[Landing]()
+        self.flights = CollapsedFetches[FetchResult]()
         self._clock = clock
-        self._parts = Parts(store, clock) if derives else None
+        self._parts = DerivedEntries(store, clock) if derives else None
         # Keys may be long, so their hashes are remembered; one taken for another would only ask IMDS later.
         self._bypassed: TTLCache[int, None] = TTLCache(_REMEMBERED_KEYS, _BYPASS_EVERY, clock.monotonic)
         # The value says whether IMDS failed, or answered what is not kept (403, a token about to expire).
         self._resting: TTLCache[int, bool] = TTLCache(_REMEMBERED_KEYS, _REFRESH_PAUSE, clock.monotonic)
 
-    def answer(self, request: Request, client: str = "") -> Served | Waiting:
+    def answer(self, request: Request, client: str = "") -> RequestRecord | Waiting:
         """Answer at once, or give a coroutine to wait for; cancelling it ends the waiting, not the flight.
 
         Where requests have to wait, clients take turns; whose request it is, `client` says.
         """
         return self.perform(request, self.policy.decide(request), client)
 
-    def perform(self, request: Request, decision: Decision, client: str = "") -> Served | Waiting:
+    def perform(self, request: Request, decision: Decision, client: str = "") -> RequestRecord | Waiting:
         """Do what was decided about a request."""
         if isinstance(decision, Refuse):
             return refused(decision.refusal)
-        errand = Errand(request, decision, client)
+        task = FetchTask(request, decision, client)
         if isinstance(decision, Forward):
-            return self._alone(errand)
+            return self._alone(task)
         wish = self._wish(request)
         if wish:
-            return self._when_landed(errand, self._flight(errand, wish), wish)
+            return self._when_landed(task, self._flight(task, wish), wish)
         if request.target.bypass:  # granted a moment ago, so that now it is a question like any other
-            errand = Errand(request._replace(target=without_bypass(request.target)), decision, client)
+            task = FetchTask(request._replace(target=without_bypass(request.target)), decision, client)
         now = self._clock.monotonic()
         hit = self.hit(request.target.key, decision.endpoint, now)
         if hit is not None:
             return hit.served  # most requests; IMDS's health is nothing to them
-        return self._not_fresh(errand, decision, self.store.get(request.target.key), now)
+        return self._not_fresh(task, decision, self.store.get(request.target.key), now)
 
-    def at_once(self, request: Request, now: float) -> Hit | None:
+    def at_once(self, request: Request, now: float) -> RenderedHit | None:
         """Give the hit that `answer` would give, where it would give one for want of any other wish of the client's."""
         if request.method != "GET" or request.no_cache or request.target.bypass:
             return None
         decision = self.policy.decide(request)
         return self.hit(request.target.key, decision.endpoint, now) if isinstance(decision, Cache) else None
 
-    def hit(self, key: Key, endpoint: str, now: float) -> Hit | None:
+    def hit(self, key: Key, endpoint: str, now: float) -> RenderedHit | None:
         """Give the hit of a key; None where nothing fresh is kept.
 
         It is written once a second, and that counts as the use of the entry.
@@ -109,32 +109,32 @@ class Proxy:
             return kept.hit
         kept = self.store.find(key)
         entry = None if kept is None else kept.entry
-        if kept is None or entry is None or lookup(entry, now) is not Standing.FRESH:
+        if kept is None or entry is None or lookup(entry, now) is not Freshness.FRESH:
             return None
         kept.hit = write(entry, endpoint, now, kept.hit)
         return kept.hit
 
-    def _not_fresh(self, errand: Errand, decision: Cache, entry: Entry | None, now: float) -> Served | Waiting:
+    def _not_fresh(self, task: FetchTask, decision: Cache, entry: Entry | None, now: float) -> RequestRecord | Waiting:
         """Do what the plan table says about a request whose own entry is stale, or not there."""
-        renewal = errand
+        renewal = task
         if self._parts is not None:
             # With DERIVE it is looked for in the wholes that it is a part of; one renewal of a whole is the renewal of
             # all parts that were cut out of it.
-            entry, whole = self._parts.find(errand.request.target, entry, decision.lifetimes, now)
-            renewal = errand if whole is None else self._errand_of(whole) or errand
+            entry, whole = self._parts.find(task.request.target, entry, decision.lifetimes, now)
+            renewal = task if whole is None else self._errand_of(whole) or task
             if self._rest(renewal) is not None:
-                renewal = errand
-        failed_lately = self._rest(errand)
+                renewal = task
+        failed_lately = self._rest(task)
         standing = lookup(entry, now)
-        step = plan(standing, failing=self.fetcher.outage.fails(now) or failed_lately is True)
+        step = plan(standing, failing=self.fetcher.health.fails(now) or failed_lately is True)
         if entry is None or step is Plan.FETCH:
-            return self._when_landed(errand, self._flight(errand))
+            return self._when_landed(task, self._flight(task))
         if step is Plan.FETCH_OR_STALE:
-            return self._when_landed(errand, self._flight(errand), stale=entry)
-        if step is Plan.SERVE_AND_REFRESH and (failed_lately is None or renewal is not errand):
+            return self._when_landed(task, self._flight(task), stale=entry)
+        if step is Plan.SERVE_AND_REFRESH and (failed_lately is None or renewal is not task):
             self._flight(renewal, background=True)
-        why = "stale-if-error" if standing is Standing.ON_ERROR else None
-        return from_cache(entry, errand.decision.endpoint, now, why)
+        why = "stale-if-error" if standing is Freshness.ON_ERROR else None
+        return from_cache(entry, task.decision.endpoint, now, why)
 
     def drop(self, path: str | None = None) -> int:
         """Drop every entry, or those of one path (lower case) and below; says how many.
@@ -149,18 +149,18 @@ class Proxy:
         self.flights.forget(concerns)
         return self.store.drop(concerns)
 
-    def _errand_of(self, key: Key) -> Errand | None:
+    def _errand_of(self, key: Key) -> FetchTask | None:
         """Give the errand that fetches what is kept under this key."""
         target = read_target(key.encode("ascii"))
         if isinstance(target, Refusal):
             return None
         request = Request("GET", target, metadata=True)
         decision = self.policy.decide(request)
-        return Errand(request, decision) if isinstance(decision, Cache) else None
+        return FetchTask(request, decision) if isinstance(decision, Cache) else None
 
-    def _rest(self, errand: Errand) -> bool | None:
+    def _rest(self, task: FetchTask) -> bool | None:
         """Say whether its last try failed, if it rests after that; None if it may be renewed."""
-        return self._resting.get(hash(errand.request.target.key))
+        return self._resting.get(hash(task.request.target.key))
 
     def _wish(self, request: Request) -> str:
         """Say by which wish of the client's the entry is to be renewed now, or `""`."""
@@ -175,64 +175,68 @@ class Proxy:
         return wish
 
     def _flight(
-        self, errand: Errand, wish: str = "", *, background: bool = False, max_wait: float = math.inf
-    ) -> tuple[Flight[Landing], bool]:
+        self, task: FetchTask, wish: str = "", *, background: bool = False, max_wait: float = math.inf
+    ) -> tuple[CollapsedFetch[FetchResult], bool]:
         """Join the flight for this key or start one; says whether it was started.
 
         Part of the decision, not of the waiting: by the time somebody waits, the flight may have landed.
         """
-        key = (errand.request.target.key, wish)
+        key = (task.request.target.key, wish)
         flight = self.flights.under_way(key)
         if flight is None:
-            ticket = errand.ticket(background=background, max_wait=max_wait)
-            return self.flights.start(key, partial(self._fly, errand), ticket), True
+            ticket = task.ticket(background=background, max_wait=max_wait)
+            return self.flights.start(key, partial(self._fly, task), ticket), True
         if not background:
-            self.fetcher.admission(errand.decision).join(flight.ticket, errand.client)
+            self.fetcher.limiter(task.decision).join(flight.ticket, task.client)
         return flight, False
 
     async def _when_landed(
-        self, errand: Errand, joined: tuple[Flight[Landing], bool], wish: str = "", stale: Entry | None = None
-    ) -> Served:
+        self,
+        task: FetchTask,
+        joined: tuple[CollapsedFetch[FetchResult], bool],
+        wish: str = "",
+        stale: Entry | None = None,
+    ) -> RequestRecord:
         flight, led = joined
         began = self._clock.monotonic()
         if stale is not None:
             await asyncio.wait((flight.landed, flight.stumbled), return_when=asyncio.FIRST_COMPLETED)
             now = self._clock.monotonic()
-            failed = not flight.landed.done() or _failed(flight.landed.result(), errand)
-            if failed and lookup(stale, now) is not Standing.MISS:
-                return from_cache(stale, errand.decision.endpoint, now, "stale-if-error")
+            failed = not flight.landed.done() or _failed(flight.landed.result(), task)
+            if failed and lookup(stale, now) is not Freshness.MISS:
+                return from_cache(stale, task.decision.endpoint, now, "stale-if-error")
         landing = await asyncio.shield(flight.landed)
         while isinstance(landing, TurnedAway) and landing.in_vain and not led:
             # Whoever began it had waited longer; the rest of one's own time is left.
-            left = self.fetcher.admission(errand.decision).max_wait - (self._clock.monotonic() - began)
-            flight, led = self._flight(errand, wish, max_wait=max(0.0, left))
+            left = self.fetcher.limiter(task.decision).max_wait - (self._clock.monotonic() - began)
+            flight, led = self._flight(task, wish, max_wait=max(0.0, left))
             landing = await asyncio.shield(flight.landed)
         if wish and isinstance(landing, TurnedAway):  # it was not granted after all
-            self._bypassed.pop(hash(errand.request.target.key), None)
+            self._bypassed.pop(hash(task.request.target.key), None)
         outcome = Outcome.BYPASS if wish else Outcome.MISS
         forward = "request" if wish else "stale" if stale else "uri-miss"
-        return self._served(errand, landing, outcome if led else Outcome.COLLAPSED, forward)
+        return self._served(task, landing, outcome if led else Outcome.COLLAPSED, forward)
 
-    async def _alone(self, errand: Errand) -> Served:
-        flight = self.flights.start(None, partial(self._fly, errand), errand.ticket())
+    async def _alone(self, task: FetchTask) -> RequestRecord:
+        flight = self.flights.start(None, partial(self._fly, task), task.ticket())
         try:
             landing = await asyncio.shield(flight.landed)
         except asyncio.CancelledError:
             self.flights.call_off(flight)
             raise
-        return self._served(errand, landing, Outcome.BYPASS, "method" if errand.once else "bypass")
+        return self._served(task, landing, Outcome.BYPASS, "method" if task.once else "bypass")
 
-    async def _fly(self, errand: Errand, flight: Flight[Landing]) -> Landing | Failure:
+    async def _fly(self, task: FetchTask, flight: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
         """Fetch, and keep what came as far as it deserves it."""
-        fetched = await self.fetcher.fetch(errand, flight)
+        fetched = await self.fetcher.fetch(task, flight)
         if isinstance(fetched, TurnedAway):
             return fetched
-        result, decision, key = fetched.result, errand.decision, errand.request.target.key
+        result, decision, key = fetched.result, task.decision, task.request.target.key
         if isinstance(decision, Forward):
             if decision.drops is not None:
                 self.drop(decision.drops)
-            return result if isinstance(result, Failure) else Arrived(result, None)
-        failed = errand.failed(result)
+            return result if isinstance(result, Failure) else StoredAnswer(result, None)
+        failed = task.failed(result)
         if isinstance(result, Failure):
             self._resting[hash(key)] = True
             return result
@@ -240,27 +244,27 @@ class Proxy:
         entry = keep(result, decision.lifetimes, fetched.sent_at, now)
         if not flight.keeps or (failed and self.store.get(key) is not None):
             entry = None  # a failure does not take the place of what can still be served
-        if errand.request.target.bypass and result.status != 200:
+        if task.request.target.bypass and result.status != 200:
             entry = None  # IMDS may mean the `bypass_cache`, which is no part of the entry's name
         elif self._parts is not None and result.status != 200 and not failed:
             self._parts.deny(key, fetched.sent_at)
         kept = entry is not None and self.store.put(key, entry)
         if not kept:
             self._resting[hash(key)] = failed
-        return Arrived(as_told(result, decision.lifetimes, now - fetched.sent_at), entry if kept else None)
+        return StoredAnswer(as_told(result, decision.lifetimes, now - fetched.sent_at), entry if kept else None)
 
-    def _served(self, errand: Errand, landing: Landing | Failure, outcome: Outcome, forward: str) -> Served:
-        endpoint = errand.decision.endpoint
+    def _served(self, task: FetchTask, landing: FetchResult | Failure, outcome: Outcome, forward: str) -> RequestRecord:
+        endpoint = task.decision.endpoint
         if isinstance(landing, TurnedAway):
             return refused(_turned_away(landing), endpoint)
         if isinstance(landing, Failure):
             hint = max(1, round(self.fetcher.retry_rules.base))
             return refused(landing.refusal(hint), endpoint, Outcome.ERROR)
         entry = landing.entry
-        return Served(
+        return RequestRecord(
             landing.response,
             endpoint,
-            Outcome.ERROR if _failed(landing, errand) else outcome,
+            Outcome.ERROR if _failed(landing, task) else outcome,
             ttl=None if entry is None else math.floor(entry.fresh_until - self._clock.monotonic()),
             forward=forward,
             forward_status=landing.response.status,
@@ -268,8 +272,8 @@ class Proxy:
         )
 
 
-def _failed(landing: Landing | Failure, errand: Errand) -> bool:
-    return not isinstance(landing, Arrived) or errand.failed(landing.response)
+def _failed(landing: FetchResult | Failure, task: FetchTask) -> bool:
+    return not isinstance(landing, StoredAnswer) or task.failed(landing.response)
 
 
 def _turned_away(away: TurnedAway) -> Refusal:

@@ -26,7 +26,7 @@ class Outcome(StrEnum):
     ERROR = "error"
 
 
-class Served(NamedTuple):
+class RequestRecord(NamedTuple):
     """An answer and how it came about, in the words of RFC 9211. A tuple, as `Request` is one."""
 
     response: Response
@@ -80,13 +80,13 @@ class Served(NamedTuple):
         return fields
 
 
-def refused(refusal: Refusal, endpoint: str = "none", outcome: Outcome = Outcome.REFUSED) -> Served:
+def refused(refusal: Refusal, endpoint: str = "none", outcome: Outcome = Outcome.REFUSED) -> RequestRecord:
     """Record an answer of the proxy's own."""
-    return Served(refusal.response(), endpoint, outcome, detail=refusal.reason)
+    return RequestRecord(refusal.response(), endpoint, outcome, detail=refusal.reason)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class UpstreamAttempt:
     """One try at IMDS, or one that was turned away for want of a token."""
 
     endpoint: str

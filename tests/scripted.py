@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from imdsproxy.app import House, build
+from imdsproxy.app import Parts, build
 from imdsproxy.config import Config
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Request, Response
-from imdsproxy.protocol.request_parser import Doors, read
-from imdsproxy.records import Served
+from imdsproxy.protocol.request_parser import AcceptedHosts, read
+from imdsproxy.records import RequestRecord
 from imdsproxy.settings.places import parse_upstream
 from tests.virtual import VirtualClock
 
@@ -101,9 +101,9 @@ class Stage:
         self.clock = VirtualClock()
         if "upstream" in settings:
             settings["upstream"] = parse_upstream(settings["upstream"])
-        self.house: House = build(replace(NOWHERE, **settings), self.imds, self.clock)
-        self.proxy = self.house.proxy
-        self.doors = Doors(instance=self.house.doors.instance)
+        self.parts: Parts = build(replace(NOWHERE, **settings), self.imds, self.clock)
+        self.proxy = self.parts.proxy
+        self.accepted_hosts = AcceptedHosts(instance=self.parts.accepted_hosts.instance)
 
     @property
     def now(self) -> float:
@@ -113,20 +113,20 @@ class Stage:
         self, target: str = INSTANCE, *, method: str = "GET", headers: Headers = (), body: bytes = b""
     ) -> Request:
         fields = ((b"host", b"127.0.0.1"), (b"metadata", b"true"), *headers)
-        request = read(method, target.encode(), fields, self.doors)
+        request = read(method, target.encode(), fields, self.accepted_hosts)
         assert not isinstance(request, Refusal), request
         return Request(request.method, request.target, request.metadata, request.no_cache, request.headers, body)
 
-    async def get(self, target: str = INSTANCE, *, client: str = "", **more: Any) -> Served:
+    async def get(self, target: str = INSTANCE, *, client: str = "", **more: Any) -> RequestRecord:
         answer = self.proxy.answer(self.request(target, **more), client)
-        return answer if isinstance(answer, Served) else await answer
+        return answer if isinstance(answer, RequestRecord) else await answer
 
-    def start(self, target: str = INSTANCE, **more: Any) -> asyncio.Task[Served]:
+    def start(self, target: str = INSTANCE, **more: Any) -> asyncio.Task[RequestRecord]:
         return asyncio.get_running_loop().create_task(self.get(target, **more))
 
     def tokens(self) -> int:
         """Give the tokens of the general budget that could be taken now."""
-        return self.proxy.fetcher.admissions[BudgetClass.GENERAL].budget.available(self.now)
+        return self.proxy.fetcher.limiters[BudgetClass.GENERAL].budget.available(self.now)
 
-    async def many(self, count: int, target: str = INSTANCE) -> list[Served]:
+    async def many(self, count: int, target: str = INSTANCE) -> list[RequestRecord]:
         return list(await asyncio.gather(*(self.start(target) for _ in range(count))))

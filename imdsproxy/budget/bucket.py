@@ -42,7 +42,7 @@ _NOBODY_WAITS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class Permit:
     """A token that is lent."""
 
     taken_at: float
@@ -117,7 +117,7 @@ class Budget:
         """How many of them may be lent at once."""
         return min(self.requests, self._concurrent or self.requests)
 
-    def reserve(self, now: float, lease: float = math.inf, *, background: bool = False) -> Token | float:
+    def reserve(self, now: float, lease: float = math.inf, *, background: bool = False) -> Permit | float:
         """Take a token, lent for `lease` seconds at most; or give the seconds until asking again can succeed.
 
         Infinity means that only `release` can bring a token back. A token that others share is left to them for a
@@ -131,14 +131,14 @@ class Budget:
         if wait > 0:
             return wait
         place = state.rests_from.index(earliest)
-        token = Token(now, next(self._loans))
+        token = Permit(now, next(self._loans))
         state.rests_from[place] = now + lease
         state.holders[place] = token.holder
         state.lent_at[place] = now
         self._took_one_at = now
         return token
 
-    def release(self, token: Token, now: float, *, counts: bool = True) -> None:
+    def release(self, token: Permit, now: float, *, counts: bool = True) -> None:
         """Give back a token whose request has been answered, or has failed: it rests for one window.
 
         `counts` is false where the time it was held says nothing about others. One whose lease has ended may have
@@ -148,7 +148,7 @@ class Budget:
             self.state.held += _NEWEST * (now - token.taken_at - self.state.held)
         self._give_back(token, now)
 
-    def forgo(self, token: Token) -> None:
+    def release_unused(self, token: Permit) -> None:
         """Give back a token that was taken and not used: nothing was sent, so nothing has to rest."""
         self._give_back(token, -math.inf)
 
@@ -203,7 +203,7 @@ class Budget:
         rounds, place = divmod(ahead, self.requests)
         return back_at[place] + rounds * (rest + state.held) - now
 
-    def _give_back(self, token: Token, rests_from: float) -> None:
+    def _give_back(self, token: Permit, rests_from: float) -> None:
         state = self.state
         if token.holder in state.holders:
             place = state.holders.index(token.holder)

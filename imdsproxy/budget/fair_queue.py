@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Turns(Generic[Item]):
+class FairQueue(Generic[Item]):
     """Items by client and kind, first come first served only within one kind of one client."""
 
     def __init__(self) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from imdsproxy.budget.fair_queue import Turns
+from imdsproxy.budget.fair_queue import FairQueue
 
 # One client may wait for so many of the few places at once: more different scheduled-events targets than there are.
 _MOST_PLACES_WANTED = 8
 
 
-class Places:
+class FairSemaphore:
     """So many places, taken before a token; clients take turns for them."""
 
     def __init__(self, count: int) -> None:
         self._free = count
-        self._waiting: Turns[asyncio.Future[None]] = Turns()
+        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
 
     async def take(self, client: str, max_wait: float) -> bool:
         """Wait for a place, at most so many seconds; says whether it was taken, and then `give_back` is due."""

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from cachetools import TTLCache
 
-from imdsproxy.budget.bucket import Token
-from imdsproxy.budget.fair_queue import Turns
+from imdsproxy.budget.bucket import Permit
+from imdsproxy.budget.fair_queue import FairQueue
 from imdsproxy.clock import Clock
 
 LATEST_START = 5.0
@@ -32,7 +32,7 @@ class TurnedAway:
     """It was waited for, and others who came later may wait on."""
 
 
-class Tokens(Protocol):
+class Permits(Protocol):
     """A budget: this process's own, or one that it shares."""
 
     @property
@@ -40,15 +40,15 @@ class Tokens(Protocol):
         """How many tokens there are."""
         ...
 
-    def reserve(self, now: float, lease: float, *, background: bool) -> Token | float:
+    def reserve(self, now: float, lease: float, *, background: bool) -> Permit | float:
         """Give a token, or the seconds until asking again may succeed; infinity waits for `release`."""
         ...
 
-    def release(self, token: Token, now: float, *, counts: bool = True) -> None:
+    def release(self, token: Permit, now: float, *, counts: bool = True) -> None:
         """Give back a token whose request is over."""
         ...
 
-    def forgo(self, token: Token) -> None:
+    def release_unused(self, token: Permit) -> None:
         """Give back a token that was not used."""
         ...
 
@@ -86,11 +86,11 @@ class Ticket:
         self.slow = slow
         self.max_wait = max_wait
         """What its client may still wait, where that is less than others may."""
-        self.turn: asyncio.Future[Token | TurnedAway] | None = None
+        self.turn: asyncio.Future[Permit | TurnedAway] | None = None
         self.deadline: asyncio.TimerHandle | None = None
 
 
-class Admission:
+class Limiter:
     """The queue before one budget. Deciding is synchronous; only waiting is not.
 
     `leases` are the seconds after which a token whose request nobody ended comes back, of ordinary requests and of
@@ -98,26 +98,26 @@ class Admission:
     """
 
     def __init__(
-        self, budget: Tokens, clock: Clock, max_wait: float, leases: tuple[float, float] = (math.inf, math.inf)
+        self, budget: Permits, clock: Clock, max_wait: float, leases: tuple[float, float] = (math.inf, math.inf)
     ) -> None:
         self.budget = budget
         self._clock = clock
         self.max_wait = max_wait
         self._leases = leases
-        self._waiting: Turns[Ticket] = Turns()
-        self._background: Turns[Ticket] = Turns()
+        self._waiting: FairQueue[Ticket] = FairQueue()
+        self._background: FairQueue[Ticket] = FairQueue()
         self._alarm: asyncio.TimerHandle | None = None
         # When there should be a token for a client that was turned away.
         self._promises: TTLCache[str, float] = TTLCache(_REMEMBERED_CLIENTS, _LONGEST_PROMISE, clock.monotonic)
         self._last_promise = -math.inf
 
-    async def enter(self, ticket: Ticket) -> Token | TurnedAway:
+    async def enter(self, ticket: Ticket) -> Permit | TurnedAway:
         """Wait for a token. Every token is given back by `leave` or `forgo`."""
         if not ticket.background:
             wait = self._expected_wait(ticket)
             if wait > min(self.max_wait, ticket.max_wait):
                 return self._turned_away(ticket, wait)
-        turn: asyncio.Future[Token | TurnedAway] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Permit | TurnedAway] = asyncio.get_running_loop().create_future()
         ticket.turn = turn
         if ticket.background:
             self._background.add(ticket, "", ticket.kind)
@@ -135,17 +135,17 @@ class Admission:
                 ticket.deadline.cancel()
                 ticket.deadline = None
 
-    def leave(self, token: Token, *, counts: bool = True) -> None:
+    def leave(self, token: Permit, *, counts: bool = True) -> None:
         """Give back a token whose request is over; `counts` as for `Budget.release`."""
         self.budget.release(token, self._clock.monotonic(), counts=counts)
         self._advance()
 
-    def forgo(self, token: Token) -> None:
+    def release_unused(self, token: Permit) -> None:
         """Give back a token that was not used."""
-        self.budget.forgo(token)
+        self.budget.release_unused(token)
         self._advance()
 
-    def too_late(self, token: Token) -> bool:
+    def too_late(self, token: Permit) -> bool:
         """Whether a token that was not used yet may not be used any more."""
         return self._clock.monotonic() - token.taken_at > LATEST_START
 
@@ -199,8 +199,8 @@ class Admission:
             if ticket in queue:
                 queue.remove(ticket)
         turn = ticket.turn
-        if turn is not None and turn.done() and not turn.cancelled() and isinstance(token := turn.result(), Token):
-            self.forgo(token)  # its turn came in the same moment in which it was cancelled
+        if turn is not None and turn.done() and not turn.cancelled() and isinstance(token := turn.result(), Permit):
+            self.release_unused(token)  # its turn came in the same moment in which it was cancelled
 
     def _advance(self) -> None:
         """Hand out the tokens that are there, and set the alarm for the next that comes back."""
@@ -214,7 +214,7 @@ class Admission:
                 continue
             lease = self._leases[ticket.slow]
             token = self.budget.reserve(self._clock.monotonic(), lease, background=ticket.background)
-            if not isinstance(token, Token):
+            if not isinstance(token, Permit):
                 if token < math.inf:
                     self._alarm = asyncio.get_running_loop().call_later(token, self._advance)
                 return

@@ -11,7 +11,7 @@ from random import SystemRandom
 from typing import TypeVar
 
 from imdsproxy.budget import shared_record as records
-from imdsproxy.budget.bucket import Budget, State, Token, resized
+from imdsproxy.budget.bucket import Budget, Permit, State, resized
 from imdsproxy.clock import Clock
 
 assert sys.platform == "linux"  # noqa: S101  # as in `budget_file`
@@ -93,22 +93,22 @@ class SharedBudget:
         """How many tokens there were when it was last looked."""
         return self._budget.requests
 
-    def reserve(self, now: float, lease: float, *, background: bool) -> Token | float:
+    def reserve(self, now: float, lease: float, *, background: bool) -> Permit | float:
         """Take a token, or say when to ask again, which is soon: others give theirs back unseen."""
         taken = self._change(lambda budget: budget.reserve(now, lease, background=background))
         if taken is None:
             return self._file.pause
-        if isinstance(taken, Token):
+        if isinstance(taken, Permit):
             return taken
         return min(taken, self._budget.state.window / _LOOKS_A_WINDOW, _LONGEST_UNTIL_LOOK)
 
-    def release(self, token: Token, now: float, *, counts: bool = True) -> None:
+    def release(self, token: Permit, now: float, *, counts: bool = True) -> None:
         """Give back a token whose request is over."""
         self._do(lambda budget: budget.release(token, now, counts=counts))
 
-    def forgo(self, token: Token) -> None:
+    def release_unused(self, token: Permit) -> None:
         """Give back a token that was not used."""
-        self._do(lambda budget: budget.forgo(token))
+        self._do(lambda budget: budget.release_unused(token))
 
     def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
         """Learn of a 429."""

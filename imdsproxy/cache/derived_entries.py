@@ -7,7 +7,7 @@ import math
 from cachetools import TTLCache
 
 from imdsproxy.cache.derive import derive, wholes
-from imdsproxy.cache.freshness import Entry, Standing, lookup
+from imdsproxy.cache.freshness import Entry, Freshness, lookup
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
 from imdsproxy.policy import Lifetimes
@@ -15,10 +15,10 @@ from imdsproxy.protocol.messages import Key, Target
 
 _REMEMBERED_KEYS = 4096
 _A_DAY = 86400.0
-_RENEWABLE = frozenset({Standing.FRESH, Standing.REVALIDATE})
+_RENEWABLE = frozenset({Freshness.FRESH, Freshness.REVALIDATE})
 
 
-class Parts:
+class DerivedEntries:
     """Looks in the cache for wholes that an entry can be cut out of."""
 
     def __init__(self, store: Store, clock: Clock) -> None:

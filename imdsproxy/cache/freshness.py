@@ -21,7 +21,7 @@ _NEGATIVE = frozenset({400, 404})
 _OVERHEAD = 1500
 
 
-class Standing(Enum):
+class Freshness(Enum):
     """What an entry is good for."""
 
     FRESH = "fresh"
@@ -44,14 +44,14 @@ class Plan(Enum):
 # The whole decision: standing and (IMDS is known to be failing) → plan. While IMDS fails, an entry within its
 # stale bound is served at once and the asking goes on behind it.
 _PLANS = {
-    (Standing.FRESH, False): Plan.SERVE,
-    (Standing.FRESH, True): Plan.SERVE,
-    (Standing.REVALIDATE, False): Plan.SERVE_AND_REFRESH,
-    (Standing.REVALIDATE, True): Plan.SERVE_AND_REFRESH,
-    (Standing.ON_ERROR, False): Plan.FETCH_OR_STALE,
-    (Standing.ON_ERROR, True): Plan.SERVE_AND_REFRESH,
-    (Standing.MISS, False): Plan.FETCH,
-    (Standing.MISS, True): Plan.FETCH,
+    (Freshness.FRESH, False): Plan.SERVE,
+    (Freshness.FRESH, True): Plan.SERVE,
+    (Freshness.REVALIDATE, False): Plan.SERVE_AND_REFRESH,
+    (Freshness.REVALIDATE, True): Plan.SERVE_AND_REFRESH,
+    (Freshness.ON_ERROR, False): Plan.FETCH_OR_STALE,
+    (Freshness.ON_ERROR, True): Plan.SERVE_AND_REFRESH,
+    (Freshness.MISS, False): Plan.FETCH,
+    (Freshness.MISS, True): Plan.FETCH,
 }
 
 
@@ -100,18 +100,18 @@ class Entry:
         return self.token.aged(now - self.sent_at) if self.token else self.response.body
 
 
-def lookup(entry: Entry | None, now: float) -> Standing:
+def lookup(entry: Entry | None, now: float) -> Freshness:
     """Say what an entry is good for. A deadline itself is already past it."""
     if entry is None:
-        return Standing.MISS
+        return Freshness.MISS
     if now < entry.fresh_until:
-        return Standing.FRESH
+        return Freshness.FRESH
     if now < entry.revalidate_until:
-        return Standing.REVALIDATE
-    return Standing.ON_ERROR if now < entry.error_until else Standing.MISS
+        return Freshness.REVALIDATE
+    return Freshness.ON_ERROR if now < entry.error_until else Freshness.MISS
 
 
-def plan(standing: Standing, *, failing: bool) -> Plan:
+def plan(standing: Freshness, *, failing: bool) -> Plan:
     """Say what to do, given whether IMDS is known to be failing at this moment."""
     return _PLANS[standing, failing]
 

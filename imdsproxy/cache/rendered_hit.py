@@ -12,16 +12,16 @@ from typing import NamedTuple
 from imdsproxy.cache.freshness import Entry
 from imdsproxy.protocol.messages import Response
 from imdsproxy.protocol.response_writer import head
-from imdsproxy.records import Outcome, Served
+from imdsproxy.records import Outcome, RequestRecord
 
 # written anew too early rather than too late.
 _ROUNDING = 1e-6
 
 
-class Hit(NamedTuple):
+class RenderedHit(NamedTuple):
     """A fresh answer out of the cache as HTTP/1.1 on a connection that stays open."""
 
-    served: Served
+    served: RequestRecord
     body: bytes
     head: bytes
     """Status line and fields, the empty line included (RFC 9112 section 2.1)."""
@@ -31,10 +31,10 @@ class Hit(NamedTuple):
     """The head without its figures: what stands before that of `Age`, between it and that of `ttl`, and behind."""
 
 
-def from_cache(entry: Entry, endpoint: str, now: float, detail: str | None = None) -> Served:
+def from_cache(entry: Entry, endpoint: str, now: float, detail: str | None = None) -> RequestRecord:
     """Record that an entry answers now; `detail` says why, where its staleness needs a reason."""
     kept = entry.response
-    return Served(
+    return RequestRecord(
         kept if entry.token is None else Response(kept.status, kept.headers, entry.body(now)),
         endpoint,
         Outcome.HIT if now < entry.fresh_until else Outcome.STALE,
@@ -44,14 +44,14 @@ def from_cache(entry: Entry, endpoint: str, now: float, detail: str | None = Non
     )
 
 
-def write(entry: Entry, endpoint: str, now: float, before: Hit | None = None) -> Hit:
+def write(entry: Entry, endpoint: str, now: float, before: RenderedHit | None = None) -> RenderedHit:
     """Write the hit that an entry, fresh at this moment, is; `before` is an earlier one of the same entry."""
     served = from_cache(entry, endpoint, now)
     # Of a token's head the length of its body may change as well, when `expires_in` loses a digit.
     form = _form(served) if before is None or entry.token is not None else before.form
     front, between, back = form
     written = b"%b%d%b%d%b" % (front, served.age, between, served.ttl, back)  # type: ignore[str-format]  # a hit has both
-    return Hit(served, served.response.body, written, same_until(entry, now), form)
+    return RenderedHit(served, served.response.body, written, same_until(entry, now), form)
 
 
 def same_until(entry: Entry, now: float) -> float:
@@ -65,7 +65,7 @@ def same_until(entry: Entry, now: float) -> float:
     return until - _ROUNDING
 
 
-def _form(served: Served) -> tuple[bytes, bytes, bytes]:
+def _form(served: RequestRecord) -> tuple[bytes, bytes, bytes]:
     """Write a head without the two figures that change. `Served.headers` has their fields at its end, in this order."""
     *fields, (age, _), (name, status) = served.headers()
     front = b"%b%b: " % (head(served.response.status, fields), age)

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from cachetools import Cache, TLRUCache
 
 from imdsproxy.cache.freshness import Entry
-from imdsproxy.cache.rendered_hit import Hit
+from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.clock import Clock
 from imdsproxy.protocol.messages import Key
 
 
 @dataclass(slots=True, eq=False)
-class Kept:
+class Slot:
     """The place of an entry in the cache. When the entry leaves, the place is empty, and nothing comes there again."""
 
     key: Key
     entry: Entry | None
     size: int
     gone_at: float
-    hit: Hit | None = None
+    hit: RenderedHit | None = None
     """The entry as it was written last."""
 
     def leave(self) -> None:
@@ -30,15 +30,15 @@ class Kept:
         self.key = Key("")
 
 
-class _Entries(TLRUCache[Key, Kept, float]):
+class _Entries(TLRUCache[Key, Slot, float]):
     """Tells what has to leave for want of room or time that it does."""
 
-    def popitem(self) -> tuple[Key, Kept]:
+    def popitem(self) -> tuple[Key, Slot]:
         key, kept = super().popitem()
         kept.leave()
         return key, kept
 
-    def expire(self, time: float | None = None) -> list[tuple[Key, Kept]]:
+    def expire(self, time: float | None = None) -> list[tuple[Key, Slot]]:
         expired = super().expire(time)
         for _, kept in expired:
             kept.leave()
@@ -58,14 +58,14 @@ class Store:
             getsizeof=lambda kept: kept.size,
         )
 
-    def find(self, key: Key) -> Kept | None:
+    def find(self, key: Key) -> Slot | None:
         """Give what is kept under a key, fresh or stale, or None."""
         try:
             return self._entries[key]
         except KeyError:
             return None
 
-    def look(self, key: Key) -> Kept | None:
+    def look(self, key: Key) -> Slot | None:
         """Give what is kept under a key, good for something or not; that is no use of it."""
         try:
             return Cache.__getitem__(self._entries, key)  # by the base class, which knows neither use nor time
@@ -85,7 +85,7 @@ class Store:
         size = entry.size + len(key)
         if size > self.max_bytes or self._clock.monotonic() >= entry.gone_at:
             return False
-        self._entries[key] = Kept(key, entry, size, entry.gone_at)
+        self._entries[key] = Slot(key, entry, size, entry.gone_at)
         if present is not None:
             present.leave()
         return True

@@ -15,7 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 from imdsproxy.clock import Clock
 from imdsproxy.proxy import Proxy
-from imdsproxy.records import Asked, Outcome, Served
+from imdsproxy.records import Outcome, RequestRecord, UpstreamAttempt
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -54,7 +54,7 @@ class Metrics:
             "imdsproxy_budget_refused", "Requests that no token would come for in time.", ["class"], registry=registry
         )
 
-    def asked(self, asked: Asked) -> None:
+    def asked(self, asked: UpstreamAttempt) -> None:
         """Count a try at IMDS."""
         self._waits.observe(asked.waited)
         if asked.status is None:
@@ -86,7 +86,7 @@ class _Answers(Collector):
         self._within = [0] * (len(_BUCKETS) + 1)
         self._seconds = 0.0
 
-    def observe(self, served: Served, seconds: float) -> None:
+    def observe(self, served: RequestRecord, seconds: float) -> None:
         """Count an answer and the time it took."""
         pair = (served.endpoint, served.outcome)
         self._counts[pair] = self._counts.get(pair, 0) + 1
@@ -116,8 +116,8 @@ class _State(Collector):
         """Give the gauges."""
         now = self._clock.monotonic()
         available = GaugeMetricFamily("imdsproxy_budget_available", "Tokens that could be taken now.", labels=["class"])
-        for budget, admission in self._proxy.fetcher.admissions.items():
-            available.add_metric([budget.value], admission.budget.available(now))
+        for budget, limiter in self._proxy.fetcher.limiters.items():
+            available.add_metric([budget.value], limiter.budget.available(now))
         yield available
         store = self._proxy.store
         store.sweep()

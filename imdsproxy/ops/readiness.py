@@ -11,7 +11,7 @@ from imdsproxy.policy import Policy, Refuse
 from imdsproxy.protocol.messages import Refusal, Request, Target
 from imdsproxy.protocol.target import read_target
 from imdsproxy.proxy import Proxy
-from imdsproxy.records import Outcome, Served
+from imdsproxy.records import Outcome, RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Readiness:
         """Why the proxy is not ready, in a sentence for people; None once it is."""
         if self.stopping:
             return "The proxy is shutting down."
-        if not self._proxy.fetcher.outage.answered:
+        if not self._proxy.fetcher.health.answered:
             return f"IMDS has not answered yet: {self._proxy.fetcher.trouble or 'it was only just asked'}"
         return None if self._warm else f"Warming up: {self._last_word}"
 
@@ -56,7 +56,7 @@ class Readiness:
         pause = 1.0
         while True:
             answer = self._proxy.perform(request, decision)
-            served = answer if isinstance(answer, Served) else await answer
+            served = answer if isinstance(answer, RequestRecord) else await answer
             word = f"status {served.response.status} for {target.path}" + (
                 f" ({served.detail})" if served.detail else ""
             )

@@ -26,7 +26,7 @@ _READ = frozenset({b"host", b"metadata", b"cache-control", HOP_HEADER, b"x-forwa
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class AcceptedHosts:
     """Under which names the proxy may be called.
 
     `names` are host names accepted in `Host` (an IP literal always is, so that a DNS name that was rebound
@@ -40,7 +40,11 @@ class Doors:
 
 
 def read(
-    method: str, raw: bytes, headers: Sequence[tuple[bytes, bytes]], doors: Doors, http_version: str = "1.1"
+    method: str,
+    raw: bytes,
+    headers: Sequence[tuple[bytes, bytes]],
+    accepted_hosts: AcceptedHosts,
+    http_version: str = "1.1",
 ) -> Request | Refusal:
     """Read a request: method, target as on the wire, headers with names in lower case. The body is not looked at."""
     target = read_target(raw)
@@ -54,11 +58,11 @@ def read(
     for name, value in headers:
         if name in _READ:
             fields.setdefault(name, []).append(value)
-    refusal = _check_host(fields.get(b"host", []), target, doors, http_version)
+    refusal = _check_host(fields.get(b"host", []), target, accepted_hosts, http_version)
     if refusal is None and b"x-forwarded-for" in fields:
         refusal = _forwarded()
     passed = _hops(fields[HOP_HEADER]) if HOP_HEADER in fields else ()
-    if refusal is None and doors.instance in passed:
+    if refusal is None and accepted_hosts.instance in passed:
         refusal = _loop()
     if refusal is not None:
         return refusal
@@ -73,15 +77,15 @@ def read(
     )
 
 
-def _check_host(hosts: list[bytes], target: Target, doors: Doors, http_version: str) -> Refusal | None:
+def _check_host(hosts: list[bytes], target: Target, accepted_hosts: AcceptedHosts, http_version: str) -> Refusal | None:
     if len(hosts) != 1 and (hosts or http_version == "1.1"):  # RFC 9112 section 3.2
         return _bad("bad-host", "Host must be given exactly once.")
     if target.authority is not None:  # it stands above Host: RFC 9112 section 3.2.2
-        return None if target.authority in doors.authorities else _other_host(target.authority)
+        return None if target.authority in accepted_hosts.authorities else _other_host(target.authority)
     name = "" if not hosts else _host_name(hosts[0]) if len(hosts[0]) <= _LONGEST_HOST else None
     if name is None:
         return _bad("bad-host", "Host cannot be read; send an address or an allowed name, with or without a port.")
-    return None if name == "" or name in doors.names else _other_name(name)
+    return None if name == "" or name in accepted_hosts.names else _other_name(name)
 
 
 def _other_host(authority: str) -> Refusal:

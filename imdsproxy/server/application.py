@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from imdsproxy.cache.rendered_hit import Hit
+from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.clock import Clock
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.pages import PATHS, pages
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.messages import Key, Refusal, Request
-from imdsproxy.protocol.request_parser import Doors, read
+from imdsproxy.protocol.request_parser import AcceptedHosts, read
 from imdsproxy.proxy import Proxy
-from imdsproxy.records import Served, refused
+from imdsproxy.records import RequestRecord, refused
 from imdsproxy.server.asgi import ADMIN_EXTENSION, LONGEST_BODY, extension, read_body, target, unless_gone, whose
-from imdsproxy.server.known_heads import Repeats
+from imdsproxy.server.known_heads import KnownHeads
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -59,7 +59,7 @@ class Application:
         proxy: Proxy,
         metrics: Metrics,
         readiness: Readiness,
-        accepted_hosts: Doors,
+        accepted_hosts: AcceptedHosts,
         clock: Clock,
         access_log: bool = False,
         close: Callable[[], Awaitable[None]],
@@ -70,7 +70,7 @@ class Application:
         self.readiness = readiness
         self.clock = clock
         self.access_log = access_log
-        self.repeats = Repeats(proxy)
+        self.known_heads = KnownHeads(proxy)
         self._accepted_hosts = accepted_hosts
         self._close = close
         self._pages = pages(readiness, metrics, self._lifespan)
@@ -101,7 +101,7 @@ class Application:
         if self.access_log:
             log_request(served, seconds, scope.get("client"), scope["method"], target(scope))
 
-    def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Hit, Key] | None:
+    def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[RenderedHit, Key] | None:
         """Give the fresh hit that a GET in HTTP/1.1 is, and under which key it is kept; None where it is anything else.
 
         It is what `__call__` would answer, without all that only those need who have to wait.
@@ -123,9 +123,9 @@ class Application:
     def drop_entries(self) -> None:
         """Drop every cached entry."""
         logger.info("cache emptied", extra={"fields": {"entries": self.proxy.drop()}})
-        self.repeats.clear()
+        self.known_heads.clear()
 
-    async def _serve(self, request: Request, receive: Receive, client: str) -> Served | None:
+    async def _serve(self, request: Request, receive: Receive, client: str) -> RequestRecord | None:
         """Give the answer, or None if the client has gone."""
         if request.method == "POST":
             body = await read_body(receive)
@@ -135,7 +135,7 @@ class Application:
                 return refused(_BODY_TOO_LONG)
             request = request._replace(body=body)
         answer = self.proxy.answer(request, client)
-        if isinstance(answer, Served):
+        if isinstance(answer, RequestRecord):
             return answer
         try:
             return await unless_gone(answer, receive)
@@ -144,7 +144,7 @@ class Application:
                 raise
             return refused(_ENDING)  # its time to finish is over, and an answer is better than none
 
-    async def _send(self, served: Served, send: Send) -> None:
+    async def _send(self, served: RequestRecord, send: Send) -> None:
         headers = served.headers()
         if served.forward is None and served.age is None:  # the proxy's own words bear the proxy's own date
             headers.append((b"date", formatdate(self.clock.wall(), usegmt=True).encode("ascii")))
@@ -171,7 +171,9 @@ class Application:
             await self._close()
 
 
-def log_request(served: Served, seconds: float, client: tuple[str, int] | None, method: str, written: bytes) -> None:
+def log_request(
+    served: RequestRecord, seconds: float, client: tuple[str, int] | None, method: str, written: bytes
+) -> None:
     """Write the access log's line; of the target as it was written its path, and no query."""
     fields = {
         "client": client[0] if client else "-",

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from imdsproxy.protocol.messages import Request
 from imdsproxy.proxy import Waiting
-from imdsproxy.records import Served
+from imdsproxy.records import RequestRecord
 from imdsproxy.server.listeners import ELSEWHERE
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def read_body(receive: Receive) -> bytes | None:
             return bytes(body)
 
 
-async def unless_gone(answer: Waiting, receive: Receive) -> Served | None:
+async def unless_gone(answer: Waiting, receive: Receive) -> RequestRecord | None:
     """Wait for the answer, but no longer than the client does."""
     loop = asyncio.get_running_loop()
     waiting = loop.create_task(answer)

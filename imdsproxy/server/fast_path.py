@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from imdsproxy.cache.rendered_hit import Hit
+from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.protocol.messages import Key
 from imdsproxy.server.application import Application, log_request
 from imdsproxy.server.connection import Connection
@@ -18,7 +18,7 @@ from imdsproxy.server.parse_errors import LONGEST_HEAD, MOST_FIELDS
 _END = b"\r\n\r\n"
 
 
-class LaneConnection(Connection):
+class FastPathConnection(Connection):
     """A connection with the lane, for `Application` alone; what it does not take goes the way of every request."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -27,11 +27,11 @@ class LaneConnection(Connection):
         self._at_once = application.at_once
         self._observe = application.metrics.observe
         self._now = application.clock.monotonic
-        self._repeats = application.repeats
+        self._repeats = application.known_heads
         self._access_log = application.access_log
         self._answered = False
         self._from_rest = True  # what is being read begins with the first byte of a request
-        self._hit: tuple[Hit, Key] | None = None
+        self._hit: tuple[RenderedHit, Key] | None = None
         self._began = 0.0
 
     @property
@@ -87,7 +87,7 @@ class LaneConnection(Connection):
         """Whether nothing is to be written before, and the client takes what it is sent."""
         return not self.flow.write_paused and (self.cycle is None or self.cycle.response_complete)
 
-    def _answer(self, hit: Hit, began: float, head: bytes | None = None) -> None:
+    def _answer(self, hit: RenderedHit, began: float, head: bytes | None = None) -> None:
         """Write the answer to the request that was just read, or to this head that was not."""
         self._answered = True
         self.transport.write(hit.head + hit.body)
@@ -105,5 +105,5 @@ def connection_class(header_timeout: float, *, admin: bool = False) -> type[Conn
 
     The server's application has to be `Application` itself, so uvicorn must not wrap it (`proxy_headers=False`).
     """
-    way = Connection if admin else LaneConnection
+    way = Connection if admin else FastPathConnection
     return type(way.__name__, (way,), {"header_timeout": header_timeout, "admin": admin})

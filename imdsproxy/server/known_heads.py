@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from imdsproxy.cache.rendered_hit import Hit
-from imdsproxy.cache.store import Kept
+from imdsproxy.cache.rendered_hit import RenderedHit
+from imdsproxy.cache.store import Slot
 from imdsproxy.protocol.messages import Key
 from imdsproxy.proxy import Proxy
 
@@ -25,20 +25,20 @@ _SHARE = 4
 _OVERHEAD = 250
 
 
-class Repeats:
+class KnownHeads:
     """The heads of one proxy, bounded in number and bytes, the oldest leaving first."""
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
         self._store = proxy.store
-        self._known: OrderedDict[bytes, Kept] = OrderedDict()
+        self._known: OrderedDict[bytes, Slot] = OrderedDict()
         self._bytes = 0
         self._max_bytes = proxy.store.max_bytes // _SHARE
         self._most = min(_MOST_HEADS, self._max_bytes // _OVERHEAD)
         # By their hashes; one taken for another is only taken in too early.
         self._seen_once: set[int] = set()
 
-    def find(self, head: bytes, now: float) -> Hit | None:
+    def find(self, head: bytes, now: float) -> RenderedHit | None:
         """Give the fresh hit that a head is, if it was one before; forget it where its entry answers no more."""
         kept = self._known.get(head)
         if kept is None:

@@ -26,7 +26,7 @@ SLOW_READ_TIMEOUT = 130.0
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-class Upstream:
+class UpstreamClient:
     """Sends requests to IMDS. No redirect is followed and nothing in the environment changes the way."""
 
     def __init__(

@@ -19,17 +19,17 @@ from imdsproxy.protocol.messages import Failure, FailureKind, Key
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Fly = Callable[["Flight[Result]"], Awaitable[Result | Failure]]
+Fly = Callable[["CollapsedFetch[Result]"], Awaitable[Result | Failure]]
 """Performs one fetch."""
 
 _ENDED = Failure(FailureKind.INTERNAL, "The proxy ended before IMDS answered; ask again.")
 _BROKEN = Failure(FailureKind.INTERNAL, "The proxy itself failed over this request; its log says how.")
 
-FlightKey = tuple[Key, str]
+FetchKey = tuple[Key, str]
 """What is fetched, and by which kind of wish: one that forces a renewal does not join one that does not."""
 
 
-class Flight(Generic[Result]):
+class CollapsedFetch(Generic[Result]):
     """One way to IMDS and back, all its tries included."""
 
     def __init__(self, ticket: Ticket) -> None:
@@ -51,25 +51,25 @@ class Flight(Generic[Result]):
             self.stumbled.set_result(None)
 
 
-class Flights(Generic[Result]):
+class CollapsedFetches(Generic[Result]):
     """The flights under way, by what they fetch."""
 
     def __init__(self) -> None:
-        self._listed: dict[FlightKey, Flight[Result]] = {}
-        self._tasks: dict[asyncio.Task[Result | Failure], Flight[Result]] = {}
+        self._listed: dict[FetchKey, CollapsedFetch[Result]] = {}
+        self._tasks: dict[asyncio.Task[Result | Failure], CollapsedFetch[Result]] = {}
 
-    def under_way(self, key: FlightKey) -> Flight[Result] | None:
+    def under_way(self, key: FetchKey) -> CollapsedFetch[Result] | None:
         """Give the flight that fetches this key, if one does."""
         return self._listed.get(key)
 
     def start(
         self,
-        key: FlightKey | None,
+        key: FetchKey | None,
         fly: Fly[Result],
         ticket: Ticket | None = None,
-    ) -> Flight[Result]:
+    ) -> CollapsedFetch[Result]:
         """Start a flight; without a key nobody can join it."""
-        flight = Flight[Result](ticket or Ticket())
+        flight = CollapsedFetch[Result](ticket or Ticket())
         if key is not None:
             self._listed[key] = flight
         task = asyncio.get_running_loop().create_task(self._run(flight, fly))
@@ -78,7 +78,7 @@ class Flights(Generic[Result]):
         task.add_done_callback(partial(self._land, key))
         return flight
 
-    def call_off(self, flight: Flight[Result]) -> None:
+    def call_off(self, flight: CollapsedFetch[Result]) -> None:
         """End a flight that nobody can join and whose client has gone; a request that is at IMDS is seen out."""
         flight.wanted = False
         for task, flown in self._tasks.items():
@@ -101,7 +101,7 @@ class Flights(Generic[Result]):
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def _land(self, key: FlightKey | None, task: asyncio.Task[Result | Failure]) -> None:
+    def _land(self, key: FetchKey | None, task: asyncio.Task[Result | Failure]) -> None:
         flight = self._tasks.pop(task)
         # Only if it is still the one: after `forget` another may fly under this key.
         if key is not None and self._listed.get(key) is flight:
@@ -110,7 +110,7 @@ class Flights(Generic[Result]):
         flight.landed.set_result(_ENDED if task.cancelled() else task.result())
 
     @staticmethod
-    async def _run(flight: Flight[Result], fly: Fly[Result]) -> Result | Failure:
+    async def _run(flight: CollapsedFetch[Result], fly: Fly[Result]) -> Result | Failure:
         try:
             return await fly(flight)
         except Exception:

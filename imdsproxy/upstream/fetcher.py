@@ -9,22 +9,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from imdsproxy.budget.bucket import Budget
-from imdsproxy.budget.fair_semaphore import Places
-from imdsproxy.budget.limiter import Admission, TurnedAway
+from imdsproxy.budget.fair_semaphore import FairSemaphore
+from imdsproxy.budget.limiter import Limiter, TurnedAway
 from imdsproxy.clock import Clock
 from imdsproxy.policy import Cache, Forward
 from imdsproxy.protocol.cache_status import word_of_proxy
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
-from imdsproxy.records import Asked
-from imdsproxy.upstream.collapsing import Flight
+from imdsproxy.records import UpstreamAttempt
+from imdsproxy.upstream.collapsing import CollapsedFetch
 from imdsproxy.upstream.headers import to_upstream
-from imdsproxy.upstream.health import Change, Outage
+from imdsproxy.upstream.health import Change, Health
 from imdsproxy.upstream.retry import RetryRules, next_delay, retry_after
-from imdsproxy.upstream.task import Errand, Fetched, Sender
+from imdsproxy.upstream.task import Fetched, FetchTask, Sender
 
 logger = logging.getLogger(__name__)
 
-AnyFlight = Flight[Any]
+AnyFetch = CollapsedFetch[Any]
 """A fetch, whatever it results in."""
 
 # Fewer tokens than these cannot be spared for a question and an approval at once.
@@ -51,17 +51,17 @@ class Fetcher:
     def __init__(  # noqa: PLR0913  # the parts it works with, all by name
         self,
         *,
-        admissions: Mapping[BudgetClass, Admission],
+        limiters: Mapping[BudgetClass, Limiter],
         upstream: Sender,
         retry_rules: RetryRules,
         clock: Clock,
         instance: str,
         proxied: bool | None = None,
         patience: float = math.inf,
-        notify: Callable[[Asked], None] = lambda _asked: None,
+        notify: Callable[[UpstreamAttempt], None] = lambda _asked: None,
     ) -> None:
-        self.admissions = admissions
-        self.outage = Outage()
+        self.limiters = limiters
+        self.health = Health()
         self.retry_rules = retry_rules
         self._upstream = upstream
         self._clock = clock
@@ -70,7 +70,7 @@ class Fetcher:
         self.proxied = bool(proxied)
         self._patience = patience
         most = _MOST_AT_A_PROXY if proxied else _MOST_AT_A_STRANGER
-        self._unmetered = Admission(Budget(most, 0.0), clock, admissions[BudgetClass.GENERAL].max_wait)
+        self._unmetered = Limiter(Budget(most, 0.0), clock, limiters[BudgetClass.GENERAL].max_wait)
         self._notify = notify
         self.trouble: str | None = None
         """How IMDS failed last, in a sentence for people."""
@@ -79,19 +79,19 @@ class Fetcher:
         # IMDS may take two minutes over a scheduled-events request, and a token is held for as long; half of the
         # tokens stay with the others (of a budget of one there is no half). An approval waits for no question: an
         # eviction leaves 30 seconds.
-        requests = admissions[BudgetClass.GENERAL].budget.requests
-        self._slow = Places(max(1, requests // 2))
-        self._slow_once = Places(1) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
+        requests = limiters[BudgetClass.GENERAL].budget.requests
+        self._slow = FairSemaphore(max(1, requests // 2))
+        self._slow_once = FairSemaphore(1) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
         self._away_waiting = 0
 
-    def admission(self, decision: Forward | Cache) -> Admission:
+    def limiter(self, decision: Forward | Cache) -> Limiter:
         """Give the queue in which what was decided so has to wait."""
-        return self._unmetered if self.proxied else self.admissions[decision.budget]
+        return self._unmetered if self.proxied else self.limiters[decision.budget]
 
-    async def fetch(self, errand: Errand, flight: AnyFlight) -> Fetched | TurnedAway:
+    async def fetch(self, task: FetchTask, flight: AnyFetch) -> Fetched | TurnedAway:
         """Ask IMDS until it answers or patience ends. Every try pays for its own token."""
         began = self._clock.monotonic()
-        decision = errand.decision
+        decision = task.decision
         fetched: Fetched | None = None
         attempt = 0
         try:
@@ -100,50 +100,50 @@ class Fetcher:
                 if gone is not None:
                     return Fetched(gone, began)
                 few = decision.slow and not self.proxied
-                tried = await (self._try_slow if few else self._try)(errand, flight, fetched)
+                tried = await (self._try_slow if few else self._try)(task, flight, fetched)
                 if tried is None:
                     continue  # IMDS went away while this one waited for its token
                 if isinstance(tried, TurnedAway):
                     return tried if fetched is None else fetched
                 fetched = tried
                 attempt += 1
-                if errand.failed(fetched.result):
+                if task.failed(fetched.result):
                     flight.stumble()
                 elapsed = self._clock.monotonic() - began
-                known = self.outage.answered
+                known = self.health.answered
                 rules, proxied = self.retry_rules, self.proxied
                 delay = next_delay(
                     fetched.result, attempt, elapsed, rules, decision.budget, known=known, proxied=proxied
                 )
-                if delay is None or errand.once or not flight.wanted:
+                if delay is None or task.once or not flight.wanted:
                     return fetched
                 await asyncio.sleep(delay)
         finally:
-            if self.outage.leave(flight):
+            if self.health.leave(flight):
                 self._wake()
 
-    async def _try_slow(self, errand: Errand, flight: AnyFlight, before: Fetched | None) -> Fetched | TurnedAway | None:
+    async def _try_slow(self, task: FetchTask, flight: AnyFetch, before: Fetched | None) -> Fetched | TurnedAway | None:
         """Try as one of the few slow ones; the time to wait for that is bounded as the wait for a token is."""
-        max_wait = self.admissions[errand.decision.budget].max_wait
-        places = self._slow_once if errand.once else self._slow
+        max_wait = self.limiters[task.decision.budget].max_wait
+        places = self._slow_once if task.once else self._slow
         wanted_at = self._clock.monotonic()
-        if not await places.take(errand.client, max_wait):
-            return self._turn_away(errand, wanted_at, TurnedAway(max(1, math.ceil(max_wait))))
+        if not await places.take(task.client, max_wait):
+            return self._turn_away(task, wanted_at, TurnedAway(max(1, math.ceil(max_wait))))
         try:
-            return await self._try(errand, flight, before)
+            return await self._try(task, flight, before)
         finally:
             places.give_back()
 
-    async def _try(self, errand: Errand, flight: AnyFlight, before: Fetched | None) -> Fetched | TurnedAway | None:
+    async def _try(self, task: FetchTask, flight: AnyFetch, before: Fetched | None) -> Fetched | TurnedAway | None:
         """Send once, when a token is there; None if IMDS may not be asked any more by then."""
-        request, decision = errand.request, errand.decision
-        admission = self.admission(decision)
+        request, decision = task.request, task.decision
+        limiter = self.limiter(decision)
         wanted_at = self._clock.monotonic()
-        token = await admission.enter(flight.ticket)
+        token = await limiter.enter(flight.ticket)
         if isinstance(token, TurnedAway):
-            return self._turn_away(errand, wanted_at, token)
-        if not self.outage.may_ask(flight) or admission.too_late(token):
-            admission.forgo(token)
+            return self._turn_away(task, wanted_at, token)
+        if not self.health.may_ask(flight) or limiter.too_late(token):
+            limiter.release_unused(token)
             return None
         headers = to_upstream(request, decision, self._instance, proxied=self.proxied)
         flight.sending = True
@@ -160,11 +160,11 @@ class Fetcher:
             if impatient is not None:
                 impatient.cancel()
             if _came_back(result):  # it never reached IMDS, so it costs nothing there
-                admission.forgo(token)
+                limiter.release_unused(token)
             else:
-                admission.leave(token, counts=not decision.slow)
+                limiter.leave(token, counts=not decision.slow)
         self._notify(
-            Asked(
+            UpstreamAttempt(
                 decision.endpoint,
                 decision.budget,
                 token.taken_at - wanted_at,
@@ -175,43 +175,43 @@ class Fetcher:
         )
         return Fetched(result, token.taken_at)
 
-    def _turn_away(self, errand: Errand, wanted_at: float, away: TurnedAway) -> TurnedAway:
-        decision = errand.decision
-        self._notify(Asked(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
+    def _turn_away(self, task: FetchTask, wanted_at: float, away: TurnedAway) -> TurnedAway:
+        decision = task.decision
+        self._notify(UpstreamAttempt(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
         return away
 
-    async def _away(self, flight: AnyFlight, began: float) -> Response | None:
+    async def _away(self, flight: AnyFetch, began: float) -> Response | None:
         """Wait while another feels for IMDS's return; gives the 410 to pass on if it does not come back in time."""
-        while not self.outage.may_ask(flight):
+        while not self.health.may_ask(flight):
             flight.stumble()
             if self._away_waiting >= _MOST_AWAY_WAITING:
-                return self.outage.gone
+                return self.health.gone
             left = began + self.retry_rules.limit - self._clock.monotonic()
             self._away_waiting += 1
             try:
                 async with asyncio.timeout(max(0.0, left)):
                     await self._health_changed.wait()
             except TimeoutError:
-                return self.outage.gone
+                return self.health.gone
             finally:
                 self._away_waiting -= 1
         return None
 
-    def _learn(self, flight: AnyFlight, decision: Forward | Cache, result: Response | Failure, taken_at: float) -> None:
+    def _learn(self, flight: AnyFetch, decision: Forward | Cache, result: Response | Failure, taken_at: float) -> None:
         if _came_back(result):  # IMDS has not been heard, so this is no news of it
             self.trouble = _reason(result)
             self._tell_of_loop(self.trouble)
             return
         now = self._clock.monotonic()
-        budget = self.admissions[decision.budget].budget
+        budget = self.limiters[decision.budget].budget
         by_proxy = isinstance(result, Response) and word_of_proxy(result) is not None
         if isinstance(result, Response) and self._may_be_proxied:
             if self.proxied and not by_proxy:
                 # What is under way without tokens reaches IMDS as well, so the first of them have to wait.
                 budget.throttled(taken_at, now, _AFTER_A_PROXY)
             self.proxied = by_proxy
-        change = self.outage.learn(flight, result, now)
-        if self.outage.failing:
+        change = self.health.learn(flight, result, now)
+        if self.health.failing:
             self.trouble = _reason(result)
         if isinstance(result, Response) and result.status == 429 and not by_proxy:
             budget.throttled(taken_at, now, retry_after(result))
@@ -222,7 +222,7 @@ class Fetcher:
             )
         elif change is Change.RECOVERED:
             logger.info("IMDS answers again")
-        if self.outage.gone is None:
+        if self.health.gone is None:
             self._wake()
 
     def _tell_of_loop(self, because: str) -> None:

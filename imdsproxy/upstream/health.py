@@ -28,7 +28,7 @@ class Change(Enum):
 
 
 @dataclass(slots=True)
-class Outage:
+class Health:
     """IMDS's health as its last answer showed it. Whoever asks is known by an object of its own."""
 
     failing: bool = False

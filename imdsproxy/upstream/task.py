@@ -23,7 +23,7 @@ class Sender(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class FetchTask:
     """What a flight is to do."""
 
     request: Request

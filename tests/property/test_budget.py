@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imdsproxy.budget.bucket import Budget, Token
-from imdsproxy.budget.limiter import Admission, Ticket, TurnedAway
+from imdsproxy.budget.bucket import Budget, Permit
+from imdsproxy.budget.limiter import Limiter, Ticket, TurnedAway
 from tests import virtual
 
 LATENCIES = st.one_of(
@@ -23,10 +23,10 @@ LATENCIES = st.one_of(
 
 
 async def one_request(
-    admission: Admission, before: float, after: float, arrivals: list[float], *, background: bool = False
+    limiter: Limiter, before: float, after: float, arrivals: list[float], *, background: bool = False
 ) -> bool:
     """Send one: it reaches IMDS after `before` seconds and is answered `after` seconds later."""
-    token = await admission.enter(Ticket(background=background))
+    token = await limiter.enter(Ticket(background=background))
     if isinstance(token, TurnedAway):
         return False
     try:
@@ -34,7 +34,7 @@ async def one_request(
         arrivals.append(asyncio.get_running_loop().time())
         await asyncio.sleep(after)
     finally:
-        admission.leave(token)
+        limiter.leave(token)
     return True
 
 
@@ -59,11 +59,11 @@ def test_no_window_ever_sees_more_than_the_budget(
     arrivals: list[float] = []
 
     async def scenario() -> None:
-        admission = Admission(Budget(requests, window, concurrent), virtual.VirtualClock(), max_wait=1e9)
+        limiter = Limiter(Budget(requests, window, concurrent), virtual.VirtualClock(), max_wait=1e9)
 
         async def later(start: float, before: float, after: float, *, background: bool) -> None:
             await asyncio.sleep(start)
-            assert await one_request(admission, before, after, arrivals, background=background)
+            assert await one_request(limiter, before, after, arrivals, background=background)
 
         await asyncio.gather(*(later(start, before, after, background=flag) for start, before, after, flag in journeys))
 
@@ -79,11 +79,11 @@ def test_under_a_standing_queue_nearly_the_whole_budget_is_used(latency: float, 
     arrivals: list[float] = []
 
     async def scenario() -> float:
-        admission = Admission(Budget(5, 1.0), virtual.VirtualClock(), max_wait=1e9)
+        limiter = Limiter(Budget(5, 1.0), virtual.VirtualClock(), max_wait=1e9)
         began = asyncio.get_running_loop().time()
         split = chance.random()
         await asyncio.gather(
-            *(one_request(admission, latency * split, latency * (1 - split), arrivals) for _ in range(200))
+            *(one_request(limiter, latency * split, latency * (1 - split), arrivals) for _ in range(200))
         )
         return asyncio.get_running_loop().time() - began
 
@@ -104,9 +104,9 @@ def test_those_who_hang_up_neither_lose_nor_free_a_token(waiting: int, cancelled
     arrivals: list[float] = []
 
     async def scenario() -> None:
-        admission = Admission(Budget(5, 1.0), virtual.VirtualClock(), max_wait=1e9)
+        limiter = Limiter(Budget(5, 1.0), virtual.VirtualClock(), max_wait=1e9)
         tasks = [
-            asyncio.get_running_loop().create_task(one_request(admission, 0.1, 0.1, arrivals)) for _ in range(waiting)
+            asyncio.get_running_loop().create_task(one_request(limiter, 0.1, 0.1, arrivals)) for _ in range(waiting)
         ]
         await asyncio.sleep(moment)
         for index in cancelled:
@@ -114,7 +114,7 @@ def test_those_who_hang_up_neither_lose_nor_free_a_token(waiting: int, cancelled
                 tasks[index].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(2)
-        assert admission.budget.available(asyncio.get_running_loop().time()) == 5
+        assert limiter.budget.available(asyncio.get_running_loop().time()) == 5
 
     virtual.run(scenario())
     assert most_in_any_window(arrivals, 1.0) <= 5
@@ -124,13 +124,13 @@ def test_foreground_goes_before_background_and_each_in_order_of_arrival() -> Non
     order: list[str] = []
 
     async def scenario() -> None:
-        admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=1e9)
+        limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=1e9)
 
         async def one(name: str, *, background: bool) -> None:
-            token = await admission.enter(Ticket(background=background))
-            assert isinstance(token, Token)
+            token = await limiter.enter(Ticket(background=background))
+            assert isinstance(token, Permit)
             order.append(name)
-            admission.leave(token)
+            limiter.leave(token)
 
         names = [("a", False), ("refresh 1", True), ("b", False), ("refresh 2", True), ("c", False)]
         await asyncio.gather(*(one(name, background=flag) for name, flag in names))
@@ -143,13 +143,13 @@ def test_a_wait_beyond_the_longest_is_told_at_once_and_how_long_it_would_be() ->
     async def scenario() -> list[tuple[float, int | None]]:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        admission = Admission(Budget(5, 1.0), virtual.VirtualClock(), max_wait=2.0)
+        limiter = Limiter(Budget(5, 1.0), virtual.VirtualClock(), max_wait=2.0)
 
         async def one() -> tuple[float, int | None]:
-            got = await admission.enter(Ticket())
+            got = await limiter.enter(Ticket())
             if isinstance(got, TurnedAway):
                 return loop.time() - began, got.retry_after
-            admission.leave(got)
+            limiter.leave(got)
             return loop.time() - began, None
 
         return list(await asyncio.gather(*(one() for _ in range(20))))
@@ -164,10 +164,10 @@ def test_a_wait_beyond_the_longest_is_told_at_once_and_how_long_it_would_be() ->
 def test_a_wait_that_turns_out_longer_than_expected_ends_when_it_is_too_long() -> None:
     async def scenario() -> tuple[float, object]:
         loop = asyncio.get_running_loop()
-        admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=5.0)
-        assert isinstance(await admission.enter(Ticket()), Token)
+        limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=5.0)
+        assert isinstance(await limiter.enter(Ticket()), Permit)
         began = loop.time()
-        result = await admission.enter(Ticket())  # the first one never comes back
+        result = await limiter.enter(Ticket())  # the first one never comes back
         return loop.time() - began, result
 
     waited, result = virtual.run(scenario())
@@ -180,19 +180,19 @@ def test_a_background_ticket_that_a_client_now_waits_for_takes_its_place_in_the_
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=1e9)
+        limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=1e9)
         tickets = {name: Ticket(background=True) for name in ("one", "two", "three")}
 
         async def one(name: str) -> None:
-            token = await admission.enter(tickets[name])
-            assert isinstance(token, Token)
+            token = await limiter.enter(tickets[name])
+            assert isinstance(token, Permit)
             order.append(name)
-            admission.leave(token)
+            limiter.leave(token)
 
         tasks = [loop.create_task(one(name)) for name in tickets]
         await asyncio.sleep(0.5)
-        admission.join(tickets["three"], "a")
-        admission.join(tickets["three"], "a")
+        limiter.join(tickets["three"], "a")
+        limiter.join(tickets["three"], "a")
         await asyncio.gather(*tasks)
 
     virtual.run(scenario())

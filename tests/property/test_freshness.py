@@ -10,11 +10,11 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from imdsproxy.cache.access_token import MARGIN, read_token
-from imdsproxy.cache.freshness import Plan, Standing, keep, lookup, plan
+from imdsproxy.cache.freshness import Freshness, Plan, keep, lookup, plan
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Response
 
-ORDER = [Standing.FRESH, Standing.REVALIDATE, Standing.ON_ERROR, Standing.MISS]
+ORDER = [Freshness.FRESH, Freshness.REVALIDATE, Freshness.ON_ERROR, Freshness.MISS]
 
 
 def ticks(low: float, high: float) -> st.SearchStrategy[float]:
@@ -50,17 +50,17 @@ def test_an_entry_is_never_used_past_its_lifetimes(
     if status == 200:
         fresh = given_lifetimes.fresh
         bounds = {
-            Standing.FRESH: fresh,
-            Standing.REVALIDATE: fresh + given_lifetimes.revalidate,
-            Standing.ON_ERROR: fresh + given_lifetimes.stale_if_error,
+            Freshness.FRESH: fresh,
+            Freshness.REVALIDATE: fresh + given_lifetimes.revalidate,
+            Freshness.ON_ERROR: fresh + given_lifetimes.stale_if_error,
         }
     else:
-        bounds = {Standing.FRESH: given_lifetimes.negative}
-    if standing is not Standing.MISS:
+        bounds = {Freshness.FRESH: given_lifetimes.negative}
+    if standing is not Freshness.MISS:
         assert age < bounds[standing]
     if entry is not None:
         assert took < max(bounds.values())
-        assert (standing is Standing.MISS) is (age >= max(bounds.values()))
+        assert (standing is Freshness.MISS) is (age >= max(bounds.values()))
 
 
 @given(lifetimes | of_tokens, lives, moments, st.lists(spans, min_size=2, max_size=8))
@@ -76,7 +76,7 @@ def test_an_entry_never_gets_better_with_time(
 def test_a_negative_answer_is_never_stale(status: int, given_lifetimes: Lifetimes, sent_at: float, age: float) -> None:
     entry = keep(Response(status, (), token(3600)), given_lifetimes, sent_at, sent_at)
     fresh = age < given_lifetimes.negative
-    assert lookup(entry, sent_at + age) is (Standing.FRESH if fresh else Standing.MISS)
+    assert lookup(entry, sent_at + age) is (Freshness.FRESH if fresh else Freshness.MISS)
 
 
 @given(st.integers(100, 599).filter(lambda status: status not in (200, 400, 404)), lifetimes | of_tokens, moments)
@@ -92,10 +92,10 @@ def test_a_token_is_never_served_in_its_last_five_minutes_nor_past_the_settings(
 ) -> None:
     entry = keep(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at + took)
     standing = lookup(entry, sent_at + age)
-    if standing is Standing.FRESH:
+    if standing is Freshness.FRESH:
         assert age < life / 2
         assert age < given_lifetimes.fresh
-    if standing is not Standing.MISS:
+    if standing is not Freshness.MISS:
         assert life - age > MARGIN
     if entry is not None:
         assert life - took > MARGIN
@@ -153,14 +153,14 @@ def test_any_body_is_a_token_whose_life_is_told_or_is_none(body: bytes) -> None:
         assert json.loads(found.aged(found.expires_in)) == {**document, "expires_in": type(document["expires_in"])(0)}
 
 
-@given(st.sampled_from(Standing), st.booleans())
-def test_only_what_may_be_used_is_ever_served(standing: Standing, failing: bool) -> None:
+@given(st.sampled_from(Freshness), st.booleans())
+def test_only_what_may_be_used_is_ever_served(standing: Freshness, failing: bool) -> None:
     chosen = plan(standing, failing=failing)
-    if standing is Standing.MISS:
+    if standing is Freshness.MISS:
         assert chosen is Plan.FETCH
-    if standing is Standing.ON_ERROR and not failing:
+    if standing is Freshness.ON_ERROR and not failing:
         assert chosen is Plan.FETCH_OR_STALE
-    if standing is Standing.FRESH:
+    if standing is Freshness.FRESH:
         assert chosen is Plan.SERVE
 
 

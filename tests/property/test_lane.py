@@ -23,15 +23,15 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from imdsproxy.app import assemble, build
-from imdsproxy.cache.freshness import Entry, Standing, keep, lookup
-from imdsproxy.cache.rendered_hit import Hit, write
+from imdsproxy.cache.freshness import Entry, Freshness, keep, lookup
+from imdsproxy.cache.rendered_hit import RenderedHit, write
 from imdsproxy.ops.metrics import _Answers
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Failure, Headers, Key, Response
 from imdsproxy.server.application import Application
 from imdsproxy.server.connection import Connection
-from imdsproxy.server.fast_path import LaneConnection, connection_class
-from imdsproxy.server.known_heads import LONGEST_KNOWN, Repeats
+from imdsproxy.server.fast_path import FastPathConnection, connection_class
+from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads
 from imdsproxy.server.run import uvicorn_config
 from tests.scripted import DOWN, INSTANCE, NOWHERE, SLOW, TOKEN, VERSIONS, Imds, Sent, ok, status
 from tests.virtual import VirtualClock
@@ -332,12 +332,12 @@ def imds_answers(sky: Sky, sent: Sent, count: int) -> Response | Failure:
 # --- The two proxies
 
 
-class _CountedRepeats(Repeats):
+class _CountedRepeats(KnownHeads):
     def __init__(self, application: _Counted) -> None:
         super().__init__(application.proxy)
         self._ways = application.ways
 
-    def find(self, head: bytes, now: float) -> Hit | None:
+    def find(self, head: bytes, now: float) -> RenderedHit | None:
         found = super().find(head, now)
         self._ways["repeated"] += found is not None
         return found
@@ -349,13 +349,13 @@ class _Counted(Application):
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self.ways: Counter[str] = Counter()
-        self.repeats = _CountedRepeats(self)
+        self.known_heads = _CountedRepeats(self)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.ways["full"] += 1
         await super().__call__(scope, receive, send)
 
-    def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Hit, Key] | None:
+    def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[RenderedHit, Key] | None:
         found = super().at_once(raw, headers, now)
         self.ways["at once"] += found is not None
         return found
@@ -433,7 +433,7 @@ class World:
         clock = VirtualClock()
         self.application = assemble(config, build(config, self.imds, clock), clock, _nothing_to_close, _Counted)
         self.proxy = self.application.proxy
-        if not issubclass(way, LaneConnection):
+        if not issubclass(way, FastPathConnection):
             self._write_every_hit_anew()
         collectors = self.application.metrics.registry._collector_to_names
         self._answers = next(one for one in collectors if isinstance(one, _Answers))
@@ -455,7 +455,7 @@ class World:
         """Let nothing that was written before be given again, by the full way neither."""
         find, store = self.proxy.hit, self.proxy.store
 
-        def hit(key: Key, endpoint: str, now: float) -> Hit | None:
+        def hit(key: Key, endpoint: str, now: float) -> RenderedHit | None:
             kept = store.look(key)
             if find(key, endpoint, now) is None or kept is None or kept.entry is None:
                 return None
@@ -815,7 +815,7 @@ def test_a_hit_is_the_same_until_the_moment_it_names(
     entry: Entry, where: tuple[float, float | None], share: float
 ) -> None:
     now = _moment(entry, where)
-    assume(lookup(entry, now) is Standing.FRESH)
+    assume(lookup(entry, now) is Freshness.FRESH)
     hit = write(entry, "instance", now)
     assert hit.until <= entry.fresh_until
     assert hit.until <= now + 1
@@ -824,7 +824,7 @@ def test_a_hit_is_the_same_until_the_moment_it_names(
             again = write(entry, "instance", later)
             assert (again.served, again.head) == (hit.served, hit.head)
     soon = max(now, hit.until) + 3e-6  # and it is not written anew without need
-    if lookup(entry, soon) is Standing.FRESH:
+    if lookup(entry, soon) is Freshness.FRESH:
         anew = write(entry, "instance", soon)
         assert anew.served != hit.served
         after = write(entry, "instance", soon, hit)
@@ -833,8 +833,8 @@ def test_a_hit_is_the_same_until_the_moment_it_names(
 
 def test_a_connection_holds_nothing_of_what_it_was_sent() -> None:
     """It may be a body of a megabyte, or a token that SIGHUP was to do away with."""
-    with logged() as log, World(LaneConnection, House(), log) as world:
+    with logged() as log, World(FastPathConnection, House(), log) as world:
         for _ in range(5):  # parsed the full way, parsed on the lane, known by its bytes
             world.perform(Repeat(0, HITS[0], 1, 0.25))
-            held = [one for one in vars(world.wires[0][2]).values() if isinstance(one, (Hit, tuple))]
-            assert not any(isinstance(part, Hit) for one in held for part in one)
+            held = [one for one in vars(world.wires[0][2]).values() if isinstance(one, (RenderedHit, tuple))]
+            assert not any(isinstance(part, RenderedHit) for one in held for part in one)

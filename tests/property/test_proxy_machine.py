@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from imdsproxy.budget.bucket import Budget
 from imdsproxy.protocol.messages import Failure, Response
-from imdsproxy.records import Served
+from imdsproxy.records import RequestRecord
 from tests.scripted import DOWN, EVENTS, SLOW, VERSIONS, Imds, Sent, Stage, ok, status, token
 from tests.virtual import VirtualLoop
 
@@ -55,7 +55,7 @@ class ProxyMachine(RuleBasedStateMachine):
         self.life = 86400
         self.written: dict[str, tuple[float, str, int]] = {}
         self.stage = Stage(Imds(self.imds_answers, latency=0.05))
-        self.asked: list[asyncio.Task[Served]] = []
+        self.asked: list[asyncio.Task[RequestRecord]] = []
         self.wrong: list[BaseException] = []
 
     def teardown(self) -> None:
@@ -146,7 +146,7 @@ class ProxyMachine(RuleBasedStateMachine):
 
         self.perform(hang_up())
 
-    def look(self, index: int, done: asyncio.Task[Served]) -> None:
+    def look(self, index: int, done: asyncio.Task[RequestRecord]) -> None:
         """Keep what is wrong: nobody would see what a callback raises."""
         if done.cancelled():
             return
@@ -155,7 +155,7 @@ class ProxyMachine(RuleBasedStateMachine):
         except Exception as error:  # noqa: BLE001  # whatever it is, the next invariant tells it
             self.wrong.append(error)
 
-    def check(self, index: int, served: Served) -> None:
+    def check(self, index: int, served: RequestRecord) -> None:
         """What every answer must be, at the moment it is given."""
         now = self.loop.time()
         if served.response.status != 200:
@@ -187,7 +187,7 @@ class ProxyMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_token_of_the_budget_is_lost(self) -> None:
-        budget = next(iter(self.stage.proxy.fetcher.admissions.values())).budget
+        budget = next(iter(self.stage.proxy.fetcher.limiters.values())).budget
         assert isinstance(budget, Budget)
 
         async def settle() -> None:

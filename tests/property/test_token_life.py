@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imdsproxy.protocol.messages import Failure, Response
-from imdsproxy.records import Outcome, Served
+from imdsproxy.records import Outcome, RequestRecord
 from tests import virtual
 from tests.scripted import DOWN, SLOW, TOKEN, Imds, Sent, Stage, status, token
 
@@ -101,7 +101,7 @@ class Clients:
         else:
             assert served.response.status in {404, 410, 429, 500, 502, 503, 504}
 
-    def look(self, served: Served) -> None:
+    def look(self, served: RequestRecord) -> None:
         document = json.loads(served.response.body)
         left = self.issuer.expires[document["access_token"]] - self.stage.now
         told = int(document["expires_in"])

@@ -308,7 +308,7 @@ def test_its_429_is_no_news_of_imds(caplog: pytest.LogCaptureFixture) -> None:
         await stage.get(VERSIONS)
         for number in range(5):
             await stage.get(leaf(number))
-        assert not stage.proxy.fetcher.outage.failing
+        assert not stage.proxy.fetcher.health.failing
 
     with caplog.at_level(logging.INFO):
         virtual.run(scenario())

@@ -8,8 +8,8 @@ import logging
 import pytest
 
 from imdsproxy.protocol.messages import Failure, FailureKind
-from imdsproxy.records import Outcome, Served
-from imdsproxy.upstream.collapsing import Flight, Flights
+from imdsproxy.records import Outcome, RequestRecord
+from imdsproxy.upstream.collapsing import CollapsedFetch, CollapsedFetches
 from tests import virtual
 from tests.scripted import EVENTS, INSTANCE, Imds, Stage, in_turn, status
 
@@ -34,7 +34,7 @@ def test_who_decided_to_join_a_flight_joins_it_even_if_it_lands_before_anybody_w
         leader = stage.start()
         await asyncio.sleep(0.1)
         late = stage.proxy.answer(stage.request())
-        assert not isinstance(late, Served)
+        assert not isinstance(late, RequestRecord)
         await leader
         stage.proxy.drop()
         assert (await late).outcome is Outcome.COLLAPSED
@@ -237,12 +237,12 @@ def test_the_end_of_the_proxy_is_an_answer_too() -> None:
 
 def test_a_finished_flight_leaves_the_table_only_if_it_is_still_the_one() -> None:
     async def scenario() -> None:
-        flights = Flights[None]()
+        flights = CollapsedFetches[None]()
         gates = [asyncio.Event(), asyncio.Event()]
         key = (Stage().request(INSTANCE).target.key, "")
 
         def fly(gate: asyncio.Event) -> object:
-            async def one(_flight: Flight[None]) -> Failure:
+            async def one(_flight: CollapsedFetch[None]) -> Failure:
                 await gate.wait()
                 return Failure(FailureKind.RESET, "")
 
@@ -266,7 +266,7 @@ def test_a_flight_that_is_ended_before_its_first_step_lands_all_the_same() -> No
     async def scenario() -> None:
         stage = Stage()
         waiting = stage.proxy.answer(stage.request())
-        assert not isinstance(waiting, Served)
+        assert not isinstance(waiting, RequestRecord)
         await stage.proxy.flights.close()
         assert (await waiting).detail == "internal-error"
         assert stage.imds.count == 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from imdsproxy.protocol.messages import Failure, Response
-from imdsproxy.records import Outcome, Served
+from imdsproxy.records import Outcome, RequestRecord
 from tests import virtual
 from tests.scripted import DOWN, SLOW, TOKEN, Imds, Sent, Stage, in_turn, ok, status, token
 
@@ -60,7 +60,7 @@ class Issuer:
         self.given.append(sent.target)
         return token(int(self.expires[name] - now), name)
 
-    def left(self, served: Served) -> tuple[int, float]:
+    def left(self, served: RequestRecord) -> tuple[int, float]:
         """Give what an answer says is left of its token, and what really is."""
         assert served.response.status == 200, served
         body = json.loads(served.response.body)

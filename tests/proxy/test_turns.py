@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from imdsproxy.budget.bucket import Budget, Token
-from imdsproxy.budget.fair_semaphore import Places
-from imdsproxy.budget.limiter import Admission, Ticket
+from imdsproxy.budget.bucket import Budget, Permit
+from imdsproxy.budget.fair_semaphore import FairSemaphore
+from imdsproxy.budget.limiter import Limiter, Ticket
 from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import EVENTS, INSTANCE, TOKEN, Imds, Stage, token
@@ -31,13 +31,13 @@ def test_a_token_does_not_wait_behind_a_flood_of_questions_about_the_instance() 
     virtual.run(scenario())
 
 
-async def pass_through(admission: Admission, client: str, kind: str = "") -> float:
+async def pass_through(limiter: Limiter, client: str, kind: str = "") -> float:
     """Take a token and give it back at once; gives the seconds that it took to get it."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    token = await admission.enter(Ticket(client, kind))
-    assert isinstance(token, Token)
-    admission.leave(token)
+    token = await limiter.enter(Ticket(client, kind))
+    assert isinstance(token, Permit)
+    limiter.leave(token)
     return loop.time() - began
 
 
@@ -45,10 +45,10 @@ def test_clients_take_turns_and_each_of_them_its_kinds() -> None:
     order: list[str] = []
 
     async def scenario() -> None:
-        admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
+        limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
 
         async def one(name: str) -> None:
-            await pass_through(admission, name[0], name[1])
+            await pass_through(limiter, name[0], name[1])
             order.append(name)
 
         await asyncio.gather(*map(one, ["ax1", "ax2", "ax3", "ay1", "ay2", "bx1", "bx2", "cz1"]))
@@ -74,13 +74,13 @@ def test_clients_take_turns_and_each_of_them_its_kinds() -> None:
 def test_the_wait_that_is_expected_is_the_wait_that_comes(waiting: str, client: str, kind: str, seconds: int) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
-        await pass_through(admission, "first")
-        others = [loop.create_task(pass_through(admission, name[0], name[1])) for name in waiting.split()]
+        limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
+        await pass_through(limiter, "first")
+        others = [loop.create_task(pass_through(limiter, name[0], name[1])) for name in waiting.split()]
         await asyncio.sleep(0)
-        ahead = admission._waiting.ahead_of_new(client, kind)
-        assert admission.budget.expected_wait(ahead, loop.time()) == pytest.approx(seconds)
-        assert await pass_through(admission, client, kind) == pytest.approx(seconds)
+        ahead = limiter._waiting.ahead_of_new(client, kind)
+        assert limiter.budget.expected_wait(ahead, loop.time()) == pytest.approx(seconds)
+        assert await pass_through(limiter, client, kind) == pytest.approx(seconds)
         await asyncio.gather(*others)
 
     virtual.run(scenario())
@@ -155,7 +155,7 @@ def test_few_places_go_round_among_clients() -> None:
     order: list[str] = []
 
     async def scenario() -> None:
-        places = Places(1)
+        places = FairSemaphore(1)
 
         async def one(name: str) -> None:
             if await places.take(name[0], 100):
@@ -174,7 +174,7 @@ def test_few_places_go_round_among_clients() -> None:
 
 def test_a_place_whose_client_gave_up_goes_to_the_next() -> None:
     async def scenario() -> None:
-        places = Places(1)
+        places = FairSemaphore(1)
         assert await places.take("a", 1)
         assert not await places.take("b", 1)
         waiting = asyncio.get_running_loop().create_task(places.take("c", 100))
@@ -211,31 +211,31 @@ def test_a_turn_that_comes_in_the_moment_of_hanging_up_goes_to_the_next(
 ) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        admission = Admission(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
-        held = await admission.enter(Ticket())
-        assert isinstance(held, Token)
-        gone = loop.create_task(admission.enter(Ticket(background=background)))
-        following = loop.create_task(admission.enter(Ticket(background=True)))
+        limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
+        held = await limiter.enter(Ticket())
+        assert isinstance(held, Permit)
+        gone = loop.create_task(limiter.enter(Ticket(background=background)))
+        following = loop.create_task(limiter.enter(Ticket(background=True)))
         await asyncio.sleep(0)
         if cancelled_first:
             gone.cancel()
-        admission.forgo(held)  # the one token is there again, and handed out at once
+        limiter.release_unused(held)  # the one token is there again, and handed out at once
         if not cancelled_first:
             gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
         taken = await following
-        assert isinstance(taken, Token)
+        assert isinstance(taken, Permit)
         assert taken.taken_at == loop.time()
-        admission.forgo(taken)
-        assert admission.budget.available(loop.time()) == 1
+        limiter.release_unused(taken)
+        assert limiter.budget.available(loop.time()) == 1
 
     virtual.run(scenario())
 
 
 def test_a_place_goes_past_those_who_have_just_given_up() -> None:
     async def scenario() -> None:
-        places = Places(1)
+        places = FairSemaphore(1)
         assert await places.take("a", 1)
         loop = asyncio.get_running_loop()
         for give_up_first in (True, False):

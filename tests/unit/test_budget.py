@@ -7,12 +7,12 @@ import math
 
 import pytest
 
-from imdsproxy.budget.bucket import NOBODY, Budget, State, Token, resized
+from imdsproxy.budget.bucket import NOBODY, Budget, Permit, State, resized
 
 NOW = 1_000.0
 
 
-def taken(budget: Budget, count: int, now: float = NOW, lease: float = math.inf) -> list[Token]:
+def taken(budget: Budget, count: int, now: float = NOW, lease: float = math.inf) -> list[Permit]:
     return [took(budget, now, lease) for _ in range(count)]
 
 
@@ -22,9 +22,9 @@ def wait(budget: Budget, now: float) -> float:
     return seconds
 
 
-def took(budget: Budget, now: float = NOW, lease: float = math.inf) -> Token:
+def took(budget: Budget, now: float = NOW, lease: float = math.inf) -> Permit:
     token = budget.reserve(now, lease)
-    assert isinstance(token, Token)
+    assert isinstance(token, Permit)
     return token
 
 
@@ -53,7 +53,7 @@ def test_the_wait_is_for_the_token_that_comes_back_first() -> None:
 
 def test_a_token_that_was_not_used_is_back_at_once() -> None:
     budget = Budget(1, 1.0)
-    budget.forgo(took(budget))
+    budget.release_unused(took(budget))
     took(budget)
 
 
@@ -201,7 +201,7 @@ class TestALease:
         late = took(budget, lease=17.0)
         other = took(budget, NOW + 18, lease=17.0)
         budget.release(late, NOW + 19)
-        budget.forgo(late)
+        budget.release_unused(late)
         assert budget.reserve(NOW + 20) == pytest.approx(16.0)
         budget.release(other, NOW + 20)
         took(budget, NOW + 21)
@@ -239,12 +239,12 @@ class TestWhatIsSharedIsLeftToOthersForAMoment:
         budget.state.rests_from[0] = NOW - 1.0
         found = budget.reserve(NOW, background=True)
         assert found == pytest.approx(0.05)
-        assert isinstance(budget.reserve(NOW + 0.051, background=True), Token)
+        assert isinstance(budget.reserve(NOW + 0.051, background=True), Permit)
 
     def test_what_is_ones_own_is_taken_at_once(self) -> None:
         budget = Budget(2, 1.0)
         took(budget)
-        assert isinstance(budget.reserve(NOW, background=True), Token)
+        assert isinstance(budget.reserve(NOW, background=True), Permit)
 
 
 class TestAnotherSize:

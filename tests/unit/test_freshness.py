@@ -6,14 +6,14 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from imdsproxy.cache.freshness import Entry, Plan, Standing, as_told, keep, lookup, plan
+from imdsproxy.cache.freshness import Entry, Freshness, Plan, as_told, keep, lookup, plan
 from imdsproxy.policy import Cache, Lifetimes, Policy
 from imdsproxy.protocol.failures import is_failure
 from imdsproxy.protocol.messages import Request, Response, Target
 from imdsproxy.protocol.target import read_target
 
 SENT = 1_000.0
-FRESH, REVALIDATE, ON_ERROR, MISS = Standing.FRESH, Standing.REVALIDATE, Standing.ON_ERROR, Standing.MISS
+FRESH, REVALIDATE, ON_ERROR, MISS = Freshness.FRESH, Freshness.REVALIDATE, Freshness.ON_ERROR, Freshness.MISS
 OK = Response(200, ((b"content-type", b"application/json"),), b"{}")
 TOKEN = "/metadata/identity/oauth2/token"
 
@@ -41,7 +41,7 @@ def kept(response: Response, lifetimes: Lifetimes, *, now: float = SENT) -> Entr
     return entry
 
 
-def at(entry: Entry | None, age: float) -> Standing:
+def at(entry: Entry | None, age: float) -> Freshness:
     return lookup(entry, SENT + age)
 
 
@@ -74,7 +74,7 @@ def at(entry: Entry | None, age: float) -> Standing:
         ("/metadata/scheduledevents", {0: FRESH, 0.9: FRESH, 1: MISS}),
     ],
 )
-def test_an_answer_is_worth_what_the_default_policy_says(path: str, standings: dict[float, Standing]) -> None:
+def test_an_answer_is_worth_what_the_default_policy_says(path: str, standings: dict[float, Freshness]) -> None:
     entry = kept(OK, default(path))
     assert {age: at(entry, age) for age in standings} == standings
 
@@ -91,7 +91,7 @@ def test_an_answer_is_worth_what_the_default_policy_says(path: str, standings: d
     ],
 )
 def test_a_token_is_fresh_for_half_its_life_and_of_no_use_in_its_last_five_minutes(
-    life: int, standings: dict[float, Standing]
+    life: int, standings: dict[float, Freshness]
 ) -> None:
     entry = kept(token(life), default(TOKEN))
     assert {age: at(entry, age) for age in standings} == standings
@@ -106,7 +106,7 @@ def test_a_token_is_fresh_for_half_its_life_and_of_no_use_in_its_last_five_minut
     ],
 )
 def test_a_setting_can_only_shorten_the_use_of_a_token(
-    setting: str, seconds: float, standings: dict[float, Standing]
+    setting: str, seconds: float, standings: dict[float, Freshness]
 ) -> None:
     rules = {TOKEN: seconds}
     policy = Policy(ttl=rules) if setting == "ttl" else Policy(stale_if_error=rules)
@@ -244,7 +244,7 @@ def test_an_entry_takes_at_least_its_bytes() -> None:
         (MISS, Plan.FETCH, Plan.FETCH),
     ],
 )
-def test_what_is_done_follows_from_standing_and_health(standing: Standing, healthy: Plan, failing: Plan) -> None:
+def test_what_is_done_follows_from_standing_and_health(standing: Freshness, healthy: Plan, failing: Plan) -> None:
     assert plan(standing, failing=False) is healthy
     assert plan(standing, failing=True) is failing
 

@@ -5,7 +5,7 @@ import pytest
 from imdsproxy import __version__
 from imdsproxy.policy import Cache, Forward, Lifetimes
 from imdsproxy.protocol.messages import BudgetClass, Headers, Refusal, Request, Target
-from imdsproxy.protocol.request_parser import HOP_HEADER, Doors, read
+from imdsproxy.protocol.request_parser import HOP_HEADER, AcceptedHosts, read
 from imdsproxy.protocol.target import read_target
 from imdsproxy.upstream.headers import to_client, to_upstream
 
@@ -105,7 +105,9 @@ def test_every_request_names_the_proxies_it_has_passed_this_one_last(decision: C
 )
 def test_what_is_no_proxys_name_does_not_travel_with_what_is_fetched_for_everyone(hop: bytes) -> None:
     # IMDS would answer 400 to a field it cannot take, and that answer would be kept for everyone.
-    asked = read("GET", b"/metadata/instance", [(b"host", b"127.0.0.1"), (HOP_HEADER, hop)], Doors(instance="0" * 16))
+    asked = read(
+        "GET", b"/metadata/instance", [(b"host", b"127.0.0.1"), (HOP_HEADER, hop)], AcceptedHosts(instance="0" * 16)
+    )
     if not isinstance(asked, Refusal):
         assert to_upstream(asked, CACHE, "0" * 16)[-1] == (HOP_HEADER, b"0" * 16)
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from imdsproxy.cache.freshness import Entry, keep
-from imdsproxy.cache.rendered_hit import Hit, from_cache, same_until, write
+from imdsproxy.cache.rendered_hit import RenderedHit, from_cache, same_until, write
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Headers, Response
 from imdsproxy.records import Outcome
@@ -40,7 +40,7 @@ def token(life: int, *, sent_at: float = SENT) -> Entry:
     return kept(body, lifetimes=AS_TOKEN, sent_at=sent_at)
 
 
-def message(hit: Hit) -> bytes:
+def message(hit: RenderedHit) -> bytes:
     return hit.head + hit.body
 
 
@@ -235,7 +235,7 @@ def test_a_hit_is_repeated_for_as_long_as_it_is_true(found: tuple[Entry, float])
     assert beyond >= entry.fresh_until or message(write(entry, "e", beyond)) != message(hit)
 
 
-def _assert_same(one: Hit, other: Hit) -> None:
+def _assert_same(one: RenderedHit, other: RenderedHit) -> None:
     assert message(one) == message(other)
     assert one.served == other.served
 

@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from imdsproxy.app import House, build
+from imdsproxy.app import Parts, build
 from imdsproxy.cache.freshness import keep
 from imdsproxy.ops.metrics import CONTENT_TYPE, Metrics
 from imdsproxy.policy import ENDPOINTS, Lifetimes
 from imdsproxy.protocol.messages import BudgetClass, Key, Response
-from imdsproxy.records import Asked, Outcome, Served
+from imdsproxy.records import Outcome, RequestRecord, UpstreamAttempt
 from imdsproxy.testing.clock import FakeClock
 from tests.scripted import NOWHERE, Imds
 
@@ -28,8 +28,8 @@ OK = Response(200, (), b"{}")
 Answered = tuple[str, Outcome, float]
 
 
-def served(endpoint: str = "instance", outcome: Outcome = Outcome.HIT) -> Served:
-    return Served(OK, endpoint, outcome)
+def served(endpoint: str = "instance", outcome: Outcome = Outcome.HIT) -> RequestRecord:
+    return RequestRecord(OK, endpoint, outcome)
 
 
 def after(answers: Iterable[Answered]) -> Metrics:
@@ -157,8 +157,8 @@ def test_figures_only_ever_grow() -> None:
 # --- tries at IMDS
 
 
-def asked(status: str | None, *, retried_after: str | None = None, waited: float = 0.2) -> Asked:
-    return Asked("token", BudgetClass.IDENTITY, waited, status, 0.3, retried_after)
+def asked(status: str | None, *, retried_after: str | None = None, waited: float = 0.2) -> UpstreamAttempt:
+    return UpstreamAttempt("token", BudgetClass.IDENTITY, waited, status, 0.3, retried_after)
 
 
 def test_a_try_is_counted_by_what_became_of_it() -> None:
@@ -194,40 +194,40 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def house(clock: FakeClock) -> House:
+def parts(clock: FakeClock) -> Parts:
     return build(replace(NOWHERE, identity_budget_requests=20), Imds(), clock)
 
 
-def test_the_state_is_read_when_it_is_asked_for(house: House, clock: FakeClock) -> None:
-    found = samples(house.metrics)
+def test_the_state_is_read_when_it_is_asked_for(parts: Parts, clock: FakeClock) -> None:
+    found = samples(parts.metrics)
     assert found["imdsproxy_budget_available", (("class", "general"),)] == 5
     assert found["imdsproxy_budget_available", (("class", "identity"),)] == 5, "so many at once"
     assert found["imdsproxy_cache_entries", ()] == found["imdsproxy_cache_bytes", ()] == 0
     assert ("imdsproxy_token_expiry_seconds", ()) not in found, "there is no token that could expire"
     now = clock.monotonic()
-    house.proxy.fetcher.admissions[BudgetClass.GENERAL].budget.reserve(now, 600.0, background=False)
+    parts.proxy.fetcher.limiters[BudgetClass.GENERAL].budget.reserve(now, 600.0, background=False)
     for name, life in (("/a?", 3600), ("/b?", 7200)):
         body = b'{"access_token":"x","expires_in":"%d"}' % life
         entry = keep(Response(200, (), body), Lifetimes(1e9, 0, 1e9, 0, token=True), now, now)
         assert entry is not None
-        assert house.proxy.store.put(Key(name), entry)
+        assert parts.proxy.store.put(Key(name), entry)
     clock.advance(100.0)
-    found = samples(house.metrics)
+    found = samples(parts.metrics)
     assert found["imdsproxy_budget_available", (("class", "general"),)] == 4
     assert found["imdsproxy_cache_entries", ()] == 2
-    assert found["imdsproxy_cache_bytes", ()] == house.proxy.store.bytes > 0
+    assert found["imdsproxy_cache_bytes", ()] == parts.proxy.store.bytes > 0
     assert found["imdsproxy_token_expiry_seconds", ()] == 3500
     clock.advance(8000.0)
-    found = samples(house.metrics)
+    found = samples(parts.metrics)
     assert found["imdsproxy_cache_entries", ()] == found["imdsproxy_cache_bytes", ()] == 0
     assert ("imdsproxy_token_expiry_seconds", ()) not in found
 
 
-def test_the_names_are_those_that_users_rely_on(house: House) -> None:
-    house.metrics.observe(served(), 0.1)
-    house.metrics.asked(asked("200", retried_after="410"))
-    house.metrics.asked(asked(None))
-    names = {family.name for family in text_string_to_metric_families(house.metrics.text().decode())}
+def test_the_names_are_those_that_users_rely_on(parts: Parts) -> None:
+    parts.metrics.observe(served(), 0.1)
+    parts.metrics.asked(asked("200", retried_after="410"))
+    parts.metrics.asked(asked(None))
+    names = {family.name for family in text_string_to_metric_families(parts.metrics.text().decode())}
     assert {name for name in names if not name.endswith("_created")} == {
         "imdsproxy_requests",
         "imdsproxy_request_seconds",

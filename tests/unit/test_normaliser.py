@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from imdsproxy.protocol.messages import Refusal, Request
-from imdsproxy.protocol.request_parser import HOP_HEADER, Doors, read
+from imdsproxy.protocol.request_parser import HOP_HEADER, AcceptedHosts, read
 
 Fields = Sequence[tuple[bytes, bytes]]
 
-DOORS = Doors(
+DOORS = AcceptedHosts(
     frozenset({"localhost", "imds.internal"}), frozenset({"169.254.169.254:80", "10.0.0.4:8080"}), "0123456789abcdef"
 )
 HOST = (b"host", b"127.0.0.1:8254")

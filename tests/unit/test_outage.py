@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from imdsproxy.protocol.messages import Failure, FailureKind, Response
-from imdsproxy.upstream.health import Change, Outage
+from imdsproxy.upstream.health import Change, Health
 
 GONE = Response(410, (), b'{"error":"gone"}')
 OK = Response(200, (), b"{}")
@@ -14,18 +14,18 @@ def answer(status: int) -> Response:
     return Response(status, (), b"")
 
 
-def gone_for(first: object) -> Outage:
+def gone_for(first: object) -> Health:
     """Give the outage in which IMDS answered 410 to `first`."""
-    outage = Outage()
-    assert outage.may_ask(first)
-    outage.learn(first, GONE, 0.0)
-    return outage
+    health = Health()
+    assert health.may_ask(first)
+    health.learn(first, GONE, 0.0)
+    return health
 
 
 def test_before_anything_is_known_everyone_may_ask() -> None:
-    outage = Outage()
-    assert all(outage.may_ask(who) for who in ("one", "two"))
-    assert (outage.failing, outage.gone, outage.answered) == (False, None, False)
+    health = Health()
+    assert all(health.may_ask(who) for who in ("one", "two"))
+    assert (health.failing, health.gone, health.answered) == (False, None, False)
 
 
 @pytest.mark.parametrize(
@@ -45,37 +45,37 @@ def test_before_anything_is_known_everyone_may_ask() -> None:
     ],
 )
 def test_the_last_answer_shows_imds_health(result: Response | Failure, failing: bool, answered: bool) -> None:
-    outage = Outage()
-    assert outage.learn("one", result, 0.0) is (Change.FAILED if failing else None)
-    assert (outage.failing, outage.answered) == (failing, answered)
+    health = Health()
+    assert health.learn("one", result, 0.0) is (Change.FAILED if failing else None)
+    assert (health.failing, health.answered) == (failing, answered)
 
 
 def test_each_change_of_health_is_told_once() -> None:
-    outage = Outage()
-    told = [outage.learn("one", result, 0.0) for result in (OK, UNREACHABLE, answer(503), GONE, OK, OK, answer(429))]
+    health = Health()
+    told = [health.learn("one", result, 0.0) for result in (OK, UNREACHABLE, answer(503), GONE, OK, OK, answer(429))]
     assert told == [None, Change.FAILED, None, None, Change.RECOVERED, None, Change.FAILED]
 
 
 @pytest.mark.parametrize("result", [UNREACHABLE, GONE, answer(503)])
 def test_having_answered_once_is_not_forgotten(result: Response | Failure) -> None:
-    outage = Outage()
-    outage.learn("one", OK, 0.0)
-    outage.learn("one", result, 0.0)
-    assert outage.answered
+    health = Health()
+    health.learn("one", OK, 0.0)
+    health.learn("one", result, 0.0)
+    assert health.answered
 
 
 def test_while_imds_is_gone_only_the_one_that_met_it_may_ask() -> None:
-    outage = gone_for("one")
-    assert outage.gone is GONE
-    assert [outage.may_ask(who) for who in ("two", "one", "three", "one")] == [False, True, False, True]
+    health = gone_for("one")
+    assert health.gone is GONE
+    assert [health.may_ask(who) for who in ("two", "one", "three", "one")] == [False, True, False, True]
 
 
 def test_a_second_410_does_not_change_who_feels_for_its_return() -> None:
-    outage = gone_for("one")
+    health = gone_for("one")
     again = answer(410)
-    outage.learn("two", again, 0.0)
-    assert outage.gone is again
-    assert [outage.may_ask(who) for who in ("one", "two")] == [True, False]
+    health.learn("two", again, 0.0)
+    assert health.gone is again
+    assert [health.may_ask(who) for who in ("one", "two")] == [True, False]
 
 
 def test_who_feels_is_known_by_its_identity_and_nothing_else() -> None:
@@ -89,42 +89,42 @@ def test_who_feels_is_known_by_its_identity_and_nothing_else() -> None:
         __hash__ = None  # type: ignore[assignment]
 
     first, second = Empty(), Empty()
-    outage = gone_for(first)
-    outage.learn(second, GONE, 0.0)
-    assert outage.may_ask(first)
-    assert not outage.may_ask(second)
+    health = gone_for(first)
+    health.learn(second, GONE, 0.0)
+    assert health.may_ask(first)
+    assert not health.may_ask(second)
 
 
 @pytest.mark.parametrize("who", ["one", "two"], ids=["the one that feels", "one that asked before"])
 @pytest.mark.parametrize("status", [200, 400, 404, 429, 500, 503])
 def test_any_other_answer_shows_that_imds_is_back_for_everyone(who: str, status: int) -> None:
-    outage = gone_for("one")
-    outage.learn(who, answer(status), 0.0)
-    assert outage.gone is None
-    assert all(outage.may_ask(asker) for asker in ("one", "two", "three"))
+    health = gone_for("one")
+    health.learn(who, answer(status), 0.0)
+    assert health.gone is None
+    assert all(health.may_ask(asker) for asker in ("one", "two", "three"))
 
 
 def test_no_answer_at_all_does_not_show_that_imds_is_back() -> None:
-    outage = gone_for("one")
-    outage.learn("one", UNREACHABLE, 0.0)
-    assert outage.gone is GONE
-    assert [outage.may_ask(who) for who in ("two", "one")] == [False, True]
+    health = gone_for("one")
+    health.learn("one", UNREACHABLE, 0.0)
+    assert health.gone is GONE
+    assert [health.may_ask(who) for who in ("two", "one")] == [False, True]
 
 
 def test_when_the_one_that_feels_leaves_the_next_to_ask_feels() -> None:
-    outage = gone_for("one")
-    outage.leave("one")
-    assert [outage.may_ask(who) for who in ("two", "one", "two")] == [True, False, True]
+    health = gone_for("one")
+    health.leave("one")
+    assert [health.may_ask(who) for who in ("two", "one", "two")] == [True, False, True]
 
 
 def test_the_leaving_of_another_changes_nothing() -> None:
-    outage = gone_for("one")
-    outage.leave("two")
-    assert [outage.may_ask(who) for who in ("two", "one")] == [False, True]
+    health = gone_for("one")
+    health.leave("two")
+    assert [health.may_ask(who) for who in ("two", "one")] == [False, True]
 
 
 def test_a_new_outage_is_felt_by_whoever_meets_it() -> None:
-    outage = gone_for("one")
-    outage.learn("one", OK, 0.0)
-    outage.learn("two", GONE, 0.0)
-    assert [outage.may_ask(who) for who in ("one", "two")] == [False, True]
+    health = gone_for("one")
+    health.learn("one", OK, 0.0)
+    health.learn("two", GONE, 0.0)
+    assert [health.may_ask(who) for who in ("one", "two")] == [False, True]

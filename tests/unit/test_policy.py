@@ -8,7 +8,7 @@ import pytest
 
 from imdsproxy.policy import ENDPOINTS, STABLE_LEAVES, Cache, Decision, Forward, Lifetimes, MetadataRule, Policy, Refuse
 from imdsproxy.protocol.messages import BudgetClass, Refusal, Request, Target
-from imdsproxy.protocol.request_parser import Doors, read
+from imdsproxy.protocol.request_parser import AcceptedHosts, read
 from imdsproxy.protocol.target import read_target
 
 HOUR = 3600.0
@@ -180,7 +180,7 @@ def test_a_request_is_answered_as_the_contract_says(
 ) -> None:
     headers = {"host": "127.0.0.1:8254", **fields}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    request = read(method, target.encode(), raw, Doors(instance="0123456789abcdef"))
+    request = read(method, target.encode(), raw, AcceptedHosts(instance="0123456789abcdef"))
     decision = Refuse(request) if isinstance(request, Refusal) else Policy(deny=("/metadata/denied",)).decide(request)
     match decision:
         case Refuse(refusal):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from imdsproxy.app import build
 from imdsproxy.cache.freshness import Entry, keep
-from imdsproxy.cache.rendered_hit import Hit, write
+from imdsproxy.cache.rendered_hit import RenderedHit, write
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Key, Response
-from imdsproxy.server.known_heads import LONGEST_KNOWN, Repeats
+from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads
 from imdsproxy.testing.clock import FakeClock
 from tests.scripted import JSON, NOWHERE, Imds
 
@@ -39,7 +39,7 @@ def room_for(entries: float) -> int:
     return int(entries * (made(0.0).size + len("/00?")))
 
 
-def message(hit: Hit) -> bytes:
+def message(hit: RenderedHit) -> bytes:
     return hit.head + hit.body
 
 
@@ -50,7 +50,7 @@ class Place:
         self.clock = FakeClock()
         self.proxy = build(replace(NOWHERE, **settings), Imds(), self.clock).proxy
         self.store = self.proxy.store
-        self.repeats = Repeats(self.proxy)
+        self.known_heads = KnownHeads(self.proxy)
 
     @property
     def now(self) -> float:
@@ -65,11 +65,11 @@ class Place:
     def remember(self, head: bytes = HEAD, key: Key = A, *, times: int = 2) -> None:
         for _ in range(times):
             self.proxy.hit(key, "instance", self.now)
-            self.repeats.remember(head, key)
+            self.known_heads.remember(head, key)
 
     def find(self, head: bytes = HEAD) -> bytes | None:
         """Give what would be sent for a head that is known."""
-        found = self.repeats.find(head, self.now)
+        found = self.known_heads.find(head, self.now)
         return None if found is None else message(found)
 
     def drop(self, key: Key) -> None:
@@ -93,16 +93,16 @@ def known(place: Place) -> Place:
 def test_a_head_is_known_from_when_it_is_seen_for_the_second_time(place: Place) -> None:
     assert place.find() is None
     place.remember(times=1)
-    assert (place.find(), len(place.repeats)) == (None, 0)
+    assert (place.find(), len(place.known_heads)) == (None, 0)
     place.remember(times=1)
-    assert (place.find() is not None, len(place.repeats)) == (True, 1)
+    assert (place.find() is not None, len(place.known_heads)) == (True, 1)
     place.remember(times=3)
-    assert len(place.repeats) == 1
+    assert len(place.known_heads) == 1
 
 
 def test_what_is_found_is_the_hit(known: Place) -> None:
     known.clock.advance(3.5)
-    hit = known.repeats.find(HEAD, known.now)
+    hit = known.known_heads.find(HEAD, known.now)
     entry = known.store.get(A)
     assert hit is not None
     assert entry is not None
@@ -166,7 +166,7 @@ def test_it_is_forgotten_when_it_is_fresh_no_more(known: Place, seconds: float) 
     assert known.find() is not None
     known.clock.advance(seconds)
     assert known.find() is None
-    assert len(known.repeats) == 0
+    assert len(known.known_heads) == 0
 
 
 def test_it_is_forgotten_when_its_entry_is_replaced(known: Place) -> None:
@@ -174,7 +174,7 @@ def test_it_is_forgotten_when_its_entry_is_replaced(known: Place) -> None:
     known.clock.advance(0.5)
     known.put(body=b'{"new":1}')
     assert known.find() is None
-    assert len(known.repeats) == 0
+    assert len(known.known_heads) == 0
     # It has been seen before, and goes on with what is there now.
     known.remember(times=1)
     found = known.find()
@@ -186,7 +186,7 @@ def test_it_is_forgotten_when_its_entry_is_dropped(known: Place) -> None:
     assert known.find() is not None
     known.drop(A)
     assert known.find() is None
-    assert len(known.repeats) == 0
+    assert len(known.known_heads) == 0
 
 
 @pytest.mark.parametrize("way", ["replaced", "dropped"])
@@ -218,7 +218,7 @@ def test_it_is_forgotten_when_its_entry_had_to_leave_the_cache() -> None:
     place.put(C)
     assert place.store.get(A) is None
     assert place.find() is None
-    assert len(place.repeats) == 0
+    assert len(place.known_heads) == 0
 
 
 def test_what_is_in_use_by_the_lane_alone_stays_in_the_cache() -> None:
@@ -243,7 +243,7 @@ def test_what_happens_to_other_entries_is_nothing_to_it(known: Place) -> None:
     assert known.find() == before
     known.drop(B)
     assert known.find() == before
-    assert len(known.repeats) == 1
+    assert len(known.known_heads) == 1
 
 
 def test_one_entry_answers_all_heads_that_ask_for_it(known: Place) -> None:
@@ -268,14 +268,14 @@ def test_one_head_is_not_told_what_another_asks_for(known: Place) -> None:
 def test_a_head_whose_entry_is_gone_already_is_not_taken_in(place: Place) -> None:
     place.drop(A)
     place.remember(times=3)
-    assert len(place.repeats) == 0
+    assert len(place.known_heads) == 0
 
 
 def test_all_are_forgotten_at_once(known: Place) -> None:
     known.put(B)
     known.remember(OTHER, B)
-    known.repeats.clear()
-    assert len(known.repeats) == 0
+    known.known_heads.clear()
+    assert len(known.known_heads) == 0
     assert known.find() is None
     assert known.find(OTHER) is None
     known.remember(times=1)
@@ -300,7 +300,7 @@ def test_a_long_head_is_never_taken_in(place: Place, length: int, taken: bool) -
     head = head_of(length)
     assert len(head) == length
     place.remember(head, times=3)
-    assert (place.find(head) is not None, len(place.repeats)) == (taken, int(taken))
+    assert (place.find(head) is not None, len(place.known_heads)) == (taken, int(taken))
 
 
 def test_the_longest_head_is_four_kilobytes() -> None:
@@ -312,9 +312,9 @@ def test_heads_are_bounded_in_number_and_the_oldest_leaves_first(place: Place) -
     for head in heads:
         place.remember(head)
         assert place.find(head) is not None
-    assert 1_000 < len(place.repeats) <= MOST_HEADS
+    assert 1_000 < len(place.known_heads) <= MOST_HEADS
     there = [place.find(head) is not None for head in heads]
-    assert sum(there) == len(place.repeats)
+    assert sum(there) == len(place.known_heads)
     assert there == sorted(there)
     place.remember(heads[0])
     assert place.find(heads[0]) is not None
@@ -326,13 +326,13 @@ def test_who_has_a_small_cache_has_a_small_table(cache: int) -> None:
     place.put()
     for number in range(300):
         place.remember(head_of(400, number))
-    assert len(place.repeats) * 400 <= place.store.max_bytes // 2
+    assert len(place.known_heads) * 400 <= place.store.max_bytes // 2
 
 
 def test_heads_are_bounded_in_bytes(place: Place) -> None:
     for number in range(3_000):
         place.remember(head_of(LONGEST_KNOWN, number))
-    assert 100 < len(place.repeats) <= MOST_BYTES // LONGEST_KNOWN
+    assert 100 < len(place.known_heads) <= MOST_BYTES // LONGEST_KNOWN
     assert place.find(head_of(LONGEST_KNOWN, 2_999)) is not None
     assert place.find(head_of(LONGEST_KNOWN, 0)) is None
 
@@ -342,24 +342,24 @@ def test_bytes_come_back_when_heads_are_forgotten(place: Place) -> None:
     for turn in range(4):
         for number in range(500):
             place.remember(head_of(LONGEST_KNOWN, number))
-        assert len(place.repeats) == 500, turn
+        assert len(place.known_heads) == 500, turn
         if turn % 2:
-            place.repeats.clear()
+            place.known_heads.clear()
             continue
         place.clock.advance(0.5)
         place.put()
         assert not any(place.find(head_of(LONGEST_KNOWN, number)) for number in range(500))
-        assert len(place.repeats) == 0
+        assert len(place.known_heads) == 0
 
 
 def test_heads_that_come_once_take_little(place: Place) -> None:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     for number in range(50_000):
-        place.repeats.remember(head_of(200, number), A)
+        place.known_heads.remember(head_of(200, number), A)
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert len(place.repeats) == 0
+    assert len(place.known_heads) == 0
     assert taken < 3_000_000
 
 
@@ -408,14 +408,14 @@ def test_whatever_happens_it_is_never_a_second_opinion(data: st.DataObject) -> N
                 place.clock.advance(data.draw(st.sampled_from((0.25, 0.5, 1.0, 1.75))))
             case "empty":
                 place.store.drop(lambda _key: True)
-                place.repeats.clear()
+                place.known_heads.clear()
             case _:
                 _ask(place, b"GET %b HTTP/1.1\r\n\r\n" % key.encode(), key)
 
 
 def _ask(place: Place, head: bytes, key: Key) -> None:
     """Ask as a connection does: by the bytes, and where they are not known by what they say."""
-    found = place.repeats.find(head, place.now)
+    found = place.known_heads.find(head, place.now)
     entry = place.store.get(key)
     if found is not None:
         assert entry is not None
@@ -423,4 +423,4 @@ def _ask(place: Place, head: bytes, key: Key) -> None:
         assert message(found) == message(write(entry, "instance", place.now))
     elif entry is not None and place.now < entry.fresh_until:
         assert place.proxy.hit(key, "instance", place.now) is not None
-        place.repeats.remember(head, key)
+        place.known_heads.remember(head, key)

@@ -7,15 +7,15 @@ import pytest
 
 from imdsproxy.protocol.cache_status import tells_of_loop
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Response
-from imdsproxy.records import Asked, Outcome, Served, refused
+from imdsproxy.records import Outcome, RequestRecord, UpstreamAttempt, refused
 
 OK = Response(200, ((b"server", b"IMDS/150.870.65.1854"), (b"date", b"Mon, 11 Apr 2026 22:26:58 GMT")), b'{"a":1}')
 # RFC 8941 section 3.3.4.
 STRUCTURED_TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+\-.^_`|~:/]*")
 
 
-def served(outcome: Outcome, **more: Any) -> Served:
-    return Served(OK, "instance", outcome, **more)
+def served(outcome: Outcome, **more: Any) -> RequestRecord:
+    return RequestRecord(OK, "instance", outcome, **more)
 
 
 def test_the_outcomes_are_the_contracts() -> None:
@@ -46,7 +46,7 @@ def test_the_outcomes_are_the_contracts() -> None:
         (served(Outcome.REFUSED), b"imdsproxy"),
     ],
 )
-def test_cache_status_says_what_happened_in_the_words_of_rfc_9211(record: Served, member: bytes) -> None:
+def test_cache_status_says_what_happened_in_the_words_of_rfc_9211(record: RequestRecord, member: bytes) -> None:
     assert record.cache_status() == member
 
 
@@ -66,12 +66,12 @@ def test_age_is_there_on_a_hit_only() -> None:
 
 
 def test_an_empty_body_has_a_length_too() -> None:
-    assert (b"content-length", b"0") in Served(Response(200, (), b""), "instance", Outcome.MISS).headers()
+    assert (b"content-length", b"0") in RequestRecord(Response(200, (), b""), "instance", Outcome.MISS).headers()
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_a_status_without_a_body_has_no_length(status: int) -> None:
-    fields = Served(Response(status, (), b""), "instance", Outcome.MISS).headers()
+    fields = RequestRecord(Response(status, (), b""), "instance", Outcome.MISS).headers()
     assert b"content-length" not in [name for name, _ in fields]
 
 
@@ -86,7 +86,7 @@ def test_making_the_fields_leaves_the_kept_answer_as_it_is() -> None:
 def test_what_another_cache_said_before_is_kept_beside_ones_own() -> None:
     # RFC 9211 section 2: the cache closest to the origin comes first.
     response = Response(200, ((b"cache-status", b"imdsproxy; hit; ttl=9"),), b"")
-    fields = Served(response, "instance", Outcome.HIT, age=1, ttl=59).headers()
+    fields = RequestRecord(response, "instance", Outcome.HIT, age=1, ttl=59).headers()
     assert [value for name, value in fields if name == b"cache-status"] == [
         b"imdsproxy; hit; ttl=9, imdsproxy; hit; ttl=59"
     ]
@@ -95,7 +95,7 @@ def test_what_another_cache_said_before_is_kept_beside_ones_own() -> None:
 def test_age_is_given_once_where_the_upstream_is_a_cache_too() -> None:
     # RFC 9110 section 5.3: only a list may be given in several fields, and Age is none.
     response = Response(200, ((b"age", b"50"),), b"")
-    fields = Served(response, "instance", Outcome.HIT, age=3, ttl=57).headers()
+    fields = RequestRecord(response, "instance", Outcome.HIT, age=3, ttl=57).headers()
     assert len([value for name, value in fields if name == b"age"]) == 1
 
 
@@ -119,7 +119,7 @@ def test_every_failure_has_a_word_that_cache_status_can_carry(kind: FailureKind)
 
 
 def test_a_try_that_was_turned_away_has_no_status_and_took_no_time() -> None:
-    asked = Asked("instance", BudgetClass.GENERAL, 0.0, None)
+    asked = UpstreamAttempt("instance", BudgetClass.GENERAL, 0.0, None)
     assert (asked.status, asked.seconds, asked.retried_after) == (None, 0.0, None)
 
 

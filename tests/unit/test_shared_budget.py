@@ -19,7 +19,7 @@ import pytest
 from imdsproxy.budget import shared as shared_budget
 from imdsproxy.budget import shared_file as budget_file
 from imdsproxy.budget import shared_record as records
-from imdsproxy.budget.bucket import Token
+from imdsproxy.budget.bucket import Permit
 from imdsproxy.budget.limiter import LATEST_START
 from imdsproxy.budget.shared import SharedBudget, share
 from imdsproxy.budget.shared_file import BudgetFileError
@@ -38,22 +38,22 @@ class Sharer:
         budgets, self.close = share(str(path), clock, window, [(requests, None)], LEASES)
         self.budget: SharedBudget = budgets[0]
 
-    def take(self) -> Token | float:
+    def take(self) -> Permit | float:
         return self.budget.reserve(self.clock.monotonic(), LEASES[0], background=False)
 
-    def took(self) -> Token:
+    def took(self) -> Permit:
         """Take one; what others may have first is waited for."""
         token = self.take()
-        if not isinstance(token, Token) and token < 0.021:
+        if not isinstance(token, Permit) and token < 0.021:
             self.clock.advance(token + 1e-6)
             token = self.take()
-        assert isinstance(token, Token), token
+        assert isinstance(token, Permit), token
         return token
 
     def available(self) -> int:
         return self.budget.available(self.clock.monotonic())
 
-    def release(self, token: Token) -> None:
+    def release(self, token: Permit) -> None:
         self.budget.release(token, self.clock.monotonic())
 
 
@@ -133,7 +133,7 @@ def test_clients_of_one_go_before_background_refreshes_of_another(join: Join, cl
     assert isinstance(other.budget.reserve(clock.monotonic(), 17, background=True), float)
     one.release(one.took())
     clock.advance(1.06)
-    assert isinstance(other.budget.reserve(clock.monotonic(), 17, background=True), Token)
+    assert isinstance(other.budget.reserve(clock.monotonic(), 17, background=True), Permit)
 
 
 def test_the_token_of_a_killed_one_is_neither_lost_nor_back_early(join: Join, clock: FakeClock) -> None:
@@ -185,7 +185,7 @@ def test_identity_has_a_section_of_its_own(path: Path, clock: FakeClock) -> None
     now = clock.monotonic()
     assert (general.available(now), identity.available(now)) == (5, 5)
     taken = [identity.reserve(now + 0.03 * number, 17.0, background=False) for number in range(6)]
-    assert [isinstance(token, Token) for token in taken] == [True] * 5 + [False]
+    assert [isinstance(token, Permit) for token in taken] == [True] * 5 + [False]
     assert general.available(now) == 5
     close()
 
@@ -265,7 +265,7 @@ def test_when_another_budget_is_put_in_its_place_that_one_counts(
     for _ in range(4):
         another.took()
     (tmp_path / "another").rename(path)
-    assert isinstance(one.take(), Token)
+    assert isinstance(one.take(), Permit)
     assert isinstance(one.take(), float)
     another.close()
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imdsproxy.budget.fair_queue import Turns
+from imdsproxy.budget.fair_queue import FairQueue
 
 
-def emptied(turns: Turns[str]) -> list[str]:
+def emptied(turns: FairQueue[str]) -> list[str]:
     order = []
     while turns:
         assert turns.first() in turns
@@ -18,14 +18,14 @@ def emptied(turns: Turns[str]) -> list[str]:
 
 
 def test_an_empty_queue_has_no_first() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     assert (len(turns), "x" in turns, turns.waiting("a"), turns.ahead_of_new("a", "x")) == (0, False, 0, 0)
     with pytest.raises(LookupError):
         turns.first()
 
 
 def test_what_two_clients_wait_for_leaves_both_queues_at_once() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     for item in ("1", "2", "3"):
         turns.add(item, "a", "x")
     turns.add("3", "b", "x")
@@ -36,7 +36,7 @@ def test_what_two_clients_wait_for_leaves_both_queues_at_once() -> None:
 
 
 def test_what_is_taken_out_leaves_no_trace() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     turns.add("1", "a", "x")
     turns.add("1", "b", "y")
     turns.add("2", "a", "x")
@@ -52,7 +52,7 @@ NAMES = st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"))
 
 @given(st.lists(NAMES, max_size=30), NAMES)
 def test_no_more_are_served_before_a_new_one_than_are_told(places: list[tuple[str, str]], new: tuple[str, str]) -> None:
-    turns: Turns[int] = Turns()
+    turns: FairQueue[int] = FairQueue()
     for number, place in enumerate(places):
         turns.add(number, *place)
     told = turns.ahead_of_new(*new)
@@ -65,7 +65,7 @@ def test_no_more_are_served_before_a_new_one_than_are_told(places: list[tuple[st
 
 @given(st.lists(NAMES, min_size=1, max_size=40))
 def test_everyone_is_served_once_and_nobody_twice_while_another_waits(places: list[tuple[str, str]]) -> None:
-    turns: Turns[int] = Turns()
+    turns: FairQueue[int] = FairQueue()
     for number, place in enumerate(places):
         turns.add(number, *place)
     left = [client for client, _ in places]

@@ -10,7 +10,7 @@ import pytest
 
 from imdsproxy.protocol.address import IMDS, Address
 from imdsproxy.protocol.messages import FailureKind
-from imdsproxy.upstream.client import Upstream
+from imdsproxy.upstream.client import UpstreamClient
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="users have numbers on POSIX")
 IDENTITY = "         0          0 4294967295\n"
@@ -28,7 +28,7 @@ def test_a_redirected_one_is_told_which_rule_is_missing(
     table = tmp_path / "uid_map"
     table.write_text(numbered, encoding="ascii")
     monkeypatch.setattr("imdsproxy.upstream.loop_advice._UID_MAP", table)
-    loop = Upstream(IMDS)._loop()
+    loop = UpstreamClient(IMDS)._loop()
     assert (loop.kind, loop.sent) == (FailureKind.LOOP, False)
     assert named in loop.description
 
@@ -38,10 +38,10 @@ def test_where_there_are_no_user_namespaces_the_number_is_the_machine_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imdsproxy.upstream.loop_advice._UID_MAP", tmp_path / "none")
-    assert f"--uid {os.getuid()}`" in Upstream(IMDS)._loop().description
+    assert f"--uid {os.getuid()}`" in UpstreamClient(IMDS)._loop().description
 
 
 def test_one_sent_elsewhere_is_told_which_setting_to_mend() -> None:
-    told = Upstream(Address("10.0.0.9", 8254))._loop().description
+    told = UpstreamClient(Address("10.0.0.9", 8254))._loop().description
     assert told.startswith("IMDSPROXY_UPSTREAM=http://10.0.0.9:8254 leads back")
     assert "point it at http://169.254.169.254" in told
