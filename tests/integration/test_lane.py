@@ -58,15 +58,15 @@ MEBIBYTE = 1 << 20
 SETTINGS = {"port": 0, "budget_requests": 1000, "retry_max": 0, "ttl": "/metadata/instance=600"}
 
 # What is no setting, and is changed for a test before the proxy begins.
-WITHOUT_LANE = "import imdsproxy.server.fast_path as lane; lane.LaneConnection = lane.Connection"
+WITHOUT_LANE = "import imdsproxy.server.fast_path as lane; lane.FastPathConnection = lane.Connection"
 IMPATIENT = f"import imdsproxy.server.connection as connection; connection.KEEP_ALIVE = {KEEP_ALIVE}"
 PATIENT_AT_THE_END = "import imdsproxy.server.run as server; server._FIRST_WORD = 9.0"
 COUNTING = """
 import atexit, sys
 from imdsproxy.server.application import Application
-from imdsproxy.server.known_heads import Repeats
+from imdsproxy.server.known_heads import KnownHeads
 counts = {"read": 0, "known": 0}
-at_once, find = Application.at_once, Repeats.find
+at_once, find = Application.at_once, KnownHeads.find
 def counted_at_once(*given):
     counts["read"] += 1
     return at_once(*given)
@@ -74,7 +74,7 @@ def counted_find(*given):
     found = find(*given)
     counts["known"] += found is not None
     return found
-Application.at_once, Repeats.find = counted_at_once, counted_find
+Application.at_once, KnownHeads.find = counted_at_once, counted_find
 atexit.register(lambda: print("counted", counts["read"], counts["known"], file=sys.stderr))
 """
 
