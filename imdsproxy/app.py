@@ -5,6 +5,7 @@ This is the one place where a setting's name meets the part that obeys it.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sys
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,8 @@ from imdsproxy.upstream.client import SLOW_READ_TIMEOUT, UpstreamClient
 from imdsproxy.upstream.fetcher import Fetcher
 from imdsproxy.upstream.retry import RetryRules
 from imdsproxy.upstream.task import Sender
+
+logger = logging.getLogger(__name__)
 
 ApplicationType = TypeVar("ApplicationType", bound=Application)
 
@@ -59,11 +62,14 @@ def create_app(config: Config | None = None, clock: Clock | None = None) -> Appl
     from imdsproxy.settings.load import load  # noqa: PLC0415  # only where it is needed
 
     try:
-        config = load().settings.config()
+        loaded = load()
+        config = loaded.settings.config()
         logs.configure(config.log_level, config.log_format)
+        for warning in loaded.warnings:
+            logger.warning(warning)
         return _application(config, clock)
     except ImdsproxyError as error:
-        sys.stderr.write(f"imdsproxy: {error}\n")
+        sys.stderr.write(f"{error.for_terminal()}\n")
         raise SystemExit(2) from None
 
 

@@ -1,4 +1,4 @@
-"""The project's own errors. Each text is one line for a person: what is wrong, with which value, and what to do.
+"""The project's own errors. Each line of a text is for a person: what is wrong, with which value, and what to do.
 
 ImdsproxyError
 ├── SettingsError      a setting, flag or file that cannot be used
@@ -11,9 +11,13 @@ ImdsproxyError
 class ImdsproxyError(Exception):
     """Base of every error that the project raises for a person to read."""
 
+    def for_terminal(self) -> str:
+        """Return the text as it is written to standard error: each line begins with the program's name."""
+        return "\n".join(f"imdsproxy: {line}" for line in str(self).splitlines())
+
 
 class SettingsError(ImdsproxyError):
-    """A setting that cannot be used. The text names it and says which values can."""
+    """Settings that cannot be used, a line each: the line names the setting and says which values can."""
 
 
 class StartError(ImdsproxyError):

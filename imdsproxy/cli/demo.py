@@ -31,7 +31,7 @@ def demo(flags: Mapping[str, str]) -> int:
         sys.stderr.write(f"imdsproxy: port {EMULATOR_PORT}, where the demo's emulator listens, is taken; free it\n")
         return 2
     upstream = f"http://127.0.0.1:{EMULATOR_PORT}"
-    config = read_config(lambda: {"max_wait": _MAX_WAIT, **flags, "upstream": upstream})
+    config, warnings = read_config(lambda: {"max_wait": _MAX_WAIT, **flags, "upstream": upstream})
     with _emulator() as process:
         if process is None:
             return 2
@@ -39,7 +39,7 @@ def demo(flags: Mapping[str, str]) -> int:
         from imdsproxy.ops import logs  # noqa: PLC0415  # only when it is sure to be needed
 
         logs.configure(config.log_level, config.log_format)
-        return serve(config, announce=lambda address: _show(address, upstream, process.pid))
+        return serve(config, warnings, announce=lambda address: _show(address, upstream, process.pid))
 
 
 def _taken(port: int) -> bool:

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from imdsproxy import __version__
-from imdsproxy.errors import SettingsError
+from imdsproxy.errors import ImdsproxyError, SettingsError
 
 if TYPE_CHECKING:
     import argparse
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, the process's own where `argv` is None, and return the exit status."""
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
-    except SettingsError as error:
+    except ImdsproxyError as error:
         return _complain(error)
     except KeyboardInterrupt:
         return _INTERRUPTED_STATUS
@@ -118,12 +118,12 @@ def _serve(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _end_early)
     from imdsproxy.settings.forked_loader import read_config  # noqa: PLC0415 - late, see above
 
-    config = read_config(lambda: _parse(_parser("serve"), arguments), meanwhile=_import_server)
+    config, warnings = read_config(lambda: _parse(_parser("serve"), arguments), meanwhile=_import_server)
     from imdsproxy.cli.serve import serve  # noqa: PLC0415 - late, see above
     from imdsproxy.ops import logs  # noqa: PLC0415 - late, see above
 
     logs.configure(config.log_level, config.log_format)
-    return serve(config)
+    return serve(config, warnings)
 
 
 def _end_early(_signal: int, _frame: object) -> NoReturn:
@@ -144,6 +144,8 @@ def _config(flags: dict[str, str]) -> int:
     if output == "markdown":
         return _print(settings_report.markdown())
     loaded = load(flags)
+    for warning in loaded.warnings:
+        sys.stderr.write(f"imdsproxy: warning: {warning}\n")
     if output == "toml":
         return _print(settings_report.toml(loaded.settings))
     if output == "env":
@@ -237,6 +239,6 @@ def _print(text: str) -> int:
     return 0
 
 
-def _complain(error: Exception) -> int:
-    sys.stderr.write(f"imdsproxy: {error}\n")
+def _complain(error: ImdsproxyError) -> int:
+    sys.stderr.write(f"{error.for_terminal()}\n")
     return _USAGE_STATUS

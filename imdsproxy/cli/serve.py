@@ -20,11 +20,14 @@ START_FAILED = 2
 """Exit status where the settings, or this machine, do not allow a start."""
 
 
-def serve(config: Config, announce: Callable[[str], None] = lambda _url: None) -> int:
+def serve(config: Config, warnings: Sequence[str] = (), announce: Callable[[str], None] = lambda _url: None) -> int:
     """Run the proxy until a signal ends it, and return the exit status.
 
-    `announce` is called with the address of the first listener once all listeners are served.
+    `warnings` about the settings are logged; `announce` is called with the address of the first listener once all
+    listeners are served.
     """
+    for warning in warnings:
+        logger.warning(warning)
     listeners: list[Listener] = []
     try:
         check_targets(config)
@@ -34,7 +37,7 @@ def serve(config: Config, announce: Callable[[str], None] = lambda _url: None) -
         application = create_app(config)
     except ImdsproxyError as error:
         close(listeners)
-        sys.stderr.write(f"imdsproxy: {error}\n")
+        sys.stderr.write(f"{error.for_terminal()}\n")
         return START_FAILED
     run(
         application,

@@ -9,18 +9,27 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from imdsproxy.config import Config
 from imdsproxy.errors import SettingsError
 
 
-def read_config(flags: Callable[[], Mapping[str, str]], meanwhile: Callable[[], object] = lambda: None) -> Config:
-    """Read flags, environment and file as `settings.load` does. Raises SettingsError.
+class ReadConfig(NamedTuple):
+    """A configuration, and what its writer should know of it."""
+
+    config: Config
+    warnings: tuple[str, ...]
+    """One line each; see `settings.warnings`."""
+
+
+def read_config(flags: Callable[[], Mapping[str, str]], meanwhile: Callable[[], object] = lambda: None) -> ReadConfig:
+    """Return what flags, environment and file say, as `settings.load` reads them. Raises SettingsError.
 
     `flags` is called where the reading takes place, since taking a command line apart needs the settings' names;
     `meanwhile` is called while a child reads. Only for a process that has no thread but its first.
     """
-    config: Config | str | None = None
+    read: ReadConfig | str | None = None
     if hasattr(os, "fork"):
         receive, send = os.pipe()
         child = os.fork()
@@ -35,22 +44,23 @@ def read_config(flags: Callable[[], Mapping[str, str]], meanwhile: Callable[[], 
                 handed = pipe.read()
             os.waitpid(child, 0)
         if handed:
-            config = pickle.loads(handed)  # noqa: S301  # our own child wrote it
-    if config is None:
-        config = _read(flags)
-    if isinstance(config, str):
-        raise SettingsError(config)
-    return config
+            read = pickle.loads(handed)  # noqa: S301  # our own child wrote it
+    if read is None:
+        read = _read(flags)
+    if isinstance(read, str):
+        raise SettingsError(read)
+    return read
 
 
-def _read(flags: Callable[[], Mapping[str, str]]) -> Config | str:
+def _read(flags: Callable[[], Mapping[str, str]]) -> ReadConfig | str:
     """Return the configuration, or the sentence that says what is wrong with it."""
     from imdsproxy.settings.load import load  # noqa: PLC0415  # the import that is not to be kept
 
     try:
-        return load(flags()).settings.config()
+        loaded = load(flags())
     except SettingsError as error:
         return str(error)
+    return ReadConfig(loaded.settings.config(), loaded.warnings)
 
 
 def _hand_over(flags: Callable[[], Mapping[str, str]], send: int) -> None:  # pragma: no cover  # see `read`

@@ -1,23 +1,24 @@
 """How flags, environment, file and defaults become one frozen object.
 
-`load` is the only reader of the settings' sources. Whatever is wrong with them is translated here, and
-nowhere else, into one `SettingsError`.
+`load` is the only reader of the settings' sources. It collects every mistake and raises them as one `SettingsError`,
+a line each. What is sound but doubtful becomes a warning: see `settings.warnings`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from imdsproxy.errors import SettingsError
+from imdsproxy.settings.file import read_file
 from imdsproxy.settings.model import PREFIX, Settings, environment_name, flag_name, form
-from imdsproxy.settings.parsers import shown
+from imdsproxy.settings.parsers import hint, shown
+from imdsproxy.settings.warnings import doubts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,16 +35,21 @@ _SERVICE_LINK = re.compile(
 )
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
 
+# From this similarity on (difflib, 0 to 1) a name is suggested ...
 _ALIKE = 0.75
-"""From this similarity on (difflib, 0 to 1) a name is taken for a misspelt one."""
+# ... and from this one on it is a slip of the pen, which is refused even where unknown names are only warned about.
+_MISSPELT = 0.85
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and for each field where its value came from, such as "flag --port" or "default"."""
+    """Settings, and where they came from."""
 
     settings: Settings
     sources: Mapping[str, str]
+    """For each field its source, such as "flag --port" or "default"."""
+    warnings: tuple[str, ...] = ()
+    """What is accepted and probably not meant, or dangerous: one line each, for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,84 +59,124 @@ class _Given:
     title: str
 
 
+@dataclass(slots=True)
+class _Sources:
+    """What has been read so far."""
+
+    given: dict[str, _Given] = field(default_factory=dict)
+    unknown: list[tuple[str, str, list[str]]] = field(default_factory=list)
+    """Names that are no setting: the name, where it stands, and the names that are known there."""
+    mistakes: list[str] = field(default_factory=list)
+
+
 def load(flags: Mapping[str, str] = MappingProxyType({}), environ: Mapping[str, str] | None = None) -> Loaded:
     """Read flags (by field name), then environment, then CONFIG_FILE; the first to name a setting wins.
 
-    `environ` is the process's own where it is None. Raises SettingsError.
+    `environ` is the process's own where it is None. Raises SettingsError with a line for each mistake.
     """
-    given = _environment(os.environ if environ is None else environ) | _flags(flags)
-    if "config_file" in given and given["config_file"].value:
-        given = _file(given["config_file"]) | given
-    values: dict[str, Any] = {field: item.value for field, item in given.items()}
+    sources = _Sources()
+    _take_environment(sources, os.environ if environ is None else environ)
+    _take_flags(sources, flags)
+    _take_file(sources)
+    warnings = _judge_unknown(sources)
+    values: dict[str, Any] = {name: item.value for name, item in sources.given.items()}
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        raise SettingsError(_sentence(error, given)) from None
-    sources = {field: given[field].source if field in given else "default" for field in Settings.model_fields}
-    return Loaded(settings, MappingProxyType(sources))
+        sources.mistakes += _sentences(error, sources.given)
+        settings = Settings()
+    if sources.mistakes:
+        raise SettingsError("\n".join(sources.mistakes))
+    origins = {name: sources.given[name].source if name in sources.given else "default" for name in values_of(settings)}
+    return Loaded(settings, MappingProxyType(origins), (*warnings, *doubts(settings)))
 
 
-def _flags(flags: Mapping[str, str]) -> dict[str, _Given]:
-    _refuse_unknown(map(flag_name, flags), map(flag_name, Settings.model_fields))
-    return {
-        field: _Given(value.strip(), f"flag {flag}", f"{environment_name(field)} (flag {flag})")
-        for field, value in flags.items()
-        for flag in (flag_name(field),)
-    }
+def values_of(settings: Settings) -> Iterable[str]:
+    """Return the names of all fields, in the order in which they are documented."""
+    return type(settings).model_fields
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, _Given]:
-    fields = {environment_name(field): field for field in Settings.model_fields}
-    # Any case is looked at, so that imdsproxy_port is refused rather than silently without effect.
-    ours = {
-        name: value.strip()
-        for name, value in environ.items()
-        if name.upper().startswith(PREFIX)
-        and not _SERVICE_LINK.fullmatch(name)
-        and not (name == environment_name("port") and _SERVICE_ADDRESS.fullmatch(value))
-    }
-    _refuse_unknown(ours, fields)
-    return {fields[name]: _Given(value, f"environment {name}", name) for name, value in ours.items()}
+def _take_environment(sources: _Sources, environ: Mapping[str, str]) -> None:
+    fields = {environment_name(name): name for name in Settings.model_fields}
+    for name, value in environ.items():
+        # Any case is looked at, so that imdsproxy_port is refused rather than silently without effect.
+        if not name.upper().startswith(PREFIX) or _SERVICE_LINK.fullmatch(name):
+            continue
+        if name == environment_name("port") and _SERVICE_ADDRESS.fullmatch(value.strip()):
+            continue
+        if name in fields:
+            sources.given[fields[name]] = _Given(value.strip(), f"environment {name}", name)
+        else:
+            sources.unknown.append((name, "", list(fields)))
 
 
-def _file(named: _Given) -> dict[str, _Given]:
-    # Its import costs memory that only those with a file need to pay.
-    import tomllib  # noqa: PLC0415
-
-    path = str(named.value)
-    refusal = f'{named.title} is "{shown(path)}", but must be {form("config_file").rule}: '
-    try:
-        # Editors on Windows may begin a file with a byte order mark.
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise SettingsError(refusal + shown(error.strerror or error)) from None
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(refusal + shown(error)) from None
-    known = Settings.model_fields.keys() - {"config_file"}
-    _refuse_unknown(content, known, f" in {shown(path)}")
-    return {
-        field: _Given(_as_text(value), f"file {path}", f"{environment_name(field)} ({field} in {shown(path)})")
-        for field, value in content.items()
-    }
+def _take_flags(sources: _Sources, flags: Mapping[str, str]) -> None:
+    for name, value in flags.items():
+        flag = flag_name(name)
+        if name in Settings.model_fields:
+            title = f"{environment_name(name)} (flag {flag})"
+            sources.given[name] = _Given(value.strip(), f"flag {flag}", title)
+        else:
+            sources.mistakes.append(_not_a_setting(flag, "", map(flag_name, Settings.model_fields)))
 
 
-def _as_text(value: object) -> object:
-    """Turn a TOML scalar into its text, so that `port = true` is no port although Python counts with it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return value if isinstance(value, list | dict) else str(value)
-
-
-def _refuse_unknown(names: Iterable[str], known: Iterable[str], place: str = "") -> None:
-    by_core = {_core(name): name for name in known}
-    unknown = sorted(set(names) - set(by_core.values()))
-    if not unknown:
+def _take_file(sources: _Sources) -> None:
+    named = sources.given.get("config_file")
+    if named is None or not named.value:
         return
-    import difflib  # noqa: PLC0415 - costs memory, and is needed only on the way out
+    path = str(named.value)
+    try:
+        content = read_file(path)
+    except ValueError as error:
+        rule = form("config_file").rule
+        sources.mistakes.append(f'{named.title} is "{shown(path)}", but must be {rule}: {shown(error, 200)}')
+        return
+    known = [name for name in Settings.model_fields if name != "config_file"]
+    for name, value in content.items():
+        if name in known:
+            title = f"{environment_name(name)} ({name} in {shown(path)})"
+            sources.given.setdefault(name, _Given(value, f"file {path}", title))
+        elif isinstance(value, dict) and not value.keys().isdisjoint(known):
+            inner = next(iter(value))
+            sources.mistakes.append(
+                f"[{shown(name)}] in {shown(path)} is a section, and settings stand above all sections: "
+                f"move {shown(inner)} to the top of the file, and take the section's line away"
+            )
+        else:
+            sources.unknown.append((name, f" in {shown(path)}", known))
 
-    near = difflib.get_close_matches(_core(unknown[0]), by_core, 1, _ALIKE)
-    remedy = f"did you mean {by_core[near[0]]}?" if near else '"imdsproxy config" lists what is'
-    raise SettingsError(f"{shown(unknown[0])}{place} is not a setting; {remedy}{_and_more(len(unknown) - 1)}")
+
+def _judge_unknown(sources: _Sources) -> list[str]:
+    """Add unknown names to the mistakes, or return them as warnings where UNKNOWN_SETTINGS says so."""
+    item = sources.given.get("unknown_settings")
+    warn = item is not None and str(item.value).lower() == "warn"
+    warnings = []
+    for name, place, known in sorted(sources.unknown, key=lambda each: each[:2]):
+        if warn and not _misspelt(name, known):
+            warnings.append(f"{shown(name)}{place} is not a setting of this version, and has no effect")
+        else:
+            sources.mistakes.append(_not_a_setting(name, place, known))
+    return warnings
+
+
+def _not_a_setting(name: str, place: str, known: Iterable[str]) -> str:
+    near = _near(name, known, _ALIKE)
+    remedy = f"did you mean {near}?" if near else '"imdsproxy config" lists what is'
+    return f"{shown(name)}{place} is not a setting; {remedy}"
+
+
+def _near(name: str, known: Iterable[str], alike: float) -> str | None:
+    import difflib  # noqa: PLC0415 - costs memory, and is needed only for a mistake
+
+    by_core = {_core(each): each for each in known}
+    near = difflib.get_close_matches(_core(name), by_core, 1, alike)
+    return by_core[near[0]] if near else None
+
+
+def _misspelt(name: str, known: Iterable[str]) -> bool:
+    """Whether a name is a slip of the pen: nearly a known one, or one with its letters in another order."""
+    letters = sorted(_core(name))
+    return _near(name, known, _MISSPELT) is not None or any(sorted(_core(each)) == letters for each in known)
 
 
 def _core(name: str) -> str:
@@ -138,17 +184,16 @@ def _core(name: str) -> str:
     return name.lower().lstrip("-").removeprefix(PREFIX.lower())
 
 
-def _sentence(error: ValidationError, given: Mapping[str, _Given]) -> str:
+def _sentences(error: ValidationError, given: Mapping[str, _Given]) -> list[str]:
     problems: dict[str, ErrorDetails] = {}
     for problem in error.errors(include_url=False):
         problems.setdefault(str(problem["loc"][0]), problem)
-    field, problem = next(iter(problems.items()))
-    item = given.get(field) or _Given(problem["input"], "default", environment_name(field))
-    detail = str(problem.get("ctx", {}).get("error", ""))
-    rule = form(field).rule + (f": {detail}" if detail else "")
+    return [_sentence(name, problem, given) for name, problem in problems.items()]
+
+
+def _sentence(name: str, problem: ErrorDetails, given: Mapping[str, _Given]) -> str:
+    item = given.get(name) or _Given(problem["input"], "default", environment_name(name))
+    detail = str(problem.get("ctx", {}).get("error", "")) or hint(item.value)
+    rule = form(name).rule + (f": {detail}" if detail else "")
     value = "unset" if item.value is None else f'"{shown(item.value)}"'
-    return f"{item.title} is {value}, but must be {rule}{_and_more(len(problems) - 1)}"
-
-
-def _and_more(count: int) -> str:
-    return f" (and {count} more)" if count else ""
+    return f"{item.title} is {value}, but must be {rule}"

@@ -211,6 +211,13 @@ class Settings(BaseSettings):
     access_log: Annotated[bool, Form("true|false", "true or false")] = Field(
         default=False, description="Whether each request is logged."
     )
+    unknown_settings: Annotated[
+        Literal["refuse", "warn"], BeforeValidator(_word), Form("refuse|warn", "refuse or warn")
+    ] = Field(
+        "refuse",
+        description="What an unknown IMDSPROXY_ name does at start: refuse stops it, warn logs a line, for fleets "
+        "that roll versions back. A misspelt name is refused either way.",
+    )
     config_file: Annotated[
         str | None, BeforeValidator(_none_if_empty), Form("FILE", "a TOML file that can be read")
     ] = Field(None, description="TOML file with settings, named in lower case; flags and environment go first.")
@@ -223,7 +230,7 @@ class Settings(BaseSettings):
     def config(self) -> Config:
         """Return the settings as the proxy takes them."""
         values = {**dict(self), "upstream": self.upstream_address}
-        del values["config_file"]
+        del values["config_file"], values["unknown_settings"]
         return Config(**values)
 
     @field_validator("upstream")

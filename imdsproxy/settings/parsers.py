@@ -16,25 +16,47 @@ LONGEST_SECONDS = 31_536_000
 """A year. Anything longer is a slip of the pen, and an event loop's timers cannot carry just any float."""
 
 _SHOWN_CHARACTERS = 80
+# `user:password@` of a URL; the password ends in every message as ***.
+_PASSWORD = re.compile(r"(//[^/@:]*:)[^/@]*(@)")
+_LONGEST_PASSWORD = 1000
 
 _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[a-z0-9._~!$&'()*+,;=:@-]+)+")
+_PATTERN = re.compile(r"[*\[\]{}]")
 _TARGET = re.compile(r"/metadata/[!\"$-\[\]-~]*", re.IGNORECASE)
 
 
-def shown(value: object) -> str:
-    """Return the value as at most 80 printable characters, on one line."""
+def shown(value: object, longest: int = _SHOWN_CHARACTERS) -> str:
+    """Return the value as at most `longest` printable characters, on one line, without the password of a URL."""
     text = value if isinstance(value, str) else str(value)
+    text = _PASSWORD.sub(r"\1***\2", text[: longest + _LONGEST_PASSWORD])
     if not text.isprintable():
         text = "".join(
             character if character.isprintable() else character.encode("unicode_escape").decode()
-            for character in text[:_SHOWN_CHARACTERS]
-        ) + ("..." if len(text) > _SHOWN_CHARACTERS else "")
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
+            for character in text[:longest]
+        ) + ("..." if len(text) > longest else "")
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def hint(value: object) -> str:
+    """Return what is probably wrong with a refused value, or an empty text."""
+    text = value if isinstance(value, str) else ""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return (
+            "the quotes are part of the value; write it without them "
+            "(systemd and a shell take them away, docker --env-file does not)"
+        )
+    if text.lower() == "warn":
+        return "write warning"
+    return ""
 
 
 def read_prefixes(value: object) -> tuple[str, ...]:
     """Read path prefixes; lower-cased, without a trailing slash, in the order given."""
-    return tuple(dict.fromkeys(_prefix(item) for item in items_of(value)))
+    prefixes = tuple(dict.fromkeys(_prefix(item) for item in items_of(value)))
+    for prefix in prefixes:
+        if not f"{prefix}/".startswith("/metadata/"):
+            raise ValueError(f'"{shown(prefix)}" is not under /metadata, and nothing else is forwarded')
+    return prefixes
 
 
 def read_path_seconds(value: object) -> tuple[tuple[str, float], ...]:
@@ -76,6 +98,10 @@ def read_targets(value: object) -> tuple[str, ...]:
 
 def _prefix(text: str) -> str:
     prefix = text.lower().removesuffix("/")
+    if _PATTERN.search(prefix):
+        raise ValueError(f'"{shown(text)}" is a pattern; write a prefix, which has everything below it')
+    if ";" in prefix:
+        raise ValueError(f'"{shown(text)}" has a semicolon; separate by commas')
     if _PREFIX.fullmatch(prefix) is None:
         raise ValueError(f'"{shown(text)}" is not one')
     return prefix

@@ -47,6 +47,7 @@ def read_socket_path(value: object) -> str | None:
     text = text_of(value)
     if not text:
         return None
+    _refuse_scheme(text)
     # While the socket is made, its name is a little longer.
     return _socket_path(text, _LONGEST_SOCKET_PATH - len(".1234"))
 
@@ -56,6 +57,7 @@ def read_budget_file(value: object) -> str | None:
     text = text_of(value)
     if not text:
         return None
+    _refuse_scheme(text)
     if not _LINUX:
         raise ValueError(
             "a budget is shared on Linux only: it takes file locks, a clock that all containers have in common, "
@@ -64,6 +66,11 @@ def read_budget_file(value: object) -> str | None:
     if len(text) < 2 or not text.startswith("/") or text.endswith("/") or not text.isprintable():
         raise ValueError
     return text
+
+
+def _refuse_scheme(text: str) -> None:
+    if text.lower().startswith("unix:"):
+        raise ValueError("write the path alone, without unix:")
 
 
 def read_upstream(value: object) -> str:

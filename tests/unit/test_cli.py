@@ -45,7 +45,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
     def place(module: str, function: str, status: int = 0, error: BaseException | None = None) -> list[object]:
         calls: list[object] = []
 
-        def called(argument: object) -> int:
+        def called(argument: object, *_: object) -> int:
             calls.append(argument)
             if error is not None:
                 raise error
