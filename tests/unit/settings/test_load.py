@@ -19,7 +19,7 @@ from imdsproxy.settings import report as settings_report
 from imdsproxy.settings.load import Loaded, Settings, load
 from imdsproxy.settings.model import environment_name, flag_name, form
 
-SAMPLE_FILE = Path(__file__).parents[2] / "config" / "imdsproxy.toml"
+SAMPLE_FILE = Path(__file__).parents[3] / "config" / "imdsproxy.toml"
 
 DEFAULTS = {
     "host": "127.0.0.1",
