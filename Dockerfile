@@ -24,12 +24,13 @@ RUN apt-get update -q \
     && rm -r ../pydoc_data ../test
 
 # pip works from outside, so that it is never in the environment it fills. Its configuration (an index, a proxy, a
-# certificate) may come in as the secret pip.conf.
+# certificate) may come in as the secret pip.conf. The lock is complete: no dependency is resolved, nothing is built.
 COPY requirements/run.txt /project/requirements/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3.11 -m venv /tools \
     && python3.11 -m venv --without-pip /opt/imdsproxy \
-    && /tools/bin/pip --python /opt/imdsproxy/bin/python install --require-hashes -r /project/requirements/run.txt
+    && /tools/bin/pip --python /opt/imdsproxy/bin/python install --require-hashes --no-deps --only-binary :all: \
+        -r /project/requirements/run.txt
 
 # Compiled here, since nothing can be written later; never compared with the sources, since those cannot change.
 COPY pyproject.toml README.md LICENSE /project/
@@ -38,6 +39,7 @@ COPY container /project/container
 RUN pip="/tools/bin/pip --python /opt/imdsproxy/bin/python" \
     && $pip install --no-index --no-deps --no-build-isolation /project \
     && $pip uninstall -y flit-core \
+    && $pip check \
     && find /opt/imdsproxy/bin -type f ! -name imdsproxy ! -name uvicorn -delete \
     && find /opt/imdsproxy/lib \( -name '*.pxd' -o -name '*.pyx' -o -name '*.pxi' \) -delete \
     && find /opt/imdsproxy/lib -name '*.so' -exec strip --strip-unneeded {} + \

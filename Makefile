@@ -36,27 +36,45 @@ bench: $(VENV)/run.stamp
 scaling: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks.scaling --into docs/scaling.md
 
-# Needs uv; writes names, versions and hashes only.
+# Each lock includes the one before it, so that their versions cannot differ. Needs uv; writes names, versions and
+# hashes only, and keeps the versions that are locked already.
+LOCK = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
 lock:
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links -o requirements/run.txt requirements/run.in
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links -c requirements/run.txt -o requirements/dev.txt requirements/dev.in
+	$(LOCK) -o requirements/run.txt requirements/run.in
+	$(LOCK) -c requirements/run.txt -o requirements/emulator.txt requirements/emulator.in
+	$(LOCK) -c requirements/emulator.txt -o requirements/dev.txt requirements/dev.in
 
-$(VENV)/bin/python:
-	@[ -n "$(PYTHON)" ] || { echo "imdsproxy needs Python 3.11 or newer; none was found (set PYTHON=…)"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-		echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+# A lock is complete: nothing beside it is installed (--no-deps), and nothing is built (--only-binary), because a build
+# fetches what no lock names. The user's index, proxy and certificates apply. Settings that would install elsewhere or
+# other packages do not; the project itself has no hash, so hashes are required by flag, where a lock is read.
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_USER = 0
+export PIP_REQUIRE_HASHES = 0
+unexport PIP_CONSTRAINT PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_ROOT PIP_TARGET
+PIP = $(BIN)/python -m pip
 
-$(VENV)/run.stamp: requirements/run.txt pyproject.toml | $(VENV)/bin/python
-	@echo "building $(VENV) …"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/run.txt
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+# Fill the environment from the lock $<. If that changed, an environment of ours is made again from nothing, because
+# pip leaves in place what the new lock no longer names.
+define install
+@echo "building $(VENV) …"
+@$(if $(filter $<,$?),[ ! -e $@ ] || rm -rf $(VENV))
+@[ -e $(BIN)/python ] || [ -n "$(PYTHON)" ] || { \
+	echo "imdsproxy needs Python 3.11 or newer; none was found (set PYTHON=…)"; exit 1; }
+@[ -e $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+@$(PIP) install -q --require-hashes --no-deps --only-binary :all: -r $<
+@$(PIP) install -q --no-index --no-deps --no-build-isolation -e .
+@said=$$($(PIP) check) || { echo "$$said"; \
+	echo "$(VENV) and $< differ; 'make clean' removes $(VENV), so that it is built again"; exit 1; }
+@touch $(VENV)/run.stamp $@
+endef
+
+$(VENV)/run.stamp: requirements/emulator.txt pyproject.toml
+	$(install)
 
 $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@touch $@
+	$(install)
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 COMMON_NAME = "emulator.metadata.azure.invalid"
 LIFE = dt.timedelta(hours=6)
 UNSIGNED_NOTICE = (
-    "the emulator serves Microsoft's sample attested document, because it cannot sign its own: "
-    "pip install 'imdsproxy[emulator]' mends that"
+    "the emulator serves Microsoft's sample attested document: the cryptography package, which it needs to sign its "
+    "own, is not installed (requirements/emulator.txt in the source locks it; `make demo` installs it)"
 )
 _INTRODUCED = {"licenseType": "2020-09-01", "sku": "2019-11-01", "subscriptionId": "2019-04-30"}
 

@@ -348,7 +348,7 @@ class TestThread:
         with run_in_thread() as imds:
             body = ask(imds, "/metadata/attested/document?api-version=2021-02-01")[2]
         assert b"MIIEEgYJKoZIhvcNAQcCoIIEAzCC" in body
-        assert [record.getMessage() for record in caplog.records if "imdsproxy[emulator]" in record.message]
+        assert [record.getMessage() for record in caplog.records if "requirements/emulator.txt" in record.message]
         assert len(caplog.records) == 1
 
     def test_garbage_from_a_client_ends_its_connection_only(self, imds: EmulatorServer) -> None:

@@ -1,0 +1,111 @@
+"""The locks, and every place that installs: what is installed is what a lock names, whatever a registry offers."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit import ROOT
+
+LOCKS = ("run", "emulator", "dev")
+_LOCKED = re.compile(r"([a-z0-9-]+)==([\w.]+)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
+_FROM_A_LOCK = {"--require-hashes", "--no-deps", "--only-binary :all:"}
+_FROM_HERE = {"--no-index", "--no-deps", "--no-build-isolation"}
+_INSTALLS = re.compile(r"""(?ix)
+    \b(?: pip (?:\.exe)? ["')}]*  (?:\s+--python\s+\S+)? | pipx | uv\ pip | uv\ tool )
+    \s+ (?:install|download|wheel|run) \b (?P<arguments>[^`\n;&]*)""")
+_CHECKS = re.compile(r"""(?i)\bpip(?:\.exe)?["')}]*\s+check\b""")
+_SUFFIXES = {"", ".cfg", ".in", ".md", ".ps1", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
+
+
+def locked(name: str) -> dict[str, str]:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="ascii")
+    return {match[1]: match[0] for match in _LOCKED.finditer(text)}
+
+
+def texts() -> Iterator[tuple[Path, str]]:
+    """Yield each text file of the project, commands of several lines joined to one, but not this file."""
+    for path in sorted(ROOT.rglob("*")):
+        inside = path.relative_to(ROOT)
+        hidden = [part for part in inside.parts if part.startswith(".") and part != ".ci"]
+        if not hidden and path.is_file() and path.suffix in _SUFFIXES and path != Path(__file__):
+            yield inside, re.sub(r"[ \t]*\\\n\s*", " ", path.read_text(encoding="utf-8"))
+
+
+def faults(text: str) -> list[str]:
+    """Return what is wrong with the installing commands in a text."""
+    found = []
+    for match in _INSTALLS.finditer(text):
+        arguments = match["arguments"].strip()
+        if not arguments:  # the command's name in a sentence
+            continue
+        wanted = _FROM_A_LOCK if re.search(r"(^|\s)-r\b", arguments) else _FROM_HERE
+        absent = sorted(flag for flag in wanted if f" {flag} " not in f" {arguments} ")
+        found += [f"{match[0]!r} lacks {flag}" for flag in absent]
+        if wanted is _FROM_A_LOCK and "download" not in match[0] and not _CHECKS.search(text, match.end()):
+            found.append(f"{match[0]!r} is not followed by pip check")
+    return found
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_holds_names_versions_and_hashes_only(name: str) -> None:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="ascii")
+    assert _LOCKED.sub("", text) == ""
+    assert len(locked(name)) > 15
+
+
+def test_each_lock_includes_the_one_before() -> None:
+    run, emulator, dev = map(locked, LOCKS)
+    assert run.items() < emulator.items() < dev.items()
+
+
+def test_emulator_lock_has_what_signs_and_the_image_does_not() -> None:
+    assert "cryptography" in locked("emulator")
+    assert "cryptography" not in locked("run")
+
+
+def test_build_backend_is_the_locked_one() -> None:
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    line = locked("run")["flit-core"].split(" ", 1)[0]
+    assert [one.replace("_", "-") for one in required] == [line], "build-system.requires names what the lock has"
+
+
+def test_every_install_takes_what_is_locked_or_here() -> None:
+    assert {str(path): found for path, text in texts() if (found := faults(text))} == {}
+
+
+def test_every_reader_of_a_lock_is_among_the_texts() -> None:
+    readers = {str(path) for path, text in texts() if any("-r" in match[0] for match in _INSTALLS.finditer(text))}
+    assert readers >= {"Makefile", "Dockerfile", ".ci/debian", "docs/service.md"}
+
+
+LOCK = "pip install --require-hashes --no-deps --only-binary :all: -r requirements/run.txt\npip check"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (LOCK, 0),
+        ("`pip install` and no more", 0),
+        ("pip install --no-index --no-deps --no-build-isolation .", 0),
+        (LOCK.replace("--no-deps ", ""), 1),
+        (LOCK.replace("--only-binary :all: ", ""), 1),
+        (LOCK.removesuffix("pip check"), 1),
+        ("$(PIP) install -r requirements/run.txt\n$(PIP) check", 3),
+        ('"$env/python" -m pip download -r run.txt', 3),
+        ("& $pip install -r run.txt; & $pip check", 3),
+        ("/tools/bin/pip --python /opt/python install -r run.txt && $pip check", 3),
+        ("pip install 'imdsproxy[emulator]'", 3),
+        ("`pip install imdsproxy` fixes that", 3),
+        ("pip install -e '.[emulator]'", 3),
+        ("pip install --upgrade pip", 3),
+        ("pipx install imdsproxy", 3),
+        ("uv tool install imdsproxy", 3),
+    ],
+)
+def test_what_counts_as_a_fault(text: str, count: int) -> None:
+    assert len(faults(text)) == count
