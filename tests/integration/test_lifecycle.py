@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import http.client
 import json
@@ -23,6 +24,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
+from imdsproxy.emulator.attested import COMMON_NAME
 from imdsproxy.policy import ENDPOINTS
 from tests.kit import (
     INSTANCE,
@@ -859,6 +861,8 @@ def test_the_demo_shows_lines_that_work(tmp_path: Path) -> None:
         assert is_hit(again)
         assert int(again.headers["age"]) >= 0
         assert get(DEMO_PORT, "/-/metrics").status == 200
+        attested = json.loads(get(DEMO_PORT, "/metadata/attested/document?api-version=2021-02-01").body)
+        assert COMMON_NAME.encode() in base64.b64decode(attested["signature"]), "it is signed by the emulator itself"
         assert command.end(signal.SIGINT) == 0
         wait_until(lambda: is_gone(pid))
         assert "Traceback" not in command.log
