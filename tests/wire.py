@@ -104,6 +104,9 @@ class Wire(asyncio.Transport):
     The network takes nothing but what the client reads: whatever that leaves is in the write buffer.
     """
 
+    lent: Callable[[bytes], Any] = bytes
+    """Makes of what was read what the protocol is given: bytes with uvloop, a bytearray with Windows' own loop."""
+
     def __init__(self, loop: SteppedLoop, protocol: asyncio.Protocol, peer: tuple[str, int] | None) -> None:
         super().__init__()
         self._loop = loop
@@ -210,7 +213,7 @@ class Wire(asyncio.Transport):
             while self._reading and self._inbox:
                 read = bytes(self._inbox[:_LONGEST_READ])
                 del self._inbox[:_LONGEST_READ]
-                self._protocol.data_received(read)
+                self._protocol.data_received(self.lent(read))
             if self._reading and self._ended:
                 self._reading = False
                 if not self._protocol.eof_received():

@@ -92,8 +92,15 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes in, up to the limits."""
+    def data_received(self, data: bytes | bytearray | memoryview) -> None:
+        """Take in what was read, as bytes.
+
+        Windows' own event loop hands over a bytearray (CPython 3.11), which has no hash and can be changed later.
+        """
+        self._receive(data if type(data) is bytes else bytes(data))
+
+    def _receive(self, data: bytes) -> None:
+        """Parse what was read, up to the limits."""
         self._beside_body += len(data)
         self._latest = data
         self._whole = False

@@ -39,8 +39,8 @@ class FastPathConnection(Connection):
         """Whether no request has come yet."""
         return super().silent and not self._answered
 
-    def data_received(self, data: bytes) -> None:
-        """Answer what is known by its bytes; read everything else."""
+    def _receive(self, data: bytes) -> None:
+        """Answer what is known by its bytes; parse everything else."""
         self._from_rest = self._whole
         if self._whole and self._free():
             began = self._now()
@@ -48,7 +48,7 @@ class FastPathConnection(Connection):
             if hit is not None:
                 self._answer(hit, began, data)
                 return
-        super().data_received(data)
+        super()._receive(data)
 
     def on_headers_complete(self) -> None:
         """Answer a fresh hit here and now."""

@@ -732,6 +732,38 @@ def test_a_request_behind_one_that_is_still_being_answered(behind: bytes) -> Non
     compare(House(), [*slow, Leave(0, vanishes=True), Pass(7.0), *KNOWN])
 
 
+def _borrowing(make: Callable[[bytes], bytearray | memoryview]) -> Callable[[bytes], bytearray | memoryview]:
+    """Return what lends each read to the protocol until the next, as a loop that has one buffer for all reads."""
+    lent: list[bytearray | memoryview] = []
+
+    def lend(data: bytes) -> bytearray | memoryview:
+        for old in lent:
+            old[:] = bytes(len(old))
+        lent[:] = [make(data)]
+        return lent[0]
+
+    return lend
+
+
+@pytest.mark.parametrize("way", [Connection, LANE])
+@pytest.mark.parametrize("make", [bytearray, lambda data: memoryview(bytearray(data))], ids=["bytearray", "memoryview"])
+def test_reads_that_are_not_bytes_are_answered_as_bytes_are(
+    way: type[Connection], make: Callable[[bytes], bytearray | memoryview], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows' own event loop hands over a bytearray."""
+    others: list[Step] = [Repeat(2, other, 3, 0.25) for other in (*WISHES, *OTHERS, *REFUSED)]
+    halves: list[Step] = [Send(1, (one[:20], one[20:])) for one in (*HITS, *REFUSED)]
+    history = [*KNOWN, *others, *(Repeat(0, hit, 4, 0.01) for hit in HITS), *halves, *KNOWN]
+
+    def live() -> tuple[list[Seen], list[str], Counter[str]]:
+        with logged() as log, World(way, House(), log) as world:
+            return [world.perform(step) for step in history], world.figures(), world.application.ways
+
+    expected = live()
+    monkeypatch.setattr(Wire, "lent", staticmethod(_borrowing(make)))
+    assert live() == expected
+
+
 def test_an_entry_that_was_replaced_is_not_given_again() -> None:
     for number, head_of_wish in ((0, WISHES[0]), (1, WISHES[1]), (0, WISHES[4]), (1, WISHES[5])):
         compare(House(), [Repeat(0, HITS[number], 3, 0.01), Send(1, (head_of_wish,)), Repeat(0, HITS[number], 3, 0.01)])
