@@ -140,7 +140,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
 
 
 def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter], Callable[[], None]]:
-    """Give the queue of each class, and what is to be called when nobody waits in them any more."""
+    """Return the limiter of each class, and the function that returns what is shared once no request waits."""
     window, max_wait = config.budget_window, config.max_wait
     sizes: list[tuple[int, int | None]] = [(config.budget_requests, None)]
     if config.identity_budget_requests is not None:

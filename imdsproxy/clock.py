@@ -1,4 +1,4 @@
-"""Time, injected: the system's, or one that a test moves."""
+"""Clocks. Every part that needs the time is passed one, so that a test can pass a fake."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _OFFSETS = Path("/proc/self/timens_offsets")
 
 
 class Clock(Protocol):
-    """Where every moment comes from. Waiting is the event loop's business."""
+    """The source of every moment. Waiting belongs to the event loop."""
 
     def monotonic(self) -> float:
-        """Seconds that only ever go forward; deadlines are made of these."""
+        """Return seconds that never go back, for deadlines."""
         ...
 
     def wall(self) -> float:
-        """Seconds since 1970 (UTC), which may jump; for what people and headers read, never for a deadline."""
+        """Return seconds since 1970 (UTC), which may jump: for people and headers, never for a deadline."""
         ...
 
 
 if sys.platform == "linux":
-    # A VM can hibernate, and its tokens grow old meanwhile: clock_gettime(2) says that of Linux's two monotonic
-    # clocks only this one counts the time asleep.
+    # A VM can hibernate while its tokens age. Of Linux's two monotonic clocks only this one counts the time asleep
+    # (clock_gettime(2)).
     _monotonic = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 else:
     _monotonic = time.monotonic
@@ -41,12 +41,12 @@ class SystemClock:
 
 
 def boot_id() -> bytes:
-    """Give what tells this start of a Linux machine from all others (random(4)); its containers see the same."""
+    """Return the boot id of a Linux machine (random(4)), 16 bytes. Its containers see the same one."""
     return bytes.fromhex(_BOOT_ID.read_text(encoding="ascii").strip().replace("-", ""))
 
 
 def is_the_machines() -> bool:
-    """Whether the monotonic clock of this process is that of the whole machine (time_namespaces(7))."""
+    """Return whether this process has the monotonic clock of the whole machine (time_namespaces(7))."""
     with contextlib.suppress(FileNotFoundError):  # a kernel without time namespaces
         lines = _OFFSETS.read_text(encoding="ascii").splitlines()
         return all(offset == "0" for line in lines for offset in line.split()[1:])

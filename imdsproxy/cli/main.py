@@ -1,7 +1,13 @@
-"""The command line: which command, its flags, and the exit status.
+"""Parse the command line, run the command, return the exit status.
 
-Status 0 is success, 2 a command line or a setting that cannot be used, 130 an interruption by Ctrl-C.
-What a command needs is imported when it runs, so that `--help` and a mistyped command are answered at once.
+| status | means |
+|---|---|
+| 0 | success |
+| 1 | the output could not be written |
+| 2 | a command line, setting or machine that does not allow the command |
+| 130 | interrupted by Ctrl-C |
+
+A command's imports happen when it runs, so that `--help` and a mistyped command are answered at once.
 """
 
 from __future__ import annotations
@@ -23,14 +29,14 @@ _USAGE_STATUS = 2
 _INTERRUPTED_STATUS = 130
 
 _ALIKE = 0.7
-"""From this similarity on (difflib, 0 to 1) a word is taken for a misspelt one."""
+"""Similarity (difflib, 0 to 1) from which a word counts as misspelt."""
 
 _COMMANDS = {
     "serve": "run the proxy; no command at all does the same",
     "demo": "run an emulated IMDS and the proxy in front of it, and show lines to try",
     "emulator": "run the emulated IMDS alone",
     "config": "show every setting: its value, where that came from, and what it means",
-    "redirect": "print or load the nftables ruleset that brings calls of 169.254.169.254 to the proxy",
+    "redirect": "print or load the nftables ruleset that redirects 169.254.169.254 to the proxy",
 }
 
 _CONFIG_FORMS = {
@@ -40,14 +46,14 @@ _CONFIG_FORMS = {
 }
 
 _REDIRECT_FLAGS = {
-    "uid": ("USER", "the proxy's own user, by name or number, who is exempt; default: that of the running unit"),
-    "node": ("", "redirect what this machine forwards for its pods, too"),
+    "uid": ("USER", "the proxy's own user, by name or number, which is exempt; default: the user of the running unit"),
+    "node": ("", "redirect what this machine forwards for its pods as well"),
     "exclusive": (
         "",
-        "let nobody but that user and root answer at the proxy's port; so by itself for the user of the running unit",
+        "allow only that user and root to answer at the proxy's port; on by default for the user of the running unit",
     ),
-    "remove": ("", "take the redirect away: print or load what does that instead"),
-    "load": ("", "have nft load it instead of printing it; needs root or CAP_NET_ADMIN"),
+    "remove": ("", "print or load the ruleset that removes the redirect"),
+    "load": ("", "load the ruleset with nft instead of printing it; needs root or CAP_NET_ADMIN"),
 }
 
 _HELP = f"""\
@@ -59,7 +65,7 @@ commands:
 {chr(10).join(f"  {name:<12}{meaning}" for name, meaning in _COMMANDS.items())}
 
 flags:
-  -h, --help  show this; behind a command, the flags of that command
+  -h, --help  show this help, or the flags of a command (imdsproxy serve --help)
   --version   show the version
 
 Every setting is a flag (--port) and an environment variable (IMDSPROXY_PORT): "imdsproxy serve --help".
@@ -114,7 +120,7 @@ def _run_with_settings(command: str, arguments: list[str]) -> int:
 
 
 def _serve(arguments: list[str]) -> int:
-    # From here on, since until there is a handler the kernel keeps it from a container's first process.
+    # As early as possible: the kernel does not deliver SIGTERM to a container's first process without a handler.
     signal.signal(signal.SIGTERM, _end_early)
     from imdsproxy.settings.forked_loader import read_config  # noqa: PLC0415 - late, see above
 
@@ -158,7 +164,7 @@ def _redirect(flags: dict[str, str]) -> int:
     from imdsproxy.settings.load import load  # noqa: PLC0415 - late, see above
 
     options = {name: flags.pop(name) for name in _REDIRECT_FLAGS if name in flags}
-    ruleset = end_of_redirect() if "remove" in options else redirect(load(flags).settings, options)
+    ruleset = end_of_redirect() if "remove" in options else redirect(load(flags).settings.config(), options)
     if "load" in options:
         load_ruleset(ruleset.text)
         sys.stderr.write(f"imdsproxy: {ruleset.in_force}\n")
@@ -181,7 +187,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"imdsproxy {command}",
         usage=f"imdsproxy {command} [flags]",
-        description=f"{summary[:1].upper()}{summary[1:]}. Each flag goes before its environment variable.",
+        description=f"{summary[:1].upper()}{summary[1:]}. A flag takes precedence over its environment variable.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -197,7 +203,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
                 parser.add_argument(f"--{name}", action="store_const", const="true", help=meaning)
     for field, info in Settings.model_fields.items():
         meaning = f"{info.description} [{environment_name(field)}, default: {plain(info.default)}]"
-        # argparse would read a percent sign as a placeholder of its own.
+        # argparse reads a percent sign as a placeholder.
         meaning = meaning.replace("%", "%%")
         name, placeholder = flag_name(field), form(field).placeholder
         if info.annotation is bool:
@@ -220,7 +226,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[str, s
 def _not_among(known: Iterable[str], given: str, kind: str, program: str) -> str:
     import difflib  # noqa: PLC0415 - late, see above
 
-    # Dashes are the same in all flags, and would make short ones alike.
+    # All flags share their dashes, which would make short ones similar.
     by_core = {name.lstrip("-"): name for name in known}
     near = difflib.get_close_matches(given.lstrip("-"), by_core, 1, _ALIKE)
     remedy = f"did you mean {by_core[near[0]]}?" if near else f'"{program} --help" lists them'
@@ -232,8 +238,8 @@ def _print(text: str) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError:
-        # Whoever read this, such as `head`, has enough; on Windows that is no BrokenPipeError. What is left
-        # goes nowhere, or else the interpreter would try once more on its way out, and complain.
+        # The reader, such as `head`, has closed the pipe; on Windows that is no BrokenPipeError. Discard the rest,
+        # because the interpreter would try to write it again at exit and print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _UNREAD_STATUS
     return 0

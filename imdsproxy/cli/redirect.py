@@ -1,4 +1,4 @@
-"""`imdsproxy redirect`: the ruleset for this machine's proxy, what a person has to know of it, and its loading."""
+"""`imdsproxy redirect`: build the ruleset for this machine, add what a person has to know, load it."""
 
 from __future__ import annotations
 
@@ -18,44 +18,49 @@ from imdsproxy.errors import SettingsError
 from imdsproxy.protocol.messages import IMDS_HOST
 
 if TYPE_CHECKING:
-    from imdsproxy.settings.load import Settings
+    from imdsproxy.config import Config
 
 UNIT = "imdsproxy.service"
 _NAME_IT = 'name the user that the proxy runs as: "imdsproxy redirect --uid NAME-OR-NUMBER"'
 _LARGEST_UID = 2**32 - 2
-# Names as useradd(8) makes them; nothing in one can end the quotes that it stands in.
+# Names as useradd(8) makes them; none contains a character that could end the quotes around it.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?")
 _ROUTE_LOCALNET = Path("/proc/sys", *ROUTE_LOCALNET.split("."))
 _CALLS = f"calls of {IMDS_HOST}:80"
-# The path of an ordinary user, and that of a service, may lack the folders of root's programs.
+# PATH of an ordinary user or a service may lack the folders of root's programs.
 _ROOTS_PROGRAMS = ("/usr/sbin", "/sbin")
 _LONGEST_LOADING = 30  # seconds
 
 
 class LoadError(SettingsError):
-    """Why nft did not take the ruleset, in one line."""
+    """nft did not load the ruleset."""
 
 
 class Ruleset(NamedTuple):
-    """What to load, and what to say."""
+    """A ruleset, and what to print with it."""
 
     text: str
-    """To be read by `nft -f`."""
+    """Input for `nft -f`."""
     notes: list[str]
-    """What a person has to know of it, a line each."""
+    """What a person has to know, one line each."""
     in_force: str
     """What holds once it is loaded, in one line."""
 
 
-def redirect(settings: Settings, options: Mapping[str, str]) -> Ruleset:
-    """Give the redirect. `options` are `uid`, `node` and `exclusive`, where they were given.
+def redirect(config: Config, options: Mapping[str, str]) -> Ruleset:
+    """Return the redirect for this machine.
 
-    The user of the running unit is certain, so then it is exclusive in any case. SettingsError says which of them, or
-    which setting, cannot be used and what to do.
+    Args:
+        config: `host` and `port` name the proxy's address.
+        options: `uid`, `node` and `exclusive`, where they were given. Without `uid` the user of the running unit is
+            used, which is certain; the redirect is then exclusive in any case.
+
+    Raises:
+        SettingsError: An option or a setting cannot be used.
     """
     user = _user(options["uid"]) if "uid" in options else _user_of_the_unit()
     exclusive = "exclusive" in options or "uid" not in options
-    wanted = Redirect(user, _goal(settings.host), _port(settings.port), "node" in options, exclusive)
+    wanted = Redirect(user, _goal(config.host), _port(config.port), "node" in options, exclusive)
     notes = _notes(wanted)
     if "uid" not in options and sys.platform == "linux" and not _listened_at(wanted.host, wanted.port):
         notes.append(
@@ -65,12 +70,12 @@ def redirect(settings: Settings, options: Mapping[str, str]) -> Ruleset:
 
 
 def end_of_redirect() -> Ruleset:
-    """Give what takes the redirect away, whatever the settings are."""
+    """Return what removes the redirect, whatever the settings are."""
     return Ruleset(removal(), _notes_on_removal(), f"{_CALLS} go to IMDS itself again")
 
 
 def load_ruleset(text: str) -> None:
-    """Have nft carry a ruleset out, whole or not at all. Raises LoadError."""
+    """Load a ruleset with nft, completely or not at all. Raises LoadError."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_ROOTS_PROGRAMS))
     nft = shutil.which("nft", path=path)
     if nft is None:
@@ -91,7 +96,7 @@ def load_ruleset(text: str) -> None:
 def _why_not(said: str, status: int) -> str:
     if "Operation not permitted" in said:
         return "changing nftables needs root or CAP_NET_ADMIN"
-    # nft says where and what in its first line, and draws below it.
+    # The first line of nft's error says where and what; the lines below repeat the rule.
     what = (said.strip().splitlines() or [f"it gave status {status} and no reason"])[0]
     return f"nft does not take the ruleset: {what.rpartition('Error: ')[2]}"
 
@@ -126,9 +131,9 @@ def _user_of_the_unit() -> str:
 
 
 def _goal(host: str) -> str:
-    """Give the address of this machine at which a proxy listening at `host` is reached."""
+    """Return the address of this machine at which a proxy listening on `host` is reached."""
     try:
-        # As the server does it, so that both mean the same by a name.
+        # As the server resolves it, so that both mean the same address.
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4][0]
         address = ipaddress.IPv4Address(found)
     except OSError as error:

@@ -54,7 +54,7 @@ def _tell(listeners: Sequence[Listener], config: Config, announce: Callable[[str
         logger.info("listening", extra={"fields": {"address": listener.url, **more}})
         if listener.reaches_out and not listener.admin:
             logger.warning(
-                "other machines may reach this address, and whoever reaches it gets this VM's tokens; "
+                "other machines may reach this address, and every client that reaches it gets this VM's tokens; "
                 "IMDSPROXY_HOST=127.0.0.1 keeps it on this machine"
             )
     announce(listeners[0].url)

@@ -1,4 +1,4 @@
-"""Figures for Prometheus. They subscribe to the records of what happened; nothing else knows of them."""
+"""Prometheus metrics. They are told the records of what happened; nothing else knows of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.
 
 
 class Metrics:
-    """Counts what is told to it. Label values are the project's own words and IMDS's statuses, so they are few."""
+    """Count records. Label values are the project's own words and IMDS's statuses, so they are bounded."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -39,23 +39,26 @@ class Metrics:
             "imdsproxy_upstream_requests", "Requests sent to IMDS.", ["endpoint", "status"], registry=registry
         )
         self._upstream_seconds = Histogram(
-            "imdsproxy_upstream_seconds", "Time IMDS took to answer.", registry=registry, buckets=_BUCKETS
+            "imdsproxy_upstream_seconds", "Response time of IMDS.", registry=registry, buckets=_BUCKETS
         )
         self._retries = Counter(
             "imdsproxy_upstream_retries",
-            "Requests to IMDS that had failed before, by what they had failed of.",
+            "Retries of upstream requests, by reason of the previous failure.",
             ["endpoint", "reason"],
             registry=registry,
         )
         self._waits = Histogram(
-            "imdsproxy_budget_wait_seconds", "Time spent waiting for a token.", registry=registry, buckets=_BUCKETS
+            "imdsproxy_budget_wait_seconds", "Time spent waiting for a permit.", registry=registry, buckets=_BUCKETS
         )
         self._turned_away = Counter(
-            "imdsproxy_budget_refused", "Requests that no token would come for in time.", ["class"], registry=registry
+            "imdsproxy_budget_refused",
+            "Requests refused because no permit would be free in time.",
+            ["class"],
+            registry=registry,
         )
 
     def asked(self, asked: UpstreamAttempt) -> None:
-        """Count a try at IMDS."""
+        """Count an upstream attempt."""
         self._waits.observe(asked.waited)
         if asked.status is None:
             self._turned_away.labels(asked.budget.value).inc()
@@ -66,19 +69,18 @@ class Metrics:
             self._retries.labels(asked.endpoint, asked.retried_after).inc()
 
     def watch(self, proxy: Proxy, clock: Clock) -> None:
-        """Read the proxy's state whenever the figures are asked for."""
+        """Read the proxy's state whenever the metrics are collected."""
         self.registry.register(_State(proxy, clock))
 
     def text(self) -> bytes:
-        """Give all figures in the Prometheus text format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
 
 class _Answers(Collector):
-    """What was answered, and how fast.
+    """Requests answered, and how fast.
 
-    These are counted for every hit, where the library's own counters, made for threads, would take as long as all the
-    rest of it.
+    Plain numbers, because the library's thread-safe counters would double the time of a hit.
     """
 
     def __init__(self) -> None:
@@ -94,7 +96,7 @@ class _Answers(Collector):
         self._seconds += seconds
 
     def collect(self) -> Iterator[Metric]:
-        """Give the counter and the histogram."""
+        """Yield the counter and the histogram."""
         requests = CounterMetricFamily("imdsproxy_requests", "Requests answered.", labels=["endpoint", "outcome"])
         for (endpoint, outcome), count in self._counts.items():
             requests.add_metric([endpoint, outcome.value], count)
@@ -106,16 +108,18 @@ class _Answers(Collector):
 
 
 class _State(Collector):
-    """What is true at the moment of asking."""
+    """The proxy's state at the moment of collection."""
 
     def __init__(self, proxy: Proxy, clock: Clock) -> None:
         self._proxy = proxy
         self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
-        """Give the gauges."""
+        """Yield the gauges."""
         now = self._clock.monotonic()
-        available = GaugeMetricFamily("imdsproxy_budget_available", "Tokens that could be taken now.", labels=["class"])
+        available = GaugeMetricFamily(
+            "imdsproxy_budget_available", "Permits that could be taken now.", labels=["class"]
+        )
         for budget, limiter in self._proxy.fetcher.limiters.items():
             available.add_metric([budget.value], limiter.budget.available(now))
         yield available
@@ -124,7 +128,9 @@ class _State(Collector):
         yield GaugeMetricFamily("imdsproxy_cache_entries", "Entries in the cache.", value=len(store))
         yield GaugeMetricFamily("imdsproxy_cache_bytes", "Bytes the cache holds.", value=store.bytes)
         expiry = store.soonest_token_expiry()
-        soonest = GaugeMetricFamily("imdsproxy_token_expiry_seconds", "Life left to the kept token that expires first.")
+        soonest = GaugeMetricFamily(
+            "imdsproxy_token_expiry_seconds", "Remaining life of the cached access token that expires first."
+        )
         if expiry is not None:
             soonest.add_metric([], expiry - now)
         yield soonest

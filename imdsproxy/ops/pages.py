@@ -1,4 +1,4 @@
-"""The pages under `/-/`, for those who look after the proxy. None changes anything or shows an answer of IMDS's."""
+"""The pages under `/-/`, for operators. None changes anything, and none shows an answer of IMDS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATHS = frozenset({"/-/healthy", "/-/ready", "/-/metrics"})
 def pages(
     readiness: Readiness, metrics: Metrics, lifespan: Callable[[object], AbstractAsyncContextManager[None]]
 ) -> Router:
-    """Give the pages as an ASGI application, which has the lifespan as well."""
+    """Return the pages as an ASGI application, which also runs the lifespan."""
 
     async def healthy(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})

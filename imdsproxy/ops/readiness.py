@@ -1,4 +1,4 @@
-"""Getting ready: hear from IMDS once, then warm up."""
+"""Readiness: an answer of IMDS, then the warm-up."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ _RANDOM = SystemRandom()
 
 
 class Readiness:
-    """Whether the proxy should be sent clients, and if not, why not."""
+    """Whether the proxy should receive clients, and if not, why."""
 
     def __init__(self, proxy: Proxy, warmup: Sequence[str]) -> None:
         self._proxy = proxy
         self._targets = [_target(text.encode("ascii")) for text in warmup]
         self._warm = False
-        self._last_word = "the targets were only just asked for"
+        self._last_word = "the targets have just been requested"
         self.stopping = False
 
     @property
     def obstacle(self) -> str | None:
-        """Why the proxy is not ready, in a sentence for people; None once it is."""
+        """Why the proxy is not ready, in one sentence, or None once it is."""
         if self.stopping:
             return "The proxy is shutting down."
         if not self._proxy.fetcher.health.answered:
-            return f"IMDS has not answered yet: {self._proxy.fetcher.trouble or 'it was only just asked'}"
+            return f"IMDS has not answered yet: {self._proxy.fetcher.trouble or 'it has just been asked'}"
         return None if self._warm else f"Warming up: {self._last_word}"
 
     async def become(self) -> None:
-        """Ask IMDS for its versions until it answers, then fetch what is to be warm."""
+        """Ask IMDS for its versions until it answers, then fetch the warm-up targets."""
         await self._ask(_target(_VERSIONS), unrestricted=True)
         await asyncio.gather(*(self._ask(target) for target in self._targets))
         self._warm = True
         logger.info("ready")
 
     async def _ask(self, target: Target, *, unrestricted: bool = False) -> None:
-        """Ask until there is an answer that asking again would not change."""
+        """Ask until an answer comes that a repetition would not change."""
         request = Request("GET", target, metadata=True)
         decision = self._proxy.policy.decide(request)
         if unrestricted and isinstance(decision, Refuse):
-            # The proxy's own first question is not subject to what ALLOW and DENY open to clients.
+            # ALLOW and DENY limit clients, not the proxy's own first question.
             decision = Policy(allow=("/",)).decide(request)
         pause = 1.0
         while True:
@@ -62,11 +62,11 @@ class Readiness:
             )
             if isinstance(decision, Refuse) or served.outcome not in {Outcome.ERROR, Outcome.REFUSED}:
                 if served.response.status >= 400:
-                    logger.warning("asked at start and got no document", extra={"fields": {"answer": word}})
+                    logger.warning("warm-up target without a document", extra={"fields": {"answer": word}})
                 return
             self._last_word = word
-            # Two proxies that are each other's upstream would else ask in one moment for ever, each waiting for the
-            # other's answer to the same question instead of seeing its own come back.
+            # A random pause: two proxies that are each other's upstream would otherwise ask in the same moment for
+            # ever, each waiting for the other's answer to the same question.
             await asyncio.sleep(pause * _RANDOM.uniform(0.5, 1))
             pause = min(_LONGEST_PAUSE, pause * 2)
 

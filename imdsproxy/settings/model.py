@@ -1,6 +1,6 @@
-"""What can be set: one class, whose field descriptions are the manual's words too.
+"""The settings model. The field descriptions are also the text of `--help`, `imdsproxy config` and the sample files.
 
-Names are the environment's in lower case: the field of IMDSPROXY_MAX_WAIT is max_wait, its flag --max-wait.
+A field's name is that of its environment variable in lower case: IMDSPROXY_MAX_WAIT is max_wait, its flag --max-wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PREFIX = "IMDSPROXY_"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a value is written: its placeholder in help, and what completes "… must be"."""
+    """How a value is written: its placeholder in help, and the words that complete "… must be"."""
 
     placeholder: str
     rule: str
@@ -62,7 +62,7 @@ Prefixes = Annotated[
 
 
 class Settings(BaseSettings):
-    """Every setting, checked and frozen. It takes only what it is given: `load` reads the sources."""
+    """Every setting, checked and frozen. It takes only what it is passed; `load` reads the sources."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -78,8 +78,8 @@ class Settings(BaseSettings):
         Form("PATH", "the absolute path of a Unix socket"),
     ] = Field(
         None,
-        description="Path of a Unix socket to listen on as well (mode 0660); whoever may open it gets this VM's "
-        "tokens, as at HOST and PORT.",
+        description="Path of a Unix socket to listen on as well (mode 0660). Every process that may open it gets this "
+        "VM's tokens, as at HOST and PORT.",
         examples=["/run/imdsproxy/imdsproxy.sock"],
     )
     admin_host: Annotated[
@@ -88,8 +88,8 @@ class Settings(BaseSettings):
         Form("HOST", "an IP address or a host name, without a port"),
     ] = Field(
         None,
-        description="Address or host name to serve the pages under /-/ on as well, and nothing else, for those who "
-        "cannot reach HOST, such as a kubelet or Prometheus; unset, ADMIN_PORT is opened at HOST.",
+        description="Address or host name on which the pages under /-/, and nothing else, are served as well, for a "
+        "kubelet or Prometheus that cannot reach HOST. Unset, ADMIN_PORT is opened at HOST.",
         examples=["10.0.0.4"],
     )
     admin_port: Annotated[
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
         Form("PORT", "a whole number from 0 to 65535"),
     ] = Field(
         None,
-        description="TCP port to serve the pages under /-/ on as well, and nothing else; 0 picks a free one.",
+        description="TCP port on which the pages under /-/, and nothing else, are served as well; 0 picks a free one.",
         examples=[8256],
     )
     upstream: Annotated[
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     connect_timeout: PositiveSeconds = Field(2, description="Seconds to wait for a connection to the upstream.")
     read_timeout: PositiveSeconds = Field(
         10,
-        description="Seconds to wait for the upstream's answer; scheduled events may take 130 all the same.",
+        description="Seconds to wait for the upstream's answer. Scheduled events may take 130 in any case.",
     )
     budget_requests: Count = Field(
         5, description="No more than this many requests reach IMDS in any window of BUDGET_WINDOW seconds."
@@ -128,8 +128,8 @@ class Settings(BaseSettings):
         Form("FILE", "the absolute path of a file"),
     ] = Field(
         None,
-        description="File that every proxy on this VM shares, so that all of them together keep one budget; it is "
-        "made where there is none, best in memory (/run). Linux only.",
+        description="File that every proxy on this VM shares, so that all of them together keep one budget. It is "
+        "created if missing, and belongs in memory (/run). Linux only.",
         examples=["/run/imdsproxy/budget"],
     )
     header_timeout: PositiveSeconds = Field(
@@ -139,8 +139,8 @@ class Settings(BaseSettings):
     )
     max_wait: Seconds = Field(
         10,
-        description="Longest time in seconds a request is kept until the budget allows it; one that would "
-        "wait longer is answered at once with 429 and Retry-After.",
+        description="Longest time in seconds that a request waits for a permit. One that would wait longer is "
+        "answered at once with 429 and Retry-After.",
     )
     retry_statuses: Annotated[
         frozenset[int],
@@ -148,9 +148,11 @@ class Settings(BaseSettings):
         Form("STATUS,...", "HTTP statuses from 400 to 599, separated by commas, or a JSON array"),
     ] = Field(
         frozenset({410, 429, 500, 502, 503, 504}),
-        description="Upstream statuses that are retried, each attempt on the budget.",
+        description="Upstream statuses that are retried; each attempt takes a permit.",
     )
-    retry_base: PositiveSeconds = Field(1, description="Seconds before the first retry; each later one waits longer.")
+    retry_base: PositiveSeconds = Field(
+        1, description="Seconds before the first retry; the pause doubles with each later one."
+    )
     retry_max: Seconds = Field(70, description="Seconds after which a request is no longer retried.")
     ttl: PathSeconds = Field(
         (),
@@ -262,7 +264,7 @@ class Settings(BaseSettings):
         *_: PydanticBaseSettingsSource,
         **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave the environment to `load`: pydantic-settings passes over names it does not know."""
+        """Leave the environment to `load`, because pydantic-settings ignores names it does not know."""
         return (init_settings,)
 
 

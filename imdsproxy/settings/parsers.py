@@ -1,7 +1,6 @@
-"""Readers of single setting values: text, or what a TOML file holds, in; one checked value out.
+"""Read single setting values: text, or a value of a TOML file, in; one checked value out.
 
-Each reader raises ValueError. Its text is the detail after "must be …", and is empty where the general
-rule says enough.
+Each reader raises ValueError. Its text is the detail after "must be …". It is empty where the general rule is enough.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import unquote
 
 LONGEST_SECONDS = 31_536_000
-"""A year. Anything longer is a slip of the pen, and an event loop's timers cannot carry just any float."""
+"""A year. A longer time is a mistake, and an event loop's timers do not accept every float."""
 
 _SHOWN_CHARACTERS = 80
 # `user:password@` of a URL; the password ends in every message as ***.
@@ -118,7 +117,7 @@ def _seconds(text: str) -> float:
 
 
 def items_of(value: object) -> list[str]:
-    """Give the items of a list, which may be written with commas or as JSON."""
+    """Return the items of a list that is written with commas or as JSON. Raises ValueError."""
     if isinstance(value, str):
         if value.lstrip().startswith("["):
             value = _json(value)
@@ -158,7 +157,7 @@ def _json(text: str) -> object:
 
 
 def text_of(value: object) -> str:
-    """Give the text of a scalar; ValueError for anything else."""
+    """Return the text of a scalar. Raises ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f'"{shown(value)}" is not one')  # noqa: TRY004 - as above
     return str(value).strip()

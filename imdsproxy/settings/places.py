@@ -1,4 +1,4 @@
-"""Readers of the settings that say where: hosts, sockets, files, the upstream. See `settings_values`."""
+"""Read the settings that name a place: hosts, sockets, files, the upstream. See `parsers`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from imdsproxy.protocol.address import Address
 from imdsproxy.settings.parsers import items_of, shown, text_of
 
-# Names of their own, so that the rules for other systems can be tested everywhere.
+# Variables, so that tests on one system reach the rules for the others.
 _WINDOWS = sys.platform == "win32"
 _LINUX = sys.platform == "linux"
 _LONGEST_SOCKET_PATH = 107  # bytes: what sockaddr_un holds on Linux, less the closing zero
@@ -95,7 +95,7 @@ def parse_upstream(text: str) -> Address:
 
 
 def reaches_itself(host: str, port: int, upstream: Address) -> bool:
-    """Say whether the upstream is the listener at host and port, as far as that shows without DNS."""
+    """Return whether the upstream is the listener on host and port, as far as can be known without DNS."""
     if upstream.unix is not None or upstream.port != port:
         return False
     theirs = _reached(upstream.host)

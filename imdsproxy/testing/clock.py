@@ -4,22 +4,22 @@ from __future__ import annotations
 
 
 class FakeClock:
-    """Stands still until a test moves it."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self, monotonic: float = 1_000.0, wall: float = 1_800_000_000.0) -> None:
         self._monotonic = monotonic
         self._wall = wall
 
     def monotonic(self) -> float:
-        """Give the fake monotonic time."""
+        """Return the fake monotonic time."""
         return self._monotonic
 
     def wall(self) -> float:
-        """Give the fake wall time."""
+        """Return the fake wall time."""
         return self._wall
 
     def advance(self, seconds: float) -> None:
-        """Let time pass on both clocks."""
+        """Advance both clocks."""
         self._monotonic += seconds
         self._wall += seconds
 

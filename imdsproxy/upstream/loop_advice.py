@@ -12,20 +12,20 @@ _UID_MAP = Path("/proc/self/uid_map")
 
 
 def missing_exemption(user: int | None) -> str:
-    """Say which rule is missing where the proxy, run by this user, met itself through a redirect.
+    """Return which rule is missing where the proxy, run by this user, met itself through a redirect.
 
-    None stands for a user whose number here is not the one that nft sees, as in a user namespace.
+    None stands for a user whose number here differs from the one that nft sees, as in a user namespace.
     """
     number = "USER" if user is None else str(user)
     return (
         f"the redirect of {IMDS_HOST}:80 does not exempt the user that this proxy runs as: "
-        f"its rule lacks `meta skuid != {number}`; `imdsproxy redirect --load --uid {number}` loads it anew "
-        "(on a node with --node)"
+        f"its rule lacks `meta skuid != {number}`; `imdsproxy redirect --load --uid {number}` loads it with the "
+        "exemption (on a node with --node)"
     )
 
 
 def own_user() -> int | None:
-    """Give this process's user as the machine's rules see it; None in a user namespace that numbers it anew."""
+    """Return this process's user as nft sees it, or None in a user namespace with numbers of its own."""
     if sys.platform == "win32":
         return None
     try:

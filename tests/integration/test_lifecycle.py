@@ -218,7 +218,7 @@ def test_warm_targets_are_hits_for_the_first_client(tmp_path: Path) -> None:
             answer = get(process.port, target)
             assert (answer.status, is_hit(answer)) == (200, True), target
         assert len(emulator.arrivals) == asked
-        assert process.log.count("asked at start and got no document") == 1
+        assert process.log.count("warm-up target without a document") == 1
         assert "status 404 for /metadata/instance/nothing" in process.log
 
 

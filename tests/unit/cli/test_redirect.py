@@ -20,7 +20,7 @@ NODE = {"uid": "990", "node": "true"}
 
 
 def rendered(options: dict[str, str], **settings: object) -> str:
-    return redirect(Settings(**settings), options)[0]  # type: ignore[arg-type]
+    return redirect(Settings(**settings).config(), options)[0]  # type: ignore[arg-type]
 
 
 def program(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
@@ -104,10 +104,10 @@ def test_without_a_name_it_is_the_user_of_the_running_unit(tmp_path: Path, monke
     listener = socket.create_server(("127.0.0.1", 0))
     with listener:
         port = listener.getsockname()[1]
-        text, notes, _ = redirect(Settings(port=port), {})
+        text, notes, _ = redirect(Settings(port=port).config(), {})
         assert "chain answer {" in text, "the user is certain, so nobody else may answer"
         assert (f"skuid != {os.getuid()} " in text, notes) == (True, ROOT_NOTE if os.getuid() == 0 else [])
-    (note,) = set(redirect(Settings(port=port), {})[1]) - set(ROOT_NOTE)
+    (note,) = set(redirect(Settings(port=port).config(), {})[1]) - set(ROOT_NOTE)
     assert note.startswith(f"nothing listens at 127.0.0.1:{port}; ")
 
 
@@ -137,7 +137,7 @@ def test_a_machine_without_systemd_is_told(tmp_path: Path, monkeypatch: pytest.M
 
 def test_exempting_root_is_worth_a_note() -> None:
     for user in ("0", "root"):
-        (note,) = redirect(Settings(), {"uid": user})[1]
+        (note,) = redirect(Settings().config(), {"uid": user})[1]
         assert "a user of its own" in note
 
 
@@ -148,8 +148,8 @@ def test_the_kernel_setting_that_pods_need_is_told_where_it_is_off(
     monkeypatch.setattr("imdsproxy.cli.redirect._ROUTE_LOCALNET", setting)
     for value, told in (("0\n", True), ("1\n", False)):
         setting.write_text(value, encoding="ascii")
-        assert ("route_localnet=1" in "".join(redirect(Settings(), NODE)[1])) is told
-    assert "route_localnet" not in "".join(redirect(Settings(host="10.0.0.4"), NODE)[1])
+        assert ("route_localnet=1" in "".join(redirect(Settings().config(), NODE)[1])) is told
+    assert "route_localnet" not in "".join(redirect(Settings(host="10.0.0.4").config(), NODE)[1])
 
 
 def test_nobody_else_may_answer_where_that_is_wished_for() -> None:
@@ -158,8 +158,8 @@ def test_nobody_else_may_answer_where_that_is_wished_for() -> None:
 
 
 def test_that_bans_of_pods_are_walked_round_is_worth_a_note() -> None:
-    assert "NetworkPolicy" in redirect(Settings(), NODE)[1][0]
-    assert redirect(Settings(), {"uid": "990"})[1] == []
+    assert "NetworkPolicy" in redirect(Settings().config(), NODE)[1][0]
+    assert redirect(Settings().config(), {"uid": "990"})[1] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux")
