@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV ?= .venv
 BIN = $(VENV)/bin
-CORE = imdsproxy/protocol/*,imdsproxy/policy.py,imdsproxy/records.py,imdsproxy/budget/bucket.py,imdsproxy/budget/fair_queue.py,imdsproxy/budget/shared_record.py,imdsproxy/cache/access_token.py,imdsproxy/cache/derive.py,imdsproxy/cache/freshness.py,imdsproxy/cache/rendered_hit.py,imdsproxy/upstream/headers.py,imdsproxy/upstream/health.py,imdsproxy/upstream/retry.py,imdsproxy/server/parse_errors.py,imdsproxy/cli/nftables.py
+CORE = imdsproxy/protocol/*,imdsproxy/policy.py,imdsproxy/records.py,imdsproxy/budget/bucket.py,imdsproxy/budget/fair_queue.py,imdsproxy/budget/shared_record.py,imdsproxy/cache/access_token.py,imdsproxy/cache/derive.py,imdsproxy/cache/freshness.py,imdsproxy/cache/rendered_hit.py,imdsproxy/upstream/headers.py,imdsproxy/upstream/health.py,imdsproxy/upstream/retry.py,imdsproxy/ops/log_limit.py,imdsproxy/server/parse_errors.py,imdsproxy/cli/nftables.py
 
 .PHONY: demo test check format bench scaling lock clean
 

@@ -1,21 +1,23 @@
 """Logging: one record a line on standard error, as text or as JSON, with nothing in it that breaks a line.
 
+It never waits: see `log_writer`.
+
 Fields travel beside the message: `logger.info("listening", extra={"fields": {"port": 8254}})`.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
-import sys
 import time
 from typing import Any
 
+from imdsproxy.ops.log_limit import RepeatLimit
+from imdsproxy.ops.log_writer import LogWriter
+
 _FORMATS = ("text", "json")
-# Windows reports a pipe without a reader as an invalid argument.
-_READER_GONE = (errno.EPIPE, errno.EINVAL)
+_OWN = "imdsproxy"
+_writer = LogWriter(lambda count: _TextFormatter().format(_dropped_record(count)))
 
 
 def configure(level: str, log_format: str) -> None:
@@ -27,7 +29,9 @@ def configure(level: str, log_format: str) -> None:
     if threshold is None or log_format not in _FORMATS:
         raise ValueError(f"no such log level or format: {level}, {log_format}")
     handler = _Handler()
-    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
+    formatter = _JsonFormatter() if log_format == "json" else _TextFormatter()
+    handler.setFormatter(formatter)
+    _writer.notice = lambda count: formatter.format(_dropped_record(count))
     reserved = max(threshold, logging.WARNING)
     levels = {
         "imdsproxy": threshold,
@@ -46,43 +50,58 @@ def configure(level: str, log_format: str) -> None:
         logger.propagate = False
 
 
+def dropped() -> int:
+    """Count the lines that were not written, since the process began."""
+    return _writer.dropped
+
+
+def flush() -> bool:
+    """Wait until all is written, though not for long; return whether it is."""
+    return _writer.flush()
+
+
+def _dropped_record(count: int) -> logging.LogRecord:
+    record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, "log lines dropped", None, None)
+    record.fields = {"count": count}
+    return record
+
+
 class _Handler(logging.Handler):
-    """Writes whole lines to standard error, and goes silent once nobody reads it any more."""
+    """Formats a record where it arises, and leaves it to the writer.
+
+    Clients can cause warnings of the server as often as they like, so those are limited.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = RepeatLimit()
 
     def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stderr
-        # Programs without a console have none.
-        if stream is None:
-            return
+        if record.levelno >= logging.WARNING and record.name.partition(".")[0] != _OWN:
+            left_out = self._limit.admit(_place(record), time.monotonic())
+            if left_out is None:
+                return
+            if left_out:
+                record.fields = {**_fields(record), "not_logged": left_out}
         try:
             line = self.format(record)
         except Exception as error:  # noqa: BLE001 - a value that cannot be printed must not take the proxy down
             line = self.format(_in_place_of(record, error))
-        try:
-            stream.write(line + "\n")
-            stream.flush()
-        except OSError as error:
-            # Anything else, such as a full disk, may pass; the line is lost, the proxy stays up.
-            if error.errno in _READER_GONE:
-                _discard_standard_error()
-        except ValueError:
-            # The stream was closed, as happens while the interpreter shuts down.
-            return
+        _writer.put(line)
+
+    def flush(self) -> None:
+        """Wait until all is written, though not for long."""
+        _writer.flush()
+
+
+def _place(record: logging.LogRecord) -> tuple[object, ...]:
+    """Return what repeats: a line of code, as messages may hold anything, and the type of what was raised there."""
+    return record.name, record.pathname, record.lineno, record.exc_info and record.exc_info[0]
 
 
 def _in_place_of(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
     message, place = "a record that cannot be written: %s", (record.pathname, record.lineno)
     return logging.LogRecord(record.name, logging.ERROR, *place, message, (type(error).__name__,), None)
-
-
-def _discard_standard_error() -> None:
-    """Point standard error at nothing, or else the interpreter's last flush would change the exit status."""
-    try:
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stderr.fileno())
-        os.close(nothing)
-    except (OSError, ValueError):
-        return
 
 
 class _TextFormatter(logging.Formatter):

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from imdsproxy.clock import Clock
+from imdsproxy.ops import logs
 from imdsproxy.proxy import Proxy
 from imdsproxy.records import Outcome, RequestRecord, UpstreamAttempt
 
@@ -134,3 +135,8 @@ class _State(Collector):
         if expiry is not None:
             soonest.add_metric([], expiry - now)
         yield soonest
+        yield CounterMetricFamily(
+            "imdsproxy_log_dropped",
+            "Log lines dropped because standard error was not read or could not be written.",
+            value=logs.dropped(),
+        )

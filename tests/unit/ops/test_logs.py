@@ -24,6 +24,7 @@ def _loggers_as_they_were() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in NAMES]
     before = [(item.level, item.handlers[:], item.propagate) for item in loggers]
     yield
+    logs.flush()
     for item, (level, handlers, propagate) in zip(loggers, before, strict=True):
         item.setLevel(level)
         item.handlers[:] = handlers
@@ -40,6 +41,11 @@ def _stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         return record
 
     monkeypatch.setattr(logging, "_logRecordFactory", stopped)
+
+
+def read_log(capsys: pytest.CaptureFixture[str]) -> str:
+    assert logs.flush()
+    return capsys.readouterr().err
 
 
 def fail(text: str) -> None:
@@ -68,7 +74,7 @@ class Unprintable:
 def test_text(message: str, fields: object, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
     logger.info(message, extra={"fields": fields})
-    assert capsys.readouterr().err == f"2026-01-02T03:04:05.678Z info imdsproxy.server.run {line}\n"
+    assert read_log(capsys) == f"2026-01-02T03:04:05.678Z info imdsproxy.server.run {line}\n"
 
 
 def test_text_puts_an_exception_below_and_indented(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +83,7 @@ def test_text_puts_an_exception_below_and_indented(capsys: pytest.CaptureFixture
         fail("first\nsecond\x1b")
     except ValueError:
         logger.exception("failed", extra={"fields": {"attempt": 1}})
-    first, *below = capsys.readouterr().err.splitlines()
+    first, *below = read_log(capsys).splitlines()
     assert first == "2026-01-02T03:04:05.678Z error imdsproxy.server.run failed attempt=1"
     assert below[0] == "    Traceback (most recent call last):"
     assert below[-2:] == ["    ValueError: first", "    second\\x1b"]
@@ -87,13 +93,13 @@ def test_text_puts_an_exception_below_and_indented(capsys: pytest.CaptureFixture
 def test_text_puts_a_stack_below_too(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
     logger.info("here", stack_info=True)
-    assert capsys.readouterr().err.splitlines()[1] == "    Stack (most recent call last):"
+    assert read_log(capsys).splitlines()[1] == "    Stack (most recent call last):"
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json")
     logger.warning("a %s\n", "b\u2028", extra={"fields": {"port": 1, "path": "/x", "kind": ValueError("y")}})
-    text = capsys.readouterr().err
+    text = read_log(capsys)
     assert text.isascii()
     assert text.count("\n") == 1
     assert list(json.loads(text).items()) == [
@@ -113,7 +119,7 @@ def test_json_puts_an_exception_into_the_record(capsys: pytest.CaptureFixture[st
         fail("first\nsecond")
     except ValueError:
         logger.exception("failed", extra={"fields": {"exception": "mine", "message": "forged"}})
-    text = capsys.readouterr().err
+    text = read_log(capsys)
     assert text.count("\n") == 1
     record = json.loads(text)
     assert record["exception"].startswith("Traceback")
@@ -125,7 +131,7 @@ def test_json_puts_an_exception_into_the_record(capsys: pytest.CaptureFixture[st
 def test_json_stays_json_whatever_the_value(value: object, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json")
     logger.info("x", extra={"fields": {"value": value}})
-    assert json.loads(capsys.readouterr().err)["value"] == str(value)
+    assert json.loads(read_log(capsys))["value"] == str(value)
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
@@ -134,14 +140,14 @@ def test_a_message_that_does_not_fit_its_arguments_is_still_written(
 ) -> None:
     logs.configure("info", log_format)
     logger.info("%d of %d", "one")  # noqa: PLE1206 - the slip is the test
-    assert "%d of %d ('one',)" in capsys.readouterr().err
+    assert "%d of %d ('one',)" in read_log(capsys)
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_value_without_text_does_no_harm(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", log_format)
     logger.info("x", extra={"fields": {"value": Unprintable()}})
-    text = capsys.readouterr().err
+    text = read_log(capsys)
     assert "a record that cannot be written: RuntimeError" in text
     assert text.count("\n") == 1
 
@@ -163,7 +169,7 @@ def test_levels(level: str, own: list[str], uvicorn: list[str], capsys: pytest.C
     for name in ("imdsproxy", "uvicorn.error", "uvicorn.access", "httpx", "httpcore.http11", "asyncio"):
         for severity in (logging.DEBUG, logging.INFO, logging.ERROR):
             logging.getLogger(name).log(severity, "x")
-    written = [" ".join(line.split()[1:3]) for line in capsys.readouterr().err.splitlines()]
+    written = [" ".join(line.split()[1:3]) for line in read_log(capsys).splitlines()]
     assert written == [
         *(f"{severity} imdsproxy" for severity in own),
         *(f"{severity} uvicorn.error" for severity in uvicorn),
@@ -176,7 +182,7 @@ def test_configuring_again_replaces_the_first(capsys: pytest.CaptureFixture[str]
     logs.configure("info", "json")
     logger.debug("x")
     logger.info("y")
-    assert json.loads(capsys.readouterr().err)["message"] == "y"
+    assert json.loads(read_log(capsys))["message"] == "y"
 
 
 @pytest.mark.parametrize(("level", "log_format"), [("loud", "text"), ("info", "xml")])
@@ -188,7 +194,10 @@ def test_unknown_levels_and_formats_are_refused(level: str, log_format: str) -> 
 def test_without_standard_error_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     logs.configure("info", "text")
     monkeypatch.setattr(sys, "stderr", None)
+    before = logs.dropped()
     logger.info("x")
+    assert logs.flush()
+    assert logs.dropped() == before
 
 
 class Failing:
@@ -202,11 +211,31 @@ class Failing:
         raise ValueError("closed")
 
 
-@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "gone"), OSError("disk full"), ValueError("closed")])
-def test_a_stream_that_fails_takes_nothing_down(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(errno.EPIPE, "gone"),
+        OSError(errno.ENOSPC, "disk full"),
+        ValueError("closed"),
+        RuntimeError("whatever"),
+    ],
+)
+def test_a_stream_that_fails_takes_nothing_down_and_the_loss_is_reported(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     logs.configure("info", "text")
-    monkeypatch.setattr(sys, "stderr", Failing(error))
-    logger.info("x")
+    before = logs.dropped()
+    with monkeypatch.context() as failing:
+        failing.setattr(sys, "stderr", Failing(error))
+        logger.info("x")
+        logger.info("y")
+        assert logs.flush()
+    assert logs.dropped() == before + 2
+    logger.info("z")
+    assert [line.split(" ", 1)[1] for line in read_log(capsys).splitlines()] == [
+        "warning imdsproxy.ops.logs log lines dropped count=2",
+        "info imdsproxy.server.run z",
+    ]
 
 
 def test_a_program_outlives_the_reader_of_its_log() -> None:
