@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 
+from imdsproxy.cli.standard_streams import complain, show
 from imdsproxy.errors import SettingsError
 from imdsproxy.settings.forked_loader import read_config
 
@@ -28,7 +29,7 @@ def demo(flags: Mapping[str, str]) -> int:
     if "upstream" in flags:
         raise SettingsError("IMDSPROXY_UPSTREAM (flag --upstream) is the demo's own emulator; use imdsproxy serve")
     if _taken(EMULATOR_PORT):
-        sys.stderr.write(f"imdsproxy: port {EMULATOR_PORT}, where the demo's emulator listens, is taken; free it\n")
+        complain(f"imdsproxy: port {EMULATOR_PORT}, where the demo's emulator listens, is taken; free it")
         return 2
     upstream = f"http://127.0.0.1:{EMULATOR_PORT}"
     config, warnings = read_config(lambda: {"max_wait": _MAX_WAIT, **flags, "upstream": upstream})
@@ -83,13 +84,13 @@ def _emulator() -> Iterator[subprocess.Popen[str] | None]:
 def _tell_end(process: subprocess.Popen[str], ending: threading.Event) -> None:
     process.wait()
     if not ending.is_set():
-        sys.stderr.write("the emulator has ended; what is cached is still served\n")
+        complain("the emulator has ended; what is cached is still served")
 
 
 def _show(address: str, emulator: str, pid: int) -> None:
     target = f"{address}/metadata/instance?api-version=2021-02-01"
     token = f"{address}/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
-    sys.stdout.write(
+    show(
         f"""
 imdsproxy  {address}   in front of an emulated IMDS, {emulator} (process {pid})
 
@@ -112,4 +113,3 @@ Ctrl-C ends both.
 
 """
     )
-    sys.stdout.flush()

@@ -12,12 +12,12 @@ A command's imports happen when it runs, so that `--help` and a mistyped command
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from imdsproxy import __version__
+from imdsproxy.cli.standard_streams import complain, open_missing, show
 from imdsproxy.errors import ImdsproxyError, SettingsError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class _UsageError(SettingsError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, the process's own where `argv` is None, and return the exit status."""
+    open_missing()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except ImdsproxyError as error:
@@ -151,7 +152,7 @@ def _config(flags: dict[str, str]) -> int:
         return _print(settings_report.markdown())
     loaded = load(flags)
     for warning in loaded.warnings:
-        sys.stderr.write(f"imdsproxy: warning: {warning}\n")
+        complain(f"imdsproxy: warning: {warning}")
     if output == "toml":
         return _print(settings_report.toml(loaded.settings))
     if output == "env":
@@ -167,9 +168,9 @@ def _redirect(flags: dict[str, str]) -> int:
     ruleset = end_of_redirect() if "remove" in options else redirect(load(flags).settings.config(), options)
     if "load" in options:
         load_ruleset(ruleset.text)
-        sys.stderr.write(f"imdsproxy: {ruleset.in_force}\n")
+        complain(f"imdsproxy: {ruleset.in_force}")
     for note in ruleset.notes:
-        sys.stderr.write(f"imdsproxy: note: {note}\n")
+        complain(f"imdsproxy: note: {note}")
     return 0 if "load" in options else _print(ruleset.text)
 
 
@@ -234,17 +235,9 @@ def _not_among(known: Iterable[str], given: str, kind: str, program: str) -> str
 
 
 def _print(text: str) -> int:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError:
-        # The reader, such as `head`, has closed the pipe; on Windows that is no BrokenPipeError. Discard the rest,
-        # because the interpreter would try to write it again at exit and print an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _UNREAD_STATUS
-    return 0
+    return 0 if show(text) else _UNREAD_STATUS
 
 
 def _complain(error: ImdsproxyError) -> int:
-    sys.stderr.write(f"{error.for_terminal()}\n")
+    complain(error.for_terminal())
     return _USAGE_STATUS

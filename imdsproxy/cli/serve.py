@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 
 from imdsproxy.app import create_app
+from imdsproxy.cli.standard_streams import complain
 from imdsproxy.cli.startup_checks import check_targets, check_upstream, check_ways_back
 from imdsproxy.config import Config
 from imdsproxy.errors import ImdsproxyError
@@ -37,7 +37,7 @@ def serve(config: Config, warnings: Sequence[str] = (), announce: Callable[[str]
         application = create_app(config)
     except ImdsproxyError as error:
         close(listeners)
-        sys.stderr.write(f"{error.for_terminal()}\n")
+        complain(error.for_terminal())
         return START_FAILED
     run(
         application,

@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from imdsproxy.emulator.emulator import Emulator
 from imdsproxy.emulator.faults import Fault
@@ -80,17 +80,24 @@ async def _serve(options: argparse.Namespace) -> int:
         except OSError as error:
             reason = error.strerror or str(error)
             advice = "choose another --host or --port (0 takes a free one)"
-            sys.stderr.write(f"{PROGRAM}: cannot listen: {reason}; {advice}\n")
+            _write(sys.stderr, f"{PROGRAM}: cannot listen: {reason}; {advice}\n")
             return _USAGE_ERROR
         # Added only now, so that `for=20` is twenty seconds of serving.
         emulator.faults.add(*options.fault)
-        sys.stdout.write(f"emulator: {server.url}\n")
+        _write(sys.stdout, f"emulator: {server.url}\n")
         if not options.quiet:
             target = f"{server.url}/metadata/instance?api-version=2021-02-01"
-            sys.stdout.write(f'try: curl -H Metadata:true "{target}"\n')
-        sys.stdout.flush()
+            _write(sys.stdout, f'try: curl -H Metadata:true "{target}"\n')
         await stop.wait()
     return 0
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    """Write to a stream that may be closed, or have lost its reader."""
+    if stream is not None:
+        with contextlib.suppress(OSError):
+            stream.write(text)
+            stream.flush()
 
 
 @contextlib.contextmanager

@@ -100,6 +100,7 @@ class LogWriter:
             lines, lost = self._waiting, self._lost
             self._waiting, self._size, self._lost = [], 0, 0
             self._busy = True
+            self._changed.notify_all()
         self._report()
         failed = self._write(lines)
         self._untold += lost + failed

@@ -70,7 +70,10 @@ def test_an_unread_pipe_holds_nobody_up_and_the_loss_is_reported_in_its_place(wr
     filled = pipe.fill()
     line = "x" * 1000
     count = 3 * MOST_WAITING // 1000
-    for number in range(count):
+    writer.put(f"{0:06}{line}")
+    with writer._changed:  # the thread has taken it, and waits for the pipe
+        assert writer._changed.wait_for(lambda: writer._busy, 10)
+    for number in range(1, count):
         writer.put(f"{number:06}{line}")
     dropped = writer.dropped
     assert 0 < dropped < count

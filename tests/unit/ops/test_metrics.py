@@ -240,5 +240,6 @@ def test_the_names_are_those_that_users_rely_on(parts: Parts) -> None:
         "imdsproxy_cache_entries",
         "imdsproxy_cache_bytes",
         "imdsproxy_token_expiry_seconds",
+        "imdsproxy_log_dropped",
     }
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
