@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from imdsproxy.budget.bucket import Budget
 from imdsproxy.budget.limiter import LATEST_START, Limiter
+from imdsproxy.budget.workers import NoPlaceError, hold_alone, is_worker, shared_path
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock, SystemClock
 from imdsproxy.config import Config
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 ApplicationType = TypeVar("ApplicationType", bound=Application)
 
+_START_FAILED = 2
+_GUNICORN_GIVES_UP = 4  # Arbiter.APP_LOAD_ERROR
 IDENTITY_CONCURRENT = 5
 """Identity requests that IMDS takes at once (Microsoft's IMDS page, 2025)."""
 
@@ -54,7 +57,8 @@ class Parts:
 def create_app(config: Config | None = None, clock: Clock | None = None) -> Application:
     """Make the application, from the environment where no configuration is given (`uvicorn --factory`).
 
-    A setting that cannot be used ends the process with status 2 and one line that names it.
+    A setting that cannot be used ends the process with status 2 and one line that names it; under gunicorn with the
+    status that keeps it from starting the worker again and again.
     """
     clock = clock or SystemClock()
     if config is not None:
@@ -70,7 +74,7 @@ def create_app(config: Config | None = None, clock: Clock | None = None) -> Appl
         return _application(config, clock)
     except ImdsproxyError as error:
         sys.stderr.write(f"{error.for_terminal()}\n")
-        raise SystemExit(2) from None
+        raise SystemExit(_GUNICORN_GIVES_UP if "gunicorn.arbiter" in sys.modules else _START_FAILED) from None
 
 
 def _application(config: Config, clock: Clock) -> Application:
@@ -145,7 +149,10 @@ def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter
     sizes: list[tuple[int, int | None]] = [(config.budget_requests, None)]
     if config.identity_budget_requests is not None:
         sizes.append((config.identity_budget_requests, IDENTITY_CONCURRENT))
-    if config.budget_file is None:
+    path = config.budget_file
+    if path is None and is_worker():
+        path = _file_of_workers(config)
+    if path is None:
         queues = [Limiter(Budget(requests, window, concurrent), clock, max_wait) for requests, concurrent in sizes]
         return dict(zip(BudgetClass, (queues[0], queues[-1]), strict=True)), lambda: None
     longest = config.connect_timeout + config.read_timeout
@@ -157,12 +164,34 @@ def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter
         from imdsproxy.budget.shared_file import BudgetFileError  # noqa: PLC0415
 
         try:
-            budgets, close = share(config.budget_file, clock, window, sizes, leases)
+            budgets, close = share(path, clock, window, sizes, leases)
         except BudgetFileError as error:
-            raise SettingsError(f"IMDSPROXY_BUDGET_FILE={config.budget_file} cannot be used: {error}") from None
+            if config.budget_file is None:
+                raise _no_workers(f"{path} cannot be used: {error}") from None
+            raise SettingsError(f"IMDSPROXY_BUDGET_FILE={path} cannot be used: {error}") from None
+        if config.budget_file is None:
+            logger.info("budget shared with the server's other workers", extra={"fields": {"file": path}})
         queues = [Limiter(budget, clock, max_wait, leases) for budget in budgets]
         return dict(zip(BudgetClass, (queues[0], queues[-1]), strict=True)), close
     raise SettingsError("IMDSPROXY_BUDGET_FILE: a budget is shared on Linux only")
+
+
+def _file_of_workers(config: Config) -> str | None:
+    """Return the file through which this worker of a server shares its budget, or None if it is the only worker."""
+    try:
+        if sys.platform != "linux":
+            hold_alone(config.upstream)
+            return None
+        return shared_path(config.upstream)
+    except (NoPlaceError, OSError) as error:
+        raise _no_workers(str(error)) from None
+
+
+def _no_workers(why: str) -> SettingsError:
+    return SettingsError(
+        f"worker processes have to share one budget, and cannot: {why}. "
+        "Run one worker, or set IMDSPROXY_BUDGET_FILE to a file that all of them can write (Linux)"
+    )
 
 
 def _doors(config: Config, instance: str) -> AcceptedHosts:

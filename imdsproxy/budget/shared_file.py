@@ -72,6 +72,7 @@ class BudgetFile:
         self._told_at: dict[str, float] = {}
         self._barred_since: float | None = None
         self._locked_out: tuple[float, float] | None = None  # since when, and when that was seen last
+        self._process = os.getpid()
         try:
             self._descriptor = self._open(0.0)
         except OSError as error:
@@ -82,6 +83,8 @@ class BudgetFile:
         if self._descriptor == _CLOSED:
             return False
         try:
+            if self._process != os.getpid():
+                self._open_again()
             if self._is_at_its_path():
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not self._is_at_its_path():
@@ -233,6 +236,13 @@ class BudgetFile:
         os.close(self._descriptor)
         self._descriptor = descriptor
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._hold(fcntl.F_RDLCK)
+
+    def _open_again(self) -> None:
+        """Open the file in a forked child: a lock belongs to the open file, and so to the parent as well."""
+        descriptor = self._open(self.caution)
+        os.close(self._descriptor)
+        self._descriptor, self._process = descriptor, os.getpid()
         self._hold(fcntl.F_RDLCK)
 
     def _is_locked_out(self) -> None:

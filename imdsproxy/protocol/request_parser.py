@@ -22,6 +22,8 @@ _INSTANCE = re.compile(rb"[0-9a-f]{16}")
 # A circle is recognised by the name that comes round, so forgetting the oldest of many hides none in practice.
 _MOST_HOPS = 16
 _LONGEST_HOST = 512
+# HTTP/1.0, as servers write it; those of HTTP/2 pass `:authority` on as Host.
+_WITHOUT_HOST = frozenset({"1.0", "1"})
 _READ = frozenset({b"host", b"metadata", b"cache-control", HOP_HEADER, b"x-forwarded-for"})
 
 
@@ -78,7 +80,7 @@ def read(
 
 
 def _check_host(hosts: list[bytes], target: Target, accepted_hosts: AcceptedHosts, http_version: str) -> Refusal | None:
-    if len(hosts) != 1 and (hosts or http_version == "1.1"):  # RFC 9112 section 3.2
+    if len(hosts) != 1 and (hosts or http_version not in _WITHOUT_HOST):  # RFC 9112 section 3.2
         return _bad("bad-host", "Host must be given exactly once.")
     if target.authority is not None:  # it stands above Host: RFC 9112 section 3.2.2
         return None if target.authority in accepted_hosts.authorities else _other_host(target.authority)

@@ -73,6 +73,7 @@ class Application:
         self.known_heads = KnownHeads(proxy)
         self._accepted_hosts = accepted_hosts
         self._close = close
+        self._getting_ready: asyncio.Task[None] | None = None
         self._pages = pages(readiness, metrics, self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +82,13 @@ class Application:
             await self._pages(scope, receive, send)
             return
         began = self.clock.monotonic()
-        request = read(scope["method"], target(scope), scope["headers"], self._accepted_hosts, scope["http_version"])
+        if self._getting_ready is None:  # a server without lifespan events
+            self._get_ready()
+        written = target(scope, receive)
+        if isinstance(written, Refusal):
+            request: Request | Refusal = written
+        else:
+            request = read(scope["method"], written, scope["headers"], self._accepted_hosts, scope["http_version"])
         if isinstance(request, Request):
             if request.target.segments[:1] == ("-",):
                 await self._page(request, scope, receive, send)
@@ -99,7 +106,9 @@ class Application:
         seconds = self.clock.monotonic() - began
         self.metrics.observe(served, seconds)
         if self.access_log:
-            log_request(served, seconds, scope.get("client"), scope["method"], target(scope))
+            log_request(
+                served, seconds, scope.get("client"), scope["method"], b"-" if isinstance(written, Refusal) else written
+            )
 
     def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[RenderedHit, Key] | None:
         """Give the fresh hit that a GET in HTTP/1.1 is, and under which key it is kept; None where it is anything else.
@@ -158,9 +167,14 @@ class Application:
             return
         await self._pages({**scope, "path": path, "root_path": ""}, receive, send)
 
+    def _get_ready(self) -> asyncio.Task[None]:
+        if self._getting_ready is None:
+            self._getting_ready = asyncio.get_running_loop().create_task(self.readiness.become())
+        return self._getting_ready
+
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: object) -> AsyncIterator[None]:
-        getting_ready = asyncio.get_running_loop().create_task(self.readiness.become())
+        getting_ready = self._get_ready()
         try:
             yield
         finally:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from imdsproxy.protocol.messages import Request
+from imdsproxy.protocol.messages import Refusal, Request
 from imdsproxy.proxy import Waiting
 from imdsproxy.records import RequestRecord
 from imdsproxy.server.listeners import ELSEWHERE
@@ -19,6 +19,14 @@ TARGET_EXTENSION = "imdsproxy.protocol.target"
 
 ADMIN_EXTENSION = "imdsproxy.admin"
 """Under this name it says whether the request came by a listener that has the pages under `/-/` and nothing else."""
+
+_PIPELINED = Refusal(
+    400,
+    "pipelined",
+    "invalid_request",
+    "Under this server a request has to wait for the answer to the one before it on its connection; "
+    "`imdsproxy serve` takes them without.",
+)
 
 LONGEST_BODY = 65536
 """Bytes of a request's body, at the most."""
@@ -41,14 +49,36 @@ def whose(request: Request, scope: Scope) -> str:
     return f"{client}, imdsproxy {request.hops[-1]}" if request.hops and client.startswith(ELSEWHERE) else client
 
 
-def target(scope: Scope) -> bytes:
-    """Give the target as it was on the wire, as far as the server tells."""
+def target(scope: Scope, receive: Receive) -> bytes | Refusal:
+    """Return the target as it was on the wire, as far as the server tells, or the refusal if it must not be guessed.
+
+    The authority of an absolute-form target stands above Host (RFC 9112 section 3.2.2). Our own connection hands the
+    target on; hypercorn and uvicorn's h11 leave the authority in `raw_path`; uvicorn's httptools keeps it to itself;
+    granian drops it, and there Host decides.
+    """
     written = extension(scope, TARGET_EXTENSION)
     if isinstance(written, bytes):
         return written
+    known = _target_of_uvicorn(receive)
+    if known is not None:
+        return known
     path = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
     query: bytes = scope["query_string"]
     return bytes(path) + (b"?" + query if query else b"")
+
+
+def _target_of_uvicorn(receive: Receive) -> bytes | Refusal | None:
+    """Return the target that uvicorn's httptools protocol has read, None under any other server.
+
+    It knows that of the newest request only. One with another sent behind it is refused: clients that pipeline are
+    rare, and no authority may get in unseen.
+    """
+    cycle = getattr(receive, "__self__", None)
+    protocol = getattr(getattr(cycle, "on_response", None), "__self__", None)
+    url = getattr(protocol, "url", None)
+    if not isinstance(url, bytes):
+        return None
+    return url if getattr(protocol, "scope", None) is getattr(cycle, "scope", None) else _PIPELINED
 
 
 async def read_body(receive: Receive) -> bytes | None:

@@ -185,6 +185,9 @@ def test_a_host_that_cannot_be_read_or_is_not_given_once_is_refused(fields: Fiel
         ("1.0", [HOST], True),
         ("1.0", [HOST, HOST], False),
         ("1.0", [(b"host", b"attacker.example")], False),
+        ("1", [], True),
+        ("2", [], False),
+        ("2", [HOST], True),
         ("1.1", [], False),
     ],
 )

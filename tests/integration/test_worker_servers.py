@@ -1,0 +1,331 @@
+"""The application under the servers that people run it with: uvicorn, gunicorn, hypercorn and granian, over sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+
+from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
+from tests.kit import (
+    INSTANCE,
+    ROOT,
+    TOKEN,
+    Arrivals,
+    environment,
+    free_port,
+    get,
+    most_in_a_second,
+    talk,
+    unused,
+    wait_until,
+)
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform == "win32", reason="gunicorn and Unix sockets are POSIX only"),
+]
+END_SECONDS = 15.0
+FACTORY = "imdsproxy.app:create_app"
+UVICORN = ("uvicorn", "--factory", FACTORY, "--no-access-log")
+GUNICORN = ("gunicorn", "-k", "uvicorn_worker.UvicornWorker", f"{FACTORY}()")
+HYPERCORN = ("hypercorn", f"{FACTORY}()")
+GRANIAN = ("granian", "--factory", FACTORY, "--interface")
+SERVERS: dict[str, Sequence[str]] = {
+    "uvicorn": (*UVICORN, "--port", "PORT"),
+    "uvicorn-h11": (*UVICORN, "--port", "PORT", "--http", "h11"),
+    "uvicorn-no-lifespan": (*UVICORN, "--port", "PORT", "--lifespan", "off"),
+    "gunicorn": (*GUNICORN, "-b", "127.0.0.1:PORT"),
+    "gunicorn-preload": (*GUNICORN, "-b", "127.0.0.1:PORT", "--preload"),
+    "hypercorn": (*HYPERCORN, "-b", "127.0.0.1:PORT"),
+    "granian": (*GRANIAN, "asgi", "--port", "PORT"),
+    "granian-no-lifespan": (*GRANIAN, "asginl", "--port", "PORT"),
+}
+WORKERS: dict[str, Sequence[str]] = {
+    "uvicorn": (*SERVERS["uvicorn"], "--workers", "2"),
+    "gunicorn": (*SERVERS["gunicorn"], "-w", "2"),
+    "gunicorn-preload": (*SERVERS["gunicorn-preload"], "-w", "2"),
+    "hypercorn": (*SERVERS["hypercorn"], "-w", "2"),
+    "granian": (*SERVERS["granian"], "--workers", "2"),
+}
+# granian drops the authority of an absolute-form target, and then Host decides.
+DROPS_THE_AUTHORITY = {"granian", "granian-no-lifespan"}
+
+
+@pytest.fixture(scope="module")
+def imds() -> Iterator[EmulatorServer]:
+    with run_in_thread(Emulator(rate=0, identity_rate=0)) as server:
+        yield server
+
+
+class Run:
+    """A server that runs, its port, and what it has written."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.log
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return get(self.port, "/-/ready", {}).status == 200
+        return False
+
+    def status(self, request_line: str, *fields: str) -> int:
+        """Send a request as it is written here; return the status of the answer, 0 if there is none."""
+        fields = (*fields, "Metadata: true", "Connection: close")
+        answer = talk(self.port, "\r\n".join((request_line, *fields, "", "")).encode())
+        return int(answer.split(b" ", 2)[1]) if answer else 0
+
+
+@contextlib.contextmanager
+def served_by(arguments: Sequence[str], folder: Path, run_class: type[Run] = Run, **settings: object) -> Iterator[Run]:
+    port, log = free_port(), folder / "log"
+    home = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}  # gunicorn opens a control socket there
+    command = [str(Path(sys.executable).parent / arguments[0]), *arguments[1:]]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [part.replace("PORT", str(port)) for part in command],
+            env={**environment(**{"budget_requests": 100, **settings}), **home},
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        run = run_class(process, port, log)
+        wait_until(run.ready, 30)
+        yield run
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def run(name: str, imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Start the server; that it becomes ready is the first test, with lifespan events and without."""
+    with served_by(SERVERS[name], tmp_path_factory.mktemp(name), upstream=imds.url) as run:
+        yield run
+    assert "Traceback" not in run.log
+
+
+def test_a_document_and_a_token_are_served_and_kept(run: Run, imds: EmulatorServer) -> None:
+    arrivals = Arrivals(imds)
+    for target in (
+        unused(INSTANCE),
+        unused(TOKEN),
+        "/metadata/%69nstance/compute/vmId?api-version=2021-02-01&format=text",
+    ):
+        first, second = get(run.port, target), get(run.port, target)
+        assert (first.status, second.status) == (200, 200)
+        assert "; hit" in second.headers["cache-status"]
+        assert first.body
+    assert len(arrivals()) <= 3
+
+
+@pytest.mark.parametrize(
+    "target", ["http://evil.example/metadata/instance", "https://169.254.169.254/metadata/instance"]
+)
+def test_an_absolute_form_target_for_another_host_is_forbidden(
+    run: Run, name: str, imds: EmulatorServer, target: str
+) -> None:
+    arrivals = Arrivals(imds)
+    line = f"GET {target}?api-version=2021-02-01 HTTP/1.1"
+    host = target.split("/")[2]
+    if target.startswith("http://"):  # as RFC 9112 section 3.2.2 asks of a client, Host is the same
+        assert run.status(line, f"Host: {host}") == 403
+    if name not in DROPS_THE_AUTHORITY:
+        assert run.status(line, "Host: localhost") == 403
+        assert run.status(line, f"Host: 127.0.0.1:{run.port}") == 403
+        assert arrivals() == []
+
+
+def test_an_absolute_form_target_for_imds_is_served(run: Run) -> None:
+    target = f"http://169.254.169.254{INSTANCE}"
+    assert run.status(f"GET {target} HTTP/1.1", "Host: 169.254.169.254") == 200
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "statuses"),
+    [
+        (f"GET {INSTANCE} HTTP/1.1", ("Host: evil.example",), {403}),
+        (f"GET {INSTANCE} HTTP/1.1", ("Host: localhost", "Host: evil.example"), {400}),
+        (f"GET {INSTANCE} HTTP/1.1", (), {400}),
+        (f"GET {INSTANCE} HTTP/1.1", ("Host: localhost", "X-Forwarded-For: 127.0.0.1"), {400}),
+        (f"HEAD {INSTANCE} HTTP/1.1", ("Host: localhost",), {405}),
+        (f"PUT {INSTANCE} HTTP/1.1", ("Host: localhost", "Content-Length: 0"), {405}),
+        (f"DELETE {INSTANCE} HTTP/1.1", ("Host: localhost",), {405}),
+        ("OPTIONS * HTTP/1.1", ("Host: localhost",), {405}),
+        # uvicorn itself cannot read the authority form, and granian changes protocols once it is refused.
+        ("CONNECT evil.example:443 HTTP/1.1", ("Host: evil.example:443",), {405, 400, 0}),
+        ("GET /metadata/a%2f..%2fidentity HTTP/1.1", ("Host: localhost",), {400}),
+        ("GET /metadata/..%2fidentity/oauth2/token HTTP/1.1", ("Host: localhost",), {400}),
+        ("GET /metadata/%2e%2e/x HTTP/1.1", ("Host: localhost",), {400}),
+        ("GET metadata/instance HTTP/1.1", ("Host: localhost",), {400}),
+        ("GET /elsewhere HTTP/1.1", ("Host: localhost",), {404}),
+    ],
+)
+def test_what_is_refused_is_refused_there_too(
+    run: Run, imds: EmulatorServer, line: str, fields: Sequence[str], statuses: set[int]
+) -> None:
+    arrivals = Arrivals(imds)
+    assert run.status(line, *fields) in statuses
+    assert arrivals() == []
+
+
+def test_a_request_behind_another_in_one_read_never_lends_it_its_authority(
+    run: Run, name: str, imds: EmulatorServer
+) -> None:
+    arrivals = Arrivals(imds)
+    evil = "GET http://evil.example/metadata/instance?api-version=2021-02-01 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    good = "GET /metadata/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = talk(run.port, (evil + good).encode(), wait=2)
+    if name not in DROPS_THE_AUTHORITY:
+        assert answer.split(b" ", 2)[1] in {b"400", b"403"}
+        assert not Arrivals(imds, "/metadata/instance")()
+        assert all(not arrival.target.startswith(b"/metadata/instance") for arrival in arrivals())
+
+
+def test_a_client_that_has_sent_all_and_a_client_that_goes_do_no_harm(run: Run) -> None:
+    request = f"GET {unused(INSTANCE)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", run.port), timeout=10) as connection:
+        connection.sendall(request)
+    with socket.create_connection(("127.0.0.1", run.port), timeout=10) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            connection.recv(65536)
+    assert get(run.port, "/-/healthy").status == 200
+
+
+@pytest.mark.parametrize("name", ["hypercorn", "granian"])
+def test_http_2_is_judged_by_its_authority(name: str, imds: EmulatorServer, tmp_path: Path) -> None:
+    more = ("--http", "2") if name == "granian" else ()
+    command = (*SERVERS[name], *more)
+
+    def status(port: int, *authority: tuple[str, str]) -> int:
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(validate_outbound_headers=False))
+        connection.initiate_connection()
+        fields = [(":method", "GET"), (":scheme", "http"), (":path", INSTANCE), *authority, ("metadata", "true")]
+        connection.send_headers(1, fields, end_stream=True)
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(connection.data_to_send())
+            while data := client.recv(65536):
+                for event in connection.receive_data(data):
+                    if isinstance(event, h2.events.ResponseReceived):
+                        return int(dict(event.headers or ())[b":status"])
+        return 0
+
+    class Http2Run(Run):
+        def ready(self) -> bool:
+            with contextlib.suppress(OSError):
+                return status(self.port, (":authority", "localhost")) == 200
+            return False
+
+    with served_by(command, tmp_path, run_class=Http2Run, upstream=imds.url) as run:
+        assert status(run.port, (":authority", "evil.example")) == 403
+        assert status(run.port) in {400, 0}
+        assert status(run.port, (":authority", f"127.0.0.1:{run.port}")) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("uvicorn", (*UVICORN, "--uds", "PATH")),
+        ("gunicorn", (*GUNICORN, "-b", "unix:PATH")),
+        ("hypercorn", (*HYPERCORN, "-b", "unix:PATH")),
+        ("granian", (*GRANIAN, "asgi", "--uds", "PATH")),
+    ],
+)
+def test_a_unix_socket(name: str, arguments: Sequence[str], imds: EmulatorServer, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+
+    def status(host: str, target: str) -> int:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(path)
+            client.sendall(
+                f"GET {target} HTTP/1.1\r\nHost: {host}\r\nMetadata: true\r\nConnection: close\r\n\r\n".encode()
+            )
+            with client.makefile("rb") as answer:
+                return int(answer.readline().split()[1])
+
+    class UnixRun(Run):
+        def ready(self) -> bool:
+            with contextlib.suppress(OSError, IndexError):
+                return status("localhost", "/-/ready") == 200
+            return False
+
+    command = [part.replace("PATH", path) for part in arguments]
+    with served_by(command, tmp_path, run_class=UnixRun, upstream=imds.url):
+        assert status("localhost", INSTANCE) == 200
+        assert status("evil.example", INSTANCE) == 403
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers share a budget on Linux only")
+@pytest.mark.parametrize("name", WORKERS)
+def test_workers_keep_one_budget(name: str, tmp_path: Path) -> None:
+    with run_in_thread(Emulator(rate=0)) as imds:
+        arrivals = Arrivals(imds)
+        with served_by(WORKERS[name], tmp_path, upstream=imds.url, budget_requests=5, max_wait=60) as run:
+            clients = [threading.Thread(target=get, args=(run.port, unused(INSTANCE))) for _ in range(40)]
+            for client in clients:
+                client.start()
+            for client in clients:
+                client.join(60)
+        times = [arrival.at for arrival in arrivals()]
+        assert len(times) >= 40
+        assert most_in_a_second(times) <= 5
+        assert run.log.count("budget shared with the server's other workers") >= 1
+
+
+def test_a_reload_starts_again_with_the_same_budget(imds: EmulatorServer, tmp_path: Path) -> None:
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    (watched / "module.py").touch()
+    command = (*SERVERS["uvicorn"], "--reload", "--reload-dir", str(watched))
+    with served_by(command, tmp_path, upstream=imds.url) as run:
+        (watched / "module.py").write_text("changed = True\n", encoding="utf-8")
+        wait_until(lambda: run.log.count("budget shared") == 2, 30)
+        wait_until(run.ready)
+        assert get(run.port, INSTANCE).status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers share a budget on Linux only")
+def test_workers_that_cannot_share_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    arguments = (*GUNICORN, "-b", f"127.0.0.1:{free_port()}")
+    command = [str(Path(sys.executable).parent / arguments[0]), *arguments[1:]]
+    env = {**environment(budget_requests=200), "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60, check=False)
+    assert ended.returncode == 4  # gunicorn would start a worker that ended otherwise again and again
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("imdsproxy: "))
+    for word in ("worker", "IMDSPROXY_BUDGET_FILE", "Run one worker"):
+        assert word in line
+    assert "Traceback" not in ended.stderr
