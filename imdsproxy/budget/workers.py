@@ -13,13 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from imdsproxy.errors import ImdsproxyError
 from imdsproxy.protocol.address import Address
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  # a folder of one's own is made there, and its owner checked
 _held: dict[str, int] = {}  # locks of this process, by path
 
 
-class NoPlaceError(Exception):
+class NoPlaceError(ImdsproxyError):
     """Why workers cannot share a budget, or cannot be told from one another."""
 
 
