@@ -4,7 +4,8 @@ ImdsproxyError
 ├── SettingsError      a setting, flag or file that cannot be used
 │   └── LoadError      nft refused the ruleset (cli/redirect)
 ├── StartError         the settings are sound, but this machine does not allow the start
-└── BudgetFileError    a shared budget file that cannot be used (budget/shared_file)
+├── BudgetFileError    a shared budget file that cannot be used (budget/shared_file)
+└── NoPlaceError       a server's workers have no place to share a budget (budget/workers)
 """
 
 

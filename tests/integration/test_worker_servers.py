@@ -18,7 +18,9 @@ import h2.connection
 import h2.events
 import pytest
 
+from imdsproxy.budget.workers import shared_path
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
+from imdsproxy.protocol.address import Address
 from tests.kit import (
     INSTANCE,
     ROOT,
@@ -121,6 +123,9 @@ def served_by(arguments: Sequence[str], folder: Path, run_class: type[Run] = Run
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        # No other test has this emulator's port, so nobody else shares that file.
+        upstream = Address("127.0.0.1", int(str(settings["upstream"]).rpartition(":")[2]))
+        Path(shared_path(upstream)).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -324,6 +329,7 @@ def test_workers_that_cannot_share_are_refused_with_the_remedy(tmp_path: Path) -
     command = [str(Path(sys.executable).parent / arguments[0]), *arguments[1:]]
     env = {**environment(budget_requests=200), "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
     ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60, check=False)
+    Path(shared_path(Address("127.0.0.1", 9))).unlink(missing_ok=True)
     assert ended.returncode == 4  # gunicorn would start a worker that ended otherwise again and again
     (line,) = (line for line in ended.stderr.splitlines() if line.startswith("imdsproxy: "))
     for word in ("worker", "IMDSPROXY_BUDGET_FILE", "Run one worker"):
