@@ -153,12 +153,17 @@ def environment(**settings: object) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_proxy(folder: Path, *, ready: bool = True, **settings: object) -> Iterator[ProxyProcess]:
-    """Run the proxy on a free port, its settings named in lower case; ends it, and checks that it ended well."""
+def running_proxy(
+    folder: Path, *, ready: bool = True, prefix: Sequence[str] = (), **settings: object
+) -> Iterator[ProxyProcess]:
+    """Run the proxy on a free port, its settings named in lower case; ends it, and checks that it ended well.
+
+    `prefix` is a command that runs the rest of its line, such as prlimit(1).
+    """
     log = folder / f"proxy-{time.monotonic_ns()}.log"
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "imdsproxy"],
+            [*prefix, sys.executable, "-m", "imdsproxy"],
             env=environment(**{"port": 0, **settings}),
             cwd=ROOT,
             stderr=stderr,

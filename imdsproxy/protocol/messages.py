@@ -122,9 +122,17 @@ class FailureKind(Enum):
     TOO_LARGE = "upstream-too-large"
     LOOP = "loop"
     INTERNAL = "internal-error"
+    DESCRIPTORS = "descriptors"
+    """This process may not open another file, so IMDS was not asked."""
 
 
-_STATUSES = {FailureKind.TIMEOUT: 504, FailureKind.SILENT: 504, FailureKind.LOOP: 508, FailureKind.INTERNAL: 500}
+_STATUSES = {
+    FailureKind.TIMEOUT: 504,
+    FailureKind.SILENT: 504,
+    FailureKind.LOOP: 508,
+    FailureKind.INTERNAL: 500,
+    FailureKind.DESCRIPTORS: 503,
+}
 _ERRORS = {FailureKind.LOOP: "loop_detected"}
 
 

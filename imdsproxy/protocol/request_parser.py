@@ -50,7 +50,8 @@ def read(
 ) -> Request | Refusal:
     """Read a request: method, target as on the wire, headers with names in lower case. The body is not looked at."""
     target = read_target(raw)
-    if method not in {"GET", "POST"}:
+    page = isinstance(target, Target) and target.segments[:1] == ("-",)
+    if method not in {"GET", "POST"} and not (method == "HEAD" and page):
         return _method_refused(method, target)
     if isinstance(target, Refusal):
         return target
@@ -146,7 +147,8 @@ def _is_no_cache(value: bytes) -> bool:
 
 
 def _method_refused(method: str, target: Target | Refusal) -> Refusal:
-    allowed = "GET, POST" if isinstance(target, Target) and target.segments in _POSTS else "GET"
+    segments = target.segments if isinstance(target, Target) else ()
+    allowed = "GET, POST" if segments in _POSTS else "GET, HEAD" if segments[:1] == ("-",) else "GET"
     return Refusal(
         405,
         "method",

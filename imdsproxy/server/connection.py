@@ -19,12 +19,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.server.application import Application
 from imdsproxy.server.asgi import ADMIN_EXTENSION, TARGET_EXTENSION
+from imdsproxy.server.crowd import Admission, Crowd
+from imdsproxy.server.flow import Brake, hung_up
 from imdsproxy.server.listeners import peer
 from imdsproxy.server.parse_errors import (
     HEAD_TOO_LONG,
     LONGEST_HEAD,
     MALFORMED,
     MOST_FIELDS,
+    PIPELINED,
+    TOO_MANY,
     TOO_SLOW,
     UNKNOWN_METHOD,
     UPGRADE_WITH_BODY,
@@ -34,6 +38,12 @@ from imdsproxy.server.parse_errors import (
 KEEP_ALIVE = 75
 """Seconds after which an idle connection is closed."""
 
+MOST_HALF_CLOSED = 256
+"""Clients of a listener that may wait for an answer after they have ended their sending."""
+MOST_PIPELINED = 131_072
+"""Bytes of requests that may wait behind a request that is being answered."""
+
+_END = b"\r\n\r\n"
 # A line that is HTTP in all but a method which the parser has never heard of.
 _REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
 # The fields that say more of a request than what is asked for: what follows its head, or on which terms.
@@ -55,6 +65,11 @@ class Connection(HttpToolsProtocol):
     cycle: RequestResponseCycle | None  # type: ignore[assignment]  # there is none before the first
     admin = False
     """Only the pages under `/-/` are served."""
+    crowd: Crowd | None = None
+    """The limit of connections; none under a server that is not ours."""
+    half_closed = 0
+    """Connections of this class that wait for an answer after their client has ended its sending."""
+    flow: Brake
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,6 +80,9 @@ class Connection(HttpToolsProtocol):
         self._trailing = 0  # bytes in the trailers of this request
         self._refusal = MALFORMED  # what is answered if the parser stops
         self._latest = b""  # what is just being read
+        self._unparsed = b""  # what was read and waits for the answers to earlier requests
+        self._half_closed = False  # the client has sent all that it will send
+        self._crowded = False  # there are too many connections for this one
         self._cycles: deque[RequestResponseCycle] = deque()  # requests that wait for their answers, in order
         self._idle_since = 0.0  # the loop's time of the last answer
         self._deadline: asyncio.TimerHandle | None = None
@@ -78,15 +96,27 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin; a client that says nothing is idle from the start."""
         super().connection_made(transport)
+        self.flow = Brake(transport)
         self.client = self.client or peer(transport)
         self._idle_since = self.loop.time()
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self.timeout_keep_alive_handler)
+        if self.crowd is not None:
+            admission = self.crowd.admit(self, self.connections, admin=self.admin)
+            self._crowded = admission is Admission.ANSWER
+            if self._crowded:
+                self._start_deadline()
+            elif admission is Admission.CLOSE:
+                transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End; no timer outlives the connection."""
         self._unset_keepalive_if_required()
         self._stop_deadline()
         self.resume_writing()
+        self._unparsed = b""
+        if self._half_closed:
+            type(self).half_closed -= 1
+            self._half_closed = False
         for cycle in self._cycles:  # uvicorn tells the newest only, and the others would write to a closed connection
             cycle.disconnected = True
             cycle.message_event.set()
@@ -97,21 +127,69 @@ class Connection(HttpToolsProtocol):
 
         Windows' own event loop hands over a bytearray (CPython 3.11), which has no hash and can be changed later.
         """
-        self._receive(data if type(data) is bytes else bytes(data))
+        if self._crowded:
+            self._refuse(TOO_MANY)
+        else:
+            self._receive(data if type(data) is bytes else bytes(data))
 
     def _receive(self, data: bytes) -> None:
         """Parse what was read, up to the limits."""
-        self._beside_body += len(data)
         self._latest = data
-        self._whole = False
+        self._unparsed += data
+        self._parse()
+        self._latest = b""
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio's
+        """Return whether the connection stays open for answers after the client has ended its sending.
+
+        RFC 9112 section 9.6 allows that. A client that has gone looks the same over TCP, so there is a limit.
+        """
+        self._stop_deadline()
+        newest = self.cycle
+        if newest is not None and newest.more_body and not newest.response_complete:
+            newest.disconnected = True  # its body will never be complete
+            newest.message_event.set()
+        if not self._half_closed:
+            if not self._owes or type(self).half_closed >= MOST_HALF_CLOSED or hung_up(self.transport):
+                return False
+            type(self).half_closed += 1
+            self._half_closed = True
+        return True
+
+    @property
+    def _owes(self) -> bool:
+        """Whether the client waits for an answer."""
+        return bool(self._unparsed) or any(not (each.response_complete or each.disconnected) for each in self._cycles)
+
+    def _parse(self) -> None:
+        """Parse one head after another, until a request has to wait for the answer to an earlier one.
+
+        The rest stays unparsed and nothing more is read, because a parsed request takes many times its bytes.
+        """
+        data, begin = self._unparsed, 0
+        while begin < len(data) and not (self.pipeline or self.flow.stopped or self.transport.is_closing()):
+            end = data.find(_END, begin)
+            piece = data[begin:] if end < 0 else data[begin : end + len(_END)]
+            begin += len(piece)
+            self._feed(piece)
+        self._unparsed = data[begin:]
+        if len(self._unparsed) > MOST_PIPELINED:
+            self._unparsed = b""
+            self._refuse(PIPELINED)
+        if self._unparsed or self.pipeline:
+            self.flow.hold()
+        else:
+            self.flow.release()
+
+    def _feed(self, piece: bytes) -> None:
+        self._beside_body += len(piece)
         try:
-            self.parser.feed_data(data)
+            self.parser.feed_data(piece)
         except HttpParserUpgrade:
-            pass  # whoever offers to change protocols gets HTTP/1.1
+            pass  # a client that offers to change protocols gets HTTP/1.1
         except HttpParserError:
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("")
-        self._latest = b""
         if not self._whole and not self.transport.is_closing():
             self._start_deadline()
         if self._beside_body > LONGEST_HEAD and not self.transport.is_closing():
@@ -135,6 +213,9 @@ class Connection(HttpToolsProtocol):
         """Take one field in. A trailer is none: it comes after the request was judged (RFC 9110 section 6.5.1)."""
         if self._in_head:
             name = name.lower()
+            if len(self.headers) >= MOST_FIELDS:  # at once: a field in memory takes thirty times its bytes
+                self._refusal = HEAD_TOO_LONG
+                raise _RefusedError
             self.headers.append((name, value))
             if name in _FRAMING:
                 self._framed = True
@@ -197,6 +278,11 @@ class Connection(HttpToolsProtocol):
         """An answer is on its way; whoever does not take it is not waited for without end."""
         self._idle_since = self.loop.time()
         super().on_response_complete()
+        if not self.transport.is_closing():
+            if self._unparsed or self.flow.held:
+                self._parse()
+            if self._half_closed and not self._owes:
+                self.transport.close()
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._watch()
 
@@ -226,6 +312,15 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     @property
+    def idle_since(self) -> float | None:
+        """The loop's time of the last answer, or None while a request is here, in part or waiting."""
+        return self._idle_since if self._idle else None
+
+    def close_idle(self) -> None:
+        """Close the connection before its time, to make room for others."""
+        self.transport.close()
+
+    @property
     def _idle(self) -> bool:
         """Whether no request is here, in part or waiting for its answer."""
         return self._whole and (self.cycle is None or self.cycle.response_complete)
@@ -240,7 +335,7 @@ class Connection(HttpToolsProtocol):
     def _check_length(self) -> None:
         """Refuse a head that is too long; `_beside_body` does not know of one that began in the midst of a read."""
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > LONGEST_HEAD or len(self.headers) > MOST_FIELDS:
+        if size > LONGEST_HEAD:
             self._refusal = HEAD_TOO_LONG
             raise _RefusedError
 
@@ -271,7 +366,7 @@ class Connection(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             if self._in_head or self.pipeline or cycle.response_started:
                 cycle.keep_alive = False
-                self.flow.pause_reading()
+                self.flow.stop()
                 return
             cycle.disconnected = True  # this very request; the application's answer to it goes nowhere
         if isinstance(self.app, Application):

@@ -13,7 +13,8 @@ from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.protocol.messages import Key
 from imdsproxy.server.application import Application, log_request
 from imdsproxy.server.connection import Connection
-from imdsproxy.server.parse_errors import LONGEST_HEAD, MOST_FIELDS
+from imdsproxy.server.crowd import Crowd
+from imdsproxy.server.parse_errors import LONGEST_HEAD
 
 _END = b"\r\n\r\n"
 
@@ -62,7 +63,6 @@ class FastPathConnection(Connection):
             and self._free()
             and self._from_rest
             and len(self._latest) <= LONGEST_HEAD
-            and len(self.headers) <= MOST_FIELDS
             # What comes behind it in the same read may concern this answer, too.
             and self._latest.find(_END) == len(self._latest) - len(_END)
         ):
@@ -100,10 +100,10 @@ class FastPathConnection(Connection):
             log_request(hit.served, seconds, self.client, "GET", target)
 
 
-def connection_class(header_timeout: float, *, admin: bool = False) -> type[Connection]:
+def connection_class(header_timeout: float, *, admin: bool = False, crowd: Crowd | None = None) -> type[Connection]:
     """Give the protocol class for the user's time limit, and for a listener; a page is never answered by the lane.
 
     The server's application has to be `Application` itself, so uvicorn must not wrap it (`proxy_headers=False`).
     """
     way = Connection if admin else FastPathConnection
-    return type(way.__name__, (way,), {"header_timeout": header_timeout, "admin": admin})
+    return type(way.__name__, (way,), {"header_timeout": header_timeout, "admin": admin, "crowd": crowd})

@@ -29,6 +29,16 @@ UPGRADE_WITH_BODY = Refusal(
     "invalid_request",
     "A body cannot be read behind an offer to change protocols; send the request as HTTP/1.1, without Upgrade.",
 )
+TOO_MANY = Refusal(
+    503,
+    "connections",
+    "service_unavailable",
+    "This proxy has as many connections as its limit of open files allows (LimitNOFILE=, ulimit -n). Ask again.",
+    ((b"retry-after", b"1"),),
+)
+PIPELINED = Refusal(
+    400, "pipelined", "invalid_request", "Too many requests were sent without waiting for answers; send fewer at once."
+)
 UNKNOWN_METHOD = Refusal(
     405, "method", "method_not_allowed", "This method is not known here; use GET.", ((b"allow", b"GET"),)
 )

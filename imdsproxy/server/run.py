@@ -15,6 +15,7 @@ import uvicorn
 
 from imdsproxy.server.application import Application
 from imdsproxy.server.connection import KEEP_ALIVE, Connection
+from imdsproxy.server.crowd import Crowd, descriptor_limit
 from imdsproxy.server.fast_path import connection_class
 from imdsproxy.server.listeners import BACKLOG, Listener, close
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _GRACE = 10
-_DESCRIPTORS = 65536
 # Seconds: how long, while ending, a client that has just connected has for its request, and how often to look.
 _FIRST_WORD = 1.0
 _LOOK = 0.01
@@ -112,8 +112,8 @@ def run(
     announce: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until a signal ends it, and close the listeners. `announce` is called once all of them are served."""
-    _raise_descriptor_limit()
-    connections = {admin: connection_class(header_timeout, admin=admin) for admin in (False, True)}
+    crowd = Crowd(descriptor_limit())
+    connections = {admin: connection_class(header_timeout, admin=admin, crowd=crowd) for admin in (False, True)}
     config = uvicorn_config(application, connections[False])
     server = _Server(config, application, listeners, connections, announce)
     try:
@@ -140,19 +140,6 @@ def uvicorn_config(application: Application, connection: type[Connection]) -> uv
         timeout_graceful_shutdown=_GRACE,
         backlog=BACKLOG,
     )
-
-
-def _raise_descriptor_limit() -> None:
-    """Allow as many open connections as the system lets us; most start a process with far fewer (POSIX)."""
-    if sys.platform == "win32":
-        return
-    import resource  # noqa: PLC0415  # Windows has none, and no such limit
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _run(server: _Server, application: Application) -> None:

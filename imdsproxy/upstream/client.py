@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import sys
 from collections.abc import AsyncIterable
@@ -79,6 +80,13 @@ class UpstreamClient:
         except (TimeoutError, httpx.TimeoutException) as error:
             return self._too_slow(error, read_timeout)
         except httpx.ConnectError as error:
+            if _out_of_descriptors(error):
+                return Failure(
+                    FailureKind.DESCRIPTORS,
+                    "This proxy may not open another file, so IMDS was not asked; raise its limit (LimitNOFILE=, "
+                    "ulimit -n).",
+                    sent=False,
+                )
             return Failure(
                 FailureKind.UNREACHABLE,
                 f"{self.address} cannot be reached ({_words(error)}). {self._question}",
@@ -150,6 +158,15 @@ class UpstreamClient:
             FailureKind.TIMEOUT,
             f"{self.address} did not answer within {read_timeout:g} s (IMDSPROXY_READ_TIMEOUT); ask again later.",
         )
+
+
+def _out_of_descriptors(error: BaseException | None) -> bool:
+    """Return whether an error, or one that led to it, says that no descriptor is left (EMFILE, ENFILE)."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _words(error: Exception) -> str:

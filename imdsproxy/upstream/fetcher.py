@@ -17,12 +17,14 @@ from imdsproxy.protocol.cache_status import word_of_proxy
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
 from imdsproxy.records import UpstreamAttempt
 from imdsproxy.upstream.collapsing import CollapsedFetch
-from imdsproxy.upstream.headers import to_upstream
+from imdsproxy.upstream.headers import dated, to_upstream
 from imdsproxy.upstream.health import Change, Health
 from imdsproxy.upstream.retry import RetryRules, next_delay, retry_after
 from imdsproxy.upstream.task import Fetched, FetchTask, Sender
 
 logger = logging.getLogger(__name__)
+
+_NEVER_REACHED_IMDS = frozenset({FailureKind.LOOP, FailureKind.DESCRIPTORS})
 
 AnyFetch = CollapsedFetch[Any]
 """A fetch, whatever it results in."""
@@ -154,6 +156,8 @@ class Fetcher:
         try:
             slow = decision.slow or self.proxied
             result = await self._upstream.send(request.method, request.target.raw, headers, request.body, slow=slow)
+            if isinstance(result, Response):
+                result = dated(result, self._clock.wall())
             self._learn(flight, decision, result, token.taken_at)  # before the token can go to the next
         finally:
             flight.sending = False
@@ -200,7 +204,8 @@ class Fetcher:
     def _learn(self, flight: AnyFetch, decision: Forward | Cache, result: Response | Failure, taken_at: float) -> None:
         if _came_back(result):  # IMDS has not been heard, so this is no news of it
             self.trouble = _reason(result)
-            self._tell_of_loop(self.trouble)
+            if isinstance(result, Failure) and result.kind is FailureKind.LOOP:
+                self._tell_of_loop(self.trouble)
             return
         now = self._clock.monotonic()
         budget = self.limiters[decision.budget].budget
@@ -239,7 +244,7 @@ class Fetcher:
 
 
 def _came_back(result: Response | Failure | None) -> bool:
-    return isinstance(result, Failure) and result.kind is FailureKind.LOOP
+    return isinstance(result, Failure) and result.kind in _NEVER_REACHED_IMDS
 
 
 def _word(result: Response | Failure) -> str:

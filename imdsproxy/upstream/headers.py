@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from email.utils import formatdate
 
 from imdsproxy import __version__
 from imdsproxy.policy import Cache, Forward
-from imdsproxy.protocol.messages import Headers, Request
+from imdsproxy.protocol.messages import Headers, Request, Response
 from imdsproxy.protocol.request_parser import HOP_HEADER
 
 # RFC 9110 section 7.6.1: they speak of one connection and end there.
@@ -58,6 +59,17 @@ def to_client(headers: list[tuple[bytes, bytes]]) -> Headers:
     """Give the fields of IMDS's answer that go on to the client, names in lower case, without Content-Length."""
     fields = [(name.lower(), value) for name, value in headers]
     return tuple(field for field in _end_to_end(fields) if field[0] != b"content-length")
+
+
+def dated(response: Response, wall: float) -> Response:
+    """Return a response that has a `Date`, the time of its receipt if the sender gave none (RFC 9110 section 6.6.1).
+
+    `wall` is in seconds since 1970.
+    """
+    if response.header(b"date") is not None:
+        return response
+    date = (b"date", formatdate(wall, usegmt=True).encode("ascii"))
+    return Response(response.status, (*response.headers, date), response.body)
 
 
 def _is_ours(name: bytes) -> bool:

@@ -241,7 +241,7 @@ def test_an_unknown_page_is_a_404_in_json(proxy: ProxyProcess, path: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready", "/-/metrics"])
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_a_page_can_only_be_read(proxy: ProxyProcess, path: str, method: str) -> None:
     assert get(proxy.port, path, method=method).status == 405
 

@@ -65,7 +65,7 @@ class Crowd:
 
 @contextlib.contextmanager
 def busy_proxy(folder: Path, imds: EmulatorServer) -> Iterator[tuple[ProxyProcess, Crowd]]:
-    settings = {"upstream": imds.url, "budget_file": folder / "budget", "max_wait": 4, **PATIENCE}
+    settings: dict[str, Any] = {"upstream": imds.url, "budget_file": folder / "budget", "max_wait": 4, **PATIENCE}
     with running_proxy(folder, ready=False, **settings) as proxy, Crowd(proxy) as crowd:
         yield proxy, crowd
 

@@ -149,7 +149,7 @@ def descriptor_limit(soft: int) -> Iterator[None]:
 
 
 UNFINISHED = [
-    *(b"G", b"GET ", b"GET /metadata", HEAD, HEAD + b"X: ", HEAD + b"X: 1\r\n", b"\r\n", HEAD + b"\r"),
+    *(b"G", b"GET ", b"GET /metadata", HEAD, HEAD + b"X: ", HEAD + b"X: 1\r\n", HEAD + b"\r"),
     *(EVENTS + b"Content-Length: 20\r\n\r\n", EVENTS + b"Content-Length: 20\r\n\r\n{"),
     EVENTS + b"Transfer-Encoding: chunked\r\n\r\n",
     EVENTS + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",

@@ -32,12 +32,17 @@ def refusing(code: int = 400, latency: float = 0.0) -> Stage:
     return Stage(Imds(lambda _sent: status(code), latency=latency))
 
 
+DATE = (b"date", b"Mon, 11 Apr 2022 22:26:58 GMT")
+
+
 @pytest.mark.parametrize("code", [400, 404])
 @pytest.mark.parametrize("case", WORDS)
 def test_imds_s_own_words_come_through_each_time(case: str, code: int) -> None:
     async def scenario() -> None:
         target, words = WORDS[case]
-        own = Response(code, ((b"content-type", b"application/json"), (b"server", b"IMDS/150.870.65.1854")), words)
+        own = Response(
+            code, ((b"content-type", b"application/json"), (b"server", b"IMDS/150.870.65.1854"), DATE), words
+        )
         stage = Stage(Imds(lambda _sent: own))
         for outcome in (Outcome.MISS, Outcome.HIT, Outcome.HIT):
             served = await stage.get(target)

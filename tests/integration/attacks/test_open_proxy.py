@@ -112,10 +112,13 @@ def test_an_absolute_target_for_imds_is_served_by_the_same_rules(
 )
 @pytest.mark.parametrize("target", [TOKEN, INSTANCE, "/metadata/identity/info", "/-/metrics", "/elsewhere"])
 def test_any_other_method_is_refused(proxy: ProxyProcess, imds: EmulatorServer, method: str, target: str) -> None:
+    page = target.startswith("/-/")
+    if page and method == "HEAD":
+        return  # it is answered there
     with nothing_arrives(imds):
         sent = request(target.encode(), HOST, TRUE, b"Cookie: secret\r\n", method=method.encode())
         (answer,) = converse(proxy.port, sent, head=method == "HEAD")
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == ("GET, HEAD" if page else "GET")
     assert b"secret" not in answer.body
     if method == "HEAD":
         assert (answer.status, answer.headers["cache-status"]) == (405, "imdsproxy; detail=method")

@@ -70,6 +70,7 @@ def test_imds_own_words_stand_instead_of_the_proxys_where_they_are_given() -> No
         (FailureKind.TIMEOUT, 504),
         (FailureKind.SILENT, 504),
         (FailureKind.INTERNAL, 500),
+        (FailureKind.DESCRIPTORS, 503),
     ],
 )
 def test_a_failure_is_told_by_its_status_with_a_time_to_come_back(kind: FailureKind, status: int) -> None:
@@ -89,4 +90,4 @@ def test_a_loop_is_told_without_a_time_to_come_back() -> None:
 
 
 def test_every_kind_of_failure_has_a_row_above() -> None:
-    assert len(FailureKind) == 8
+    assert len(FailureKind) == 9

@@ -57,7 +57,7 @@ def test_a_plain_request_is_passed_with_its_target_and_its_headers() -> None:
         ("POST", b"/metadata/identity/getplatformmetadata", b"GET"),
         ("POST", b"/metadata/scheduledevents/x", b"GET"),
         ("POST", b"/metadata/scheduledeventsx", b"GET"),
-        ("POST", b"/-/healthy", b"GET"),
+        ("POST", b"/-/healthy", b"GET, HEAD"),
         ("HEAD", b"/metadata/scheduledevents", b"GET, POST"),
         ("PUT", b"/metadata/identity/issuecredential", b"GET, POST"),
         ("get", INSTANCE, b"GET"),

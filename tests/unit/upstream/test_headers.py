@@ -4,10 +4,10 @@ import pytest
 
 from imdsproxy import __version__
 from imdsproxy.policy import Cache, Forward, Lifetimes
-from imdsproxy.protocol.messages import BudgetClass, Headers, Refusal, Request, Target
+from imdsproxy.protocol.messages import BudgetClass, Headers, Refusal, Request, Response, Target
 from imdsproxy.protocol.request_parser import HOP_HEADER, AcceptedHosts, read
 from imdsproxy.protocol.target import read_target
-from imdsproxy.upstream.headers import to_client, to_upstream
+from imdsproxy.upstream.headers import dated, to_client, to_upstream
 
 CACHE = Cache("instance", BudgetClass.GENERAL, Lifetimes(60))
 FORWARD = Forward("other", BudgetClass.GENERAL, add_metadata=True)
@@ -136,3 +136,13 @@ def test_imds_fields_that_connection_names_end_here() -> None:
 
 def test_content_length_is_left_to_follow_from_the_body() -> None:
     assert to_client([(b"Content-Length", b"3"), (b"content-length", b"4")]) == ()
+
+
+def test_response_without_date_gets_the_time_of_its_receipt() -> None:
+    response = dated(Response(200, ((b"server", b"IMDS/1"),), b"{}"), 1_800_000_000.9)
+    assert response == Response(200, ((b"server", b"IMDS/1"), (b"date", b"Fri, 15 Jan 2027 08:00:00 GMT")), b"{}")
+
+
+def test_response_keeps_the_date_that_it_has() -> None:
+    response = Response(200, ((b"date", b"Mon, 11 Apr 2022 22:26:58 GMT"),), b"{}")
+    assert dated(response, 1_800_000_000.0) is response
