@@ -9,7 +9,7 @@ import logging
 import secrets
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from imdsproxy.budget.bucket import Budget
@@ -65,14 +65,21 @@ def create_app(config: Config | None = None, clock: Clock | None = None) -> Appl
         return _application(config, clock)
     from imdsproxy.settings.load import load  # noqa: PLC0415  # only where it is needed
 
+    shared = False
     try:
         loaded = load()
         config = loaded.settings.config()
         logs.configure(config.log_level, config.log_format)
         for warning in loaded.warnings:
             logger.warning(warning)
+        if config.budget_file is None and is_worker():
+            shared = True
+            config = replace(config, budget_file=_file_of_workers(config))
+            logger.info("budget shared with the server's other workers", extra={"fields": {"file": config.budget_file}})
         return _application(config, clock)
     except ImdsproxyError as error:
+        if shared:
+            error = _no_workers(str(error))
         sys.stderr.write(f"{error.for_terminal()}\n")
         raise SystemExit(_GUNICORN_GIVES_UP if "gunicorn.arbiter" in sys.modules else _START_FAILED) from None
 
@@ -150,8 +157,6 @@ def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter
     if config.identity_budget_requests is not None:
         sizes.append((config.identity_budget_requests, IDENTITY_CONCURRENT))
     path = config.budget_file
-    if path is None and is_worker():
-        path = _file_of_workers(config)
     if path is None:
         queues = [Limiter(Budget(requests, window, concurrent), clock, max_wait) for requests, concurrent in sizes]
         return dict(zip(BudgetClass, (queues[0], queues[-1]), strict=True)), lambda: None
@@ -166,11 +171,7 @@ def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter
         try:
             budgets, close = share(path, clock, window, sizes, leases)
         except BudgetFileError as error:
-            if config.budget_file is None:
-                raise _no_workers(f"{path} cannot be used: {error}") from None
             raise SettingsError(f"IMDSPROXY_BUDGET_FILE={path} cannot be used: {error}") from None
-        if config.budget_file is None:
-            logger.info("budget shared with the server's other workers", extra={"fields": {"file": path}})
         queues = [Limiter(budget, clock, max_wait, leases) for budget in budgets]
         return dict(zip(BudgetClass, (queues[0], queues[-1]), strict=True)), close
     raise SettingsError("IMDSPROXY_BUDGET_FILE: a budget is shared on Linux only")
@@ -184,7 +185,7 @@ def _file_of_workers(config: Config) -> str | None:
             return None
         return shared_path(config.upstream)
     except (NoPlaceError, OSError) as error:
-        raise _no_workers(str(error)) from None
+        raise SettingsError(str(error)) from None
 
 
 def _no_workers(why: str) -> SettingsError:
