@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from imdsproxy.cli.standard_streams import complain, show
 from imdsproxy.errors import SettingsError
@@ -18,8 +19,31 @@ EMULATOR_PORT = 8255
 
 # Sixty different targets at once take eleven seconds; the demo lets all of them wait.
 _MAX_WAIT = "30"
+# A session or process group of its own, so that Ctrl-C goes to the proxy first, which then ends the emulator.
+if sys.platform == "win32":
+    _APART = subprocess.CREATE_NEW_PROCESS_GROUP
+    # There two programs may share a port unless one of them forbids it.
+    _PORT_RULE = socket.SO_EXCLUSIVEADDRUSE
+else:
+    _APART = 0
+    _PORT_RULE = socket.SO_REUSEADDR
 _START = 15.0
 _END = 5.0
+
+
+class _Lines(NamedTuple):
+    """What differs in the lines to try from one shell to another."""
+
+    curl: str
+    quote: str
+    export: str
+    value: str
+    kill: str
+
+
+_LINES = _Lines("curl", "'", "export ", "", "kill")
+# For PowerShell and cmd; in Windows PowerShell `curl` is another program's name. The variable is PowerShell's.
+_WINDOWS_LINES = _Lines("curl.exe", '"', "$env:", '"', "taskkill /F /PID")
 
 
 def demo(flags: Mapping[str, str]) -> int:
@@ -45,8 +69,7 @@ def demo(flags: Mapping[str, str]) -> int:
 
 def _taken(port: int) -> bool:
     with socket.socket() as probe:
-        if sys.platform != "win32":  # there it would let two programs share the port
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.setsockopt(socket.SOL_SOCKET, _PORT_RULE, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -59,9 +82,8 @@ def _emulator() -> Iterator[subprocess.Popen[str] | None]:
     """Start the emulator; gives its process, or None where it did not start and has said why."""
     command = [sys.executable, "-m", "imdsproxy.emulator", "--port", str(EMULATOR_PORT)]
     ending = threading.Event()
-    # A session of its own, so that Ctrl-C goes to the proxy first, which then ends the emulator.
     with subprocess.Popen(  # noqa: S603  # our own module
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True, creationflags=_APART
     ) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""
@@ -90,25 +112,26 @@ def _tell_end(process: subprocess.Popen[str], ending: threading.Event) -> None:
 def _show(address: str, emulator: str, pid: int) -> None:
     target = f"{address}/metadata/instance?api-version=2021-02-01"
     token = f"{address}/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
+    lines = _WINDOWS_LINES if sys.platform == "win32" else _LINES
     show(
         f"""
 imdsproxy  {address}   in front of an emulated IMDS, {emulator} (process {pid})
 
 Ask twice; the second answer is a hit (Cache-Status, Age):
-  curl -i -H Metadata:true '{target}'
+  {lines.curl} -i -H Metadata:true {lines.quote}{target}{lines.quote}
 
 A managed identity's token, whose expires_in is what is left of it at that moment:
-  curl -s -H Metadata:true '{token}'
+  {lines.curl} -s -H Metadata:true {lines.quote}{token}{lines.quote}
 
 PowerShell:
   Invoke-RestMethod -Headers @{{"Metadata"="true"}} -Uri "{target}"
 
 Azure's own client libraries (azure-identity, MSAL), unchanged:
-  export AZURE_POD_IDENTITY_AUTHORITY_HOST={address}
+  {lines.export}AZURE_POD_IDENTITY_AUTHORITY_HOST={lines.value}{address}{lines.value}
 
 Sixty different targets at once take eleven seconds, five a second; here all of them wait (--max-wait {_MAX_WAIT}).
 What it did: {address}/-/metrics
-Take IMDS away (kill {pid}) and ask again: what is cached is still served.
+Take IMDS away ({lines.kill} {pid}) and ask again: what is cached is still served.
 Ctrl-C ends both.
 
 """

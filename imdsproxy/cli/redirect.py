@@ -58,6 +58,7 @@ def redirect(config: Config, options: Mapping[str, str]) -> Ruleset:
     Raises:
         SettingsError: An option or a setting cannot be used.
     """
+    _refuse_windows(unless="uid" in options)
     user = _user(options["uid"]) if "uid" in options else _user_of_the_unit()
     exclusive = "exclusive" in options or "uid" not in options
     wanted = Redirect(user, _goal(config.host), _port(config.port), "node" in options, exclusive)
@@ -76,6 +77,7 @@ def end_of_redirect() -> Ruleset:
 
 def load_ruleset(text: str) -> None:
     """Load a ruleset with nft, completely or not at all. Raises LoadError."""
+    _refuse_windows()
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_ROOTS_PROGRAMS))
     nft = shutil.which("nft", path=path)
     if nft is None:
@@ -91,6 +93,16 @@ def load_ruleset(text: str) -> None:
         raise LoadError(f"{nft} did not end within {_LONGEST_LOADING} seconds; what holds now is not known") from None
     if done.returncode != 0:
         raise LoadError(_why_not(done.stderr, done.returncode))
+
+
+def _refuse_windows(*, unless: bool = False) -> None:
+    """Raise LoadError on Windows, which has nothing of the kind; `unless` the ruleset is for another machine."""
+    if sys.platform == "win32" and not unless:
+        raise LoadError(
+            f"Windows cannot redirect {_CALLS}: nftables is Linux's, and netsh's portproxy takes in what is sent to "
+            "this machine's own addresses only; name http://127.0.0.1:8254 to each client (docs/service.md), "
+            "or print the ruleset for a Linux machine: --uid USER"
+        )
 
 
 def _why_not(said: str, status: int) -> str:

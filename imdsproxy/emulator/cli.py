@@ -102,9 +102,11 @@ def _write(stream: TextIO | None, text: str) -> None:
 
 @contextlib.contextmanager
 def _set_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Set the event on SIGINT and SIGTERM; only for the main thread, where signals come."""
+    """Set the event on SIGINT and SIGTERM, on Windows on SIGBREAK, too; for the main thread, where signals come."""
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform == "win32":
+        numbers.append(signal.SIGBREAK)  # Ctrl-Break, and a console that is closed
     previous = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
         try:

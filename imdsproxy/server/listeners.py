@@ -28,6 +28,11 @@ _ADMIN_NAME = "admin"
 _OWNER_AND_GROUP = 0o660
 _UNIX = getattr(socket, "AF_UNIX", -1)  # Windows has no such family
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): process, user, group
+if sys.platform == "win32":
+    # There a second program may listen at a port in use, and take its clients, unless the first forbids it.
+    _PORT_RULE = socket.SO_EXCLUSIVEADDRUSE
+else:
+    _PORT_RULE = socket.SO_REUSEADDR  # a proxy may start again while its old connections run out
 
 
 class Listener:
@@ -145,8 +150,7 @@ def _tcp(host: str, port: int, prefix: str = "") -> socket.socket:
     except OSError as error:
         raise StartError(f"IMDSPROXY_{prefix}HOST={host} cannot be listened at: {error.strerror or error}") from None
     try:
-        if sys.platform != "win32":  # there it would let two programs share the port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, _PORT_RULE, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
