@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 
@@ -21,7 +22,12 @@ def open_missing() -> None:
 
 
 def show(text: str) -> bool:
-    """Write to standard output; return whether it still has a reader."""
+    """Write to standard output; return whether it still has a reader.
+
+    What its encoding lacks is escaped, as on standard error: a Windows pipe has one code page, a path any character.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -117,7 +117,7 @@ def run(
     config = uvicorn_config(application, connections[False])
     server = _Server(config, application, listeners, connections, announce)
     try:
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
             runner.run(_run(server, application))
     finally:
         close(listeners)
@@ -140,6 +140,14 @@ def uvicorn_config(application: Application, connection: type[Connection]) -> uv
         timeout_graceful_shutdown=_GRACE,
         backlog=BACKLOG,
     )
+
+
+def _loop_factory(config: uvicorn.Config) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        from imdsproxy.server.windows_loop import WindowsLoop  # noqa: PLC0415  # exists there only
+
+        return WindowsLoop
+    return config.get_loop_factory()
 
 
 async def _run(server: _Server, application: Application) -> None:

@@ -1,0 +1,78 @@
+"""How the program ends on Windows: Ctrl-C in its console, and the signal that Ctrl-Break and a closed console raise."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from imdsproxy.emulator import EmulatorServer
+from tests.kit import INSTANCE, Answer, Arrivals, get, unused, wait_until
+from tests.windows.wine import CTRL_C, Windows, windows_path
+
+pytestmark = [pytest.mark.process, pytest.mark.windows, pytest.mark.xdist_group("windows")]
+
+# Wine's console sends Ctrl-C alone, so the process raises what Windows would raise in it for the others.
+_BREAK_ITSELF = """
+import pathlib, signal, sys, threading, time
+def wait(order):
+    while not order.exists():
+        time.sleep(0.02)
+    signal.raise_signal(signal.SIGBREAK)
+threading.Thread(target=wait, args=(pathlib.Path(sys.argv.pop(1)),), daemon=True).start()
+from imdsproxy.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_sees_out_what_is_under_way(windows: Windows, imds: EmulatorServer, tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    with windows.console(order, "-m", "imdsproxy", port=0, upstream=imds.url) as process:
+        process.wait_for("readiness ready")
+        port, arrivals, answers = process.port(), Arrivals(imds), list[Answer]()
+        imds.emulator.latency = 1.5
+        try:
+            client = threading.Thread(target=lambda: answers.append(get(port, unused(INSTANCE))))
+            client.start()
+            wait_until(arrivals)
+            order.write_text(CTRL_C, encoding="ascii")
+            client.join(30)
+        finally:
+            imds.emulator.latency = 0.0
+        assert process.ended() == 0, process.text
+        assert [answer.status for answer in answers] == [200]
+        assert "Traceback" not in process.text
+
+
+def test_ctrl_c_ends_the_demo_and_its_emulator(windows: Windows, tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    with windows.console(order, "-m", "imdsproxy", "demo", "--port", "0") as process:
+        process.wait_for("Ctrl-C ends both.")
+        port = process.port()
+        assert get(port, INSTANCE).status == 200
+        assert "curl.exe -i" in process.text
+        assert "taskkill" in process.text
+        order.write_text(CTRL_C, encoding="ascii")
+        assert process.ended() == 0, process.text
+        assert "the emulator has ended" not in process.text, "Ctrl-C went to the emulator first"
+    with pytest.raises(ConnectionRefusedError):
+        get(8255, INSTANCE)
+
+
+def test_ctrl_c_ends_the_emulator(windows: Windows, tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    with windows.console(order, "-m", "imdsproxy", "emulator", "--port", "0") as process:
+        process.wait_for("try: curl")
+        order.write_text(CTRL_C, encoding="ascii")
+        assert process.ended() == 0, process.text
+
+
+@pytest.mark.parametrize(("command", "started"), [("serve", " listening "), ("emulator", "try: curl")])
+def test_closed_console_ends_well(windows: Windows, tmp_path: Path, command: str, started: str) -> None:
+    order = tmp_path / "order"
+    with windows.python("-c", _BREAK_ITSELF, windows_path(order), command, "--port", "0") as process:
+        process.wait_for(started)
+        order.touch()
+        assert process.ended() == 0, process.text
+        assert "Traceback" not in process.text
