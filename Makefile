@@ -28,11 +28,11 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Writes what it finds into benchmarks/results as well; nginx, HAProxy, Varnish and wrk take part where installed.
+# Prints the report and writes it to benchmarks/results; nginx, HAProxy, Varnish and wrk take part if installed.
 bench: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks --results benchmarks/results
 
-# Writes its tables into the document, which a test holds to them.
+# Writes its tables into the document; a test compares them.
 scaling: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks.scaling --into docs/scaling.md
 

@@ -1,1 +1,4 @@
-"""How fast and how large the proxy is, measured beside what it is compared with: `python -m benchmarks`."""
+"""How fast and how large the proxy is, beside other caches: `python -m benchmarks`. README.md has the details.
+
+`benchmarks.scaling` simulates the layouts of a node in virtual time: `python -m benchmarks.scaling`.
+"""

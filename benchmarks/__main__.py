@@ -1,9 +1,8 @@
-"""Run every part and print the tables. Speed is never a pass or a fail: the status is 0 when all was measured."""
+"""The command `python -m benchmarks`. Speed is never a pass or a fail: the status is 0 if everything was measured."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shlex
 import signal
@@ -12,15 +11,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import cold, cores, curves, footprint, goals, latency, machine, report, results, storm, throughput
 from benchmarks.effort import FULL, QUICK, Effort
 from benchmarks.figures import BenchmarkError, Curve, Figure, Findings
-from benchmarks.servers import Bench
+from benchmarks.machine import cores, open_files
+from benchmarks.measures import burst, cold_storm, curves, footprint, latency, throughput
+from benchmarks.report import description, goals, results, tables
+from benchmarks.servers.bench import Bench
 
 _NOT_MEASURED = 1
 _INTERRUPTED = 130
-_FILES_WANTED = 20_000
-_FILES_WHERE_NOBODY_TELLS = 512
 
 Part = Callable[[Bench, Effort], Sequence[Figure | Curve]]
 
@@ -28,29 +27,33 @@ _PARTS: Mapping[str, tuple[str, Part]] = {
     "hits": ("hits per second, and their memory", throughput.hits),
     "latency": ("the latency of a hit", latency.hits),
     "misses": ("what a miss adds", latency.misses),
-    "connections": ("more and more connections", curves.connections),
-    "entries": ("more and more entries", curves.entries),
+    "connections": ("an increasing number of connections", curves.connections),
+    "entries": ("an increasing number of entries", curves.entries),
     "memory": ("memory after many different requests", footprint.mixed),
     "starts": ("the time to start", footprint.starts),
-    "storm": ("a storm for one target", storm.one_target),
-    "distinct": ("a storm for distinct targets", storm.distinct_targets),
-    "cold": ("a storm in the cold", cold.storm),
+    "storm": ("a storm for one target", burst.one_target),
+    "distinct": ("a storm for distinct targets", burst.distinct_targets),
+    "cold": ("a cold storm", cold_storm.storm),
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print; gives 0, 1 where a part could not be measured, 2 for wrong flags."""
+    """Measure, and print the report.
+
+    Returns:
+        0; 1 if a part could not be measured; 130 if a signal ended the run. Wrong flags exit with 2.
+    """
     options = _options(arguments)
-    # A signal ends a run as Ctrl-C does, with every process that was started.
+    # SIGTERM ends a run as Ctrl-C does, so that every process it started is ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     chosen = cores.choose()
-    bench = Bench(chosen, _allow_many_files())
-    described = machine.described(_command(options), chosen.words)
+    bench = Bench(chosen, open_files.raise_limit())
+    described = description.describe(_command(options), chosen.words)
     try:
         with cores.on(chosen.load):
             findings = _measure(bench, options.only, QUICK if options.quick else FULL)
-        document = report.document(described, findings, time.monotonic() - began)
+        document = tables.document(described, findings, time.monotonic() - began)
         if options.json is not None:
             options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         if options.results is not None:
@@ -61,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"benchmarks: {error}\n")
         return _NOT_MEASURED
-    print((report.markdown if options.markdown else report.text)(described, findings))
+    print((tables.markdown if options.markdown else tables.text)(described, findings))
     return _NOT_MEASURED if any(words in bench.left_out for words, _part in _PARTS.values()) else 0
 
 
@@ -71,14 +74,14 @@ def _measure(bench: Bench, parts: Sequence[str], effort: Effort) -> Findings:
         words, part = _PARTS[name]
         sys.stderr.write(f"{number}/{len(parts)} {words} …\n")
         try:
-            told = part(bench, effort)
+            found = part(bench, effort)
         except (BenchmarkError, OSError) as error:
-            # The other parts took minutes, or will: they are told all the same.
+            # The other parts take minutes; their figures are reported in any case.
             sys.stderr.write(f"benchmarks: {words}: {error}\n")
             bench.left_out[words] = str(error)
             continue
-        findings.curves += [found for found in told if isinstance(found, Curve)]
-        findings.figures += [found for found in told if isinstance(found, Figure)]
+        findings.curves += [each for each in found if isinstance(each, Curve)]
+        findings.figures += [each for each in found if isinstance(each, Figure)]
     findings.goals += goals.reached(findings)
     return findings
 
@@ -86,15 +89,15 @@ def _measure(bench: Bench, parts: Sequence[str], effort: Effort) -> Findings:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures the proxy in front of the emulated IMDS, all on this machine's loopback, beside nginx, "
-        "HAProxy and Varnish where they are installed.",
+        description="Measures the proxy in front of the emulated IMDS, on the loopback of this machine, beside nginx, "
+        "HAProxy and Varnish if they are installed.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="shorter rounds, for a look or a smoke test")
+    add("--quick", action="store_true", help="shorter rounds, for a first look or a smoke test")
     names = ", ".join(_PARTS)
-    add("--only", type=_parts, default=list(_PARTS), metavar="PART[,PART]", help=f"of {names}; by default all")
-    add("--json", type=_file, metavar="FILE", help="also write the figures there")
+    add("--only", type=_parts, default=list(_PARTS), metavar="PART[,PART]", help=f"of {names}; all by default")
+    add("--json", type=_file, metavar="FILE", help="also write the figures to this file")
     add("--results", type=_folder, metavar="FOLDER", help="also write newest.json, newest.md and newest.svg there")
     add("--markdown", action="store_true", help="print the tables as Markdown")
     return parser.parse_args(arguments)
@@ -109,48 +112,31 @@ def _parts(text: str) -> list[str]:
 
 
 def _file(text: str) -> Path:
-    """Take the name of a file that can be written, before minutes are spent on what goes into it."""
+    """Return the path of a file that can be written. It is checked before minutes are spent on its content."""
     path = Path(text)
     if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is no file in a folder that exists")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file in an existing folder")
     return path
 
 
 def _folder(text: str) -> Path:
-    """Take a folder, which is made where there is none yet."""
+    """Return the path of a folder, and make the folder if it does not exist."""
     path = Path(text)
     try:
         path.mkdir(exist_ok=True)
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no folder and cannot be made: {error.strerror}") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder and cannot be made: {error.strerror}") from None
     return path
 
 
 def _command(options: argparse.Namespace) -> str:
-    """Give the command as far as it says what was measured, not where it was written."""
+    """Return the command without the flags that only say where the results go."""
     words = ["python", "-m", "benchmarks"]
     if options.quick:
         words.append("--quick")
     if options.only != list(_PARTS):
         words += ["--only", ",".join(options.only)]
     return shlex.join(words)
-
-
-def _allow_many_files() -> int:
-    """Raise the number of files that this process, and each that it starts, may have open; gives the number."""
-    with contextlib.suppress(ImportError):
-        import resource  # noqa: PLC0415  # there is none on Windows
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        unlimited = (resource.RLIM_INFINITY, -1)
-        wanted = _FILES_WANTED if hard in unlimited else min(_FILES_WANTED, hard)
-        if soft in unlimited or soft >= wanted:
-            return wanted
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return wanted
-        return soft
-    return _FILES_WHERE_NOBODY_TELLS
 
 
 if __name__ == "__main__":

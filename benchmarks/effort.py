@@ -1,4 +1,4 @@
-"""How much work goes into each part of a run."""
+"""How much work each part of a run does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How many rounds each part has, and how long they are. Seconds are whole, since wrk takes no others."""
+    """The number and the length of the rounds of each part; `load_seconds` is whole, because wrk takes no fractions."""
 
     latency_rounds: int
     latency_requests: int

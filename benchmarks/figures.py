@@ -1,9 +1,7 @@
-"""What is measured: figures by server, curves along a quantity, and what is to be reached."""
+"""The vocabulary of a run: the servers, figures, curves, goals and findings."""
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,18 +18,18 @@ PLAIN = "ASGI app"
 DIRECT = "no proxy"
 
 SERVERS = (OURS, NGINX, HAPROXY, VARNISH, BARE, PLAIN, DIRECT)
-"""Everything that is measured, in the order of the table's columns."""
+"""Every server, in the order of the columns."""
 
 _COMPARED: frozenset[Unit] = frozenset({"ms", "s", "/s", "MiB"})
 
 
 class BenchmarkError(Exception):
-    """Why something could not be measured, in one line for people."""
+    """Why something could not be measured, in one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One line of the table: the median of several rounds unless `what` says otherwise, by server."""
+    """One row of the table: by server, the median of several rounds unless `what` says otherwise."""
 
     name: str
     what: str
@@ -40,7 +38,7 @@ class Figure:
     note: str = ""
 
     def ratio(self, server: str) -> float | None:
-        """Give our figure divided by a peer's; None where there is nothing to divide."""
+        """Return our figure divided by another server's, None if one is missing or the unit is not compared."""
         ours, theirs = self.measured.get(OURS), self.measured.get(server)
         if server in (OURS, DIRECT) or self.unit not in _COMPARED or ours is None or not theirs:
             return None
@@ -49,9 +47,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Hits per second, by server at each of the points, and what they cost; medians of rounds.
+    """Hits per second at each of the points, by server, as medians of rounds.
 
-    `p99_ms` is what 99 of 100 take, `processor_ms` the processor time for a thousand: empty where that is not told.
+    `p99_ms` is the 99th percentile of the response times. `processor_ms` is the processor time for a thousand hits; a
+    server whose processor time is unknown is not in it.
     """
 
     name: str
@@ -66,7 +65,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What is to be reached, beside what was measured."""
+    """A goal, and what was measured for it."""
 
     what: str
     measured: float
@@ -76,7 +75,7 @@ class Goal:
 
     @property
     def missed(self) -> bool:
-        """Whether it is not reached."""
+        """Whether the goal is missed."""
         match self.bound:
             case "under":
                 return self.measured >= self.goal
@@ -88,7 +87,7 @@ class Goal:
 
 @dataclass(slots=True)
 class Findings:
-    """All that a run has found; `left_out` says for each server that is not in it why."""
+    """All findings of a run; `left_out` has the reason for each server or part that was not measured."""
 
     figures: list[Figure] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
@@ -96,25 +95,9 @@ class Findings:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def figure(self, name: str) -> Figure | None:
-        """Give the figure of this name, if it was measured."""
+        """Return the figure of this name, None if it was not measured."""
         return next((figure for figure in self.figures if figure.name == name), None)
 
     def curve(self, name: str) -> Curve | None:
-        """Give the curve of this name, if it was measured."""
+        """Return the curve of this name, None if it was not measured."""
         return next((curve for curve in self.curves if curve.name == name), None)
-
-
-def median(values: Sequence[float]) -> float:
-    """Give the middle value; there is at least one."""
-    return statistics.median(values)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Give the smallest value that at least this share (0 to 1) of the values do not exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
-
-
-def in_turn(names: Sequence[str], number: int) -> list[str]:
-    """Give the order of a round: each begins with another, so that none always comes after the same one."""
-    first = number % len(names) if names else 0
-    return [*names[first:], *names[:first]]

@@ -1,4 +1,4 @@
-"""The benchmark measures every figure it promises. What the figures say about speed is no test's business."""
+"""The benchmark measures every figure it promises. No test judges speed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import generator, goals, load, peers, picture, proc, report, svg
-from benchmarks.arrivals import most_in_a_second
 from benchmarks.effort import Effort
 from benchmarks.figures import (
     BARE,
@@ -36,18 +34,22 @@ from benchmarks.figures import (
     Findings,
     Goal,
     Unit,
-    in_turn,
-    median,
-    percentile,
 )
-from benchmarks.servers import Bench
+from benchmarks.loads import generator, wrk
+from benchmarks.loads.shapes import DIFFERING, Shape
+from benchmarks.machine import open_files, procfs, programs
+from benchmarks.measures.rounds import rotated
+from benchmarks.report import goals, picture, svg, tables
+from benchmarks.samples import median, most_in_a_second, percentile
+from benchmarks.servers import peers
+from benchmarks.servers.bench import Bench
 from tests.kit import ROOT, wait_until
 
 ALL = {OURS, NGINX, HAPROXY, VARNISH, BARE, PLAIN}
 CACHES = {OURS, NGINX, HAPROXY, VARNISH}
 INSTALLED = {peer.name for peer in peers.PEERS if peer.path() is not None}
 HAS_PROC = Path("/proc/self/status").exists()
-# Of whom each figure tells; those of the second table only where there is a /proc.
+# The servers of each figure; those of the second table need /proc.
 FIGURES = {
     **{f"{kind}_{what}": ALL for kind in ("hits", "differing") for what in ("per_second", "p50_ms", "p99_ms")},
     "hit_p50_ms": ALL | {DIRECT},
@@ -68,14 +70,16 @@ OF_PROC = {
     "memory_after_mixed_mib": {OURS},
 }
 MAY_BE_NOTHING = {"miss_adds_ms", "cold_refused_requests", "cold_library_clients", "cold_gave_up_clients"}
-MAY_BE_NOTHING |= {f"{kind}_processor_ms" for kind in ("hits", "differing")}  # it is told in hundredths of a second
+MAY_BE_NOTHING |= {
+    f"{kind}_processor_ms" for kind in ("hits", "differing")
+}  # the kernel counts in hundredths of a second
 SVG = "{http://www.w3.org/2000/svg}"
 
 process = pytest.mark.process
 
 
 def environment(**more: str) -> dict[str, str]:
-    # Its processes are to be measured, not traced.
+    # The processes are measured, so they must not be traced.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     return {**kept, "IMDSPROXY_PORT": "what the caller has set reaches no process", **more}
 
@@ -93,7 +97,7 @@ def run(*flags: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def words_of(pid: int) -> str:
-    """Give the command line of a process, nothing where it has ended."""
+    """Return the command line of a process, or nothing if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
     except OSError:
@@ -101,15 +105,15 @@ def words_of(pid: int) -> str:
 
 
 def naming(text: str) -> list[str]:
-    """Give the command line of every process that names this text."""
+    """Return the command line of every process that contains this text."""
     pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
     return [words for words in map(words_of, pids) if text in words]
 
 
 def load_on(pid: int) -> list[str]:
-    """Give the command line of the load that a run has started."""
-    told = [words_of(each) for each in proc.tree(pid)]
-    return [words for words in told if "wrk -t" in words or "benchmarks.generator" in words]
+    """Return the command line of the load that a run has started."""
+    lines = [words_of(each) for each in procfs.tree(pid)]
+    return [words for words in lines if "wrk -t" in words or "benchmarks.loads.generator" in words]
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +241,7 @@ def test_a_peer_that_is_missing_or_does_not_start_is_left_out_with_a_word(tmp_pa
 
 
 @process
-@pytest.mark.skipif(not HAS_PROC, reason="what is left is looked for in /proc")
+@pytest.mark.skipif(not HAS_PROC, reason="remaining processes are looked up in /proc")
 def test_nothing_is_left_of_a_run_that_is_ended(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks", "--only", "hits"],
@@ -247,7 +251,7 @@ def test_nothing_is_left_of_a_run_that_is_ended(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         encoding="utf-8",
     ) as running:
-        # Once there is load, every server is there.
+        # Once there is load, every server runs.
         wait_until(lambda: load_on(running.pid) or running.poll() is not None, 60)
         running.send_signal(signal.SIGTERM)
         _, said = running.communicate(timeout=60)
@@ -266,13 +270,13 @@ def test_a_part_that_fails_loses_no_other(monkeypatch: pytest.MonkeyPatch, capsy
         return [Figure(name="any", what="the other", unit="s", measured={OURS: 2.0})]
 
     monkeypatch.setattr(program, "_PARTS", {"one": ("the one", fails), "two": ("the two", works)})
-    monkeypatch.setattr(program, "_allow_many_files", lambda: 1024)
+    monkeypatch.setattr(open_files, "raise_limit", lambda: 1024)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert program.main(["--quick"]) == 1
-    told = capsys.readouterr()
-    assert "the other [s]  2.00\n" in told.out
-    assert "Left out: the one: nothing was answered.\n" in told.out
-    assert "benchmarks: the one: nothing was answered\n" in told.err
+    printed = capsys.readouterr()
+    assert "the other [s]  2.00\n" in printed.out
+    assert "Left out: the one: nothing was answered.\n" in printed.out
+    assert "benchmarks: the one: nothing was answered\n" in printed.err
 
 
 @process
@@ -294,7 +298,7 @@ def test_wrong_flags_end_with_status_2(flags: list[str]) -> None:
     assert "usage: python -m benchmarks" in done.stderr
 
 
-TOLD = """\
+WRK_OUTPUT = """\
 Running 3s test @ http://127.0.0.1:9104/metadata/instance
   1 threads and 32 connections
   Thread Stats   Avg      Stdev     Max   +/- Stdev
@@ -320,7 +324,7 @@ Transfer/sec:    209.61MB
     ],
 )
 def test_what_wrk_prints_is_read(half: str, nearly_all: str, p50: float, p99: float) -> None:
-    sample = load.read(TOLD.format(half=half, nearly_all=nearly_all, failures=""))
+    sample = wrk.read(WRK_OUTPUT.format(half=half, nearly_all=nearly_all, failures=""))
     assert (sample.count, sample.rate, sample.failed) == (228_711, 76_236.19, 0)
     assert [sample.p50_ms, sample.p99_ms] == pytest.approx([p50, p99])
 
@@ -334,16 +338,16 @@ def test_what_wrk_prints_is_read(half: str, nearly_all: str, p50: float, p99: fl
     ],
 )
 def test_what_failed_under_wrk_is_counted(failures: str, failed: int) -> None:
-    assert load.read(TOLD.format(half="1.00ms", nearly_all="2.00ms", failures=failures)).failed == failed
+    assert wrk.read(WRK_OUTPUT.format(half="1.00ms", nearly_all="2.00ms", failures=failures)).failed == failed
 
 
-def test_wrk_that_tells_no_rate_is_an_error_that_says_what_it_told() -> None:
-    with pytest.raises(BenchmarkError, match="unable to connect"):
-        load.read("unable to connect to 127.0.0.1:1 Connection refused\n")
+def test_wrk_output_without_a_rate_is_an_error_that_quotes_it() -> None:
+    with pytest.raises(BenchmarkError, match="wrk printed no rate: unable to connect"):
+        wrk.read("unable to connect to 127.0.0.1:1 Connection refused\n")
 
 
 def test_heads_differ_from_request_to_request_and_from_run_to_run() -> None:
-    runs = [itertools.islice(generator.requests(1, load.DIFFERING), 100) for _ in range(2)]
+    runs = [itertools.islice(generator.requests(1, DIFFERING), 100) for _ in range(2)]
     heads = {head for run_of_it in runs for head in run_of_it}
     assert len(heads) == 200
     assert {head.partition(b"\r\nx-ms-client-request-id: ")[0] for head in heads} == {
@@ -352,7 +356,7 @@ def test_heads_differ_from_request_to_request_and_from_run_to_run() -> None:
 
 
 def test_entries_are_asked_for_in_turn() -> None:
-    told = itertools.islice(generator.requests(1, load.Shape("entries", 3)), 6)
+    told = itertools.islice(generator.requests(1, Shape("entries", 3)), 6)
     assert [head.split()[1][-4:] for head in told] == [b"&n=0", b"&n=1", b"&n=2"] * 2
 
 
@@ -377,7 +381,7 @@ def test_the_median_is_the_middle() -> None:
     ("number", "order"), [(0, ["a", "b", "c"]), (1, ["b", "c", "a"]), (2, ["c", "a", "b"]), (3, ["a", "b", "c"])]
 )
 def test_each_round_begins_with_another(number: int, order: list[str]) -> None:
-    assert in_turn(["a", "b", "c"], number) == order
+    assert rotated(["a", "b", "c"], number) == order
 
 
 @pytest.mark.parametrize(
@@ -423,7 +427,7 @@ def test_a_goal_is_missed_or_reached(bound: Bound, measured: float, missed: bool
 
 
 def some_findings(servers: Mapping[str, float]) -> Findings:
-    """Give findings of a few parts, in which a server's rate is what stands beside its name."""
+    """Return findings of some parts; each server has the rate given beside its name."""
     figures = [
         Figure(name="hits_per_second", what="hits", unit="/s", measured=servers, note="A note."),
         Figure(name="differing_per_second", what="others", unit="/s", measured=servers),
@@ -459,13 +463,13 @@ def test_goals_are_those_of_which_something_was_measured() -> None:
 def test_tables_show_ratios_losses_and_who_is_left_out() -> None:
     findings = some_findings({OURS: 50_000.0, NGINX: 100_000.0})
     findings.goals = goals.reached(findings)
-    for written in (report.text({"cpu": "any"}, findings), report.markdown({"cpu": "any"}, findings)):
+    for written in (tables.text({"cpu": "any"}, findings), tables.markdown({"cpu": "any"}, findings)):
         assert "100,000 (0.50)" in written
         assert re.search(r"hits, beside nginx +(\| )?0.50 x +(\| )?at least 1.5 x +(\| )?missed", written)
         assert re.search(r"10,000 +(\| )?12,500 \(400.00\)", written)
         assert "Left out: Varnish: varnishd is not installed." in written
         assert "hits: A note." in written
-    assert json.loads(json.dumps(report.document({}, findings, 1.0)))["goals"][0]["missed"] is True
+    assert json.loads(json.dumps(tables.document({}, findings, 1.0)))["goals"][0]["missed"] is True
 
 
 @pytest.mark.parametrize(
@@ -543,11 +547,11 @@ def test_programs_are_found_in_the_sbin_beside_a_bin(tmp_path: Path, monkeypatch
     program.write_text("#!/bin/sh\necho 'nginx version: nginx/9.8.7' >&2\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert peers.found("nginx") == str(program)
-    assert peers.version(str(program), "-v") == "9.8.7"
+    assert programs.find("nginx") == str(program)
+    assert programs.version(str(program), "-v") == "9.8.7"
     monkeypatch.setenv("PATH", str(tmp_path / "other"))
-    assert peers.found("nginx") is None
-    assert peers.version("nginx", "-v") == "of no known version"
+    assert programs.find("nginx") is None
+    assert programs.version("nginx", "-v") == "of no known version"
 
 
 @pytest.mark.parametrize("paced", [False, True])

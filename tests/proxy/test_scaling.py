@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import scaling
-from benchmarks.scaling import TABLES, place
-from benchmarks.scaling_cases import Case, Result, Workload, simulate
-from benchmarks.scaling_node import IMDS_TAKES, Layout
+from benchmarks.scaling import __main__ as program
+from benchmarks.scaling.cases import Case, Result, Workload
+from benchmarks.scaling.document import replace_table
+from benchmarks.scaling.node import IMDS_TAKES, Layout
+from benchmarks.scaling.simulation import simulate
+from benchmarks.scaling.tables import TABLES
 from tests.kit import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a budget is shared on Linux only")
@@ -59,7 +61,7 @@ def test_the_documents_figures_are_those_of_the_simulation(name: str) -> None:
     tried = {case: row for case, row in zip(table.cases, rows, strict=True) if quick(case)}
     for case, row in tried.items():
         cells = (cell(result(case)) for _, cell in table.columns)
-        assert row == f"| {' | '.join(cells)} |", "python -m benchmarks.scaling --into docs/scaling.md writes it anew"
+        assert row == f"| {' | '.join(cells)} |", "python -m benchmarks.scaling --into docs/scaling.md updates it"
 
 
 @pytest.mark.parametrize("workload", BY_PODS)
@@ -115,26 +117,26 @@ def test_nothing_is_answered_before_imds_could() -> None:
 
 def test_a_table_takes_the_place_of_its_own_old_one_alone() -> None:
     text = "# a\n\n<!-- x -->\n| old |\n|---|\n| 1 |\n\ntext | more\n\n<!-- y -->\n| kept |\n"
-    assert place(text, "x", "| new |") == "# a\n\n<!-- x -->\n| new |\n\ntext | more\n\n<!-- y -->\n| kept |\n"
-    assert place(text, "y", "| new |").endswith("| 1 |\n\ntext | more\n\n<!-- y -->\n| new |\n")
+    assert replace_table(text, "x", "| new |") == "# a\n\n<!-- x -->\n| new |\n\ntext | more\n\n<!-- y -->\n| kept |\n"
+    assert replace_table(text, "y", "| new |").endswith("| 1 |\n\ntext | more\n\n<!-- y -->\n| new |\n")
     with pytest.raises(ValueError, match="<!-- z -->"):
-        place(text, "z", "| new |")
+        replace_table(text, "z", "| new |")
 
 
 def test_the_command_writes_what_it_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(scaling, "TABLES", {"same": TABLES["same"].of(10)})
+    monkeypatch.setattr(program, "TABLES", {"same": TABLES["same"].of(10)})
     path = tmp_path / "scaling.md"
     path.write_text("<!-- same -->\n\nThe end.\n", encoding="utf-8")
-    assert scaling.main(["--into", str(path)]) == 0
+    assert program.main(["--into", str(path)]) == 0
     lines = "\n".join(in_document("same")[:7])
     assert path.read_text(encoding="utf-8") == f"<!-- same -->\n{lines}\n\nThe end.\n"
-    assert scaling.main(["--pods", "10"]) == 0
+    assert program.main(["--pods", "10"]) == 0
     assert lines in capsys.readouterr().out
 
 
 def test_wrong_flags_end_with_status_2() -> None:
     with pytest.raises(SystemExit) as ended:
-        scaling.main(["--pods", "11"])
+        program.main(["--pods", "11"])
     assert ended.value.code == 2
