@@ -565,3 +565,16 @@ def test_a_peers_files_are_all_in_its_folder(peer: peers.Peer, paced: bool, tmp_
     assert all(path == "/" or path.startswith(str(tmp_path)) for path in named), named
     assert "60" in written[0]
     assert ("limit_req" in written[0]) is (paced and peer.name == NGINX)
+
+
+FOLDERS = ("machine", "loads", "servers", "measures", "report")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda path: path.name)
+def test_a_folder_imports_only_folders_above_it(path: Path) -> None:
+    named = re.findall(r"^from benchmarks\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    folder = path.parent.name
+    if folder in FOLDERS:
+        assert not set(named) & {"scaling", *FOLDERS[FOLDERS.index(folder) + 1 :]}
+    if folder == "scaling":
+        assert not set(named) & set(FOLDERS)
