@@ -1,4 +1,4 @@
-"""Azure's Instance Metadata Service itself, emulated: for tests, for the demo, for machines not in Azure."""
+"""An emulation of Azure's Instance Metadata Service, for tests, for the demo and for machines outside Azure."""
 
 from imdsproxy.emulator.emulator import Arrival, Emulator
 from imdsproxy.emulator.faults import Fault

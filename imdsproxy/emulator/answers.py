@@ -1,9 +1,11 @@
-"""
-The rules of IMDS as one function from a request to an answer; no clock, no socket.
+"""The rules of IMDS as one function from a request to an answer, without a clock and without a socket.
 
-Wordings are IMDS's own as documented or captured. NV, that is not verified by anyone here: the bodies
-for X-Forwarded-For, duplicated parameters, a leaf without format=text, 405 and a bad event POST; the
-order of the checks beyond those that clients rely on; paths and query names compared without case.
+The wordings are those of IMDS, as documented or captured. Not verified against IMDS:
+
+- the bodies for X-Forwarded-For, for repeated parameters, for a leaf without format=text, for 405 and for a malformed
+  event POST;
+- the order of the checks, beyond what clients rely on;
+- that paths and query names are compared without case.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from imdsproxy.emulator import attested, documents
+from imdsproxy.emulator import attested, documents, samples
 from imdsproxy.emulator.events import EVENT_VERSIONS, ScheduledEvents
 from imdsproxy.emulator.identity import ManagedIdentity
 from imdsproxy.emulator.messages import TEXT_TYPE, Answer, Request, failure, json_answer
@@ -29,28 +31,27 @@ _NO_LOAD_BALANCER = (
     "Please check if your VM is using any non-basic SKU load balancer and retry later."
 )
 _NO_HEADER = "Required metadata header not specified"
-_NEWEST = 3
+_NEWEST_LISTED = 3
 
 
 @dataclass(slots=True)
 class Machine:
-    """
-    What IMDS knows about one virtual machine; any part may be replaced while it is served.
+    """What IMDS knows about one virtual machine. Any part may be replaced while it is served.
 
-    `extra` answers further paths, as `identity/getplatformmetadata`, that are 404 by default.
+    `extra` has answers for further paths that are 404 by default, such as `identity/getplatformmetadata`.
     """
 
-    instance: dict[str, Any] = field(default_factory=documents.sample_instance)
+    instance: dict[str, Any] = field(default_factory=samples.sample_instance)
     identity: ManagedIdentity = field(default_factory=ManagedIdentity)
     events: ScheduledEvents = field(default_factory=ScheduledEvents)
     signer: attested.Signer = field(default_factory=attested.Signer)
-    load_balancer: dict[str, Any] | None = field(default_factory=documents.sample_load_balancer)
+    load_balancer: dict[str, Any] | None = field(default_factory=samples.sample_load_balancer)
     extra: Mapping[str, Answer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request past the common rules: its parameters, and the route below the endpoint."""
+class _Call:
+    """A request that has passed the common rules, its parameters, and its path below the endpoint."""
 
     request: Request
     parameters: dict[str, str]
@@ -61,23 +62,23 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Endpoint:
-    answer: Callable[[Machine, _Asked], Answer]
+    answer: Callable[[Machine, _Call], Answer]
     versions: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("GET",)
 
 
 def is_identity(segments: tuple[str, ...]) -> bool:
-    """Say whether a path belongs to managed identity, which has its own limits and wordings."""
+    """Return whether a path belongs to managed identity, which has limits and wordings of its own."""
     return tuple(segment.lower() for segment in segments[:2]) == ("metadata", "identity")
 
 
 def answer(machine: Machine, request: Request, now: float) -> Answer:
-    """Answer one request; `now` is seconds since 1970."""
+    """Return the answer to one request; `now` is in seconds since 1970."""
     identity = is_identity(request.segments)
     if request.values("x-forwarded-for"):
         return failure(400, identity, "Requests with an X-Forwarded-For header are refused")
     endpoint, route = _find(machine, request.segments)
-    # MSAL .NET probes without the header, and must see 404 where an identity endpoint does not exist.
+    # MSAL .NET probes without the header, and needs 404 if an identity endpoint does not exist.
     if identity and endpoint is None:
         return failure(404, identity)
     if ",".join(request.values("metadata")).strip().lower() != "true":
@@ -86,7 +87,7 @@ def answer(machine: Machine, request: Request, now: float) -> Answer:
         return Answer(400, f'{{ "error": "Bad request: . {_NO_HEADER}" }}'.encode())
     if endpoint is None:
         return failure(404)
-    return _ask(machine, endpoint, route, request, now)
+    return _call(machine, endpoint, route, request, now)
 
 
 def _find(machine: Machine, segments: tuple[str, ...]) -> tuple[_Endpoint | None, tuple[str, ...]]:
@@ -94,14 +95,14 @@ def _find(machine: Machine, segments: tuple[str, ...]) -> tuple[_Endpoint | None
         return None, ()
     name = "/".join(segments[1:]).lower()
     if name in machine.extra:
-        given = machine.extra[name]
-        return _Endpoint(lambda _machine, _asked: given, methods=("GET", "POST")), ()
+        extra = machine.extra[name]
+        return _Endpoint(lambda _machine, _call: extra, methods=("GET", "POST")), ()
     if name == "instance" or name.startswith("instance/"):
         return _INSTANCE, segments[2:]
     return _ENDPOINTS.get(name), ()
 
 
-def _ask(machine: Machine, endpoint: _Endpoint, route: tuple[str, ...], request: Request, now: float) -> Answer:
+def _call(machine: Machine, endpoint: _Endpoint, route: tuple[str, ...], request: Request, now: float) -> Answer:
     identity = is_identity(request.segments)
     if request.method not in endpoint.methods:
         return replace(failure(405, identity), headers=(("allow", ", ".join(endpoint.methods)),))
@@ -110,21 +111,21 @@ def _ask(machine: Machine, endpoint: _Endpoint, route: tuple[str, ...], request:
         return failure(400, identity, "Bad request. Query parameter names must not be repeated")
     version = parameters.get("api-version", "")
     if endpoint.versions and version not in endpoint.versions:
-        newest = endpoint.versions[: -_NEWEST - 1 : -1]
+        newest = endpoint.versions[: -_NEWEST_LISTED - 1 : -1]
         return json_answer({"error": _NO_VERSION, "newest-versions": newest}, 400)
-    return endpoint.answer(machine, _Asked(request, parameters, version, route, now))
+    return endpoint.answer(machine, _Call(request, parameters, version, route, now))
 
 
-def _instance(machine: Machine, asked: _Asked) -> Answer:
-    element = documents.at_version(machine.instance, asked.version)
-    extended = asked.parameters.get("extended", "").lower() == "true"
-    if extended and not asked.route and asked.version >= documents.EXTENDED_SINCE:
+def _instance(machine: Machine, call: _Call) -> Answer:
+    element = documents.at_version(machine.instance, call.version)
+    extended = call.parameters.get("extended", "").lower() == "true"
+    if extended and not call.route and call.version >= documents.EXTENDED_SINCE:
         element |= documents.extended_part()
-    for segment in asked.route:
+    for segment in call.route:
         element = _child(element, segment)
         if element is None:
             return failure(404)
-    form = asked.parameters.get("format", "json").lower()
+    form = call.parameters.get("format", "json").lower()
     if form == "json" and not isinstance(element, str):
         return json_answer(element)
     if form == "text":
@@ -142,38 +143,38 @@ def _child(element: Any, segment: str) -> Any:
 
 
 def _text(element: Any) -> str:
-    """Return a leaf's value, or one child a line, a container marked by `/` (NV, from older pages)."""
+    """Return the value of a leaf, or one child a line, containers with `/` (older pages; not verified)."""
     if isinstance(element, str):
         return element
     children = element.items() if isinstance(element, dict) else enumerate(element)
     return "\n".join(f"{name}" if isinstance(child, str) else f"{name}/" for name, child in children)
 
 
-def _token(machine: Machine, asked: _Asked) -> Answer:
-    resource = asked.parameters.get("resource", "")
+def _token(machine: Machine, call: _Call) -> Answer:
+    resource = call.parameters.get("resource", "")
     if not resource:
         return failure(400, identity=True, message="Required query variable 'resource' is missing")
-    identity = machine.identity.choose(asked.parameters)
+    identity = machine.identity.choose(call.parameters)
     if isinstance(identity, str):
         return failure(400, identity=True, message=identity)
-    bypass = asked.parameters.get("bypass_cache", "").lower() == "true"
-    return json_answer(machine.identity.token(identity, resource, asked.now, bypass_cache=bypass))
+    bypass = call.parameters.get("bypass_cache", "").lower() == "true"
+    return json_answer(machine.identity.token(identity, resource, call.now, bypass_cache=bypass))
 
 
-def _attested(machine: Machine, asked: _Asked) -> Answer:
-    nonce = asked.parameters.get("nonce")
-    document = attested.payload(machine.instance["compute"], nonce, asked.version, asked.now)
+def _attested(machine: Machine, call: _Call) -> Answer:
+    nonce = call.parameters.get("nonce")
+    document = attested.payload(machine.instance["compute"], nonce, call.version, call.now)
     return json_answer({"encoding": "pkcs7", "signature": machine.signer.sign(document)})
 
 
-def _events(machine: Machine, asked: _Asked) -> Answer:
-    if asked.request.method == "POST":
-        event_ids = _acknowledged(asked.request.body)
-        if event_ids is None or not machine.events.start(event_ids, asked.now):
+def _events(machine: Machine, call: _Call) -> Answer:
+    if call.request.method == "POST":
+        event_ids = _acknowledged(call.request.body)
+        if event_ids is None or not machine.events.start(event_ids, call.now):
             return failure(400)
         return Answer(200)
-    delay = machine.events.enable(asked.now)
-    return replace(json_answer(machine.events.document(asked.version, asked.now + delay)), delay=delay)
+    delay = machine.events.enable(call.now)
+    return replace(json_answer(machine.events.document(call.version, call.now + delay)), delay=delay)
 
 
 def _acknowledged(body: bytes) -> list[str] | None:
@@ -184,17 +185,17 @@ def _acknowledged(body: bytes) -> list[str] | None:
     return event_ids if all(isinstance(event_id, str) for event_id in event_ids) else None
 
 
-def _load_balancer(machine: Machine, _asked: _Asked) -> Answer:
+def _load_balancer(machine: Machine, _call: _Call) -> Answer:
     if machine.load_balancer is None:
         return failure(404, message=_NO_LOAD_BALANCER)
     return json_answer(machine.load_balancer)
 
 
-def _versions(_machine: Machine, _asked: _Asked) -> Answer:
+def _versions(_machine: Machine, _call: _Call) -> Answer:
     return json_answer({"apiVersions": documents.INSTANCE_VERSIONS})
 
 
-def _info(machine: Machine, _asked: _Asked) -> Answer:
+def _info(machine: Machine, _call: _Call) -> Answer:
     return json_answer({"tenantId": machine.identity.tenant_id})
 
 

@@ -1,7 +1,6 @@
-"""
-Attested data: what the machine is, signed as PKCS#7 by a certificate made for this one run.
+"""Attested data: a description of the machine, signed as PKCS#7 by a certificate made for this run.
 
-Fields, forms of time and the six hours of life: Microsoft's IMDS pages of 2020 and 2025.
+Fields, time formats and the lifetime of six hours: Microsoft's IMDS pages of 2020 and 2025.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ UNSIGNED_NOTICE = (
 )
 _INTRODUCED = {"licenseType": "2020-09-01", "sku": "2019-11-01", "subscriptionId": "2019-04-30"}
 
-# The documented sample (Microsoft's IMDS page, December 2020): a real signature of an old document.
+# The documented sample (Microsoft's IMDS page, December 2020): a real signature over an old document.
 SAMPLE_SIGNATURE = (
     "MIIEEgYJKoZIhvcNAQcCoIIEAzCCA/8CAQExDzANBgkqhkiG9w0BAQsFADCBugYJKoZIhvcNAQcBoIGsBIGpeyJub25jZSI6IjEy"
     "MzQ1NjY3NjYiLCJwbGFuIjp7Im5hbWUiOiIiLCJwcm9kdWN0IjoiIiwicHVibGlzaGVyIjoiIn0sInRpbWVTdGFtcCI6eyJjcmVh"
@@ -46,10 +45,14 @@ SAMPLE_SIGNATURE = (
 
 
 def payload(compute: dict[str, Any], nonce: str | None, version: str, now: float) -> dict[str, Any]:
-    """
-    Return the document to be signed, as this api-version knows it; `now` in seconds since 1970.
+    """Return the document to sign, with the fields of this api-version.
 
-    Without a nonce the present time stands in for it. NV: its form, `20201130-211924` in the sample.
+    Args:
+        compute: the compute part of the instance document.
+        nonce: the nonce of the request; None puts the time in its place (its format, `20201130-211924`, is that of
+            the sample and not verified).
+        version: the api-version.
+        now: seconds since 1970.
     """
     created = dt.datetime.fromtimestamp(int(now), dt.UTC)
     everything = {
@@ -69,7 +72,7 @@ def _stamp(moment: dt.datetime) -> str:
 
 
 class Signer:
-    """Signs with a key made at first use, if the `cryptography` package is there; else serves the sample."""
+    """Signs with a key made at first use, or returns the sample if the `cryptography` package is not installed."""
 
     def __init__(self) -> None:
         self.available = importlib.util.find_spec("cryptography") is not None
@@ -77,10 +80,10 @@ class Signer:
         self._lock = threading.Lock()
 
     def sign(self, document: dict[str, Any]) -> str:
-        """Return a base64 DER SignedData with the document and the certificate in it."""
+        """Return a SignedData, DER in base64, that includes the document and the certificate."""
         if not self.available:
             return SAMPLE_SIGNATURE
-        # Imported late: the package is optional, and loading it costs more than the rest of the start.
+        # Imported here because the package is optional, and loading it takes longer than the rest of the start.
         from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
         from cryptography.hazmat.primitives.serialization import Encoding, pkcs7  # noqa: PLC0415
 
@@ -96,7 +99,7 @@ class Signer:
 
 
 def _make_credentials() -> tuple[EllipticCurvePrivateKey, Certificate]:
-    """Make a P-256 key, quick where RSA is not, and a certificate it signs itself."""
+    """Make a P-256 key, which is faster to make than an RSA key, and a self-signed certificate."""
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415

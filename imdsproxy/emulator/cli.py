@@ -1,4 +1,4 @@
-"""The command `imdsproxy emulator`: IMDS on a local port, as troubled as its flags say."""
+"""The command `imdsproxy emulator`: IMDS on a local port, with the faults that its flags name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LAST_PORT = 65_535
 _USAGE_ERROR = 2
 
 _FAULT_HELP = (
-    "trouble to make, comma-separated: one of status=N, hang, reset, truncate, garbage, and/or "
+    "a fault, comma-separated: one of status=N, hang, reset, truncate, garbage, and/or "
     "latency=SECONDS; then for=SECONDS, times=N, share=0..1, path=PREFIX, retry-after=TEXT. "
     "E.g. status=410,for=20 or status=500,share=0.1,path=/metadata/instance or hang,times=1; repeatable"
 )
@@ -32,12 +32,16 @@ _FAULT_HELP = (
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line; status 2."""
+        """Write the error in one line, and exit with status 2."""
         self.exit(_USAGE_ERROR, f"{self.prog}: {message.removeprefix('argument ')} (--help lists every flag)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command until SIGINT or SIGTERM; return 0, or 2 after one line on stderr."""
+    """Run the command until SIGINT, SIGTERM or, on Windows, SIGBREAK.
+
+    Returns:
+        0, or 2 after one line on standard error.
+    """
     try:
         options = _parser().parse_args(argv)
     except SystemExit as exit_:
@@ -54,10 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=_port, default=DEFAULT_PORT, help="port to listen on, 0 for a free one (%(default)s)")
-    add("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="added to every answer")
+    add("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="time added to every answer (0)")
     add("--rate", type=_count, default=5, metavar="N", help="requests a second, 0 for no limit (%(default)s)")
-    add("--identity-rate", type=_count, default=20, metavar="N", help="the same for tokens (%(default)s)")
-    add("--token-life", type=_seconds, default=86_400.0, metavar="SECONDS", help="of a token (86400)")
+    add("--identity-rate", type=_count, default=20, metavar="N", help="the same for identity (%(default)s)")
+    add("--token-life", type=_seconds, default=86_400.0, metavar="SECONDS", help="lifetime of an access token (86400)")
     add("--fault", type=_fault, action="append", default=[], metavar="SPEC", help=_FAULT_HELP)
     add("--quiet", action="store_true", help="print the address and nothing else")
     return parser
@@ -82,7 +86,7 @@ async def _serve(options: argparse.Namespace) -> int:
             advice = "choose another --host or --port (0 takes a free one)"
             _write(sys.stderr, f"{PROGRAM}: cannot listen: {reason}; {advice}\n")
             return _USAGE_ERROR
-        # Added only now, so that `for=20` is twenty seconds of serving.
+        # Added only now, so that `for=20` counts from the start of serving.
         emulator.faults.add(*options.fault)
         _write(sys.stdout, f"emulator: {server.url}\n")
         if not options.quiet:
@@ -93,7 +97,7 @@ async def _serve(options: argparse.Namespace) -> int:
 
 
 def _write(stream: TextIO | None, text: str) -> None:
-    """Write to a stream that may be closed, or have lost its reader."""
+    """Write to a stream, and ignore one that is closed or has lost its reader."""
     if stream is not None:
         with contextlib.suppress(OSError):
             stream.write(text)
@@ -102,7 +106,10 @@ def _write(stream: TextIO | None, text: str) -> None:
 
 @contextlib.contextmanager
 def _set_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Set the event on SIGINT and SIGTERM, on Windows on SIGBREAK, too; for the main thread, where signals come."""
+    """Set the event on SIGINT and SIGTERM, and on SIGBREAK on Windows.
+
+    Call it in the main thread, which alone receives signals.
+    """
     loop = asyncio.get_running_loop()
     numbers = [signal.SIGINT, signal.SIGTERM]
     if sys.platform == "win32":
@@ -124,13 +131,13 @@ def _set_by_signals(stop: asyncio.Event) -> Iterator[None]:
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 0 to {_LAST_PORT}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give a number from 0 to {_LAST_PORT}")
     return int(text)
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no rate; give a whole number, 0 for no limit")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate; give a whole number, 0 for no limit")
     return int(text)
 
 
@@ -140,18 +147,18 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; give seconds, 0 or more, e.g. 0.2")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; give seconds, 0 or more, e.g. 0.2")
     return seconds
 
 
 def _fault(text: str) -> Fault:
-    """Read `status=410,for=20`: names with values, and names that stand alone."""
+    """Read a fault such as `status=410,for=20` or `hang,times=1`."""
     mapping: dict[str, str | bool] = {}
     try:
         for item in text.split(","):
             key, equals, value = item.strip().partition("=")
             if key in mapping:
-                raise ValueError(f"{key} is given twice")  # noqa: TRY301 - told like every other mistake
+                raise ValueError(f"{key} is given twice")  # noqa: TRY301 - reported like every other mistake
             mapping[key] = value if equals else True
         return Fault.from_mapping(mapping)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The paths under `/-/`, by which another process watches and steers the emulator."""
+"""The paths under `/-/`, through which another process observes and controls the emulator."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _EVENT_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
 
 
 def is_control(path: str) -> bool:
-    """Say whether a raw path is the emulator's own; such a request is no arrival at IMDS."""
+    """Return whether a raw path belongs to the emulator itself. Such a request is not an arrival at IMDS."""
     return path.startswith("/-/")
 
 
 def control(emulator: Emulator, request: Request) -> Answer:
-    """Answer a control request: 400 with the reason for a body that makes no sense."""
+    """Return the answer to a control request: 400 with the reason if the body is invalid."""
     methods = _PATHS.get(request.path)
     if methods is None:
         return failure(404)
@@ -63,8 +63,8 @@ def _arrivals(emulator: Emulator, request: Request) -> Answer:
 
 
 def _add_faults(emulator: Emulator, request: Request) -> Answer:
-    given = json.loads(request.body)
-    faults = [Fault.from_mapping(_object(one)) for one in (given if isinstance(given, list) else [given])]
+    document = json.loads(request.body)
+    faults = [Fault.from_mapping(_object(each)) for each in (document if isinstance(document, list) else [document])]
     emulator.faults.add(*faults)
     return json_answer({"faults": len(emulator.faults)})
 
@@ -75,9 +75,8 @@ def _clear_faults(emulator: Emulator, _request: Request) -> Answer:
 
 
 def _add_event(emulator: Emulator, request: Request) -> Answer:
-    given = _object(json.loads(request.body))
     arguments: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in _object(json.loads(request.body)).items():
         if key not in _EVENT_KEYS:
             raise ValueError(f"unknown key {key!r}; known are {', '.join(_EVENT_KEYS)}")
         name, kind = _EVENT_KEYS[key]

@@ -1,4 +1,4 @@
-"""One emulated IMDS: the machine, its limits, the trouble scripted for it, and a record of who came."""
+"""One emulated IMDS: the machine, its limits, its faults, and a record of the arrivals."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
-from imdsproxy.emulator.answers import Machine, answer, is_identity
-from imdsproxy.emulator.documents import sample_instance, sample_load_balancer
+from imdsproxy.emulator import answers
+from imdsproxy.emulator.answers import Machine, is_identity
 from imdsproxy.emulator.events import ScheduledEvents
 from imdsproxy.emulator.faults import Fault, Faults
 from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, Identity, ManagedIdentity
 from imdsproxy.emulator.limits import Limits
 from imdsproxy.emulator.messages import Answer, Request, failure
+from imdsproxy.emulator.samples import sample_instance, sample_load_balancer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(slots=True)
 class Arrival:
-    """One request that reached IMDS; `at` in monotonic seconds, `status` None if it was not answered."""
+    """One request that reached IMDS; `at` is in monotonic seconds, `status` None if it was not answered."""
 
     at: float
     method: str
@@ -40,7 +41,10 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """An arrival being served: what was decided for it when it came."""
+    """An arrival while it is served, with what was decided when it arrived.
+
+    `latency` is in seconds. `admitted` is False if a limit refused it.
+    """
 
     arrival: Arrival
     identity: bool
@@ -50,13 +54,26 @@ class Visit:
 
 
 class Emulator:
-    """
-    All of IMDS but the socket. `faults`, `events`, `instance` and `arrivals` may be used from any thread.
+    """All of IMDS except the socket. `faults`, `events`, `instance` and `arrivals` may be used from any thread.
 
-    Rates are requests a second, 0 for no limit; `token_life`, `latency` and `enable_delay` are seconds.
+    Args:
+        instance: the instance document; None is the sample.
+        identities: the managed identities of the machine.
+        token_life: the lifetime of an access token, in seconds.
+        load_balancer: whether the machine is behind a load balancer.
+        extra: answers for further paths below `/metadata/`.
+        rate: requests a second, 0 for no limit.
+        identity_rate: identity requests a second, 0 for no limit.
+        identity_concurrency: identity requests at once, 0 for no limit.
+        identity_shares_general: whether identity requests also count against `rate`.
+        enable_delay: the seconds that the first request for scheduled events takes.
+        latency: seconds added to every answer.
+        seed: of the random choice of a fault's `share`.
+        monotonic: the monotonic clock.
+        wall: the wall clock, in seconds since 1970.
     """
 
-    def __init__(  # noqa: PLR0913 - one name for each thing that can be set, all by keyword
+    def __init__(  # noqa: PLR0913 - one keyword for each property that can be set
         self,
         *,
         instance: dict[str, Any] | None = None,
@@ -97,7 +114,7 @@ class Emulator:
 
     @property
     def instance(self) -> dict[str, Any]:
-        """The instance document; change a value in it, or put a whole new one in its place."""
+        """The instance document; its values can be changed, and it can be replaced."""
         return self.machine.instance
 
     @instance.setter
@@ -111,28 +128,27 @@ class Emulator:
 
     @property
     def arrivals(self) -> list[Arrival]:
-        """A copy of the record, oldest first, at most `MOST_ARRIVALS`."""
+        """A copy of the record, oldest first: the last `MOST_ARRIVALS` arrivals."""
         with self._lock:
             return list(self._arrivals)
 
     def arrivals_since(self, index: int) -> list[Arrival]:
-        """Return the arrivals from the `index`-th on, counted from the last reset."""
+        """Return the arrivals from the given index on, counted from 0 since the last reset."""
         with self._lock:
             forgotten = self._arrived - len(self._arrivals)
             return list(self._arrivals)[max(0, index - forgotten) :]
 
     def reset(self) -> None:
-        """Forget arrivals and end faults."""
+        """Drop all arrivals and all faults."""
         self.faults.clear()
         with self._lock:
             self._arrivals.clear()
             self._arrived = 0
 
     def accept(self, request: Request, target: bytes, headers: Headers) -> Visit:
-        """
-        Record an arrival and decide what happens to it: the limits first, then the scripted trouble.
+        """Record an arrival, and decide on it: the limits first, then the faults.
 
-        Each visit must be ended by `leave`.
+        Call `leave` when the visit ends.
         """
         now = self._monotonic()
         arrival = Arrival(now, request.method, target, headers)
@@ -143,31 +159,31 @@ class Emulator:
         if not self.limits.admit(now, identity=identity):
             return Visit(arrival, identity, admitted=False, fault=None, latency=0.0)
         path = tuple(segment.lower() for segment in request.segments)
-        fault, latency = self.faults.strike(path, now)
+        fault, latency = self.faults.apply(path, now)
         return Visit(arrival, identity, admitted=True, fault=fault, latency=self.latency + latency)
 
     def answer(self, visit: Visit, request: Request) -> Answer:
-        """Answer a visit whose request has been read whole."""
+        """Return the answer to a visit, once its whole request has been read."""
         if not visit.admitted:
             return failure(429, visit.identity)
         if visit.fault is not None and visit.fault.status is not None:
             return visit.fault.answer(visit.identity)
-        return answer(self.machine, request, self._wall())
+        return answers.answer(self.machine, request, self._wall())
 
-    def headers_of(self, given: Answer) -> list[tuple[bytes, bytes]]:
-        """Return every header that goes with an answer."""
+    def headers_of(self, answer: Answer) -> list[tuple[bytes, bytes]]:
+        """Return all header fields of an answer."""
         pairs = [
-            ("content-length", str(len(given.body))),
+            ("content-length", str(len(answer.body))),
             ("server", SERVER),
             ("x-ms-request-id", str(uuid.uuid4())),
             ("date", formatdate(self._wall(), usegmt=True)),
-            *given.headers,
+            *answer.headers,
         ]
-        if given.content_type is not None:
-            pairs.insert(1, ("content-type", given.content_type))
+        if answer.content_type is not None:
+            pairs.insert(1, ("content-type", answer.content_type))
         return [(name.encode(), value.encode("latin-1", "replace")) for name, value in pairs]
 
     def leave(self, visit: Visit) -> None:
-        """End a visit."""
+        """End a visit, so that the limits count it no longer."""
         if visit.admitted:
             self.limits.leave(identity=visit.identity)

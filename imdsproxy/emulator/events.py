@@ -1,7 +1,6 @@
-"""
-Scheduled events: what is going to happen to the virtual machine, and its acknowledgement.
+"""Scheduled events of the virtual machine, and their approval.
 
-Rules: Microsoft's scheduled-events page. Times are seconds since 1970; safe to use from any thread.
+Source: Microsoft's scheduled-events page. Times are seconds since 1970. Safe to use from any thread.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 EVENT_VERSIONS = (*("2017-03-01", "2017-08-01", "2017-11-01", "2019-01-01", "2019-04-01", "2019-08-01", "2020-07-01"),)
-# The shortest notice of each type, in seconds, and the api-version that first shows it.
+# The shortest notice of each type, in seconds. Below: the first api-version of a type and of a field.
 _NOTICE = {"Freeze": 900.0, "Reboot": 900.0, "Redeploy": 600.0, "Preempt": 30.0, "Terminate": 300.0}
 _TYPE_INTRODUCED = {"Preempt": "2017-11-01", "Terminate": "2019-01-01"}
 _FIELD_INTRODUCED = {
@@ -31,7 +30,7 @@ LAPSES_AFTER = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event; `duration` in seconds, -1 where it is not known."""
+    """One event; `duration` is in seconds, -1 if it is not known."""
 
     event_id: str
     event_type: str
@@ -43,7 +42,7 @@ class Event:
     started: bool = False
 
     def document(self, version: str) -> dict[str, Any]:
-        """Return the event as this api-version shows it; NotBefore is blank once it has started."""
+        """Return the event with the fields of this api-version. NotBefore is empty once it has started."""
         prefix = "" if version >= _BARE_NAMES_SINCE else "_"
         everything = {
             "EventId": self.event_id,
@@ -60,7 +59,7 @@ class Event:
 
 
 class ScheduledEvents:
-    """The list of events; its incarnation grows by one with each change."""
+    """The list of events. Each change increases its incarnation by one."""
 
     def __init__(self, enable_delay: float = 0.0, wall: Callable[[], float] = time.time) -> None:
         self.enable_delay = enable_delay
@@ -68,10 +67,10 @@ class ScheduledEvents:
         self._wall = wall
         self._events: dict[str, Event] = {}
         self._enabled_at = 0.0
-        self._asked_at: float | None = None
+        self._requested_at: float | None = None
         self._lock = threading.Lock()
 
-    def add(  # noqa: PLR0913 - an event has that many properties, all by keyword
+    def add(  # noqa: PLR0913 - one keyword for each property of an event
         self,
         event_type: str = "Reboot",
         *,
@@ -82,9 +81,22 @@ class ScheduledEvents:
         source: str = "Platform",
         duration: int = -1,
     ) -> str:
-        """Schedule an event in `notice` seconds (by default its type's shortest) and return its id."""
+        """Schedule an event, and return its id.
+
+        Args:
+            event_type: one of Freeze, Reboot, Redeploy, Preempt and Terminate.
+            notice: seconds until the event; None is the shortest notice of its type.
+            resources: the names of the machines.
+            event_id: None makes one.
+            description: the text of the event.
+            source: `Platform` or `User`.
+            duration: seconds, -1 if not known.
+
+        Raises:
+            ValueError: there is no such type.
+        """
         if event_type not in _NOTICE:
-            raise ValueError(f"no event type {event_type!r}; there are {', '.join(_NOTICE)}")
+            raise ValueError(f"no event type {event_type!r}; known are {', '.join(_NOTICE)}")
         event_id = event_id or str(uuid.uuid4()).upper()
         not_before = self._wall() + (_NOTICE[event_type] if notice is None else notice)
         event = Event(event_id, event_type, tuple(resources), not_before, description, source, duration)
@@ -94,18 +106,22 @@ class ScheduledEvents:
         return event_id
 
     def remove(self, event_id: str) -> None:
-        """End or cancel an event: it is no longer shown. KeyError if there is none of that id."""
+        """Drop an event; raise KeyError if there is no event of this id."""
         with self._lock:
             del self._events[event_id.lower()]
             self.incarnation += 1
 
     def clear(self) -> None:
-        """End every event."""
+        """Drop every event."""
         for event_id in list(self._events):
             self.remove(event_id)
 
     def start(self, event_ids: Sequence[str], now: float) -> bool:
-        """Acknowledge events; False, with nothing changed, if one is not there (NV: what IMDS does then)."""
+        """Start events that their machine has approved.
+
+        Returns:
+            False, with nothing changed, if one of them does not exist. What IMDS does then is not verified.
+        """
         with self._lock:
             self._start_due(now)
             wanted = [event_id.lower() for event_id in event_ids]
@@ -116,21 +132,24 @@ class ScheduledEvents:
             return True
 
     def document(self, version: str, now: float) -> dict[str, Any]:
-        """Return the whole document; an event whose time has come has started by itself."""
+        """Return the whole document. An event whose time has come starts by itself."""
         with self._lock:
             self._start_due(now)
-            shown = [e for e in self._events.values() if _TYPE_INTRODUCED.get(e.event_type, "") <= version]
+            shown = [event for event in self._events.values() if _TYPE_INTRODUCED.get(event.event_type, "") <= version]
             return {
                 "DocumentIncarnation": self.incarnation,
                 "Events": [event.document(version) for event in shown],
             }
 
     def enable(self, now: float) -> float:
-        """Note a GET, and return the seconds it has to wait: the first one, or the first in 24 h, enables."""
+        """Count a GET, and return the seconds that it has to wait.
+
+        The first GET, and the first one after 24 h without any, enables scheduled events, which takes `enable_delay`.
+        """
         with self._lock:
-            if self._asked_at is None or now - self._asked_at > LAPSES_AFTER:
+            if self._requested_at is None or now - self._requested_at > LAPSES_AFTER:
                 self._enabled_at = now + self.enable_delay
-            self._asked_at = now
+            self._requested_at = now
             return max(0.0, self._enabled_at - now)
 
     def _start_due(self, now: float) -> None:

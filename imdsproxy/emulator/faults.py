@@ -1,4 +1,4 @@
-"""Scripted trouble: what shall go wrong, on which paths, for how long and how often."""
+"""Faults on demand: what fails, on which paths, for how long and how often."""
 
 from __future__ import annotations
 
@@ -21,13 +21,24 @@ _NO_STATUS = "between 200 and 599"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """
-    One trouble: either a `status` or one breakage, `latency` seconds beside it or alone.
+    """One fault: a `status` or one breakage, with or without `latency`; or `latency` alone.
 
-    `hang` accepts and never answers, `reset` ends the connection with RST, `truncate` sends part of
-    the promised body and closes, `garbage` sends bytes that are no HTTP. It applies to paths under
-    `path`, for `seconds` from when it is added, to `times` requests, to a `share` (0 to 1) of them.
-    `body` and `retry_after` go with `status`. ValueError where that makes no sense.
+    Attributes:
+        path: it applies to this path and below.
+        status: the status of the answer.
+        body: the body that goes with `status`; None is the body of IMDS.
+        retry_after: the Retry-After that goes with `status`.
+        latency: seconds added to the answer.
+        hang: accept the request and never answer.
+        reset: end the connection with RST.
+        truncate: send a part of the body that Content-Length announces, and close.
+        garbage: send bytes that are not HTTP.
+        seconds: how long it applies from when it is added; None is without end.
+        times: to how many requests it applies; None is all.
+        share: to which share of the requests it applies (0 to 1).
+
+    Raises:
+        ValueError: the values contradict each other, or would have no effect.
     """
 
     path: str = "/"
@@ -44,12 +55,12 @@ class Fault:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what would silently do nothing, or two things at once."""
-        troubles = sum(getattr(self, name) for name in _BREAKAGES) + (self.status is not None)
-        if troubles > 1:
+        """Refuse a fault that has no effect, or two."""
+        effects = sum(getattr(self, name) for name in _BREAKAGES) + (self.status is not None)
+        if effects > 1:
             raise ValueError("status, hang, reset, truncate and garbage exclude each other")
-        if not troubles and not self.latency:
-            raise ValueError("nothing would go wrong; give status, latency, hang, reset, truncate or garbage")
+        if not effects and not self.latency:
+            raise ValueError("the fault has no effect; give status, latency, hang, reset, truncate or garbage")
         if self.status is None and (self.body is not None or self.retry_after is not None):
             raise ValueError("body and retry_after go with a status")
         _check("status", self.status, lambda value: 200 <= value <= 599, _NO_STATUS)
@@ -60,11 +71,11 @@ class Fault:
 
     @property
     def breakage(self) -> Breakage | None:
-        """Which way the connection breaks, if it does."""
+        """The breakage of the connection, None without one."""
         return next((name for name in _BREAKAGES if getattr(self, name)), None)
 
     def answer(self, identity: bool) -> Answer:
-        """Answer this fault's status, with its own body or the one IMDS's category uses."""
+        """Return the answer with the status of this fault, and with its body or that of IMDS."""
         plain = failure(self.status or 500, identity)
         body = plain.body if self.body is None else self.body.encode()
         headers = () if self.retry_after is None else (("retry-after", self.retry_after),)
@@ -72,15 +83,19 @@ class Fault:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Fault:
-        """Make a fault of named values, numbers as text too; `for` is `seconds`. ValueError names the key."""
+        """Make a fault from named values, where numbers may be text and `for` means `seconds`.
+
+        Raises:
+            ValueError: a key is unknown, or its value is invalid; the message names the key.
+        """
         known = {field.name: field for field in fields(cls)}
-        given = {}
+        arguments = {}
         for key, value in mapping.items():
             name = "seconds" if key == "for" else key.replace("-", "_")
             if name not in known:
                 raise ValueError(f"unknown key {key!r}; known are {', '.join(['for', *sorted(known)])}")
-            given[name] = _read(key, value, str(known[name].type))
-        return cls(**given)
+            arguments[name] = _read(key, value, str(known[name].type))
+        return cls(**arguments)
 
 
 @dataclass(slots=True)
@@ -92,7 +107,7 @@ class _Scripted:
 
 
 class Faults:
-    """The faults in force, in the order they were added; safe to change from any thread."""
+    """The faults in force, in the order in which they were added. Safe to use from any thread."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, seed: int = 0) -> None:
         self._monotonic = monotonic
@@ -101,7 +116,7 @@ class Faults:
         self._scripted: list[_Scripted] = []
 
     def add(self, *faults: Fault) -> None:
-        """Put faults in force from now on."""
+        """Add faults, in force from now on."""
         now = self._monotonic()
         with self._lock:
             for fault in faults:
@@ -110,42 +125,43 @@ class Faults:
                 self._scripted.append(_Scripted(fault, prefix, until, fault.times))
 
     def clear(self) -> None:
-        """End every fault."""
+        """Drop every fault."""
         with self._lock:
             self._scripted.clear()
 
     def __len__(self) -> int:
-        """How many are still in force."""
+        """Return how many are in force."""
         with self._lock:
             self._drop_spent(self._monotonic())
             return len(self._scripted)
 
-    def strike(self, segments: tuple[str, ...], now: float) -> tuple[Fault | None, float]:
-        """
-        Return the trouble one request meets: the first status or breakage, and all latencies added.
+    def apply(self, segments: tuple[str, ...], now: float) -> tuple[Fault | None, float]:
+        """Return the first status or breakage that applies to a request, and the sum of all latencies.
 
-        `segments` is the request's path in lower case; `now` is monotonic seconds.
+        Args:
+            segments: the path of the request, in lower case.
+            now: monotonic seconds.
         """
         if not self._scripted:
             return None, 0.0
-        trouble, latency = None, 0.0
+        chosen, latency = None, 0.0
         with self._lock:
             self._drop_spent(now)
             for scripted in self._scripted:
                 fault = scripted.fault
                 decides = fault.status is not None or fault.breakage is not None
-                if (decides and trouble) or segments[: len(scripted.prefix)] != scripted.prefix:
+                if (decides and chosen) or segments[: len(scripted.prefix)] != scripted.prefix:
                     continue
                 if fault.share < 1 and self._random.random() >= fault.share:
                     continue
                 if scripted.left is not None:
                     scripted.left -= 1
                 latency += fault.latency
-                trouble = fault if decides else trouble
-        return trouble, latency
+                chosen = fault if decides else chosen
+        return chosen, latency
 
     def _drop_spent(self, now: float) -> None:
-        self._scripted = [one for one in self._scripted if now < one.until and one.left != 0]
+        self._scripted = [each for each in self._scripted if now < each.until and each.left != 0]
 
 
 def _check(name: str, value: float | None, sensible: Callable[[float], bool], wanted: str) -> None:
@@ -154,13 +170,13 @@ def _check(name: str, value: float | None, sensible: Callable[[float], bool], wa
 
 
 def _read(key: str, value: Any, wanted: str) -> Any:
-    """Turn a JSON value, or text from a command line (True for a name alone), into what the field wants."""
+    """Return a JSON value, or text from a command line (True for a name alone), in the type of its field."""
     if value is None:
         raise ValueError(f"{key} has no value")
     if wanted == "bool":
         if value in (True, False):
             return bool(value)
-        raise ValueError(f"{key} is given by its name alone")
+        raise ValueError(f"{key} takes no value")
     if isinstance(value, bool):
         raise ValueError(f"{key} needs a value, as in {key}=1")  # noqa: TRY004 - callers expect one error
     if wanted.startswith("str"):

@@ -1,7 +1,6 @@
-"""
-Managed identities and their tokens, cached by IMDS itself until they near their end.
+"""Managed identities and their access tokens, which IMDS itself caches until they nearly expire.
 
-Wording and order of keys: real responses, and Microsoft's managed-identity pages.
+Wordings and the order of keys: captured responses, and Microsoft's managed-identity pages.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imdsproxy.emulator.documents import GROUP
 from imdsproxy.emulator.messages import compact
+from imdsproxy.emulator.samples import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ _MOST_TOKENS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One identity of the machine; an empty `resource_id` makes it the system-assigned one."""
+    """One identity of the machine. The system-assigned identity has an empty `resource_id`."""
 
     client_id: str
     object_id: str
@@ -58,7 +57,7 @@ class _Token:
 
 
 class ManagedIdentity:
-    """The identities of one machine; `token_life` in seconds, times in seconds since 1970."""
+    """The identities of one machine; `token_life` is in seconds, times are seconds since 1970."""
 
     def __init__(
         self,
@@ -73,9 +72,9 @@ class ManagedIdentity:
         self._serial = itertools.count(1)
 
     def choose(self, parameters: Mapping[str, str]) -> Identity | str:
-        """Return the identity a token request means, or IMDS's words for why there is none."""
+        """Return the identity that a token request selects, or the error message of IMDS if there is none."""
         named = [name for name in ("client_id", "object_id", "msi_res_id", "mi_res_id") if name in parameters]
-        if len(named) > 1:  # NV: IMDS may prefer one of them
+        if len(named) > 1:  # not verified: IMDS may prefer one of them
             return ONE_SELECTOR
         if named:
             field = "resource_id" if named[0].endswith("res_id") else named[0]
@@ -88,10 +87,9 @@ class ManagedIdentity:
         return system or (SEVERAL if self.identities else NOT_FOUND)
 
     def token(self, identity: Identity, resource: str, now: float, *, bypass_cache: bool) -> dict[str, str]:
-        """
-        Return a token document, the same token as before unless it nears its end or the cache is bypassed.
+        """Return a token document. The token is the last one unless that nearly expires or the cache is bypassed.
 
-        NV: IMDS's own margin; here it is 300 s, or a tenth of a short life.
+        Not verified: how long before its expiry IMDS replaces a token. Here it is 300 s, or a tenth of a shorter life.
         """
         key = (identity, resource)
         token = self._tokens.get(key)

@@ -1,4 +1,4 @@
-"""What the emulator reads and what it answers: frozen values, and the one way a path is read."""
+"""The values of the emulator: a request, an answer, and how a path is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT_TYPE = "text/plain; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it arrived: the raw path, decoded query pairs, lower-case header names."""
+    """One request: its raw path, decoded query pairs, and headers with lower-case names."""
 
     method: str
     path: str
@@ -24,17 +24,17 @@ class Request:
     segments: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Read the path once; every rule uses that reading."""
+        """Split the path once, so that every rule uses the same segments."""
         object.__setattr__(self, "segments", segments_of(self.path))
 
     def values(self, name: str) -> list[str]:
-        """Every value of one header, in order; `name` in lower case."""
+        """Return every value of one header, in order; `name` is in lower case."""
         return [value for header, value in self.headers if header == name]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back; `delay` is how many seconds IMDS itself takes before it answers."""
+    """An answer; `delay` is the seconds that IMDS itself takes for it."""
 
     status: int
     body: bytes = b""
@@ -44,16 +44,15 @@ class Answer:
 
 
 def read_query(raw: bytes) -> tuple[tuple[str, str], ...]:
-    """Return the decoded name and value pairs of a query string, empty values kept."""
+    """Return the decoded pairs of a query string, with empty values."""
     return tuple(parse_qsl(raw.decode("latin-1"), keep_blank_values=True))
 
 
 def segments_of(path: str) -> tuple[str, ...]:
-    r"""
-    Split a raw path the generous way, so that a caller who slips something past a proxy really gets it.
+    r"""Split a raw path permissively, so that a path that passes a proxy's checks by a trick is answered.
 
-    Percent escapes are decoded, `\` is read as `/` (what made CVE-2022-23551 possible), dot segments
-    are resolved and empty ones dropped. NV: IMDS may be stricter than this.
+    Percent escapes are decoded, `\` is read as `/` (which made CVE-2022-23551 possible), dot segments are resolved, and
+    empty ones dropped. Not verified: IMDS may be stricter.
     """
     found: list[str] = []
     for segment in unquote(path).replace("\\", "/").split("/"):
@@ -65,31 +64,33 @@ def segments_of(path: str) -> tuple[str, ...]:
 
 
 def compact(document: Any) -> bytes:
-    """Write JSON the way IMDS does: no spaces, keys in the order they were given."""
+    """Return JSON as IMDS writes it: without spaces, keys in their order."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def json_answer(document: Any, status: int = 200) -> Answer:
-    """Answer with a JSON document."""
+    """Return an answer with a JSON document."""
     return Answer(status, compact(document))
 
 
 def failure(status: int, identity: bool = False, message: str | None = None) -> Answer:
-    """
-    Answer a status in the form its category uses; without a message, in general words.
+    """Return an error in the form of its category.
 
-    NV: the general words of every status but 404 and the identity 429.
+    Args:
+        status: the status.
+        identity: whether the path belongs to managed identity, which has a form of its own.
+        message: the message; None is a general one (not verified, except for 404 and the 429 of identity).
     """
     if status in {204, 304}:
         return Answer(status, content_type=None)
     if message is None:
-        message = _general_words(status, identity)
+        message = _general_message(status, identity)
     if identity and status != http.HTTPStatus.NOT_FOUND:
         return json_answer({"error": "invalid_request", "error_description": message}, status)
     return json_answer({"error": message}, status)
 
 
-def _general_words(status: int, identity: bool) -> str:
+def _general_message(status: int, identity: bool) -> str:
     if identity and status == http.HTTPStatus.TOO_MANY_REQUESTS:
         return "Temporarily throttled, too many requests"
     try:

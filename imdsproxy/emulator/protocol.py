@@ -1,4 +1,4 @@
-"""The emulator as an ASGI application, on uvicorn's HTTP/1.1 protocol with the transport let through."""
+"""The emulator as an ASGI application on uvicorn's HTTP/1.1 protocol, with access to the transport."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 EXTENSION = "emulator.connection"
 GARBAGE = b"\x00\xff\xfeNothing here is HTTP\x00\r\n\r\n"
 KEEP_ALIVE = 75
-# Linger on, for no time: closing then sends RST. Windows has two shorts where others have two ints.
+# SO_LINGER with no time: closing then sends RST. Its structure is two shorts on Windows, two ints elsewhere.
 LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which also tells the application its transport and the target as it was sent."""
+    """uvicorn's protocol, which also hands the application its transport and the target as it was sent."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.access_log = False
 
     def on_headers_complete(self) -> None:
-        """Add the connection to the scope before the application is called with it."""
+        """Add the connection to the scope before the application is called."""
         self.scope["extensions"] = {EXTENSION: {"transport": self.transport, "target": self.url}}
         super().on_headers_complete()
 
 
 class Connections:
-    """Makes the protocol of each connection, and can end them all."""
+    """Makes the protocol of each connection, and ends all connections."""
 
     def __init__(self, emulator: Emulator) -> None:
         application = Application(emulator)
@@ -63,7 +63,7 @@ class Connections:
             server_header=False,
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE,
-            workers=1,  # given, so that WEB_CONCURRENCY in the environment is not read
+            workers=1,  # stated, so that WEB_CONCURRENCY in the environment is not read
         )
         self._config.load()
 
@@ -72,13 +72,13 @@ class Connections:
         return Protocol(self._config, self._state, {})
 
     async def end(self) -> None:
-        """Abort every connection, and return once nothing runs for one any more."""
-        await asyncio.sleep(0)  # a connection just accepted gets its protocol now
+        """Abort every connection, and return once no task of one runs."""
+        await asyncio.sleep(0)  # a connection that was just accepted gets its protocol here
         for connection in list(self._state.connections):
             connection.transport.abort()
         if self._state.tasks:
             await asyncio.wait(list(self._state.tasks))
-        await asyncio.sleep(0)  # the transports close their sockets now
+        await asyncio.sleep(0)  # the transports close their sockets here
 
 
 class Application:
@@ -110,14 +110,14 @@ class Application:
         if request.method == "POST":
             request = await _with_body(request, receive)
         breakage = visit.fault.breakage if visit.fault is not None else None
-        given = self.emulator.answer(visit, request)
-        delay = visit.latency + (given.delay if breakage is None else 0.0)
-        if delay and await _gone_within(delay, receive):
+        answer = self.emulator.answer(visit, request)
+        delay = visit.latency + (answer.delay if breakage is None else 0.0)
+        if delay and await _disconnected_within(delay, receive):
             return
         match breakage:
             case None:
-                visit.arrival.status = given.status
-                await self._send(given, send)
+                visit.arrival.status = answer.status
+                await self._send(answer, send)
                 return
             case "hang":
                 pass
@@ -127,23 +127,23 @@ class Application:
                 transport.write(GARBAGE)
                 transport.close()
             case "truncate":
-                visit.arrival.status = given.status
-                await self._send_part(given, send)
+                visit.arrival.status = answer.status
+                await self._send_part(answer, send)
                 transport.close()
-        # uvicorn answers 500 by itself unless the connection is gone when the application returns.
-        await _gone(receive)
+        # uvicorn answers 500 unless the connection is gone when the application returns.
+        await _disconnected(receive)
 
-    async def _send(self, given: Answer, send: Send) -> None:
-        headers = self.emulator.headers_of(given)
-        await send({"type": "http.response.start", "status": given.status, "headers": headers})
-        await send({"type": "http.response.body", "body": given.body})
+    async def _send(self, answer: Answer, send: Send) -> None:
+        headers = self.emulator.headers_of(answer)
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
 
-    async def _send_part(self, given: Answer, send: Send) -> None:
-        """Promise the whole body, or one byte where there is none, and send the first half."""
-        promised = Answer(given.status, given.body or b" ", given.content_type, given.headers)
-        headers = self.emulator.headers_of(promised)
-        part = given.body[: len(given.body) // 2]
-        await send({"type": "http.response.start", "status": given.status, "headers": headers})
+    async def _send_part(self, answer: Answer, send: Send) -> None:
+        """Announce the whole body, or one byte if it is empty, and send the first half."""
+        announced = Answer(answer.status, answer.body or b" ", answer.content_type, answer.headers)
+        headers = self.emulator.headers_of(announced)
+        part = answer.body[: len(answer.body) // 2]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
@@ -157,15 +157,15 @@ async def _with_body(request: Request, receive: Receive) -> Request:
     return replace(request, body=b"".join(parts))
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _gone_within(seconds: float, receive: Receive) -> bool:
-    """Wait so many seconds, or less if the client goes; say whether it did."""
+async def _disconnected_within(seconds: float, receive: Receive) -> bool:
+    """Wait for these seconds or until the client disconnects, and return whether it did."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(_gone(receive), seconds)
+        await asyncio.wait_for(_disconnected(receive), seconds)
         return True
     return False
 

@@ -1,4 +1,4 @@
-"""The emulator on a socket: inside a running event loop, or in a thread of its own."""
+"""The emulator on a socket, in a running event loop or in a thread of its own."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 BACKLOG = 2048
 JOIN_TIMEOUT = 10.0
 TURNS_TO_ACCEPT = 10
-"""More turns of the loop than asyncio takes from accepting a socket to its protocol's first call, which is four."""
+"""Turns of the event loop; asyncio takes four from accepting a socket to the first call of its protocol."""
 
 logger = logging.getLogger("imdsproxy.emulator")
 
 
 @dataclass(frozen=True, slots=True)
 class EmulatorServer:
-    """An emulator that listens: where, and which."""
+    """An emulator that listens, and its address."""
 
     host: str
     port: int
@@ -34,15 +34,24 @@ class EmulatorServer:
 
     @property
     def url(self) -> str:
-        """The address clients use, without a trailing slash."""
+        """The URL for clients, without a trailing slash."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 @contextlib.asynccontextmanager
 async def serving(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[EmulatorServer]:
-    """Serve in the running loop; port 0 takes a free one. OSError if it cannot listen there."""
-    # Imported late: uvicorn is slow to load, and `--help` needs none of it.
+    """Serve in the running loop.
+
+    Args:
+        emulator: what is served.
+        host: the address to listen on.
+        port: the port to listen on; 0 takes a free one.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
+    # Imported here because uvicorn is slow to load, and `--help` does not need it.
     from imdsproxy.emulator.protocol import Connections  # noqa: PLC0415
 
     if not emulator.machine.signer.available:
@@ -54,8 +63,8 @@ async def serving(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) ->
     try:
         yield EmulatorServer(bound_host, bound_port, emulator)
     finally:
-        # asyncio drops a connection unclosed whose protocol it has not made yet when its server is closed. So first
-        # no more are accepted (Windows' own loop cannot do that), then those just accepted get their protocol.
+        # When a server is closed, asyncio drops connections that have no protocol yet without closing them. So stop
+        # accepting first (Windows' own loop cannot do that), then wait until accepted ones have their protocol.
         for listener in server.sockets:
             with contextlib.suppress(NotImplementedError):
                 loop.remove_reader(listener.fileno())
@@ -67,7 +76,16 @@ async def serving(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) ->
 
 @contextlib.contextmanager
 def run_in_thread(emulator: Emulator | None = None, host: str = "127.0.0.1", port: int = 0) -> Iterator[EmulatorServer]:
-    """Serve from a daemon thread while the block runs; OSError if it cannot listen there."""
+    """Serve from a daemon thread during the block.
+
+    Args:
+        emulator: what is served; None makes one.
+        host: the address to listen on.
+        port: the port to listen on; 0 takes a free one.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
     chosen = Emulator() if emulator is None else emulator
     started: Future[tuple[EmulatorServer, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 

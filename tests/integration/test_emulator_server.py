@@ -178,7 +178,7 @@ class TestLimits:
             wait_for(lambda: len(emulator.arrivals) == 5)
             assert ask(imds, TOKEN)[0] == 429
             hanging[0].close()
-            wait_for(lambda: emulator.limits.identities_under_way < 5)
+            wait_for(lambda: emulator.limits.identities_in_flight < 5)
             assert ask(imds, TOKEN)[0] == 200
 
     def test_a_refused_request_spends_no_fault(self) -> None:
@@ -209,9 +209,9 @@ class TestFaults:
         emulator = Emulator(latency=60)
         with run_in_thread(emulator) as imds, connected(imds) as connection:
             connection.request("GET", TOKEN, headers=METADATA)
-            wait_for(lambda: emulator.limits.identities_under_way == 1)
+            wait_for(lambda: emulator.limits.identities_in_flight == 1)
             connection.close()
-            wait_for(lambda: emulator.limits.identities_under_way == 0)
+            wait_for(lambda: emulator.limits.identities_in_flight == 0)
             assert emulator.arrivals[0].status is None
 
     def test_the_first_question_for_events_waits(self) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from imdsproxy.emulator.documents import at_version, extended_part, sample_instance
+from imdsproxy.emulator.documents import at_version, extended_part
 from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, Identity
+from imdsproxy.emulator.samples import sample_instance
 from tests.clients.callers import Got, command, environment
 from tests.clients.guard import network
 from tests.kit import ROOT

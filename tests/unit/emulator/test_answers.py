@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imdsproxy.emulator.answers import Machine, answer, is_identity
-from imdsproxy.emulator.documents import INSTANCE_VERSIONS, at_version, sample_instance
+from imdsproxy.emulator.documents import INSTANCE_VERSIONS, at_version
 from imdsproxy.emulator.events import EVENT_VERSIONS
 from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, ManagedIdentity
 from imdsproxy.emulator.messages import Answer, Request, failure, json_answer, read_query, segments_of
+from imdsproxy.emulator.samples import sample_instance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

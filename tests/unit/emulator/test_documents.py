@@ -9,10 +9,9 @@ from imdsproxy.emulator.documents import (
     INSTANCE_VERSIONS,
     INTRODUCED,
     at_version,
-    sample_instance,
-    sample_load_balancer,
     versions_since,
 )
+from imdsproxy.emulator.samples import sample_instance, sample_load_balancer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -69,7 +69,7 @@ def test_an_event_starts_when_its_notice_is_over(event_type: str, notice: float)
 
 
 def test_an_unknown_type() -> None:
-    with pytest.raises(ValueError, match="no event type 'Nap'; there are Freeze"):
+    with pytest.raises(ValueError, match="no event type 'Nap'; known are Freeze"):
         events().add("Nap")
 
 

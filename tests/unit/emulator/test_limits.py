@@ -60,7 +60,7 @@ def test_five_identity_requests_at_once() -> None:
     assert limits.admit(60.0, identity=True)
     assert limits.admit(60.0), "the general class has no such limit"
     limits.leave()
-    assert limits.identities_under_way == 5
+    assert limits.identities_in_flight == 5
 
 
 def test_a_refused_arrival_counts_for_nothing() -> None:
