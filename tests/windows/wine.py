@@ -102,7 +102,7 @@ class Windows:
                 shutil.copy2(prefix / file.name, file)
         self._python = python / "python.exe"
         self._path = ";".join(map(windows_path, (python / "packages", ROOT)))
-        subprocess.run([SERVER, "--persistent"], env=self._environment(), check=True)
+        subprocess.run([SERVER, "--persistent=60"], env=self._environment(), check=True)
         # The first process brings Windows' own with it, which keep what they inherit: the null device, not a pipe.
         nothing = subprocess.DEVNULL
         subprocess.run(
