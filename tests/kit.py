@@ -19,8 +19,6 @@ from typing import Any
 from imdsproxy.emulator import Arrival, EmulatorServer
 
 ROOT = Path(__file__).resolve().parent.parent
-INSTANCE = "/metadata/instance?api-version=2021-02-01"
-TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
 METADATA = {"Metadata": "true"}
 
 

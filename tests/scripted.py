@@ -15,15 +15,12 @@ from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Heade
 from imdsproxy.protocol.request_parser import AcceptedHosts, read
 from imdsproxy.records import RequestRecord
 from imdsproxy.settings.places import parse_upstream
+from tests.targets import INSTANCE
 from tests.virtual import VirtualClock
 
 JSON = ((b"content-type", b"application/json; charset=utf-8"), (b"server", b"IMDS/150.870.65.1854"))
 DOWN = Failure(FailureKind.UNREACHABLE, "connection refused", sent=False)
 SLOW = Failure(FailureKind.TIMEOUT, "too slow")
-INSTANCE = "/metadata/instance?api-version=2021-02-01"
-VERSIONS = "/metadata/versions"
-TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
-EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 
 NOWHERE = Config(upstream=Address("127.0.0.1", 9))
 """The defaults, less the real IMDS."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
+from imdsproxy.emulator import EmulatorServer
 from tests.kit import Answer, ProxyProcess, get, is_hit, running_proxy, unused, wait_until
 
 pytestmark = pytest.mark.process
@@ -76,12 +76,6 @@ def assert_same(answer: Answer, real: Answer) -> None:
         assert answer.headers[name] == real.headers[name]
     # One is made for each answer: whose it is can be told by it, and a hit bears that of the answer that is kept.
     assert answer.headers["x-ms-request-id"] != real.headers["x-ms-request-id"]
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0, identity_concurrency=0)) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -16,43 +16,34 @@ from typing import Any
 import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
-from tests.kit import (
-    INSTANCE,
-    TOKEN,
-    Arrivals,
-    ProxyProcess,
-    get,
-    most_in_a_second,
-    running_proxy,
-    unused,
-    wait_until,
-)
+from tests.kit import Arrivals, ProxyProcess, get, most_in_a_second, running_proxy, unused, wait_until
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")]
 
 
 @pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
+def limited_imds() -> Iterator[EmulatorServer]:
     with run_in_thread(Emulator()) as server:
         yield server
 
 
 @contextlib.contextmanager
 def daemon_and_sidecars(
-    folder: Path, imds: EmulatorServer, count: int, **settings: Any
+    folder: Path, limited_imds: EmulatorServer, count: int, **settings: Any
 ) -> Iterator[tuple[ProxyProcess, list[ProxyProcess]]]:
     path = folder / "imdsproxy.sock"
     with contextlib.ExitStack() as stack:
-        daemon = stack.enter_context(running_proxy(folder, upstream=imds.url, uds=path, **settings))
+        daemon = stack.enter_context(running_proxy(folder, upstream=limited_imds.url, uds=path, **settings))
         yield (
             daemon,
             [stack.enter_context(running_proxy(folder, upstream=f"unix:{path}")) for _ in range(count)],
         )
 
 
-def test_ten_sidecars_ask_imds_no_more_than_one_proxy(imds: EmulatorServer, tmp_path: Path) -> None:
-    with daemon_and_sidecars(tmp_path, imds, 10) as (_, sidecars):
-        arrivals = Arrivals(imds, "/metadata/instance")
+def test_ten_sidecars_ask_imds_no_more_than_one_proxy(limited_imds: EmulatorServer, tmp_path: Path) -> None:
+    with daemon_and_sidecars(tmp_path, limited_imds, 10) as (_, sidecars):
+        arrivals = Arrivals(limited_imds, "/metadata/instance")
         targets = [unused(INSTANCE) for _ in range(8)]
         with ThreadPoolExecutor(80) as pool:
             answers = list(
@@ -60,12 +51,12 @@ def test_ten_sidecars_ask_imds_no_more_than_one_proxy(imds: EmulatorServer, tmp_
             )
         assert {answer.status for answer in answers} == {200}
         assert sorted(arrivals.targets()) == sorted(targets)
-        assert most_in_a_second([arrival.at for arrival in Arrivals(imds)()]) <= 5
+        assert most_in_a_second([arrival.at for arrival in Arrivals(limited_imds)()]) <= 5
         assert sum(one.metric("imdsproxy_budget_wait_seconds_sum") for one in sidecars) < 0.5, "nobody waits in them"
 
 
-def test_age_and_life_are_those_of_the_daemons_entry(imds: EmulatorServer, tmp_path: Path) -> None:
-    with daemon_and_sidecars(tmp_path, imds, 2) as (daemon, (one, other)):
+def test_age_and_life_are_those_of_the_daemons_entry(limited_imds: EmulatorServer, tmp_path: Path) -> None:
+    with daemon_and_sidecars(tmp_path, limited_imds, 2) as (daemon, (one, other)):
         target, identity = unused(INSTANCE), unused(TOKEN)
         for wanted in (target, identity):
             get(daemon.port, wanted)
@@ -83,8 +74,11 @@ def test_age_and_life_are_those_of_the_daemons_entry(imds: EmulatorServer, tmp_p
         assert get(one.port, target).headers["cache-status"].split(", ")[1].startswith("imdsproxy; hit")
 
 
-def test_a_429_of_the_daemons_goes_through_with_its_retry_after(imds: EmulatorServer, tmp_path: Path) -> None:
-    with daemon_and_sidecars(tmp_path, imds, 1, budget_requests=1, budget_window=30, max_wait=1) as (_, (sidecar,)):
+def test_a_429_of_the_daemons_goes_through_with_its_retry_after(limited_imds: EmulatorServer, tmp_path: Path) -> None:
+    with daemon_and_sidecars(tmp_path, limited_imds, 1, budget_requests=1, budget_window=30, max_wait=1) as (
+        _,
+        (sidecar,),
+    ):
         began = time.monotonic()
         answer = get(sidecar.port, unused(INSTANCE))
         assert answer.status == 429
@@ -95,14 +89,16 @@ def test_a_429_of_the_daemons_goes_through_with_its_retry_after(imds: EmulatorSe
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_the_daemons_restart_is_an_error_for_nobody_who_has_an_entry(
-    end: signal.Signals, imds: EmulatorServer, tmp_path: Path
+    end: signal.Signals, limited_imds: EmulatorServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "imdsproxy.sock"
     ended = threading.Event()
     answers: list[tuple[int, bytes]] = []
     # Stale after a second, so that the sidecar asks the daemon all the time.
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(running_proxy(tmp_path, upstream=imds.url, uds=path, ttl="/metadata/instance=1"))
+        first = stack.enter_context(
+            running_proxy(tmp_path, upstream=limited_imds.url, uds=path, ttl="/metadata/instance=1")
+        )
         sidecar = stack.enter_context(running_proxy(tmp_path, upstream=f"unix:{path}", ttl="/metadata/instance=1"))
         targets = [unused(INSTANCE), unused(TOKEN)]
 
@@ -122,8 +118,8 @@ def test_the_daemons_restart_is_an_error_for_nobody_who_has_an_entry(
         first.signal(end)
         first.process.wait(15)
         time.sleep(4)
-        asked = Arrivals(imds, "/metadata/instance")
-        stack.enter_context(running_proxy(tmp_path, upstream=imds.url, uds=path, ttl="/metadata/instance=1"))
+        asked = Arrivals(limited_imds, "/metadata/instance")
+        stack.enter_context(running_proxy(tmp_path, upstream=limited_imds.url, uds=path, ttl="/metadata/instance=1"))
         wait_until(asked)  # the sidecar has found the new one
         ended.set()
         for thread in threads:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from imdsproxy.emulator import Emulator, run_in_thread
-from tests.kit import INSTANCE, get, running_proxy
+from tests.kit import get, running_proxy
+from tests.targets import INSTANCE
 
 pytestmark = pytest.mark.process
 

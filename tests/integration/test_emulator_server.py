@@ -23,20 +23,12 @@ from imdsproxy.emulator.cli import main
 from imdsproxy.emulator.messages import json_answer
 from imdsproxy.emulator.protocol import LINGER
 from imdsproxy.emulator.server import serving
+from tests.targets import EVENTS, INSTANCE, TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-INSTANCE = "/metadata/instance?api-version=2021-02-01"
-TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
-EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 METADATA = {"Metadata": "true"}
-
-
-@pytest.fixture
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0)) as server:
-        yield server
 
 
 @contextlib.contextmanager
@@ -80,61 +72,61 @@ def wait_for(condition: Any, seconds: float = 5) -> None:
 
 
 class TestAnswers:
-    def test_headers(self, imds: EmulatorServer) -> None:
-        status, headers, body = ask(imds, INSTANCE)
+    def test_headers(self, fresh_imds: EmulatorServer) -> None:
+        status, headers, body = ask(fresh_imds, INSTANCE)
         assert status == 200
         assert headers["server"] == "IMDS/150.870.65.1854"
         assert headers["content-type"] == "application/json; charset=utf-8"
         assert headers["content-length"] == str(len(body))
         assert headers["date"].endswith(" GMT")
         assert len(headers["x-ms-request-id"]) == 36
-        assert headers["x-ms-request-id"] != ask(imds, INSTANCE)[1]["x-ms-request-id"]
+        assert headers["x-ms-request-id"] != ask(fresh_imds, INSTANCE)[1]["x-ms-request-id"]
 
-    def test_an_empty_value(self, imds: EmulatorServer) -> None:
+    def test_an_empty_value(self, fresh_imds: EmulatorServer) -> None:
         target = "/metadata/instance/compute/zone?api-version=2021-02-01&format=text"
-        status, headers, body = ask(imds, target)
+        status, headers, body = ask(fresh_imds, target)
         assert (status, body, headers["content-length"]) == (200, b"", "0")
         assert headers["content-type"] == "text/plain; charset=utf-8"
 
-    def test_a_connection_is_kept(self, imds: EmulatorServer) -> None:
-        with connected(imds) as connection:
+    def test_a_connection_is_kept(self, fresh_imds: EmulatorServer) -> None:
+        with connected(fresh_imds) as connection:
             for target in (INSTANCE, TOKEN, EVENTS, "/nothing"):
                 connection.request("GET", target, headers=METADATA)
                 connection.getresponse().read()
                 assert connection.sock is not None
 
-    def test_pipelined_and_split_requests(self, imds: EmulatorServer) -> None:
+    def test_pipelined_and_split_requests(self, fresh_imds: EmulatorServer) -> None:
         one = f"GET {INSTANCE} HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n"
         last = one.replace("Metadata", "Connection: close\r\nMetadata")
-        assert raw(imds, (one + one + last).encode()).count(b"HTTP/1.1 200 OK") == 3
+        assert raw(fresh_imds, (one + one + last).encode()).count(b"HTTP/1.1 200 OK") == 3
 
-    def test_head_is_not_allowed(self, imds: EmulatorServer) -> None:
-        status, headers, body = ask(imds, INSTANCE, "HEAD")
+    def test_head_is_not_allowed(self, fresh_imds: EmulatorServer) -> None:
+        status, headers, body = ask(fresh_imds, INSTANCE, "HEAD")
         assert (status, headers["allow"], body) == (405, "GET", b"")
 
-    def test_absolute_form_is_recorded_as_sent(self, imds: EmulatorServer) -> None:
+    def test_absolute_form_is_recorded_as_sent(self, fresh_imds: EmulatorServer) -> None:
         target = f"http://169.254.169.254{INSTANCE}"
         request = f"GET {target} HTTP/1.1\r\nHost: x\r\nMetadata: true\r\nConnection: close\r\n\r\n"
-        assert raw(imds, request.encode()).startswith(b"HTTP/1.1 200 OK\r\n")
-        assert imds.emulator.arrivals[0].target == target.encode()
+        assert raw(fresh_imds, request.encode()).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert fresh_imds.emulator.arrivals[0].target == target.encode()
 
-    def test_an_event_is_acknowledged(self, imds: EmulatorServer) -> None:
-        event_id = imds.emulator.events.add("Redeploy")
+    def test_an_event_is_acknowledged(self, fresh_imds: EmulatorServer) -> None:
+        event_id = fresh_imds.emulator.events.add("Redeploy")
         body = {"StartRequests": [{"EventId": event_id}]}
-        assert ask(imds, EVENTS, "POST", body)[::2] == (200, b"")
-        assert json.loads(ask(imds, EVENTS)[2])["Events"][0]["EventStatus"] == "Started"
-        assert ask(imds, EVENTS, "POST", {})[0] == 400
+        assert ask(fresh_imds, EVENTS, "POST", body)[::2] == (200, b"")
+        assert json.loads(ask(fresh_imds, EVENTS)[2])["Events"][0]["EventStatus"] == "Started"
+        assert ask(fresh_imds, EVENTS, "POST", {})[0] == 400
 
-    def test_a_large_body_in_parts(self, imds: EmulatorServer) -> None:
+    def test_a_large_body_in_parts(self, fresh_imds: EmulatorServer) -> None:
         body = {"StartRequests": [], "filling": "x" * 1_000_000}
-        assert ask(imds, EVENTS, "POST", body)[0] == 200
+        assert ask(fresh_imds, EVENTS, "POST", body)[0] == 200
 
-    def test_the_machine_can_change(self, imds: EmulatorServer) -> None:
-        imds.emulator.instance["compute"]["tags"] = "a:b"
-        assert b'"tags":"a:b"' in ask(imds, INSTANCE)[2]
-        imds.emulator.instance = {"compute": {"tags": "c:d"}}
-        assert ask(imds, INSTANCE)[2] == b'{"compute":{"tags":"c:d"}}'
-        assert imds.emulator.instance == {"compute": {"tags": "c:d"}}
+    def test_the_machine_can_change(self, fresh_imds: EmulatorServer) -> None:
+        fresh_imds.emulator.instance["compute"]["tags"] = "a:b"
+        assert b'"tags":"a:b"' in ask(fresh_imds, INSTANCE)[2]
+        fresh_imds.emulator.instance = {"compute": {"tags": "c:d"}}
+        assert ask(fresh_imds, INSTANCE)[2] == b'{"compute":{"tags":"c:d"}}'
+        assert fresh_imds.emulator.instance == {"compute": {"tags": "c:d"}}
 
     def test_set_up_otherwise(self) -> None:
         extra = {"identity/getplatformmetadata": json_answer({"clientId": "c"})}
@@ -144,70 +136,70 @@ class TestAnswers:
             load_balancer=False,
             extra=extra,
         )
-        with run_in_thread(emulator) as imds:
-            assert ask(imds, INSTANCE)[2] == b'{"compute":{"name":"other"},"network":{}}'
-            assert b"Identity not found" in ask(imds, TOKEN)[2]
-            assert ask(imds, "/metadata/loadbalancer?api-version=2021-02-01")[0] == 404
-            assert ask(imds, "/metadata/identity/getplatformmetadata")[2] == b'{"clientId":"c"}'
+        with run_in_thread(emulator) as fresh_imds:
+            assert ask(fresh_imds, INSTANCE)[2] == b'{"compute":{"name":"other"},"network":{}}'
+            assert b"Identity not found" in ask(fresh_imds, TOKEN)[2]
+            assert ask(fresh_imds, "/metadata/loadbalancer?api-version=2021-02-01")[0] == 404
+            assert ask(fresh_imds, "/metadata/identity/getplatformmetadata")[2] == b'{"clientId":"c"}'
 
 
 class TestLimits:
     def test_the_sixth_in_a_second_is_refused(self) -> None:
         moments = iter([0.0, 0.1, 0.2, 0.3, 0.4, 0.999, 1.0, 1.05])
-        with run_in_thread(Emulator(monotonic=lambda: next(moments))) as imds:
-            answers = [ask(imds, "/metadata/versions") for _ in range(8)]
+        with run_in_thread(Emulator(monotonic=lambda: next(moments))) as fresh_imds:
+            answers = [ask(fresh_imds, "/metadata/versions") for _ in range(8)]
             assert [status for status, _, _ in answers] == [200, 200, 200, 200, 200, 429, 200, 429]
             assert answers[5][2] == b'{"error":"Too many requests"}'
             assert "retry-after" not in answers[5][1]
 
     def test_identity_has_its_own_words(self) -> None:
-        with run_in_thread(Emulator(identity_rate=1, monotonic=lambda: 0.0)) as imds:
-            assert ask(imds, TOKEN)[0] == 200
-            assert ask(imds, TOKEN)[2] == (
+        with run_in_thread(Emulator(identity_rate=1, monotonic=lambda: 0.0)) as fresh_imds:
+            assert ask(fresh_imds, TOKEN)[0] == 200
+            assert ask(fresh_imds, TOKEN)[2] == (
                 b'{"error":"invalid_request","error_description":"Temporarily throttled, too many requests"}'
             )
-            assert ask(imds, "/metadata/versions")[0] == 200
+            assert ask(fresh_imds, "/metadata/versions")[0] == 200
 
     def test_five_identity_requests_at_once(self) -> None:
         emulator = Emulator(identity_rate=0)
         emulator.faults.add(Fault(hang=True, times=5))
-        with run_in_thread(emulator) as imds, contextlib.ExitStack() as stack:
-            hanging = [stack.enter_context(connected(imds)) for _ in range(5)]
+        with run_in_thread(emulator) as fresh_imds, contextlib.ExitStack() as stack:
+            hanging = [stack.enter_context(connected(fresh_imds)) for _ in range(5)]
             for connection in hanging:
                 connection.request("GET", TOKEN, headers=METADATA)
             wait_for(lambda: len(emulator.arrivals) == 5)
-            assert ask(imds, TOKEN)[0] == 429
+            assert ask(fresh_imds, TOKEN)[0] == 429
             hanging[0].close()
             wait_for(lambda: emulator.limits.identities_in_flight < 5)
-            assert ask(imds, TOKEN)[0] == 200
+            assert ask(fresh_imds, TOKEN)[0] == 200
 
     def test_a_refused_request_spends_no_fault(self) -> None:
         emulator = Emulator(rate=1, monotonic=lambda: 0.0)
-        with run_in_thread(emulator) as imds:
-            assert ask(imds, INSTANCE)[0] == 200
+        with run_in_thread(emulator) as fresh_imds:
+            assert ask(fresh_imds, INSTANCE)[0] == 200
             emulator.faults.add(Fault(status=410, times=1))
-            assert ask(imds, INSTANCE)[0] == 429
+            assert ask(fresh_imds, INSTANCE)[0] == 429
             assert len(emulator.faults) == 1
 
 
 class TestFaults:
-    def test_a_status(self, imds: EmulatorServer) -> None:
-        imds.emulator.faults.add(Fault(status=429, retry_after="3", times=1), Fault(status=304, times=1))
-        status, headers, _ = ask(imds, TOKEN)
+    def test_a_status(self, fresh_imds: EmulatorServer) -> None:
+        fresh_imds.emulator.faults.add(Fault(status=429, retry_after="3", times=1), Fault(status=304, times=1))
+        status, headers, _ = ask(fresh_imds, TOKEN)
         assert (status, headers["retry-after"]) == (429, "3")
-        status, headers, body = ask(imds, INSTANCE)
+        status, headers, body = ask(fresh_imds, INSTANCE)
         assert (status, body, headers["content-type"]) == (304, b"", None)
-        assert ask(imds, INSTANCE)[0] == 200
+        assert ask(fresh_imds, INSTANCE)[0] == 200
 
-    def test_latency(self, imds: EmulatorServer) -> None:
-        imds.emulator.faults.add(Fault(latency=0.1), Fault(latency=0.1, path="/metadata/instance"))
+    def test_latency(self, fresh_imds: EmulatorServer) -> None:
+        fresh_imds.emulator.faults.add(Fault(latency=0.1), Fault(latency=0.1, path="/metadata/instance"))
         began = time.monotonic()
-        assert ask(imds, INSTANCE)[0] == 200
+        assert ask(fresh_imds, INSTANCE)[0] == 200
         assert 0.2 <= time.monotonic() - began < 3
 
     def test_latency_of_the_emulator_and_a_client_that_leaves(self) -> None:
         emulator = Emulator(latency=60)
-        with run_in_thread(emulator) as imds, connected(imds) as connection:
+        with run_in_thread(emulator) as fresh_imds, connected(fresh_imds) as connection:
             connection.request("GET", TOKEN, headers=METADATA)
             wait_for(lambda: emulator.limits.identities_in_flight == 1)
             connection.close()
@@ -215,64 +207,64 @@ class TestFaults:
             assert emulator.arrivals[0].status is None
 
     def test_the_first_question_for_events_waits(self) -> None:
-        with run_in_thread(Emulator(enable_delay=0.1)) as imds:
+        with run_in_thread(Emulator(enable_delay=0.1)) as fresh_imds:
             began = time.monotonic()
-            assert ask(imds, EVENTS)[0] == 200
+            assert ask(fresh_imds, EVENTS)[0] == 200
             assert time.monotonic() - began >= 0.1
 
-    def test_hang(self, imds: EmulatorServer) -> None:
-        imds.emulator.faults.add(Fault(hang=True, times=1))
+    def test_hang(self, fresh_imds: EmulatorServer) -> None:
+        fresh_imds.emulator.faults.add(Fault(hang=True, times=1))
         with pytest.raises(TimeoutError):
-            raw(imds, f"GET {INSTANCE} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), timeout=0.2)
-        assert imds.emulator.arrivals[0].status is None
+            raw(fresh_imds, f"GET {INSTANCE} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), timeout=0.2)
+        assert fresh_imds.emulator.arrivals[0].status is None
 
-    def test_reset(self, imds: EmulatorServer) -> None:
-        imds.emulator.faults.add(Fault(reset=True, times=1))
+    def test_reset(self, fresh_imds: EmulatorServer) -> None:
+        fresh_imds.emulator.faults.add(Fault(reset=True, times=1))
         with pytest.raises(ConnectionResetError):
-            ask(imds, INSTANCE)
-        assert ask(imds, INSTANCE)[0] == 200
+            ask(fresh_imds, INSTANCE)
+        assert ask(fresh_imds, INSTANCE)[0] == 200
 
     @pytest.mark.parametrize("target", [INSTANCE, TOKEN, "/nothing"])
-    def test_truncate(self, imds: EmulatorServer, target: str) -> None:
-        whole = ask(imds, target)[2]
-        imds.emulator.faults.add(Fault(truncate=True, times=1))
+    def test_truncate(self, fresh_imds: EmulatorServer, target: str) -> None:
+        whole = ask(fresh_imds, target)[2]
+        fresh_imds.emulator.faults.add(Fault(truncate=True, times=1))
         with pytest.raises(http.client.IncompleteRead) as caught:
-            ask(imds, target)
+            ask(fresh_imds, target)
         # Tokens of another second differ in a digit; their length does not.
         assert len(caught.value.partial) == len(whole) // 2
         assert caught.value.expected == len(whole) - len(whole) // 2
 
-    def test_truncate_an_empty_body(self, imds: EmulatorServer) -> None:
-        imds.emulator.faults.add(Fault(truncate=True, times=1))
+    def test_truncate_an_empty_body(self, fresh_imds: EmulatorServer) -> None:
+        fresh_imds.emulator.faults.add(Fault(truncate=True, times=1))
         with pytest.raises(http.client.IncompleteRead) as caught:
-            ask(imds, "/metadata/instance/compute/zone?api-version=2021-02-01&format=text")
+            ask(fresh_imds, "/metadata/instance/compute/zone?api-version=2021-02-01&format=text")
         assert (caught.value.partial, caught.value.expected) == (b"", 1)
 
-    def test_garbage(self, imds: EmulatorServer) -> None:
-        imds.emulator.faults.add(Fault(garbage=True, times=1))
+    def test_garbage(self, fresh_imds: EmulatorServer) -> None:
+        fresh_imds.emulator.faults.add(Fault(garbage=True, times=1))
         with pytest.raises(http.client.BadStatusLine):
-            ask(imds, INSTANCE)
-        assert [arrival.status for arrival in imds.emulator.arrivals] == [None]
+            ask(fresh_imds, INSTANCE)
+        assert [arrival.status for arrival in fresh_imds.emulator.arrivals] == [None]
 
-    def test_a_post_breaks_too(self, imds: EmulatorServer) -> None:
-        imds.emulator.faults.add(Fault(reset=True))
+    def test_a_post_breaks_too(self, fresh_imds: EmulatorServer) -> None:
+        fresh_imds.emulator.faults.add(Fault(reset=True))
         with pytest.raises(ConnectionResetError):
-            ask(imds, EVENTS, "POST", {"StartRequests": []})
+            ask(fresh_imds, EVENTS, "POST", {"StartRequests": []})
 
-    def test_a_breakage_after_a_wait(self, imds: EmulatorServer) -> None:
-        imds.emulator.faults.add(Fault(reset=True, latency=0.1))
+    def test_a_breakage_after_a_wait(self, fresh_imds: EmulatorServer) -> None:
+        fresh_imds.emulator.faults.add(Fault(reset=True, latency=0.1))
         began = time.monotonic()
         with pytest.raises(ConnectionResetError):
-            ask(imds, INSTANCE)
+            ask(fresh_imds, INSTANCE)
         assert time.monotonic() - began >= 0.1
 
 
 class TestRecord:
-    def test_arrivals(self, imds: EmulatorServer) -> None:
+    def test_arrivals(self, fresh_imds: EmulatorServer) -> None:
         before = time.monotonic()
-        ask(imds, INSTANCE, headers={"Metadata": "True", "X-A": "b"})
-        ask(imds, "/nothing%20here?a=%2f", "PUT")
-        first, second = imds.emulator.arrivals
+        ask(fresh_imds, INSTANCE, headers={"Metadata": "True", "X-A": "b"})
+        ask(fresh_imds, "/nothing%20here?a=%2f", "PUT")
+        first, second = fresh_imds.emulator.arrivals
         assert isinstance(first, Arrival)
         assert before <= first.at <= second.at <= time.monotonic()
         assert (first.method, first.target, first.status) == ("GET", INSTANCE.encode(), 200)
@@ -280,23 +272,23 @@ class TestRecord:
         assert (b"x-a", b"b") in first.headers
         assert (second.method, second.target, second.status) == ("PUT", b"/nothing%20here?a=%2f", 404)
 
-    def test_control_requests_are_none(self, imds: EmulatorServer) -> None:
-        ask(imds, INSTANCE)
-        listed = json.loads(ask(imds, "/-/arrivals", headers={})[2])
+    def test_control_requests_are_none(self, fresh_imds: EmulatorServer) -> None:
+        ask(fresh_imds, INSTANCE)
+        listed = json.loads(ask(fresh_imds, "/-/arrivals", headers={})[2])
         assert [(entry["target"], entry["status"]) for entry in listed] == [(INSTANCE, 200)]
-        assert ask(imds, "/-/arrivals?since=1", headers={})[2] == b"[]"
-        assert ask(imds, "/-/faults", "POST", {"status": 410, "times": 1}, headers={})[0] == 200
-        assert ask(imds, "/-/healthy", headers={})[0] == 200
-        assert ask(imds, INSTANCE)[0] == 410
-        assert ask(imds, "/-/reset", "POST", headers={})[0] == 200
-        assert imds.emulator.arrivals == []
+        assert ask(fresh_imds, "/-/arrivals?since=1", headers={})[2] == b"[]"
+        assert ask(fresh_imds, "/-/faults", "POST", {"status": 410, "times": 1}, headers={})[0] == 200
+        assert ask(fresh_imds, "/-/healthy", headers={})[0] == 200
+        assert ask(fresh_imds, INSTANCE)[0] == 410
+        assert ask(fresh_imds, "/-/reset", "POST", headers={})[0] == 200
+        assert fresh_imds.emulator.arrivals == []
 
 
 class TestThread:
     def test_defaults_and_address(self) -> None:
-        with run_in_thread() as imds:
-            assert imds.url == f"http://127.0.0.1:{imds.port}"
-            assert [ask(imds, "/metadata/versions")[0] for _ in range(6)] == [200] * 5 + [429]
+        with run_in_thread() as fresh_imds:
+            assert fresh_imds.url == f"http://127.0.0.1:{fresh_imds.port}"
+            assert [ask(fresh_imds, "/metadata/versions")[0] for _ in range(6)] == [200] * 5 + [429]
 
     @pytest.mark.parametrize(
         ("host", "url"),
@@ -309,19 +301,19 @@ class TestThread:
         emulator = Emulator(latency=0)
         emulator.faults.add(Fault(hang=True, times=1), Fault(latency=60))
         with contextlib.ExitStack() as stack:
-            with run_in_thread(emulator) as imds:
+            with run_in_thread(emulator) as fresh_imds:
                 for _ in range(2):
-                    stack.enter_context(connected(imds)).request("GET", INSTANCE, headers=METADATA)
-                stack.enter_context(socket.create_connection(("127.0.0.1", imds.port)))
+                    stack.enter_context(connected(fresh_imds)).request("GET", INSTANCE, headers=METADATA)
+                stack.enter_context(socket.create_connection(("127.0.0.1", fresh_imds.port)))
                 wait_for(lambda: len(emulator.arrivals) == 2)
                 began = time.monotonic()
             assert time.monotonic() - began < 1
         assert not [thread for thread in threading.enumerate() if thread.name == "imds-emulator"]
         with pytest.raises(ConnectionRefusedError):
-            ask(imds, INSTANCE)
+            ask(fresh_imds, INSTANCE)
 
-    def test_a_taken_port(self, imds: EmulatorServer) -> None:
-        with pytest.raises(OSError, match=str(imds.port)), run_in_thread(port=imds.port):
+    def test_a_taken_port(self, fresh_imds: EmulatorServer) -> None:
+        with pytest.raises(OSError, match=str(fresh_imds.port)), run_in_thread(port=fresh_imds.port):
             pass
 
     def test_an_error_in_the_block_passes_through(self) -> None:
@@ -345,17 +337,17 @@ class TestThread:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-        with run_in_thread() as imds:
-            body = ask(imds, "/metadata/attested/document?api-version=2021-02-01")[2]
+        with run_in_thread() as fresh_imds:
+            body = ask(fresh_imds, "/metadata/attested/document?api-version=2021-02-01")[2]
         assert b"MIIEEgYJKoZIhvcNAQcCoIIEAzCC" in body
         assert [record.getMessage() for record in caplog.records if "requirements/emulator.txt" in record.message]
         assert len(caplog.records) == 1
 
-    def test_garbage_from_a_client_ends_its_connection_only(self, imds: EmulatorServer) -> None:
-        assert raw(imds, b"\x00\x01\x02\r\n\r\n").startswith(b"HTTP/1.1 400 ")
-        with socket.create_connection(("127.0.0.1", imds.port)) as connection:
+    def test_garbage_from_a_client_ends_its_connection_only(self, fresh_imds: EmulatorServer) -> None:
+        assert raw(fresh_imds, b"\x00\x01\x02\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        with socket.create_connection(("127.0.0.1", fresh_imds.port)) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
-        assert ask(imds, INSTANCE)[0] == 200
+        assert ask(fresh_imds, INSTANCE)[0] == 200
 
 
 @contextlib.contextmanager
@@ -392,13 +384,13 @@ def test_the_command(number: signal.Signals) -> None:
         assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_the_command_on_a_taken_port(imds: EmulatorServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_on_a_taken_port(fresh_imds: EmulatorServer, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    assert main(["--port", str(imds.port), "--quiet"]) == 2
+    assert main(["--port", str(fresh_imds.port), "--quiet"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert f"127.0.0.1', {imds.port}" in err
+    assert f"127.0.0.1', {fresh_imds.port}" in err
     assert "choose another --host or --port" in err
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -439,9 +431,9 @@ def test_whoever_connects_in_the_moment_of_its_end_is_hung_up_on() -> None:
     for _ in range(10):
         held: list[socket.socket] = []
         with contextlib.ExitStack() as stack:
-            with run_in_thread(Emulator()) as imds:
+            with run_in_thread(Emulator()) as fresh_imds:
 
-                def crowd(host: str = imds.host, port: int = imds.port) -> None:
+                def crowd(host: str = fresh_imds.host, port: int = fresh_imds.port) -> None:
                     with contextlib.suppress(OSError):
                         while len(held) < 40:  # noqa: B023  # used up before the next round
                             held.append(socket.create_connection((host, port), timeout=1))  # noqa: B023

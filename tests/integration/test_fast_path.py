@@ -28,11 +28,9 @@ from typing import Self
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
+from imdsproxy.emulator import EmulatorServer, Fault
 from tests.kit import (
-    INSTANCE,
     ROOT,
-    TOKEN,
     Answer,
     Arrivals,
     ProxyProcess,
@@ -44,12 +42,12 @@ from tests.kit import (
     unused,
     wait_until,
 )
+from tests.targets import EVENTS, INSTANCE, TOKEN
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, sends signals")]
 
 LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
 LOAD_BALANCER = "/metadata/loadbalancer?api-version=2021-02-01"
-EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 HEADER_TIMEOUT = 0.5
 KEEP_ALIVE = 0.8
 MEBIBYTE = 1 << 20
@@ -203,12 +201,6 @@ def name_in(answer: Answer) -> str:
 
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0, identity_concurrency=0)) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -27,25 +27,24 @@ from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
 from imdsproxy.emulator.attested import COMMON_NAME
 from imdsproxy.policy import ENDPOINTS
 from tests.kit import (
-    INSTANCE,
     METADATA,
     ROOT,
-    TOKEN,
     Answer,
     ProxyProcess,
     ended,
     environment,
     free_port,
     get,
+    is_hit,
     running_proxy,
     wait_until,
 )
+from tests.targets import INSTANCE, TOKEN, VERSIONS
 
 pytestmark = pytest.mark.process
 
 LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
 LOAD_BALANCER = "/metadata/loadbalancer?api-version=2021-02-01"
-VERSIONS = "/metadata/versions"
 DEMO_PORT, EMULATOR_PORT = 8254, 8255
 
 posix_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -115,10 +114,6 @@ def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> No
         assert word in result.stderr
 
 
-def is_hit(answer: Answer) -> bool:
-    return "; hit" in answer.headers["cache-status"]
-
-
 def obstacle(port: int) -> str:
     """Give the reason why the proxy is not ready, or `""` if it is."""
     answer = get(port, "/-/ready", {})
@@ -148,12 +143,6 @@ def refuses(port: int) -> bool:
     except ConnectionRefusedError:
         return True
     return False
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0, identity_concurrency=0)) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

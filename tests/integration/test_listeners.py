@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
+from imdsproxy.emulator import EmulatorServer
 from tests.kit import (
-    INSTANCE,
     METADATA,
     ROOT,
     Answer,
@@ -31,16 +30,11 @@ from tests.kit import (
     unused,
     wait_until,
 )
+from tests.targets import INSTANCE
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")]
 
 PAGES = ("/-/healthy", "/-/ready", "/-/metrics")
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0)) as server:
-        yield server
 
 
 class UnixConnection(HTTPConnection):

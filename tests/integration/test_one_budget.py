@@ -16,7 +16,8 @@ from typing import Any, Self
 import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
-from tests.kit import INSTANCE, Arrivals, ProxyProcess, get, most_in_a_second, refused_start, running_proxy, unused
+from tests.kit import Arrivals, ProxyProcess, get, most_in_a_second, refused_start, running_proxy, unused
+from tests.targets import INSTANCE
 
 pytestmark = [
     pytest.mark.process,
@@ -29,7 +30,7 @@ PATIENCE = {"connect_timeout": 0.5, "read_timeout": 1.0}
 
 
 @pytest.fixture
-def imds() -> Iterator[EmulatorServer]:
+def slow_imds() -> Iterator[EmulatorServer]:
     """IMDS that answers all it is asked, but takes its time, so that tokens are held when somebody is killed."""
     emulator = Emulator(rate=0, latency=0.1)
     with run_in_thread(emulator) as server:
@@ -64,8 +65,8 @@ class Crowd:
 
 
 @contextlib.contextmanager
-def busy_proxy(folder: Path, imds: EmulatorServer) -> Iterator[tuple[ProxyProcess, Crowd]]:
-    settings: dict[str, Any] = {"upstream": imds.url, "budget_file": folder / "budget", "max_wait": 4, **PATIENCE}
+def busy_proxy(folder: Path, slow_imds: EmulatorServer) -> Iterator[tuple[ProxyProcess, Crowd]]:
+    settings: dict[str, Any] = {"upstream": slow_imds.url, "budget_file": folder / "budget", "max_wait": 4, **PATIENCE}
     with running_proxy(folder, ready=False, **settings) as proxy, Crowd(proxy) as crowd:
         yield proxy, crowd
 
@@ -76,37 +77,37 @@ def kill(proxy: ProxyProcess) -> None:
 
 
 def played(
-    folder: Path, imds: EmulatorServer, trouble: Callable[[list[ProxyProcess], contextlib.ExitStack], None]
+    folder: Path, slow_imds: EmulatorServer, trouble: Callable[[list[ProxyProcess], contextlib.ExitStack], None]
 ) -> list[float]:
     """Let a few busy proxies run into trouble; gives when requests reached IMDS."""
-    arrivals = Arrivals(imds, "/metadata")
+    arrivals = Arrivals(slow_imds, "/metadata")
     with contextlib.ExitStack() as stack:
-        proxies = [stack.enter_context(busy_proxy(folder, imds))[0] for _ in range(PROXIES)]
+        proxies = [stack.enter_context(busy_proxy(folder, slow_imds))[0] for _ in range(PROXIES)]
         trouble(proxies, stack)
     return [arrival.at for arrival in arrivals()]
 
 
-def test_many_proxies_ask_no_more_than_one_may(imds: EmulatorServer, tmp_path: Path) -> None:
-    times = played(tmp_path, imds, lambda _proxies, _stack: time.sleep(6))
+def test_many_proxies_ask_no_more_than_one_may(slow_imds: EmulatorServer, tmp_path: Path) -> None:
+    times = played(tmp_path, slow_imds, lambda _proxies, _stack: time.sleep(6))
     assert most_in_a_second(times) <= 5
     assert len(times) >= 20, "and nearly all of it is used"
 
 
-def test_killed_ones_cost_their_tokens_for_a_lease_and_nothing_more(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_killed_ones_cost_their_tokens_for_a_lease_and_nothing_more(slow_imds: EmulatorServer, tmp_path: Path) -> None:
     def trouble(proxies: list[ProxyProcess], stack: contextlib.ExitStack) -> None:
         for proxy in proxies[:2]:
             time.sleep(1.5)
             kill(proxy)
-            stack.enter_context(busy_proxy(tmp_path, imds))
+            stack.enter_context(busy_proxy(tmp_path, slow_imds))
         time.sleep(9)  # a lease and more
 
-    times = played(tmp_path, imds, trouble)
+    times = played(tmp_path, slow_imds, trouble)
     assert most_in_a_second(times) <= 5
     last = [at for at in times if at > times[-1] - 2.5]
     assert len(last) >= 8, "all five are in use again"
 
 
-def test_stopped_ones_do_not_ask_late(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_stopped_ones_do_not_ask_late(slow_imds: EmulatorServer, tmp_path: Path) -> None:
     chance = Random(4711)
 
     def trouble(proxies: list[ProxyProcess], _stack: contextlib.ExitStack) -> None:
@@ -123,11 +124,11 @@ def test_stopped_ones_do_not_ask_late(imds: EmulatorServer, tmp_path: Path) -> N
         proxies[0].signal(signal.SIGCONT)
         time.sleep(2)
 
-    times = played(tmp_path, imds, trouble)
+    times = played(tmp_path, slow_imds, trouble)
     assert most_in_a_second(times) <= 5
 
 
-def test_whatever_is_done_to_the_file_nobody_asks_too_often(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_whatever_is_done_to_the_file_nobody_asks_too_often(slow_imds: EmulatorServer, tmp_path: Path) -> None:
     chance = Random(4711)
     path = tmp_path / "budget"
 
@@ -153,7 +154,7 @@ def test_whatever_is_done_to_the_file_nobody_asks_too_often(imds: EmulatorServer
             assert proxy.process.poll() is None
             assert get(proxy.port, "/-/healthy").status == 200
 
-    times = played(tmp_path, imds, trouble)
+    times = played(tmp_path, slow_imds, trouble)
     assert most_in_a_second(times) <= 5
     assert len([at for at in times if at > times[-1] - 2.5]) >= 8, "all five are in use again"
 
@@ -161,10 +162,10 @@ def test_whatever_is_done_to_the_file_nobody_asks_too_often(imds: EmulatorServer
 def test_a_shared_429_slows_everybody(tmp_path: Path) -> None:
     emulator = Emulator(rate=0)
     emulator.faults.add(Fault(status=429, retry_after="3", times=1, path="/metadata/instance"))
-    with run_in_thread(emulator) as imds:
-        settings: dict[str, Any] = {"upstream": imds.url, "budget_file": tmp_path / "budget"}
+    with run_in_thread(emulator) as slow_imds:
+        settings: dict[str, Any] = {"upstream": slow_imds.url, "budget_file": tmp_path / "budget"}
         with running_proxy(tmp_path, **settings) as one, running_proxy(tmp_path, **settings) as other:
-            arrivals = Arrivals(imds, "/metadata/instance")
+            arrivals = Arrivals(slow_imds, "/metadata/instance")
             asked = threading.Thread(target=lambda: get(one.port, unused(INSTANCE)))
             asked.start()
             while not arrivals():

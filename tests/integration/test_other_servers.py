@@ -5,26 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import httpx
 import pytest
 
 from imdsproxy.app import create_app
-from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
+from imdsproxy.emulator import EmulatorServer
 from imdsproxy.server.application import Application
 from imdsproxy.settings.load import load
-from tests.kit import INSTANCE, METADATA, TOKEN
+from tests.kit import METADATA
+from tests.targets import INSTANCE, TOKEN
 
 Client = httpx.AsyncClient
 Visit = Callable[[Client], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0)) as server:
-        yield server
 
 
 @contextlib.asynccontextmanager
@@ -49,11 +44,11 @@ async def _ready(client: Client) -> None:
         await asyncio.sleep(0.01)
 
 
-def run(imds: EmulatorServer, visit: Visit, **flags: str) -> None:
+def run(fresh_imds: EmulatorServer, visit: Visit, **flags: str) -> None:
     """Let a client visit an application of its own; the client gives no target extension."""
 
     async def running() -> None:
-        application = create_app(load({"upstream": imds.url, **flags}, {}).settings.config())
+        application = create_app(load({"upstream": fresh_imds.url, **flags}, {}).settings.config())
         transport = httpx.ASGITransport(application)
         async with (
             asyncio.timeout(30),
@@ -66,7 +61,7 @@ def run(imds: EmulatorServer, visit: Visit, **flags: str) -> None:
     asyncio.run(running())
 
 
-def test_a_miss_then_a_hit(imds: EmulatorServer) -> None:
+def test_a_miss_then_a_hit(fresh_imds: EmulatorServer) -> None:
     async def visit(client: Client) -> None:
         first, second = await client.get(INSTANCE), await client.get(INSTANCE)
         assert (first.status_code, second.status_code) == (200, 200)
@@ -76,8 +71,8 @@ def test_a_miss_then_a_hit(imds: EmulatorServer) -> None:
         assert second.headers["server"] == "IMDS/150.870.65.1854"
         assert int(second.headers["age"]) >= 0
 
-    run(imds, visit)
-    assert [arrival.target.decode() for arrival in imds.emulator.arrivals] == ["/metadata/versions", INSTANCE]
+    run(fresh_imds, visit)
+    assert [arrival.target.decode() for arrival in fresh_imds.emulator.arrivals] == ["/metadata/versions", INSTANCE]
 
 
 @pytest.mark.parametrize(
@@ -89,15 +84,15 @@ def test_a_miss_then_a_hit(imds: EmulatorServer) -> None:
         "/metadata/unknown?x=%C3%A9+y&&z",
     ],
 )
-def test_path_and_query_reach_imds_as_the_server_got_them(imds: EmulatorServer, target: str) -> None:
+def test_path_and_query_reach_imds_as_the_server_got_them(fresh_imds: EmulatorServer, target: str) -> None:
     async def visit(client: Client) -> None:
         await client.get(target)
 
-    run(imds, visit)
-    assert imds.emulator.arrivals[-1].target == target.encode()
+    run(fresh_imds, visit)
+    assert fresh_imds.emulator.arrivals[-1].target == target.encode()
 
 
-def test_a_server_without_a_raw_path_is_served_too(imds: EmulatorServer) -> None:
+def test_a_server_without_a_raw_path_is_served_too(fresh_imds: EmulatorServer) -> None:
     """`raw_path` is optional in ASGI."""
 
     async def call(application: Application, path: str, query: bytes) -> tuple[int, bytes]:
@@ -124,7 +119,7 @@ def test_a_server_without_a_raw_path_is_served_too(imds: EmulatorServer) -> None
         return sent[0]["status"], sent[1]["body"]
 
     async def running() -> None:
-        application = create_app(load({"upstream": imds.url}, {}).settings.config())
+        application = create_app(load({"upstream": fresh_imds.url}, {}).settings.config())
         async with asyncio.timeout(30), alive(application):
             status, body = await call(application, "/metadata/instance", b"api-version=2021-02-01")
             assert (status, json.loads(body)["compute"]["name"]) == (200, "examplevmname")
@@ -134,7 +129,7 @@ def test_a_server_without_a_raw_path_is_served_too(imds: EmulatorServer) -> None
     asyncio.run(running())
 
 
-def test_pages_and_refusals(imds: EmulatorServer) -> None:
+def test_pages_and_refusals(fresh_imds: EmulatorServer) -> None:
     async def visit(client: Client) -> None:
         for path, status in {
             "/-/healthy": 200,
@@ -152,11 +147,11 @@ def test_pages_and_refusals(imds: EmulatorServer) -> None:
         refused = await client.post(INSTANCE)
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
 
-    run(imds, visit, deny="/metadata/loadbalancer")
+    run(fresh_imds, visit, deny="/metadata/loadbalancer")
 
 
-def test_a_post_is_forwarded_with_its_body(imds: EmulatorServer) -> None:
-    event = imds.emulator.events.add("Redeploy")
+def test_a_post_is_forwarded_with_its_body(fresh_imds: EmulatorServer) -> None:
+    event = fresh_imds.emulator.events.add("Redeploy")
 
     async def visit(client: Client) -> None:
         target = "/metadata/scheduledevents?api-version=2020-07-01"
@@ -165,21 +160,21 @@ def test_a_post_is_forwarded_with_its_body(imds: EmulatorServer) -> None:
         assert (await client.get(target)).json()["Events"][0]["EventStatus"] == "Started"
         assert (await client.post(target, content=b"x" * 70_000)).status_code == 413
 
-    run(imds, visit)
+    run(fresh_imds, visit)
 
 
-def test_many_at_once_are_one_request_to_imds(imds: EmulatorServer) -> None:
+def test_many_at_once_are_one_request_to_imds(fresh_imds: EmulatorServer) -> None:
     async def visit(client: Client) -> None:
         answers = await asyncio.gather(*(client.get(INSTANCE) for _ in range(50)))
         assert {(answer.status_code, answer.content) for answer in answers} == {(200, answers[0].content)}
 
-    run(imds, visit)
-    assert len(imds.emulator.arrivals) == 2
+    run(fresh_imds, visit)
+    assert len(fresh_imds.emulator.arrivals) == 2
 
 
-def test_once_it_is_shut_down_it_is_not_ready(imds: EmulatorServer) -> None:
+def test_once_it_is_shut_down_it_is_not_ready(fresh_imds: EmulatorServer) -> None:
     async def running() -> None:
-        application = create_app(load({"upstream": imds.url}, {}).settings.config())
+        application = create_app(load({"upstream": fresh_imds.url}, {}).settings.config())
         async with Client(transport=httpx.ASGITransport(application), base_url="http://127.0.0.1") as client:
             before = await client.get("/-/ready")
             assert (before.status_code, before.json()["error"]) == (503, "not_ready")

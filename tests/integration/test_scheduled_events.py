@@ -17,9 +17,7 @@ import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
 from tests.kit import (
-    INSTANCE,
     METADATA,
-    TOKEN,
     Answer,
     Arrivals,
     ProxyProcess,
@@ -30,12 +28,12 @@ from tests.kit import (
     unused,
     wait_until,
 )
+from tests.targets import EVENTS, INSTANCE, TOKEN
 
 pytestmark = pytest.mark.process
 
 Start = Callable[..., AbstractContextManager[ProxyProcess]]
 
-EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 PATH = "/metadata/scheduledevents"
 CROWD = 100
 
@@ -74,12 +72,6 @@ class Poller:
         pairs = (field.partition(": ") for field in lines)
         headers = {name.lower(): value for name, _, value in pairs}
         return Answer(int(line.split()[1]), headers, await self._reader.readexactly(int(headers["content-length"])))
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0)) as server:
-        yield server
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
-from tests.kit import INSTANCE, ROOT, TOKEN, ProxyProcess, environment, get, running_proxy, wait_until
+from imdsproxy.emulator import EmulatorServer, Fault
+from tests.kit import ROOT, ProxyProcess, environment, get, running_proxy, wait_until
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
@@ -31,12 +32,6 @@ IMPATIENT = (
     f"import imdsproxy.server.connection as c; c.KEEP_ALIVE = {KEEP_ALIVE}; "
     "from imdsproxy.cli.main import main; import sys; sys.argv = ['imdsproxy']; raise SystemExit(main())"
 )
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0, identity_concurrency=0)) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
-from tests.kit import INSTANCE, ROOT, environment, free_port, get, talk, wait_until
+from imdsproxy.emulator import EmulatorServer
+from tests.kit import ROOT, environment, free_port, get, talk, wait_until
+from tests.targets import INSTANCE
 
 pytestmark = [
     pytest.mark.process,
@@ -24,12 +25,6 @@ pytestmark = [
 HIT = f"GET {INSTANCE} HTTP/1.1\r\nHost: localhost\r\nMetadata: true\r\n\r\n".encode()
 MALFORMED = b"\x16\x03\x01\r\n"
 END_SECONDS = 15.0
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0)) as server:
-        yield server
 
 
 @contextlib.contextmanager

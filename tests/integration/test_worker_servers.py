@@ -21,19 +21,8 @@ import pytest
 from imdsproxy.budget.workers import shared_path
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
 from imdsproxy.protocol.address import Address
-from tests.kit import (
-    INSTANCE,
-    ROOT,
-    TOKEN,
-    Arrivals,
-    environment,
-    free_port,
-    get,
-    most_in_a_second,
-    talk,
-    unused,
-    wait_until,
-)
+from tests.kit import ROOT, Arrivals, environment, free_port, get, most_in_a_second, talk, unused, wait_until
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = [
     pytest.mark.process,
@@ -64,12 +53,6 @@ WORKERS: dict[str, Sequence[str]] = {
 }
 # granian drops the authority of an absolute-form target, and then Host decides.
 DROPS_THE_AUTHORITY = {"granian", "granian-no-lifespan"}
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0)) as server:
-        yield server
 
 
 class Run:

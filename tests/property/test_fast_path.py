@@ -33,7 +33,8 @@ from imdsproxy.server.connection import Connection
 from imdsproxy.server.fast_path import FastPathConnection, connection_class
 from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads
 from imdsproxy.server.run import uvicorn_config
-from tests.scripted import DOWN, INSTANCE, NOWHERE, SLOW, TOKEN, VERSIONS, Imds, Sent, ok, status
+from tests.scripted import DOWN, NOWHERE, SLOW, Imds, Sent, ok, status
+from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 from tests.virtual import VirtualClock
 from tests.wire import SteppedLoop, Wire
 
@@ -41,7 +42,6 @@ LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
 NETWORK = "/metadata/instance/network?api-version=2021-02-01"
 BIG = "/metadata/instance?api-version=2021-12-13"
 ATTESTED = "/metadata/attested/document?api-version=2020-09-01"
-EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 HOST = b"Host: 127.0.0.1"
 METADATA = b"Metadata: true"
 OWN_NAME = b"0123456789abcdef"

@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from imdsproxy.budget.bucket import Budget
 from imdsproxy.protocol.messages import Failure, Response
 from imdsproxy.records import RequestRecord
-from tests.scripted import DOWN, EVENTS, SLOW, VERSIONS, Imds, Sent, Stage, ok, status, token
+from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, ok, status, token
+from tests.targets import EVENTS, VERSIONS
 from tests.virtual import VirtualLoop
 
 TARGETS = [

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from imdsproxy.protocol.messages import Failure, Response
 from imdsproxy.records import Outcome, RequestRecord
 from tests import virtual
-from tests.scripted import DOWN, SLOW, TOKEN, Imds, Sent, Stage, status, token
+from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, status, token
+from tests.targets import TOKEN
 
 HOUR = 3600.0
 MARGIN = 300.0

@@ -9,7 +9,8 @@ import pytest
 from imdsproxy.protocol.messages import Failure, Response
 from imdsproxy.records import Outcome
 from tests import virtual
-from tests.scripted import DOWN, EVENTS, INSTANCE, SLOW, TOKEN, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.targets import EVENTS, INSTANCE, TOKEN
 
 WORDS = {
     "resource missing": (

@@ -11,7 +11,8 @@ import pytest
 from imdsproxy.protocol.messages import Failure, FailureKind, Response
 from imdsproxy.records import Outcome
 from tests import virtual
-from tests.scripted import DOWN, EVENTS, INSTANCE, TOKEN, VERSIONS, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.scripted import DOWN, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 
 DAEMON = "unix:/run/imdsproxy/imdsproxy.sock"
 FROM_PROXY = (b"cache-status", b"imdsproxy; fwd=uri-miss; fwd-status=200; ttl=59; stored")

@@ -11,7 +11,8 @@ from imdsproxy.protocol.messages import Failure, FailureKind
 from imdsproxy.records import Outcome, RequestRecord
 from imdsproxy.upstream.collapsing import CollapsedFetch, CollapsedFetches
 from tests import virtual
-from tests.scripted import EVENTS, INSTANCE, Imds, Stage, in_turn, status
+from tests.scripted import Imds, Stage, in_turn, status
+from tests.targets import EVENTS, INSTANCE
 
 NONCE = "/metadata/attested/document?api-version=2020-09-01&nonce=1234567890"
 

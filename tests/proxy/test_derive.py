@@ -11,7 +11,8 @@ import pytest
 from imdsproxy.protocol.messages import Failure, Response
 from imdsproxy.records import Outcome
 from tests import virtual
-from tests.scripted import DOWN, INSTANCE, SLOW, Imds, Sent, Stage, in_turn, ok, status
+from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, in_turn, ok, status
+from tests.targets import INSTANCE
 
 VERSION = "api-version=2021-02-01"
 VM_ID = f"/metadata/instance/compute/vmId?{VERSION}&format=text"

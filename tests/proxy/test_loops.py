@@ -10,7 +10,8 @@ import pytest
 from imdsproxy.protocol.messages import Failure, FailureKind
 from imdsproxy.records import Outcome
 from tests import virtual
-from tests.scripted import INSTANCE, TOKEN, Imds, Stage, in_turn, ok, status
+from tests.scripted import Imds, Stage, in_turn, ok, status
+from tests.targets import INSTANCE, TOKEN
 
 LOOP = Failure(FailureKind.LOOP, "The rule lacks `meta skuid != 990`.", sent=False)
 

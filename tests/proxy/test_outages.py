@@ -11,7 +11,8 @@ from imdsproxy.ops.readiness import Readiness
 from imdsproxy.protocol.messages import Failure, FailureKind, Response
 from imdsproxy.records import Outcome
 from tests import virtual
-from tests.scripted import DOWN, EVENTS, INSTANCE, TOKEN, VERSIONS, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.scripted import DOWN, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 
 
 def gone_for(seconds: float, begin: float) -> Imds:

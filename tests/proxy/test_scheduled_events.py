@@ -12,7 +12,8 @@ from imdsproxy.ops.readiness import Readiness
 from imdsproxy.protocol.messages import Failure, FailureKind, Response
 from imdsproxy.records import Outcome
 from tests import virtual
-from tests.scripted import DOWN, EVENTS, INSTANCE, SLOW, TOKEN, VERSIONS, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 
 ACKNOWLEDGEMENT = b'{"StartRequests":[{"EventId":"x"}]}'
 FAILURES: dict[str, Response | Failure] = {

@@ -13,7 +13,8 @@ import pytest
 from imdsproxy.protocol.messages import Failure, Response
 from imdsproxy.records import Outcome, RequestRecord
 from tests import virtual
-from tests.scripted import DOWN, SLOW, TOKEN, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.targets import TOKEN
 
 LIFE = 86400
 HOUR = 3600

@@ -11,7 +11,8 @@ from imdsproxy.budget.fair_semaphore import FairSemaphore
 from imdsproxy.budget.limiter import Limiter, Ticket
 from imdsproxy.records import Outcome
 from tests import virtual
-from tests.scripted import EVENTS, INSTANCE, TOKEN, Imds, Stage, token
+from tests.scripted import Imds, Stage, token
+from tests.targets import EVENTS, INSTANCE, TOKEN
 
 
 def leaf(number: int) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import INSTANCE, ROOT, wait_until
+from tests.kit import ROOT, wait_until
 from tests.system.hosts import ROOT_USER, Host
 from tests.system.topology import ORDINARY_USER, Azure
+from tests.targets import INSTANCE
 
 pytestmark = pytest.mark.system
 
@@ -68,6 +69,7 @@ def test_a_killed_test_run_leaves_no_process_and_no_namespace_behind(tmp_path: P
     script = """
 import sys, time
 from tests.system.hosts import ROOT_USER, Host
+from tests.targets import INSTANCE
 with Host("one") as one, one.start("sleep", "300", user=int(sys.argv[1])) as process, one.inside():
     import os
     print(process.pid, os.readlink("/proc/thread-self/ns/net"), flush=True)

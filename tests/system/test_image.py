@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from imdsproxy import __version__
-from tests.kit import INSTANCE, ROOT, TOKEN, cache_status, is_hit, wait_until
+from tests.kit import ROOT, cache_status, is_hit, wait_until
 from tests.system.containers import Mount, contained, run_contained
 from tests.system.hosts import Host
 from tests.system.image import DOCKERFILE, Builder, Image, missing
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, Azure, HostedProxy
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.system
 

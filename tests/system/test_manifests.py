@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests import manifests
-from tests.kit import INSTANCE, TOKEN, most_in_a_second, wait_until
+from tests.kit import most_in_a_second, wait_until
 from tests.manifests import Pod
 from tests.system.kubelet import Node, RunningContainer, RunningPod, pod_network
 from tests.system.topology import ORDINARY_USER, ROUTE_LOCALNET, Azure
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.system
 

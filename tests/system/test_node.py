@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kit import INSTANCE, TOKEN
 from tests.system.hosts import Host, link
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, PROXY_USER, ROUTE_LOCALNET, Azure
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.system
 

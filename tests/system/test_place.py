@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kit import INSTANCE, wait_until
+from tests.kit import wait_until
 from tests.system.hosts import ROOT_USER
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, PROXY_USER, ROUTE_LOCALNET, Azure
+from tests.targets import INSTANCE
 
 pytestmark = pytest.mark.system
 

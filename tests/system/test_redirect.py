@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from tests.kit import INSTANCE, TOKEN, wait_until
+from tests.kit import wait_until
 from tests.system.hosts import ROOT_USER, Host
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, PROXY_USER, ROUTE_LOCALNET, Azure
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.system
 

@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
-from tests.kit import INSTANCE, METADATA, ROOT, environment, wait_until
+from tests.kit import METADATA, ROOT, environment, wait_until
+from tests.targets import INSTANCE
 
 pytestmark = pytest.mark.system
 

@@ -22,10 +22,11 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.settings.load import Settings
-from tests.kit import INSTANCE, METADATA, ROOT, TOKEN, Answer, wait_until
+from tests.kit import METADATA, ROOT, Answer, wait_until
 from tests.system import confined
 from tests.system.confined import LIBSECCOMP, Confinement
 from tests.system.topology import ORDINARY_USER, PROXY_USER, ROUTE_LOCALNET, Azure, HostedProxy
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.system
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import EmulatorServer
-from tests.kit import INSTANCE, Answer, Arrivals, get, unused, wait_until
+from tests.kit import Answer, Arrivals, get, unused, wait_until
+from tests.targets import INSTANCE
 from tests.windows.wine import CTRL_C, Windows, windows_path
 
 pytestmark = [pytest.mark.process, pytest.mark.windows, pytest.mark.xdist_group("windows")]

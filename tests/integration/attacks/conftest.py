@@ -12,16 +12,10 @@ from typing import Any
 
 import pytest
 
-from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
+from imdsproxy.emulator import EmulatorServer
 from tests.integration.attacks.kit import Starter, check_labels, check_log
 from tests.kit import ProxyProcess, get, running_proxy
 from tests.servers import forbidden_port
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0, identity_concurrency=0)) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

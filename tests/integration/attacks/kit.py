@@ -15,7 +15,8 @@ from typing import BinaryIO
 from imdsproxy.emulator import EmulatorServer
 from imdsproxy.policy import ENDPOINTS
 from imdsproxy.protocol.messages import FailureKind
-from tests.kit import TOKEN, Answer, ProxyProcess, get, talk
+from tests.kit import Answer, ProxyProcess, get, talk
+from tests.targets import TOKEN
 
 HOST = b"Host: localhost\r\n"
 TRUE = b"Metadata: true\r\n"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
+from imdsproxy.emulator import EmulatorServer
 from imdsproxy.server.crowd import ANSWERED, RESERVE
 from tests.integration.attacks.kit import HOST, read_answer, request
-from tests.kit import INSTANCE, ProxyProcess, get, running_proxy, wait_until
+from tests.kit import ProxyProcess, get, running_proxy, wait_until
+from tests.targets import INSTANCE
 
 pytestmark = [
     pytest.mark.process,
@@ -23,12 +24,6 @@ pytestmark = [
 FILES = 200
 ROOM = FILES - RESERVE - ANSWERED
 """Connections that this limit leaves room for, as `server.crowd` reckons it."""
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0)) as server:
-        yield server
 
 
 @pytest.fixture

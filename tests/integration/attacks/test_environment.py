@@ -8,7 +8,8 @@ import pytest
 
 from imdsproxy.emulator import EmulatorServer
 from tests.integration.attacks.kit import Starter, check_log
-from tests.kit import INSTANCE, METADATA, TOKEN, get
+from tests.kit import METADATA, get
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.process
 

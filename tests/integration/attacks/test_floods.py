@@ -23,8 +23,9 @@ from tests.integration.attacks.kit import (
     read_answer,
     request,
 )
-from tests.kit import INSTANCE, TOKEN, get
+from tests.kit import get
 from tests.servers import AnsweringServer, ok
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.process
 

@@ -20,7 +20,8 @@ from tests.integration.attacks.kit import (
     request,
     until_closed,
 )
-from tests.kit import INSTANCE, TOKEN, ProxyProcess, get
+from tests.kit import ProxyProcess, get
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.process
 

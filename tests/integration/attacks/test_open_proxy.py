@@ -19,7 +19,8 @@ from tests.integration.attacks.kit import (
     request,
     until_closed,
 )
-from tests.kit import INSTANCE, TOKEN, ProxyProcess
+from tests.kit import ProxyProcess
+from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.process
 

@@ -12,19 +12,14 @@ import pytest
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
 from tests.integration.attacks.kit import EVENTS, HOST, RAW_TOKEN, TRUE, Starter, check_log, read_answer, request
 from tests.integration.attacks.listeners import KINDS, Everywhere, listening_everywhere, read_all
-from tests.kit import INSTANCE, wait_until
+from tests.kit import wait_until
+from tests.targets import INSTANCE
 
 pytestmark = pytest.mark.process
 
 MEBIBYTE = 1 << 20
 LEAST = b"GET / HTTP/1.1\r\n\r\n"
 every_listener = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0, identity_concurrency=0)) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

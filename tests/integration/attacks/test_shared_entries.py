@@ -13,8 +13,9 @@ import pytest
 from imdsproxy.emulator import EmulatorServer, Fault
 from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED
 from tests.integration.attacks.kit import HOST, Starter, converse, nothing_arrives, request
-from tests.kit import INSTANCE, Answer, ProxyProcess, get
+from tests.kit import Answer, ProxyProcess, get
 from tests.servers import AnsweringServer, ok
+from tests.targets import INSTANCE
 
 pytestmark = pytest.mark.process
 

@@ -16,7 +16,8 @@ from tests.integration.attacks.kit import (
     request,
     until_closed,
 )
-from tests.kit import INSTANCE, ProxyProcess
+from tests.kit import ProxyProcess
+from tests.targets import INSTANCE
 
 pytestmark = pytest.mark.process
 

@@ -13,15 +13,13 @@ from imdsproxy.emulator.events import EVENT_VERSIONS
 from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, ManagedIdentity
 from imdsproxy.emulator.messages import Answer, Request, failure, json_answer, read_query, segments_of
 from imdsproxy.emulator.samples import sample_instance
+from tests.targets import EVENTS, INSTANCE, TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOW = 1_700_000_000.0
 METADATA = (("metadata", "true"),)
-INSTANCE = "/metadata/instance?api-version=2021-02-01"
-TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
-EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 
 
 def ask(
