@@ -1,8 +1,8 @@
 # The image: Debian's Python, the locked packages, this project, and nothing else: no shell, no package manager.
-# Needs BuildKit or buildah. docs/container.md says how it is built and run.
+# It needs BuildKit or buildah. docs/container.md says how to build and run it.
 #
 #   docker build -t imdsproxy:0.1.0 .                               the proxy
-#   docker build -t imdsproxy-redirect:0.1.0 --target redirect .    what brings calls of IMDS to it
+#   docker build -t imdsproxy-redirect:0.1.0 --target redirect .    what redirects calls of IMDS to it
 
 ARG BASE=debian:12.12-slim
 
@@ -10,8 +10,8 @@ FROM ${BASE} AS build
 ARG SOURCE_DATE_EPOCH=0
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_ROOT_USER_ACTION=ignore PYTHONHASHSEED=0
 
-# What Python, the wheels and nft load at run time; the tests load every library of the image. Left out with their
-# libraries are curses, dbm, NIS, readline and SQLite, and what only developers need.
+# The packages that Python, the wheels and nft load at run time; the tests load every library of the image. Left out
+# are curses, dbm, NIS, readline and SQLite with their libraries, and what only developers need.
 COPY container/unpack /
 RUN apt-get update -q \
     && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends binutils python3-venv \
@@ -23,8 +23,8 @@ RUN apt-get update -q \
     && rm _curses* _dbm.* _sqlite3.* nis.* readline.* _ctypes_test.* _test* _xxtestfuzz.* xxlimited* \
     && rm -r ../pydoc_data ../test
 
-# pip works from outside, so that it is never in the environment it fills. Its configuration (an index, a proxy, a
-# certificate) may come in as the secret pip.conf. The lock is complete: no dependency is resolved, nothing is built.
+# pip is installed elsewhere, so that it is never in the environment that it fills. Its configuration (an index, a
+# proxy, a certificate) can be passed as the secret pip.conf. The lock is complete: nothing is resolved, nothing is built.
 COPY requirements/run.txt /project/requirements/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3.11 -m venv /tools \
@@ -32,7 +32,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     && /tools/bin/pip --python /opt/imdsproxy/bin/python install --require-hashes --no-deps --only-binary :all: \
         -r /project/requirements/run.txt
 
-# Compiled here, since nothing can be written later; never compared with the sources, since those cannot change.
+# Compiled here, because nothing can be written later. Never compared with the sources, because those cannot change.
 COPY pyproject.toml README.md LICENSE /project/
 COPY imdsproxy /project/imdsproxy
 COPY container /project/container
@@ -63,7 +63,7 @@ LABEL org.opencontainers.image.title="imdsproxy" \
     org.opencontainers.image.revision="${REVISION}" \
     org.opencontainers.image.source="${SOURCE}"
 COPY --from=build /image /
-# A new volume mounted here belongs to the same user.
+# A new volume that is mounted here gets the same owner.
 COPY --from=build --chown=65532:65532 /volumes /run
 ENV PATH=/opt/imdsproxy/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1
 

@@ -1,8 +1,8 @@
-"""The image's health check: asks for /-/healthy wherever the settings say that the proxy listens.
+"""The image's health check: requests /-/healthy from every address on which the proxy listens by its settings.
 
-Status 0 if each of these places answers 200, else 1 and one line that says why. It knows the environment and
-IMDSPROXY_CONFIG_FILE; flags are not to be seen from here. It runs as python -IS every few seconds on every machine, so
-it imports next to nothing.
+The status is 0 if each of them answers 200, otherwise 1 with the reason in one line. The settings come from the
+environment and IMDSPROXY_CONFIG_FILE; this process cannot see flags. It runs as `python -IS` every few seconds on every
+machine, so it imports as little as possible.
 """  # noqa: INP001  # a program in a folder, not a package
 
 import sys
@@ -10,13 +10,13 @@ from _socket import AF_UNIX, SOCK_STREAM, getaddrinfo, socket
 from os import environ
 
 _NAMES = ("HOST", "PORT", "ADMIN_HOST", "ADMIN_PORT", "UDS")
-_SECONDS = 2.0
-_QUESTION = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+_TIMEOUT = 2.0
+_REQUEST = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
 def main() -> int:
-    """Ask everywhere; give the status to end with."""
+    """Check every listener, and return the exit status."""
     try:
         for host, port in _places(_settings()):
             _ask(host, port)
@@ -29,36 +29,40 @@ def main() -> int:
 def _settings() -> dict[str, str]:
     found = {name: environ[f"IMDSPROXY_{name}"] for name in _NAMES if f"IMDSPROXY_{name}" in environ}
     if file := environ.get("IMDSPROXY_CONFIG_FILE"):
-        import tomllib  # noqa: PLC0415  # as long as all the rest together
+        import tomllib  # noqa: PLC0415  # importing it takes as long as all the rest
 
-        with open(file, encoding="utf-8-sig") as opened:  # noqa: PTH123  # pathlib takes time, too
+        with open(file, encoding="utf-8-sig") as opened:  # noqa: PTH123  # importing pathlib takes time
             kept = tomllib.loads(opened.read())
         found = {name: str(kept[name.lower()]) for name in _NAMES if name.lower() in kept} | found
     return found
 
 
 def _places(settings: dict[str, str]) -> list[tuple[str, int | None]]:
-    """Give host and port of each listener whose port is known; the path and None of a Unix socket. OSError: none is."""
+    """Return host and port of each listener with a known port, and path and None of a Unix socket.
+
+    Raises:
+        OSError: there is no such listener.
+    """
     host = settings.get("HOST") or "127.0.0.1"
     listeners = [(host, settings.get("PORT", "8254")), (settings.get("ADMIN_HOST") or host, settings.get("ADMIN_PORT"))]
     places: list[tuple[str, int | None]] = [(where, int(port)) for where, port in listeners if port and int(port)]
     if path := settings.get("UDS"):
         places.append((path, None))
     if not places:
-        raise OSError("IMDSPROXY_PORT=0 does not say where to ask; set IMDSPROXY_ADMIN_PORT or IMDSPROXY_UDS, too")
+        raise OSError("the port is not known (IMDSPROXY_PORT=0); set IMDSPROXY_ADMIN_PORT or IMDSPROXY_UDS as well")
     return places
 
 
 def _ask(host: str, port: int | None) -> None:
-    """Ask one of them. Raises OSError if it gives anything but 200."""
+    """Request /-/healthy from one listener; raise OSError if the status is not 200."""
     place = host if port is None else f"{host}:{port}"
     try:
         family, address = (AF_UNIX, host) if port is None else _address(host, port)
         connection = socket(family, SOCK_STREAM)
         try:
-            connection.settimeout(_SECONDS)
+            connection.settimeout(_TIMEOUT)
             connection.connect(address)
-            connection.sendall(_QUESTION)
+            connection.sendall(_REQUEST)
             answer = b""
             while b"\n" not in answer and (part := connection.recv(4096)):
                 answer += part
@@ -72,8 +76,8 @@ def _ask(host: str, port: int | None) -> None:
 
 
 def _address(host: str, port: int) -> tuple[int, tuple[object, ...]]:
-    # As bytes, since text would first be looked at for letters beyond ASCII, which takes as long as all the rest.
-    found = getaddrinfo(_EVERYWHERE.get(host, host).encode(), port, 0, SOCK_STREAM)[0]
+    # As bytes, because text would load the IDNA codec first, which takes as long as all the rest.
+    found = getaddrinfo(_WILDCARDS.get(host, host).encode(), port, 0, SOCK_STREAM)[0]
     return found[0], found[4]
 
 
