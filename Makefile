@@ -7,16 +7,33 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 CORE = imdsproxy/protocol/*,imdsproxy/policy.py,imdsproxy/records.py,imdsproxy/budget/bucket.py,imdsproxy/budget/fair_queue.py,imdsproxy/budget/shared_record.py,imdsproxy/cache/access_token.py,imdsproxy/cache/derive.py,imdsproxy/cache/freshness.py,imdsproxy/cache/rendered_hit.py,imdsproxy/upstream/headers.py,imdsproxy/upstream/health.py,imdsproxy/upstream/retry.py,imdsproxy/ops/log_limit.py,imdsproxy/server/parse_errors.py,imdsproxy/cli/nftables.py
 
-.PHONY: demo test check format bench scaling lock clean
+.PHONY: demo test test-interpreter test-long check format bench scaling lock clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/imdsproxy demo
 
+# docs/testing.md says what runs where. WORKERS is the number of processes that share the tests: one more than two
+# cores have use for, because many tests wait most of their time.
+WORKERS ?= 3
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25
+define measured
+@rm -f .coverage .coverage.*
+$(PYTEST) --cov --cov-report= $(PYTEST_ARGS)
+$(BIN)/coverage report --fail-under=90
+$(BIN)/coverage report --include=$(CORE) --fail-under=100
+endef
+
 test: $(VENV)/dev.stamp
-	@rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST_ARGS)
-	$(BIN)/coverage report --fail-under=90
-	$(BIN)/coverage report --include=$(CORE) --fail-under=100
+	$(measured)
+
+# The part that another interpreter can change.
+test-interpreter: $(VENV)/dev.stamp
+	$(PYTEST) -m "not system and not windows and not large" $(PYTEST_ARGS)
+
+test-long: export TEST_LONG = 1
+test-long: WORKERS = 2
+test-long: $(VENV)/dev.stamp
+	$(measured)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -77,4 +94,4 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
 	$(install)
 
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.effort import FULL, QUICK, Effort
+from benchmarks.effort import FULL, QUICK, SMOKE, Effort
 from benchmarks.figures import BenchmarkError, Curve, Figure, Findings
 from benchmarks.machine import cores, open_files
 from benchmarks.measures import burst, cold_storm, curves, footprint, latency, throughput
@@ -36,6 +36,8 @@ _PARTS: Mapping[str, tuple[str, Part]] = {
     "cold": ("a cold storm", cold_storm.storm),
 }
 
+_SHORTER = {"--quick": QUICK, "--smoke": SMOKE}
+
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, and print the report.
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     described = description.describe(_command(options), chosen.words)
     try:
         with cores.on(chosen.load):
-            findings = _measure(bench, options.only, QUICK if options.quick else FULL)
+            findings = _measure(bench, options.only, options.effort)
         document = tables.document(described, findings, time.monotonic() - began)
         if options.json is not None:
             options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -94,7 +96,14 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="shorter rounds, for a first look or a smoke test")
+    shorter = parser.add_mutually_exclusive_group()
+    for flag, effort in _SHORTER.items():
+        what = (
+            "shorter rounds, for a first look"
+            if effort is QUICK
+            else "the shortest rounds, for a test of the benchmark"
+        )
+        shorter.add_argument(flag, dest="effort", action="store_const", const=effort, default=FULL, help=what)
     names = ", ".join(_PARTS)
     add("--only", type=_parts, default=list(_PARTS), metavar="PART[,PART]", help=f"of {names}; all by default")
     add("--json", type=_file, metavar="FILE", help="also write the figures to this file")
@@ -132,8 +141,7 @@ def _folder(text: str) -> Path:
 def _command(options: argparse.Namespace) -> str:
     """Return the command without the flags that only say where the results go."""
     words = ["python", "-m", "benchmarks"]
-    if options.quick:
-        words.append("--quick")
+    words += [flag for flag, effort in _SHORTER.items() if options.effort is effort]
     if options.only != list(_PARTS):
         words += ["--only", ",".join(options.only)]
     return shlex.join(words)

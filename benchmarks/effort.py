@@ -66,3 +66,22 @@ QUICK = Effort(
     cold_targets=20,
     cold_patience=8.0,
 )
+SMOKE = Effort(
+    latency_rounds=1,
+    latency_requests=50,
+    load_rounds=1,
+    load_seconds=1,
+    requests_for_memory=2000,
+    curve_rounds=1,
+    connections=(1, 32),
+    entries=(1, 30),
+    miss_rounds=1,
+    miss_requests=20,
+    mixed_requests=200,
+    starts=1,
+    burst=100,
+    distinct=15,
+    cold_clients=100,
+    cold_targets=20,
+    cold_patience=4.0,
+)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+from tests import spread
+from tests.size import LONG
+from tests.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
 
 if sys.platform != "win32":
     from tests import isolation
@@ -16,9 +23,14 @@ if sys.platform != "win32":
 else:
     ALONE = False
 
-# The same examples each time where a failure must mean a change; new ones wherever somebody looks.
+KEPT = Path(__file__).resolve().parent.parent / ".hypothesis" / "examples"
+# The same examples each time where a failure must mean a change; new ones wherever somebody looks for long. Examples
+# that failed there are kept, and are tried first the next time.
 settings.register_profile("repeatable", derandomize=True)
-if os.environ.get("CI"):
+settings.register_profile("long", max_examples=500, database=DirectoryBasedExampleDatabase(KEPT), print_blob=True)
+if LONG:
+    settings.load_profile("long")
+elif os.environ.get("CI"):
     settings.load_profile("repeatable")
 
 # Nothing that a developer has set reaches a test, nor a process that a test starts.
@@ -27,10 +39,29 @@ for name in [name for name in os.environ if name.upper().startswith("IMDSPROXY_"
 for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[name]
 
+# Tracing makes a process take twice as long to start and to work, and there are a thousand of them. What the processes
+# of the tests themselves run is enough for every threshold; `make test-long` measures those that they start as well.
+if not LONG:
+    for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
+        del os.environ[name]
+
 
 def pytest_report_header() -> str:
     """Say how far the tests are kept from the network."""
     return "network: a namespace of the tests' own" if ALONE else "network: connections but to loopback are refused"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with what takes long."""
+    spread.sort(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Spread the tests by what they share."""
+    from tests.scheduler import BySharedWork  # noqa: PLC0415  # xdist is not wherever the tests run
+
+    return BySharedWork(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(autouse=True)

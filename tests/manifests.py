@@ -1,6 +1,7 @@
 """The Kubernetes manifests of `k8s/` as the tests read them: rendered, document by document, pod by pod.
 
-`python -m tests.manifests` renders them anew into `k8s/rendered/`, which needs kubectl.
+`python -m tests.manifests` renders them again into `k8s/rendered/`, which needs kubectl: the one that is installed, or
+what `.ci/debian` fetches.
 """
 
 from __future__ import annotations
@@ -158,8 +159,8 @@ def _stages(dockerfile: str) -> dict[str, dict[str, str]]:
 
 
 def kubectl() -> str | None:
-    """Give the program that renders kustomizations, if this machine has it."""
-    return shutil.which("kubectl")
+    """Return the program that renders kustomizations, or None if this machine has none."""
+    return shutil.which("kubectl") or shutil.which("kubectl", path=ROOT / ".debian")
 
 
 def source(layout: str) -> Path:

@@ -1,4 +1,4 @@
-"""A hundred programs that start at once, as they do when a node comes up."""
+"""A hundred programs (twenty in `make test`) that start at once, as they do when a node comes up."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import pytest
 from imdsproxy.emulator import Emulator, run_in_thread
 from tests.clients.callers import CASES, environment, result, start
 from tests.kit import most_in_a_second, running_proxy
+from tests.size import size
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.large]
 
-PROCESSES = 100
+PROCESSES = size(short=20, full=100)
 RESOURCES = [f"https://service{number}.example" for number in range(8)]
 PATIENCE = 120.0
 """Seconds for all of it; most of them go into loading azure-identity a hundred times."""
 
 
-def test_a_hundred_processes_and_eight_resources_are_eight_requests_to_imds(tmp_path: Path) -> None:
+def test_many_processes_and_eight_resources_are_eight_requests_to_imds(tmp_path: Path) -> None:
     """Each asks for all eight, in an order of its own, and all of them begin in the same moment."""
     shuffled = random.Random(8)
     orders = [shuffled.sample(RESOURCES, len(RESOURCES)) for _ in range(PROCESSES)]

@@ -15,7 +15,7 @@ from imdsproxy.emulator import Arrival, Emulator, Fault, run_in_thread
 from tests.clients.callers import CASES, PATIENCE, Case, Got, environment, result, start
 from tests.kit import most_in_a_second, running_proxy, wait_until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.large]
 
 TOKEN_PATH = b"/metadata/identity/oauth2/token"
 SHORT = f"{TOKEN_PATH.decode()}=1"

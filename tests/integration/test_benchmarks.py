@@ -18,7 +18,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks.effort import Effort
+from benchmarks.effort import QUICK, SMOKE, Effort
 from benchmarks.figures import (
     BARE,
     DIRECT,
@@ -44,6 +44,7 @@ from benchmarks.samples import median, most_in_a_second, percentile
 from benchmarks.servers import peers
 from benchmarks.servers.bench import Bench
 from tests.kit import ROOT, wait_until
+from tests.size import size
 
 ALL = {OURS, NGINX, HAPROXY, VARNISH, BARE, PLAIN}
 CACHES = {OURS, NGINX, HAPROXY, VARNISH}
@@ -75,6 +76,10 @@ MAY_BE_NOTHING |= {
 }  # the kernel counts in hundredths of a second
 SVG = "{http://www.w3.org/2000/svg}"
 
+EFFORT = size(short="--smoke", full="--quick")
+COLD_CLIENTS = size(short=SMOKE, full=QUICK).cold_clients
+
+pytestmark = pytest.mark.large
 process = pytest.mark.process
 
 
@@ -123,10 +128,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(folder: Path) -> str:
-    """What one quick run printed; its results are in the folder."""
+    """What one short run printed; its results are in the folder."""
     temporary = folder / "temporary"
     temporary.mkdir()
-    flags = ["--quick", "--json", str(folder / "figures.json"), "--results", str(folder / "results")]
+    flags = [EFFORT, "--json", str(folder / "figures.json"), "--results", str(folder / "results")]
     done = run(*flags, TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
     assert list(temporary.iterdir()) == []
@@ -186,7 +191,7 @@ def test_storms_keep_the_budget(document: dict[str, Any]) -> None:
     assert measured["cold_refused_requests"][OURS] == 0
     assert measured["cold_gave_up_clients"][OURS] == 0
     # Without a proxy each client asks at least once.
-    assert measured["cold_reached_requests"][DIRECT] >= 200
+    assert measured["cold_reached_requests"][DIRECT] >= COLD_CLIENTS
     assert measured["cold_gave_up_clients"][DIRECT] > 0
 
 
@@ -223,7 +228,7 @@ def test_a_peer_that_is_missing_or_does_not_start_is_left_out_with_a_word(tmp_pa
     broken.write_text('#!/bin/sh\necho "no room here" >&2\nexit 1\n', encoding="utf-8")
     broken.chmod(0o755)
     written = tmp_path / "figures.json"
-    done = run("--quick", "--only", "starts,hits", "--json", str(written), PATH=f"{tmp_path}:/bin/nowhere")
+    done = run(EFFORT, "--only", "starts,hits", "--json", str(written), PATH=f"{tmp_path}:/bin/nowhere")
     assert done.returncode == 0, done.stderr
     document = json.loads(written.read_text(encoding="utf-8"))
     assert document["left_out"] == {
@@ -237,7 +242,7 @@ def test_a_peer_that_is_missing_or_does_not_start_is_left_out_with_a_word(tmp_pa
     for figure in ("hits_per_second", "differing_per_second", "start_s"):
         assert document["figures"][figure]["measured"].keys() == {OURS, BARE, PLAIN}
     assert "wrk is not installed" in document["figures"]["hits_per_second"]["note"]
-    assert document["machine"]["command"] == "python -m benchmarks --quick --only hits,starts"
+    assert document["machine"]["command"] == f"python -m benchmarks {EFFORT} --only hits,starts"
 
 
 @process
@@ -284,6 +289,7 @@ def test_a_part_that_fails_loses_no_other(monkeypatch: pytest.MonkeyPatch, capsy
     "flags",
     [
         ["--fast"],
+        ["--quick", "--smoke"],
         ["--json"],
         ["--json", "no-such-folder/figures.json"],
         ["--results", "no-such-folder/results"],

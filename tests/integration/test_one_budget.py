@@ -21,6 +21,7 @@ from tests.targets import INSTANCE
 
 pytestmark = [
     pytest.mark.process,
+    pytest.mark.large,
     pytest.mark.skipif(sys.platform != "linux", reason="a budget is shared on Linux only"),
 ]
 

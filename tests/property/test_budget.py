@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from imdsproxy.budget.bucket import Budget, Permit
 from imdsproxy.budget.limiter import Limiter, Ticket, TurnedAway
 from tests import virtual
+from tests.size import examples
 
 LATENCIES = st.one_of(
     st.just(0.0),
@@ -46,7 +47,7 @@ def most_in_any_window(arrivals: list[float], window: float) -> int:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     requests=st.integers(1, 7),
     window=st.sampled_from([0.5, 1.0, 3.0]),
@@ -72,7 +73,7 @@ def test_no_window_ever_sees_more_than_the_budget(
     assert most_in_any_window(arrivals, window) <= requests
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(latency=st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.5, 2.0]), seed=st.integers(0, 2**32))
 def test_under_a_standing_queue_nearly_the_whole_budget_is_used(latency: float, seed: int) -> None:
     chance = random.Random(seed)
@@ -94,7 +95,7 @@ def test_under_a_standing_queue_nearly_the_whole_budget_is_used(latency: float, 
     assert most_in_any_window(arrivals, 1.0) <= 5
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     waiting=st.integers(1, 40),
     cancelled=st.sets(st.integers(0, 39)),

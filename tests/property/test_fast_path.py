@@ -34,6 +34,7 @@ from imdsproxy.server.fast_path import FastPathConnection, connection_class
 from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads
 from imdsproxy.server.run import uvicorn_config
 from tests.scripted import DOWN, NOWHERE, SLOW, Imds, Sent, ok, status
+from tests.size import examples
 from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 from tests.virtual import VirtualClock
 from tests.wire import SteppedLoop, Wire
@@ -677,7 +678,7 @@ def compare(house: House, history: Sequence[Step], lane: type[Connection] = LANE
     return with_it.application.ways
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(house=HOUSES, history=HISTORIES)
 def test_with_the_lane_and_without_it_the_same_happens(house: House, history: list[Step]) -> None:
     compare(house, history)
@@ -775,7 +776,7 @@ def test_an_entry_that_was_dropped_is_not_given_again() -> None:
     compare(House(), [Repeat(0, events, 3, 0.01), Told("drop"), Repeat(0, events, 3, 0.01)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     size=st.sampled_from([3_000, 5_000, 7_000, 9_000]),
     order=st.tuples(*[st.lists(st.sampled_from([0, 0, 1, 1, 2, 3, 5]), max_size=20)] * 3),
@@ -841,7 +842,7 @@ def _moment(entry: Entry, where: tuple[float, float | None]) -> float:
     return max(moment, entry.sent_at)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(entry=_entries(), where=_WHERE, share=st.floats(0.0, 1.0))
 def test_a_hit_is_the_same_until_the_moment_it_names(
     entry: Entry, where: tuple[float, float | None], share: float

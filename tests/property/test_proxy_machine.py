@@ -15,6 +15,7 @@ from imdsproxy.budget.bucket import Budget
 from imdsproxy.protocol.messages import Failure, Response
 from imdsproxy.records import RequestRecord
 from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, ok, status, token
+from tests.size import examples
 from tests.targets import EVENTS, VERSIONS
 from tests.virtual import VirtualLoop
 
@@ -203,5 +204,5 @@ class ProxyMachine(RuleBasedStateMachine):
         assert budget._in_flight(self.loop.time()) == self.stage.imds.under_way
 
 
-ProxyMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
+ProxyMachine.TestCase.settings = settings(max_examples=examples(250), stateful_step_count=50, deadline=None)
 TestProxyMachine = ProxyMachine.TestCase

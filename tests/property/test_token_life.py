@@ -13,6 +13,7 @@ from imdsproxy.protocol.messages import Failure, Response
 from imdsproxy.records import Outcome, RequestRecord
 from tests import virtual
 from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, status, token
+from tests.size import examples
 from tests.targets import TOKEN
 
 HOUR = 3600.0
@@ -121,7 +122,7 @@ def assert_within_budget(times: list[float]) -> None:
     renews_before=st.sampled_from([0.0, 60.0, 300.0, 1800.0, 12 * HOUR, 25 * HOUR]),
     plan=st.lists(steps, min_size=1, max_size=60),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_token_is_good_and_one_that_is_there_is_served_at_once(
     lives: list[float], renews_before: float, plan: list[Step]
 ) -> None:
@@ -149,7 +150,7 @@ def test_every_token_is_good_and_one_that_is_there_is_served_at_once(
     life=st.sampled_from([HOUR, 4242.0, 8 * HOUR, 24 * HOUR]),
     failing=st.sampled_from([None, *TROUBLES]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_imds_is_asked_once_in_half_a_life_and_while_it_fails_by_one_renewal_at_a_time(
     moments: list[float], life: float, failing: Response | Failure | None
 ) -> None:

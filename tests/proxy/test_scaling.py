@@ -54,6 +54,7 @@ def test_the_document_has_every_table_with_every_line(name: str) -> None:
     assert told == [[cell(replace(some, case=case)) for _, cell in labels] for case in table.cases]
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("name", TABLES)
 def test_the_documents_figures_are_those_of_the_simulation(name: str) -> None:
     table = TABLES[name]

@@ -1,0 +1,114 @@
+"""How the tests themselves run: what a skip is in CI, how tests are spread, what the sizes are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kit import ROOT
+from tests.skips import EXPECTED, complaint, strict
+from tests.spread import scope
+
+SUITE = """
+import pytest
+
+@pytest.fixture
+def lacking():
+    pytest.skip("no such tool")
+
+def test_that_runs():
+    pass
+
+def test_that_skips_itself():
+    pytest.skip("no such tool")
+
+def test_whose_fixture_skips(lacking):
+    pass
+
+@pytest.mark.skipif(True, reason="no such tool")
+def test_that_is_marked():
+    pass
+
+def test_that_may_skip():
+    pytest.skip("only root may make network namespaces")
+
+@pytest.mark.xfail(reason="known", strict=True)
+def test_that_is_expected_to_fail():
+    raise AssertionError
+
+@pytest.mark.xfail(reason="known", run=False)
+def test_that_is_not_run():
+    pass
+"""
+MODULE = 'import pytest\npytest.importorskip("no_such_module")\n'
+
+
+def outcome(folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    (folder / "test_suite.py").write_text(SUITE, encoding="utf-8")
+    (folder / "test_module.py").write_text(MODULE, encoding="utf-8")
+    kept = {name: value for name, value in os.environ.items() if name not in {"CI", "PYTEST_ADDOPTS"}}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "tests.skips", "-p", "no:cacheprovider", f"--rootdir={folder}"],
+        cwd=folder,
+        env={**kept, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **more},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a skip is a failure on Linux only")
+def test_in_ci_an_unexpected_skip_fails_wherever_it_comes_from(tmp_path: Path) -> None:
+    # A module that cannot be imported interrupts the session, so that is seen in a run of its own.
+    interrupted = outcome(tmp_path, CI="true")
+    assert interrupted.returncode == 2, interrupted.stdout
+    assert "skipped in CI: could not import 'no_such_module'" in interrupted.stdout
+    done = outcome(tmp_path, CI="true", PYTEST_ADDOPTS="--ignore=test_module.py")
+    assert done.returncode == 1, done.stdout
+    assert "1 failed, 1 passed, 1 skipped, 2 xfailed, 2 errors" in done.stdout
+    assert done.stdout.count(": skipped in CI: no such tool\nInstall") >= 3
+
+
+def test_elsewhere_skips_are_skips(tmp_path: Path) -> None:
+    done = outcome(tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed, 5 skipped, 2 xfailed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "fails"),
+    [
+        ({"CI": "true"}, "linux", True),
+        ({"CI": ""}, "linux", False),
+        ({}, "linux", False),
+        ({"CI": "true"}, "win32", False),
+    ],
+)
+def test_skips_are_judged_in_ci_on_linux(environment: dict[str, str], platform: str, fails: bool) -> None:
+    assert strict(environment, platform) is fails
+
+
+def test_each_expected_skip_has_its_reason() -> None:
+    for start, why in EXPECTED.items():
+        assert complaint(f"{start} here") == ""
+        assert why
+    assert "not installed: nft" in complaint("not installed: nft")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tests/unit/test_a.py::test_one", "tests/unit/test_a.py"),
+        ("tests/unit/test_a.py::TestThis::test_one[a-b]", "tests/unit/test_a.py"),
+        ("tests/unit/test_a.py::test_one[a@b]", "tests/unit/test_a.py"),
+        ("tests/unit/test_a.py::test_one[a@b]@images", "images"),
+        ("tests/unit/test_a.py::test_one@images", "images"),
+    ],
+)
+def test_tests_of_a_file_or_of_a_group_run_in_one_process(name: str, expected: str) -> None:
+    assert scope(name) == expected
