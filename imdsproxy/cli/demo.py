@@ -124,7 +124,7 @@ A managed identity's token, whose expires_in is what is left of it at that momen
   {lines.curl} -s -H Metadata:true {lines.quote}{token}{lines.quote}
 
 PowerShell:
-  Invoke-RestMethod -Headers @{{"Metadata"="true"}} -Uri "{target}"
+  Invoke-RestMethod -NoProxy -Headers @{{"Metadata"="true"}} -Uri "{target}"
 
 Azure's own client libraries (azure-identity, MSAL), unchanged:
   {lines.export}AZURE_POD_IDENTITY_AUTHORITY_HOST={lines.value}{address}{lines.value}
