@@ -36,7 +36,10 @@ _PARTS: Mapping[str, tuple[str, Part]] = {
     "cold": ("a cold storm", cold_storm.storm),
 }
 
-_SHORTER = {"--quick": QUICK, "--smoke": SMOKE}
+_SHORTER = {
+    "--quick": (QUICK, "shorter rounds, for a first look"),
+    "--smoke": (SMOKE, "the shortest rounds, which show only that each part works"),
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -97,12 +100,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     shorter = parser.add_mutually_exclusive_group()
-    for flag, effort in _SHORTER.items():
-        what = (
-            "shorter rounds, for a first look"
-            if effort is QUICK
-            else "the shortest rounds, for a test of the benchmark"
-        )
+    for flag, (effort, what) in _SHORTER.items():
         shorter.add_argument(flag, dest="effort", action="store_const", const=effort, default=FULL, help=what)
     names = ", ".join(_PARTS)
     add("--only", type=_parts, default=list(_PARTS), metavar="PART[,PART]", help=f"of {names}; all by default")
@@ -141,7 +139,7 @@ def _folder(text: str) -> Path:
 def _command(options: argparse.Namespace) -> str:
     """Return the command without the flags that only say where the results go."""
     words = ["python", "-m", "benchmarks"]
-    words += [flag for flag, effort in _SHORTER.items() if options.effort is effort]
+    words += [flag for flag, (effort, _what) in _SHORTER.items() if options.effort is effort]
     if options.only != list(_PARTS):
         words += ["--only", ",".join(options.only)]
     return shlex.join(words)
