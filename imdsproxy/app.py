@@ -15,6 +15,7 @@ from typing import TypeVar
 from imdsproxy.budget.bucket import Budget
 from imdsproxy.budget.limiter import LATEST_START, Limiter
 from imdsproxy.budget.workers import NoPlaceError, hold_alone, is_worker, shared_path
+from imdsproxy.cache.shares import Shares, divide
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock, SystemClock
 from imdsproxy.config import Config
@@ -50,6 +51,8 @@ class Parts:
     proxy: Proxy
     metrics: Metrics
     accepted_hosts: AcceptedHosts
+    shares: Shares
+    """How memory is divided among them."""
     close: Callable[[], None] = lambda: None
     """Return what is shared with other processes."""
 
@@ -113,6 +116,7 @@ def assemble(
         metrics=parts.metrics,
         readiness=Readiness(parts.proxy, config.warmup),
         accepted_hosts=parts.accepted_hosts,
+        shares=parts.shares,
         clock=clock,
         access_log=config.access_log,
         close=close,
@@ -136,6 +140,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         patience=config.read_timeout,
         notify=metrics.asked,
     )
+    shares = divide(config.cache_max_bytes)
     policy = Policy(
         ttl=dict(config.ttl),
         stale_if_error=dict(config.stale_if_error),
@@ -143,11 +148,12 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         require_metadata=config.require_metadata_header,
         allow=config.allow,
         deny=config.deny,
+        memory=shares.routes,
     )
-    store = Store(config.cache_max_bytes, clock)
-    proxy = Proxy(policy=policy, store=store, fetcher=fetcher, clock=clock, derives=config.derive)
+    store = Store(shares.entries, clock)
+    proxy = Proxy(policy=policy, store=store, fetcher=fetcher, clock=clock, derives=config.derive, max_keys=shares.keys)
     metrics.watch(proxy, clock)
-    return Parts(proxy, metrics, _doors(config, instance), close)
+    return Parts(proxy, metrics, _doors(config, instance), shares, close)
 
 
 def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter], Callable[[], None]]:

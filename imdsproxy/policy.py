@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
+from imdsproxy.protocol.memory import Remembered
 from imdsproxy.protocol.messages import BudgetClass, Refusal, Request, Target
+from imdsproxy.protocol.target import size_of_reading
 
 MetadataRule = Literal["credentials", "always", "never"]
 Segments = tuple[str, ...]
 
 _HOUR = 3600.0
-_ROUTES_REMEMBERED = 512
 _LONGEST_REMEMBERED = 1024
+# Bytes that a remembered decision takes.
+_SIZE_OF_ROUTE = 350
+_SIZE_OF_REFUSAL = 1200
 
 STABLE_LEAVES = frozenset(
     {
@@ -145,7 +148,9 @@ class Policy:
         require_metadata: MetadataRule = "credentials",
         allow: tuple[str, ...] = ("/metadata",),
         deny: tuple[str, ...] = (),
+        memory: int = 0,
     ) -> None:
+        """Make the rules; `memory` is how many bytes remembered decisions may take."""
         self._ttl = ttl or {}
         self._stale_if_error = stale_if_error or {}
         self._negative_ttl = negative_ttl
@@ -153,7 +158,7 @@ class Policy:
         self._allow = tuple(map(_split, allow))
         self._deny = tuple(map(_split, deny))
         # The same targets come again and again, and what follows from a target alone never changes.
-        self._remembered = lru_cache(maxsize=_ROUTES_REMEMBERED)(self._route)
+        self._remembered = Remembered(self._route, _size, memory)
 
     def decide(self, request: Request) -> Decision:
         """Say what is to be done with a request. Total: every request gets exactly one decision."""
@@ -161,7 +166,9 @@ class Policy:
         route = self._remembered(target) if len(target.raw) <= _LONGEST_REMEMBERED else self._route(target)
         if isinstance(route, Refuse):
             return route
-        if not request.metadata and self._needs_metadata(target):
+        if request.wrong_metadata:
+            return Refuse(_no_metadata(target))
+        if not request.metadata and self._needs_metadata(request):
             if route.endpoint == "identity":  # unknown to us: IMDS itself says what it thinks of the missing header
                 return self._alone(request, route, add_metadata=False)
             return Refuse(_no_metadata(target))
@@ -169,9 +176,14 @@ class Policy:
             return self._alone(request, route, add_metadata=True)
         return route
 
-    def _needs_metadata(self, target: Target) -> bool:
+    def _needs_metadata(self, request: Request) -> bool:
+        """Whether the client itself has to send `Metadata: true`.
+
+        The header is IMDS's guard against forged requests, so the proxy adds it only where forging gains nothing: not
+        for credentials, not for what changes something, and not for what a redirect has taken away from IMDS.
+        """
         if self._require_metadata == "credentials":
-            return target.segments[1:2] == ("identity",)
+            return request.to_imds or request.method == "POST" or request.target.segments[1:2] == ("identity",)
         return self._require_metadata == "always"
 
     @staticmethod
@@ -219,6 +231,12 @@ class Policy:
             stale_if_error=row.stale_if_error if stale is None else stale,
             negative=self._negative_ttl,
         )
+
+
+def _size(target: Target, route: Decision) -> int:
+    """Return the bytes that a remembered decision takes, with the target that it keeps in memory."""
+    size = _SIZE_OF_ROUTE + size_of_reading(target.raw, target)
+    return size + _SIZE_OF_REFUSAL if isinstance(route, Refuse) else size
 
 
 def _override(settings: Mapping[str, float], segments: Segments, open_to_all: bool, row: Segments) -> float | None:

@@ -35,7 +35,6 @@ _BYPASS_EVERY = 10.0
 """Seconds in which one key is renewed by a client's wish at most once."""
 _REFRESH_PAUSE = 5.0
 """Seconds for which a key rests after its renewal brought nothing: serving it stale meanwhile asks no more of IMDS."""
-_REMEMBERED_KEYS = 4096
 
 Waiting = Coroutine[Any, Any, RequestRecord]
 
@@ -55,17 +54,27 @@ FetchResult = StoredAnswer | TurnedAway
 class Proxy:
     """One IMDS, one cache, one budget a class; as many clients as there are."""
 
-    def __init__(self, *, policy: Policy, store: Store, fetcher: Fetcher, clock: Clock, derives: bool = False) -> None:
+    def __init__(  # noqa: PLR0913  # the parts it works with, all by name
+        self,
+        *,
+        policy: Policy,
+        store: Store,
+        fetcher: Fetcher,
+        clock: Clock,
+        derives: bool = False,
+        max_keys: int = 4096,
+    ) -> None:
+        """Join the parts. `max_keys` is how many keys each table of keys may hold."""
         self.policy = policy
         self.store = store
         self.fetcher = fetcher
         self.flights = CollapsedFetches[FetchResult]()
         self._clock = clock
-        self._parts = DerivedEntries(store, clock) if derives else None
+        self._parts = DerivedEntries(store, clock, max_keys) if derives else None
         # Keys may be long, so their hashes are remembered; one taken for another would only ask IMDS later.
-        self._bypassed: TTLCache[int, None] = TTLCache(_REMEMBERED_KEYS, _BYPASS_EVERY, clock.monotonic)
+        self._bypassed: TTLCache[int, None] = TTLCache(max_keys, _BYPASS_EVERY, clock.monotonic)
         # The value says whether IMDS failed, or answered what is not kept (403, a token about to expire).
-        self._resting: TTLCache[int, bool] = TTLCache(_REMEMBERED_KEYS, _REFRESH_PAUSE, clock.monotonic)
+        self._resting: TTLCache[int, bool] = TTLCache(max_keys, _REFRESH_PAUSE, clock.monotonic)
 
     def answer(self, request: Request, client: str = "") -> RequestRecord | Waiting:
         """Answer at once, or give a coroutine to wait for; cancelling it ends the waiting, not the flight.

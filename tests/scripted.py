@@ -112,7 +112,7 @@ class Stage:
         fields = ((b"host", b"127.0.0.1"), (b"metadata", b"true"), *headers)
         request = read(method, target.encode(), fields, self.accepted_hosts)
         assert not isinstance(request, Refusal), request
-        return Request(request.method, request.target, request.metadata, request.no_cache, request.headers, body)
+        return request._replace(body=body)
 
     async def get(self, target: str = INSTANCE, *, client: str = "", **more: Any) -> RequestRecord:
         answer = self.proxy.answer(self.request(target, **more), client)

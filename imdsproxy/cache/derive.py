@@ -35,7 +35,7 @@ def wholes(target: Target) -> Iterator[tuple[Key, Way]]:
     """
     path, _, query = target.key.partition("?")
     match = _QUERY.fullmatch(query)
-    if target.segments[:2] != ("metadata", "instance") or target.bypass or match is None or path.endswith("/"):
+    if target.segments[:2] != ("metadata", "instance") or target.bypass or match is None:
         return
     version = query.partition("&")[0]
     segments = path.split("/")[1:]

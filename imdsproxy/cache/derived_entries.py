@@ -13,7 +13,6 @@ from imdsproxy.clock import Clock
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Key, Target
 
-_REMEMBERED_KEYS = 4096
 _A_DAY = 86400.0
 _RENEWABLE = frozenset({Freshness.FRESH, Freshness.REVALIDATE})
 
@@ -21,10 +20,10 @@ _RENEWABLE = frozenset({Freshness.FRESH, Freshness.REVALIDATE})
 class DerivedEntries:
     """Looks in the cache for wholes that an entry can be cut out of."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, max_keys: int = 4096) -> None:
         self._store = store
         # When a path was last asked for to which IMDS itself gave no document: no older whole speaks for it again.
-        self._denied_at: TTLCache[int, float] = TTLCache(_REMEMBERED_KEYS, _A_DAY, clock.monotonic)
+        self._denied_at: TTLCache[int, float] = TTLCache(max_keys, _A_DAY, clock.monotonic)
 
     def find(
         self, target: Target, own: Entry | None, lifetimes: Lifetimes, now: float

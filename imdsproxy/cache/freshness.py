@@ -18,7 +18,8 @@ from imdsproxy.protocol.messages import Response
 
 _NEGATIVE = frozenset({400, 404})
 # What an entry costs beside its bytes: the objects around it and its places in the cache's own tables.
-_OVERHEAD = 1500
+_OVERHEAD = 1550
+_TOKEN_OVERHEAD = 400
 
 
 class Freshness(Enum):
@@ -83,7 +84,7 @@ class Entry:
     @property
     def size(self) -> int:
         """The bytes it takes, rounded up, with what is written of it to be served: a head, and a token's aged body."""
-        body = len(self.response.body) * (3 if self.token else 1)
+        body = 3 * len(self.response.body) + _TOKEN_OVERHEAD if self.token else len(self.response.body)
         return body + sum(2 * (len(name) + len(value)) + 100 for name, value in self.response.headers) + _OVERHEAD
 
     @property

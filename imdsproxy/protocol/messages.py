@@ -32,7 +32,7 @@ class Target:
     """
 
     raw: bytes
-    """Path and query as the client wrote them; exactly this is sent to IMDS."""
+    """Path and query in their canonical spelling, parameters in the client's order; exactly this is sent to IMDS."""
     segments: tuple[str, ...]
     """The path's segments, decoded and in lower case; a trailing slash adds none."""
     parameters: tuple[tuple[str, str], ...]
@@ -67,6 +67,10 @@ class Request(NamedTuple):
     body: bytes = b""
     hops: tuple[str, ...] = ()
     """The imdsproxy instances that the request has passed already."""
+    wrong_metadata: bool = False
+    """The client sent a `Metadata` that says anything else, or more than one."""
+    to_imds: bool = False
+    """The request was addressed to IMDS itself, as before a redirect, and not to the proxy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,99 +5,144 @@ The rules stand before everything else, so that a request that breaks one costs 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
+from imdsproxy.protocol.host import HostField, is_placeholder, may_be_address, read_host, size_of_host
+from imdsproxy.protocol.memory import Remembered
 from imdsproxy.protocol.messages import IMDS_HOST, Refusal, Request, Target
-from imdsproxy.protocol.target import AUTHORITY, read_target
+from imdsproxy.protocol.target import read_target, size_of_reading
 
 HOP_HEADER = b"imdsproxy-via"
 """Carries the names of the instances a request has passed, so that a proxy knows itself again."""
 
 _POSTS = frozenset({("metadata", "scheduledevents"), ("metadata", "identity", "issuecredential")})
-_INSTANCE = re.compile(rb"[0-9a-f]{16}")
 # A circle is recognised by the name that comes round, so forgetting the oldest of many hides none in practice.
 _MOST_HOPS = 16
+_HOP = re.compile(rb"(?:^|,)[ \t]*([0-9a-f]{16})[ \t]*(?=,|$)")
+_NO_CACHE = re.compile(rb"(?i)(?:^|,)[ \t]*no-cache[ \t]*(?:,|$)")
 _LONGEST_HOST = 512
 # HTTP/1.0, as servers write it; those of HTTP/2 pass `:authority` on as Host.
 _WITHOUT_HOST = frozenset({"1.0", "1"})
-_READ = frozenset({b"host", b"metadata", b"cache-control", HOP_HEADER, b"x-forwarded-for"})
+_ORIGIN = b"origin"
+_FETCH_SITE = b"sec-fetch-site"
+_READ = frozenset({b"host", b"metadata", b"cache-control", HOP_HEADER, b"x-forwarded-for", _ORIGIN, _FETCH_SITE})
+# Targets and Host fields that are longer than this are read again each time.
+_LONGEST_REMEMBERED = 1024
+_HOST_SHARE = 4
+_NO_HOST = HostField("", imds=True)
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedHosts:
-    """Under which names the proxy may be called.
+    """Under which names the proxy may be called at one listener.
 
     `names` are host names accepted in `Host` (an IP literal always is, so that a DNS name that was rebound
     to this address never is); `authorities` are the `host:port` accepted in an absolute-form target;
     `instance` is the proxy's own name among the hops.
+
+    `any_name` is for a Unix socket, which no DNS name leads to: any host name is accepted there. In an absolute-form
+    target that is a single label, because a name with a dot is another host's.
     """
 
     names: frozenset[str] = frozenset({"localhost"})
     authorities: frozenset[str] = frozenset({f"{IMDS_HOST}:80"})
     instance: str = ""
+    any_name: bool = False
 
 
-def read(
+class Readings:
+    """What targets and Host fields say, remembered in at most `max_bytes`."""
+
+    def __init__(self, max_bytes: int = 0) -> None:
+        for_hosts = max_bytes // _HOST_SHARE
+        self.target = Remembered(read_target, size_of_reading, max_bytes - for_hosts)
+        self.host = Remembered(read_host, size_of_host, for_hosts)
+
+    @property
+    def bytes(self) -> int:
+        """What they take."""
+        return self.target.bytes + self.host.bytes
+
+
+NOTHING_REMEMBERED = Readings()
+
+
+def read(  # noqa: PLR0913  # what a request consists of, and what it is read with
     method: str,
     raw: bytes,
     headers: Sequence[tuple[bytes, bytes]],
     accepted_hosts: AcceptedHosts,
     http_version: str = "1.1",
+    *,
+    readings: Readings = NOTHING_REMEMBERED,
 ) -> Request | Refusal:
     """Read a request: method, target as on the wire, headers with names in lower case. The body is not looked at."""
-    target = read_target(raw)
-    page = isinstance(target, Target) and target.segments[:1] == ("-",)
-    if method not in {"GET", "POST"} and not (method == "HEAD" and page):
-        return _method_refused(method, target)
-    if isinstance(target, Refusal):
-        return target
-    if method == "POST" and target.segments not in _POSTS:
-        return _method_refused(method, target)
     fields: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         if name in _READ:
             fields.setdefault(name, []).append(value)
-    refusal = _check_host(fields.get(b"host", []), target, accepted_hosts, http_version)
-    if refusal is None and b"x-forwarded-for" in fields:
-        refusal = _forwarded()
-    passed = _hops(fields[HOP_HEADER]) if HOP_HEADER in fields else ()
-    if refusal is None and accepted_hosts.instance in passed:
-        refusal = _loop()
-    if refusal is not None:
-        return refusal
+    if (_ORIGIN in fields or _FETCH_SITE in fields) and _is_page(fields):
+        return _page()
+    target = _check_method(method, readings.target(raw) if len(raw) <= _LONGEST_REMEMBERED else read_target(raw))
+    if isinstance(target, Refusal):
+        return target
+    host = _check_host(fields.get(b"host", []), target, accepted_hosts, http_version, readings)
+    if isinstance(host, Refusal):
+        return host
+    hops = _hops(fields[HOP_HEADER]) if HOP_HEADER in fields else ()
+    if b"x-forwarded-for" in fields or accepted_hosts.instance in hops:
+        return _forwarded() if b"x-forwarded-for" in fields else _loop()
     metadata = fields.get(b"metadata", ())
+    is_true = len(metadata) == 1 and metadata[0].strip().lower() == b"true"
     return Request(
         method,
         target,
-        metadata=len(metadata) == 1 and metadata[0].strip().lower() == b"true",
-        no_cache=b"cache-control" in fields and any(map(_is_no_cache, fields[b"cache-control"])),
+        metadata=is_true,
+        wrong_metadata=bool(metadata) and not is_true,
+        to_imds=host.imds,
+        no_cache=b"cache-control" in fields and any(map(_NO_CACHE.search, fields[b"cache-control"])),
         headers=tuple(headers),
-        hops=passed,
+        hops=hops,
     )
 
 
-def _check_host(hosts: list[bytes], target: Target, accepted_hosts: AcceptedHosts, http_version: str) -> Refusal | None:
+def _is_page(fields: dict[bytes, list[bytes]]) -> bool:
+    """Whether a web page asks. It cannot add `Metadata`, but would need none where the proxy adds it.
+
+    Browsers send `Origin` with every request whose method or mode is not harmless, and `Sec-Fetch-Site: none` only if
+    the user and no page has asked (Fetch, "append a request Origin header"; Fetch Metadata, section 2.3).
+    """
+    return _ORIGIN in fields or any(site.strip().lower() != b"none" for site in fields[_FETCH_SITE])
+
+
+def _check_method(method: str, target: Target | Refusal) -> Target | Refusal:
+    """Return the target if the method may be used on it; HEAD is for the proxy's own pages."""
+    if isinstance(target, Refusal):
+        return target if method in {"GET", "POST"} else _method_refused(method, ("GET",))
+    segments = target.segments
+    other = "POST" if segments in _POSTS else "HEAD" if segments[:1] == ("-",) else "GET"
+    return target if method in {"GET", other} else _method_refused(method, ("GET", other))
+
+
+def _check_host(
+    hosts: list[bytes], target: Target, accepted_hosts: AcceptedHosts, http_version: str, readings: Readings
+) -> HostField | Refusal:
+    """Return the host that the request is addressed to, if it is accepted.
+
+    A request without Host (HTTP/1.0) may have been sent to IMDS and redirected here, so it counts as addressed to IMDS.
+    """
     if len(hosts) != 1 and (hosts or http_version not in _WITHOUT_HOST):  # RFC 9112 section 3.2
         return _bad("bad-host", "Host must be given exactly once.")
     if target.authority is not None:  # it stands above Host: RFC 9112 section 3.2.2
-        return None if target.authority in accepted_hosts.authorities else _other_host(target.authority)
-    name = "" if not hosts else _host_name(hosts[0]) if len(hosts[0]) <= _LONGEST_HOST else None
-    if name is None:
+        return _check_authority(target.authority, accepted_hosts)
+    host = _NO_HOST if not hosts else readings.host(hosts[0]) if len(hosts[0]) <= _LONGEST_HOST else None
+    if host is None:
         return _bad("bad-host", "Host cannot be read; send an address or an allowed name, with or without a port.")
-    return None if name == "" or name in accepted_hosts.names else _other_name(name)
-
-
-def _other_host(authority: str) -> Refusal:
-    return _forbidden(
-        "other-host", f"This proxy forwards to the Azure metadata service alone, not to {authority[:100]}."
-    )
-
-
-def _other_name(name: str) -> Refusal:
+    name = host.name
+    if name == "" or name in accepted_hosts.names or (accepted_hosts.any_name and not may_be_address(name)):
+        return host
     return _forbidden(
         "host",
         f"{name[:100]!a} is not a name this proxy answers to. Call it by address or as localhost, "
@@ -105,25 +150,14 @@ def _other_name(name: str) -> Refusal:
     )
 
 
-@lru_cache(maxsize=256)
-def _host_name(host: bytes) -> str | None:
-    """Give the name in a Host field, `""` for an IP literal, None for what cannot be read (RFC 9110 section 7.2)."""
-    match = AUTHORITY.fullmatch(host.strip().decode("latin-1").lower())
-    if match is None:
-        return None
-    name = match["name"]
-    try:
-        if not name.startswith("["):
-            ipaddress.IPv4Address(name)
-            return ""
-    except ValueError:
-        return name
-    try:
-        address = ipaddress.IPv6Address(name[1:-1])
-    except ValueError:
-        return None
-    # A zone belongs to one machine and is never part of a Host (RFC 6874 section 4).
-    return None if address.scope_id else ""
+def _check_authority(authority: str, accepted_hosts: AcceptedHosts) -> HostField | Refusal:
+    if authority in accepted_hosts.authorities:
+        return HostField("", imds=authority.startswith(f"{IMDS_HOST}:"))
+    if accepted_hosts.any_name and is_placeholder(authority):
+        return HostField(authority)
+    return _forbidden(
+        "other-host", f"This proxy forwards to the Azure metadata service alone, not to {authority[:100]}."
+    )
 
 
 def _loop() -> Refusal:
@@ -137,18 +171,12 @@ def _loop() -> Refusal:
 
 
 def _hops(values: list[bytes]) -> tuple[str, ...]:
-    """Give the instances that were passed, the latest last; what is no instance's name is not sent on."""
-    hops = (hop.strip() for value in values for hop in value.split(b","))
-    return tuple(hop.decode("ascii") for hop in hops if _INSTANCE.fullmatch(hop))[-_MOST_HOPS:]
+    """Return the instances that were passed, the latest last; what is no instance's name is not sent on."""
+    return tuple(hop.decode("ascii") for hop in _HOP.findall(b",".join(values))[-_MOST_HOPS:])
 
 
-def _is_no_cache(value: bytes) -> bool:
-    return any(directive.strip().lower() == b"no-cache" for directive in value.split(b","))
-
-
-def _method_refused(method: str, target: Target | Refusal) -> Refusal:
-    segments = target.segments if isinstance(target, Target) else ()
-    allowed = "GET, POST" if segments in _POSTS else "GET, HEAD" if segments[:1] == ("-",) else "GET"
+def _method_refused(method: str, methods: tuple[str, ...]) -> Refusal:
+    allowed = ", ".join(dict.fromkeys(methods))
     return Refusal(
         405,
         "method",
@@ -163,6 +191,14 @@ def _forwarded() -> Refusal:
         "x-forwarded-for",
         "X-Forwarded-For is not accepted: IMDS refuses what came through a web proxy. "
         "Call the metadata address directly (for example with NO_PROXY=169.254.169.254).",
+    )
+
+
+def _page() -> Refusal:
+    return _forbidden(
+        "browser",
+        "A web page is asking (Origin, or Sec-Fetch-Site other than none), and pages are not served. "
+        "Open the address directly, or ask with a program such as curl.",
     )
 
 

@@ -1,41 +1,63 @@
-"""A request target: read in one way, or refused.
+r"""A request target: read in one way, or refused.
 
 Policy, cache key and forwarded bytes all come from the one result, so that no two of them can disagree
 about what was asked (CVE-2022-23551 was such a disagreement, over a backslash). What other software on
 the way could read differently is refused rather than repaired: RFC 3986 section 6.2.2 lets a server treat
-`%2F`, `//`, `/./`, `;x` or a trailing dot in more than one way.
+`%2F`, `/./`, `;x` in a path or a trailing dot in more than one way.
+
+**Every target is sent in one canonical spelling, and that spelling is its key.** Two targets share an entry only if
+the same bytes go to IMDS for both, but for the order of parameters, each of which has a name of its own. Otherwise the
+first client's spelling would decide what all others get. The spelling is:
+
+- An escaped letter, digit, `-`, `.`, `_` or `~` is written as itself (RFC 3986 section 6.2.2.2); in a query `:`, `/`,
+  `?` and `@` are too, because they delimit nothing there (section 3.4) and Azure's clients write them either way.
+- What may not stand in a query unescaped (`"<>[\]^{|}` and the backtick) is escaped. The digits of an escape are in
+  upper case.
+- The delimiters `!$'()*+,;=` are left as the client wrote them, because some readers split a query at `;`, `,` or `+`
+  before they decode it. Written and escaped they are two targets with two entries.
+- A path has no trailing slash, and one slash before `metadata`: several Azure clients join their URLs so that there
+  is one too many, and IMDS answers a path with a trailing slash as it answers it without.
+- The case of a path and of a query's names is left, and is part of the key, although rules are matched in any case.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from urllib.parse import quote, unquote_to_bytes
+from itertools import product
 
 from imdsproxy.protocol.messages import Key, Refusal, Target
 
-# Reading is remembered for targets of ordinary length only, which bounds what remembering can cost.
-_REMEMBERED_LENGTH = 1024
-_REMEMBERED_TARGETS = 512
-
-# RFC 3986: pchar without ";" (parameters of a segment are read by some servers and dropped by others).
-_PATH = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,=:@/]|%[0-9A-Fa-f]{2})+")
+# Possessive, since a run of characters that could be divided in many ways would be tried in all of them.
+# RFC 3986: pchar without ";" (parameters of a segment are read by some servers and dropped by others). Of the escapes
+# only those of an unreserved character mean the same to everyone (RFC 3986 section 6.2.2.2). The dot is unreserved too,
+# but an escaped dot has been used to slip "/../" past a reader.
+_PATH = re.compile(
+    rb"(?:[A-Za-z0-9\-._~!$&'()*+,=:@/]++"
+    rb"|%(?:2[Dd]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe]))*+"
+)
+_ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 # Any visible ASCII but "#": WHATWG URL writers leave {}|^`\" as they are in a query, where nothing splits on them.
-_QUERY = re.compile(rb"(?:[!\"$&-~]|%[0-9A-Fa-f]{2})*")
-_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
-# An escape of one of these means the character itself to everyone (RFC 3986 section 6.2.2.2). The dot is
-# unreserved too, but an escaped dot has been used to slip "/../" past a reader.
-_PLAIN = re.compile(rb"[A-Za-z0-9\-_~]")
-# RFC 3986 section 2.3: these are never escaped, so a component of nothing else is its own spelling and meaning.
-_UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]*")
+_QUERY = re.compile(rb"(?:[!\"$&-~]++|%[0-9A-Fa-f]{2})*+")
+# A query without these is in its canonical spelling already.
+_NOT_CANONICAL = re.compile(rb"[%\"<>\[\\\]^`{|}]")
+_UNESCAPED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?@")
+_ALWAYS_ESCAPED = tuple((character, f"%{ord(character):X}") for character in '"<>[\\]^`{|}')
+_HEXADECIMAL = "0123456789abcdefABCDEF"
+_CANONICAL_ESCAPES = {
+    digits: character if (character := chr(int(digits, 16))) in _UNESCAPED else f"%{digits.upper()}"
+    for digits in map("".join, product(_HEXADECIMAL, repeat=2))
+}
 _ABSOLUTE = re.compile(rb"(?i)(https?)://([^/?#]*)(.*)", re.DOTALL)
 AUTHORITY = re.compile(r"(?P<name>\[[^\[\]@/\\]*\]|[a-z0-9\-._]+)(?::(?P<port>[0-9]{0,5}))?")
 """`uri-host [":" port]` in lower case, without user information (RFC 9110 section 7.2)."""
 _BYPASS = "bypass_cache"
-# The deepest documented path has ten. Rules and wholes are looked up for each beginning of a path, so thousands of
-# segments would cost seconds.
+# The deepest documented path has ten segments, and the richest query six parameters. Each segment, parameter and escape
+# is looked at on its own, so thousands of them would hold up every other client.
 _MOST_SEGMENTS = 64
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_MOST_PARAMETERS = 512
+_MOST_ESCAPES = 4096
+# In the canonical spelling: of C0 controls and DEL.
+_CONTROL = re.compile(r"%(?:[01][0-9A-F]|7F)")
 
 
 class _UnreadableError(Exception):
@@ -44,33 +66,37 @@ class _UnreadableError(Exception):
 
 def read_target(raw: bytes) -> Target | Refusal:
     """Read a request target as it was on the wire, origin-form or absolute-form (RFC 9112 section 3.2)."""
-    return _remembered(raw) if len(raw) <= _REMEMBERED_LENGTH else _read(raw)
-
-
-def _read(raw: bytes) -> Target | Refusal:
     try:
         authority, origin = _split(raw)
-        path, _, query = origin.partition(b"?")
-        written_path, segments = _read_path(path)
-        parameters, spelled = _read_query(query)
+        written_path, _, written_query = origin.partition(b"?")
+        path, segments = _read_path(written_path)
+        query, parameters = _read_query(written_query)
     except _UnreadableError as why:
         description = f"The request target cannot be read: {why}. Write it as the Azure documentation does."
         return Refusal(400, "bad-target", "invalid_request", description)
+    pairs = query.split("&")
     bypass = any(name == _BYPASS and value.lower() == "true" for name, value in parameters)
     if bypass:  # it asks for a renewal of the entry, so it is no part of the entry's name
-        spelled = [pair for pair in spelled if not pair.lower().startswith(f"{_BYPASS}=")]
-    key = Key(written_path + "?" + "&".join(sorted(spelled)))
-    return Target(origin, segments, parameters, key, authority, bypass)
+        pairs = [pair for pair in pairs if not pair.lower().startswith(f"{_BYPASS}=")]
+    key = Key(path + "?" + "&".join(sorted(pairs)))
+    spelled = (f"{path}?{query}" if query else path).encode("ascii")
+    return Target(spelled, segments, parameters, key, authority, bypass)
 
 
-_remembered = lru_cache(maxsize=_REMEMBERED_TARGETS)(_read)
+def size_of_reading(raw: bytes, reading: Target | Refusal) -> int:
+    """Return the bytes that a reading and the bytes it was read from take in memory, rounded up."""
+    if isinstance(reading, Refusal):
+        return 1200 + len(raw)
+    size = 700 + len(raw) + len(reading.raw) + len(reading.key) + 60 * len(reading.segments)
+    # A string takes up to four bytes a character.
+    return size + sum(220 + 4 * (len(name) + len(value)) for name, value in reading.parameters)
 
 
 def without_bypass(target: Target) -> Target:
-    """Give the same question without the wish that IMDS pass over its own cache; the key is the same."""
+    """Return the same question without the wish that IMDS pass over its own cache; the key is the same."""
     path, _, query = target.raw.partition(b"?")
     pairs = query.split(b"&")
-    kept = b"&".join(pair for pair in pairs if _decode(pair.partition(b"=")[0].decode("ascii")).lower() != _BYPASS)
+    kept = b"&".join(pair for pair in pairs if pair.partition(b"=")[0].lower() != _BYPASS.encode("ascii"))
     plain = read_target(path + b"?" + kept)
     return target if isinstance(plain, Refusal) else plain
 
@@ -92,60 +118,88 @@ def _split(raw: bytes) -> tuple[str | None, bytes]:
 
 
 def _read_path(path: bytes) -> tuple[str, tuple[str, ...]]:
-    """Give the decoded path in the client's case, and its lower-case segments."""
+    """Return the path in its canonical spelling, in the client's case, and its lower-case segments."""
     if not _PATH.fullmatch(path):
-        raise _UnreadableError("its path holds a character that does not belong in one")
-    for escaped in _ESCAPE.findall(path):
-        if not _PLAIN.fullmatch(bytes.fromhex(escaped.decode())):
-            raise _UnreadableError(f"its path holds the escape %{escaped.decode()}, which can be read in two ways")
-    plain = unquote_to_bytes(path).decode("ascii")
-    segments = plain[1:].split("/")
-    if segments[-1] == "":
-        segments.pop()
-    if len(segments) > _MOST_SEGMENTS:
+        raise _UnreadableError(_why_not(path))
+    plain = path.decode("ascii")
+    if "%" in plain:
+        plain = _unescape(plain)
+    if plain.startswith("//"):
+        stripped = "/" + plain.lstrip("/")
+        # As some clients join URLs. In front of anything else it could be taken for a host.
+        if stripped[1:].partition("/")[0].lower() == "metadata":
+            plain = stripped
+    plain = plain.removesuffix("/")
+    if plain.count("/") > _MOST_SEGMENTS:
         raise _UnreadableError(f"its path has more than {_MOST_SEGMENTS} segments")
+    segments = tuple(plain.lower().split("/")[1:])
     if any(segment == "" or segment.endswith(".") for segment in segments):
         raise _UnreadableError("its path holds an empty or dotted segment, which can be read in two ways")
-    return plain, tuple(segment.lower() for segment in segments)
+    return plain or "/", segments
 
 
-def _read_query(query: bytes) -> tuple[tuple[tuple[str, str], ...], list[str]]:
-    """Give names and values for the policy, and every parameter in its canonical spelling for the key.
+def _why_not(path: bytes) -> str:
+    """Say what is wrong with a path that `_PATH` does not match."""
+    readable = _PATH.match(path)
+    escape = _ESCAPE.match(path, readable.end() if readable else 0)
+    if escape is None:
+        return "its path holds a character that does not belong in one"
+    return f"its path holds the escape {escape[0].decode()}, which can be read in two ways"
 
-    In the key a name keeps its case, and a `+` stays distinct from both `%20` and `%2B`, since it is not
-    documented how IMDS reads them: two requests share an entry only where no reader can tell them apart.
+
+def _read_query(query: bytes) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the query in its canonical spelling, and names and values for the policy.
+
+    In the spelling a name keeps its case, and a `+` stays distinct from both `%20` and `%2B`, since it is not
+    documented how IMDS reads them.
     """
     if not _QUERY.fullmatch(query):
         raise _UnreadableError("its query holds a character or an escape that does not belong in one")
+    spelled = query.decode("ascii")
+    if _NOT_CANONICAL.search(query):
+        spelled = _spell(spelled)
+        if _CONTROL.search(spelled):
+            raise _UnreadableError("its query holds an escaped control character")
+    if spelled.count("&") >= _MOST_PARAMETERS:
+        raise _UnreadableError(f"its query has more than {_MOST_PARAMETERS} parameters")
     parameters: dict[str, str] = {}
-    spelled: list[str] = []
-    for pair in query.decode("ascii").split("&") if query else ():
-        if not pair:
-            # Without meaning, but part of what IMDS gets, which may be too long for it.
-            spelled.append("")
-            continue
-        name, equals, value = pair.partition("=")
-        plain = _decode(name).lower()
-        if plain in parameters:
-            raise _UnreadableError(f"its query gives {plain[:40]!a} twice, which IMDS refuses")
-        parameters[plain] = _decode(value)
-        spelled.append(_spell(name) + equals + _spell(value))
-    return tuple(parameters.items()), spelled
+    for pair in spelled.split("&"):
+        if pair:  # an empty one has no meaning, but is part of what IMDS gets, and of the key
+            name, _, value = pair.partition("=")
+            plain = _decode(name).lower()
+            if plain in parameters:
+                raise _UnreadableError(f"its query gives {plain[:40]!a} twice, which IMDS refuses")
+            parameters[plain] = _decode(value)
+    return spelled, tuple(parameters.items())
+
+
+def _spell(query: str) -> str:
+    """Write a query in its canonical spelling."""
+    if query.count("%") > _MOST_ESCAPES:
+        raise _UnreadableError(f"its query has more than {_MOST_ESCAPES} escapes")
+    first, *escaped = query.split("%")
+    canonical = _CANONICAL_ESCAPES
+    query = first + "".join([canonical[part[:2]] + part[2:] for part in escaped])
+    for character, escape in _ALWAYS_ESCAPED:
+        query = query.replace(character, escape)
+    return query
 
 
 def _decode(component: str) -> str:
-    if _UNRESERVED.fullmatch(component):
+    """Decode a name or a value in its canonical spelling, a `+` as a space."""
+    if "+" in component:
+        component = component.replace("+", " ")
+    if "%" not in component:
         return component
     try:
-        text = unquote_to_bytes(component.replace("+", " ")).decode("utf-8")
+        return _unescape(component).encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
         raise _UnreadableError("its query holds an escape that is not UTF-8") from None
-    if _CONTROL.search(text):
-        raise _UnreadableError("its query holds an escaped control character")
-    return text
 
 
-def _spell(component: str) -> str:
-    if _UNRESERVED.fullmatch(component):
-        return component
-    return "+".join(quote(unquote_to_bytes(part), safe="") for part in component.split("+"))
+def _unescape(text: str) -> str:
+    """Return the text with each escape as the character of that number; the text holds no backslash.
+
+    In one step of the codec, since 60 kB hold 20,000 escapes.
+    """
+    return text.replace("%", "\\x").encode("ascii").decode("unicode_escape")

@@ -9,20 +9,31 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from imdsproxy.cache.rendered_hit import RenderedHit
+from imdsproxy.cache.shares import Shares
 from imdsproxy.clock import Clock
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.pages import PATHS, pages
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.messages import Key, Refusal, Request
-from imdsproxy.protocol.request_parser import AcceptedHosts, read
+from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
 from imdsproxy.proxy import Proxy
 from imdsproxy.records import RequestRecord, refused
-from imdsproxy.server.asgi import ADMIN_EXTENSION, LONGEST_BODY, extension, read_body, target, unless_gone, whose
+from imdsproxy.server.asgi import (
+    ADMIN_EXTENSION,
+    LONGEST_BODY,
+    by_unix_socket,
+    extension,
+    read_body,
+    target,
+    unless_gone,
+    whose,
+)
 from imdsproxy.server.known_heads import KnownHeads
 
 if TYPE_CHECKING:
@@ -60,6 +71,7 @@ class Application:
         metrics: Metrics,
         readiness: Readiness,
         accepted_hosts: AcceptedHosts,
+        shares: Shares,
         clock: Clock,
         access_log: bool = False,
         close: Callable[[], Awaitable[None]],
@@ -70,8 +82,9 @@ class Application:
         self.readiness = readiness
         self.clock = clock
         self.access_log = access_log
-        self.known_heads = KnownHeads(proxy)
-        self._accepted_hosts = accepted_hosts
+        self.known_heads = KnownHeads(proxy, shares.heads)
+        self._accepted_hosts = {False: accepted_hosts, True: replace(accepted_hosts, any_name=True)}
+        self._readings = Readings(shares.readings)
         self._close = close
         self._getting_ready: asyncio.Task[None] | None = None
         self._pages = pages(readiness, metrics, self._lifespan)
@@ -88,7 +101,14 @@ class Application:
         if isinstance(written, Refusal):
             request: Request | Refusal = written
         else:
-            request = read(scope["method"], written, scope["headers"], self._accepted_hosts, scope["http_version"])
+            request = read(
+                scope["method"],
+                written,
+                scope["headers"],
+                self.accepted_hosts(unix=by_unix_socket(scope)),
+                scope["http_version"],
+                readings=self._readings,
+            )
         if isinstance(request, Request):
             if request.target.segments[:1] == ("-",):
                 await self._page(request, scope, receive, send)
@@ -110,12 +130,18 @@ class Application:
                 served, seconds, scope.get("client"), scope["method"], b"-" if isinstance(written, Refusal) else written
             )
 
-    def at_once(self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[RenderedHit, Key] | None:
-        """Give the fresh hit that a GET in HTTP/1.1 is, and under which key it is kept; None where it is anything else.
+    def accepted_hosts(self, *, unix: bool) -> AcceptedHosts:
+        """Return the host names accepted at a listener, which are more at a Unix socket."""
+        return self._accepted_hosts[unix]
+
+    def at_once(
+        self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float, accepted_hosts: AcceptedHosts
+    ) -> tuple[RenderedHit, Key] | None:
+        """Return the fresh hit that a GET in HTTP/1.1 is, and its key; None if it is anything else.
 
         It is what `__call__` would answer, without all that only those need who have to wait.
         """
-        request = read("GET", raw, headers, self._accepted_hosts)
+        request = read("GET", raw, headers, accepted_hosts, readings=self._readings)
         if isinstance(request, Refusal):
             return None
         hit = self.proxy.at_once(request, now)
@@ -192,7 +218,7 @@ def log_request(
     fields = {
         "client": client[0] if client else "-",
         "method": method,
-        "path": written.partition(b"?")[0].decode("ascii", "backslashreplace")[:200],
+        "path": written.partition(b"?")[0][:200].decode("ascii", "backslashreplace")[:200],
         "status": served.response.status,
         "outcome": served.outcome.value,
         "endpoint": served.endpoint,

@@ -20,6 +20,9 @@ TARGET_EXTENSION = "imdsproxy.protocol.target"
 ADMIN_EXTENSION = "imdsproxy.admin"
 """Under this name it says whether the request came by a listener that has the pages under `/-/` and nothing else."""
 
+UNIX_EXTENSION = "imdsproxy.unix"
+"""Under this name it says whether the request came by a Unix socket."""
+
 _PIPELINED = Refusal(
     400,
     "pipelined",
@@ -35,6 +38,17 @@ LONGEST_BODY = 65536
 def extension(scope: Scope, name: str) -> object:
     """Give what the server says under a name of ours, None if it is another server."""
     return (scope.get("extensions") or {}).get(name)
+
+
+def by_unix_socket(scope: Scope) -> bool:
+    """Whether a request came by a Unix socket.
+
+    Under a server that is not ours, `server` is then a path without a port (ASGI, HTTP connection scope). Some give a
+    host without a port over TCP, so a path has to look like one.
+    """
+    ours = extension(scope, UNIX_EXTENSION)
+    host, port = scope.get("server") or ("", 0)
+    return bool(ours) if ours is not None else port is None and host.startswith("/")
 
 
 def client_address(scope: Scope) -> str:

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.server.application import Application
-from imdsproxy.server.asgi import ADMIN_EXTENSION, TARGET_EXTENSION
+from imdsproxy.server.asgi import ADMIN_EXTENSION, TARGET_EXTENSION, UNIX_EXTENSION
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.flow import Brake, hung_up
 from imdsproxy.server.listeners import peer
@@ -65,6 +65,8 @@ class Connection(HttpToolsProtocol):
     cycle: RequestResponseCycle | None  # type: ignore[assignment]  # there is none before the first
     admin = False
     """Only the pages under `/-/` are served."""
+    unix = False
+    """The listener is a Unix socket."""
     crowd: Crowd | None = None
     """The limit of connections; none under a server that is not ours."""
     half_closed = 0
@@ -245,7 +247,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.headers += headers
         self.expect_100_continue = expects
-        extensions = {TARGET_EXTENSION: target, ADMIN_EXTENSION: self.admin}
+        extensions = {TARGET_EXTENSION: target, ADMIN_EXTENSION: self.admin, UNIX_EXTENSION: self.unix}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # ASGI leaves the type open
         # uvicorn would take the target apart, and stumble over the forms that are no path.
         self.url = b"/"

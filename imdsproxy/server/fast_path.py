@@ -14,6 +14,7 @@ from imdsproxy.protocol.messages import Key
 from imdsproxy.server.application import Application, log_request
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Crowd
+from imdsproxy.server.known_heads import UNIX_MARK
 from imdsproxy.server.parse_errors import LONGEST_HEAD
 
 _END = b"\r\n\r\n"
@@ -28,7 +29,10 @@ class FastPathConnection(Connection):
         self._at_once = application.at_once
         self._observe = application.metrics.observe
         self._now = application.clock.monotonic
+        self._accepted_hosts = application.accepted_hosts(unix=self.unix)
         self._repeats = application.known_heads
+        # A name that is accepted at a Unix socket is not thereby accepted over TCP.
+        self._mark = UNIX_MARK if self.unix else b""
         self._access_log = application.access_log
         self._answered = False
         self._from_rest = True  # what is being read begins with the first byte of a request
@@ -45,7 +49,7 @@ class FastPathConnection(Connection):
         self._from_rest = self._whole
         if self._whole and self._free():
             began = self._now()
-            hit = self._repeats.find(data, began)
+            hit = self._repeats.find(data + self._mark, began)
             if hit is not None:
                 self._answer(hit, began, data)
                 return
@@ -67,7 +71,7 @@ class FastPathConnection(Connection):
             and self._latest.find(_END) == len(self._latest) - len(_END)
         ):
             self._began = self._now()
-            self._hit = self._at_once(self.url, self.headers, self._began)
+            self._hit = self._at_once(self.url, self.headers, self._began, self._accepted_hosts)
         if self._hit is None:
             super().on_headers_complete()
 
@@ -81,7 +85,7 @@ class FastPathConnection(Connection):
         self._rest_begins()
         self._answer(hit, self._began)
         if self._latest.startswith(b"GET %b HTTP/" % self.url):
-            self._repeats.remember(self._latest, key)  # this head, and nothing before it or behind
+            self._repeats.remember(self._latest + self._mark, key)  # this head, and nothing before it or behind
 
     def _free(self) -> bool:
         """Whether nothing is to be written before, and the client takes what it is sent."""
@@ -100,10 +104,12 @@ class FastPathConnection(Connection):
             log_request(hit.served, seconds, self.client, "GET", target)
 
 
-def connection_class(header_timeout: float, *, admin: bool = False, crowd: Crowd | None = None) -> type[Connection]:
+def connection_class(
+    header_timeout: float, *, admin: bool = False, unix: bool = False, crowd: Crowd | None = None
+) -> type[Connection]:
     """Give the protocol class for the user's time limit, and for a listener; a page is never answered by the lane.
 
     The server's application has to be `Application` itself, so uvicorn must not wrap it (`proxy_headers=False`).
     """
     way = Connection if admin else FastPathConnection
-    return type(way.__name__, (way,), {"header_timeout": header_timeout, "admin": admin, "crowd": crowd})
+    return type(way.__name__, (way,), {"header_timeout": header_timeout, "admin": admin, "unix": unix, "crowd": crowd})

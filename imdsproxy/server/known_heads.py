@@ -18,9 +18,13 @@ from imdsproxy.proxy import Proxy
 LONGEST_KNOWN = 4096
 """Bytes of a head that is remembered, at the most."""
 
+UNIX_MARK = b"unix"
+"""Behind each head that came by a Unix socket; a head itself ends with an empty line."""
+
 _MOST_HEADS = 16384
-# What the table may take, as a share of what the cache may.
-_SHARE = 4
+# What the hashes of heads seen once may take, as a share of all; the bytes that a hash takes in a set (measured: 140).
+_SHARE_SEEN = 6
+_BYTES_SEEN = 150
 # What a head costs beside its bytes: its place in the table, and an entry's empty place that only it remembers.
 _OVERHEAD = 250
 
@@ -28,13 +32,14 @@ _OVERHEAD = 250
 class KnownHeads:
     """The heads of one proxy, bounded in number and bytes, the oldest leaving first."""
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, proxy: Proxy, max_bytes: int) -> None:
         self._proxy = proxy
         self._store = proxy.store
         self._known: OrderedDict[bytes, Slot] = OrderedDict()
         self._bytes = 0
-        self._max_bytes = proxy.store.max_bytes // _SHARE
+        self._max_bytes = max_bytes - max_bytes // _SHARE_SEEN
         self._most = min(_MOST_HEADS, self._max_bytes // _OVERHEAD)
+        self._most_seen = max_bytes // _SHARE_SEEN // _BYTES_SEEN
         # By their hashes; one taken for another is only taken in too early.
         self._seen_once: set[int] = set()
 
@@ -58,9 +63,10 @@ class KnownHeads:
         if len(head) > LONGEST_KNOWN:
             return
         if hash(head) not in self._seen_once:
-            if len(self._seen_once) >= self._most:
-                self._seen_once.clear()
-            self._seen_once.add(hash(head))
+            if len(self._seen_once) >= self._most_seen:
+                self._seen_once = set()  # a set that is only cleared keeps its room
+            if self._most_seen:
+                self._seen_once.add(hash(head))
             return
         kept = self._store.look(key)
         if kept is None or head in self._known:

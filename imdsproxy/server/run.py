@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from functools import partial
+from itertools import product
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         application: Application,
         listeners: Sequence[Listener],
-        connections: Mapping[bool, type[Connection]],
+        connections: Mapping[tuple[bool, bool], type[Connection]],
         started: Callable[[], None],
     ) -> None:
         super().__init__(config)
@@ -55,7 +56,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
             connection = partial(
-                self._connections[listener.admin],
+                self._connections[listener.admin, listener.path is not None],
                 config=self.config,
                 server_state=self.server_state,
                 app_state=self.lifespan.state,
@@ -113,8 +114,11 @@ def run(
 ) -> None:
     """Serve until a signal ends it, and close the listeners. `announce` is called once all of them are served."""
     crowd = Crowd(descriptor_limit())
-    connections = {admin: connection_class(header_timeout, admin=admin, crowd=crowd) for admin in (False, True)}
-    config = uvicorn_config(application, connections[False])
+    connections = {
+        (admin, unix): connection_class(header_timeout, admin=admin, unix=unix, crowd=crowd)
+        for admin, unix in product((False, True), repeat=2)
+    }
+    config = uvicorn_config(application, connections[False, False])
     server = _Server(config, application, listeners, connections, announce)
     try:
         with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:

@@ -167,7 +167,11 @@ class Settings(BaseSettings):
         examples=['"/metadata/instance" = 7200'],
     )
     negative_ttl: Seconds = Field(5, description="Seconds a 400 or 404 of IMDS is remembered; 0 turns it off.")
-    cache_max_bytes: Bytes = Field(16_777_216, description="Most bytes that everything in the cache takes.")
+    cache_max_bytes: Bytes = Field(
+        16_777_216,
+        description="Most bytes of everything that grows with what clients ask for: cached "
+        "answers (13/16), known heads, and what is remembered of targets, hosts and keys.",
+    )
     max_body_bytes: Bytes = Field(
         1_048_576, description="Most bytes of an upstream body; a larger one is refused with 502."
     )
@@ -177,8 +181,9 @@ class Settings(BaseSettings):
         Form("credentials|always|never", "credentials, always or never"),
     ] = Field(
         "credentials",
-        description="Which requests must bring their own Metadata: true. With credentials, identity paths "
-        "must, and for every other path the proxy adds it; with never, it is added everywhere.",
+        description="Which requests must bring their own Metadata: true. With credentials, identity paths, every "
+        "POST and whatever is addressed to 169.254.169.254 must, and for other requests the proxy adds it; with "
+        "never, it is added everywhere. A wrong value is always refused.",
     )
     allow: Prefixes = Field(("/metadata",), description="Path prefixes that are served, by whole segments.")
     deny: Prefixes = Field((), description="Path prefixes that are refused, even where ALLOW has them.")
@@ -188,7 +193,8 @@ class Settings(BaseSettings):
         Form("NAME,...", "host names without scheme, port or wildcard, separated by commas, or a JSON array"),
     ] = Field(
         (),
-        description="Host names accepted in the Host header beside localhost; an IP address always is.",
+        description="Host names accepted in the Host header beside localhost; an IP address always is, and on the "
+        "Unix socket every name is.",
     )
     derive: Annotated[bool, Form("true|false", "true or false")] = Field(
         default=False,

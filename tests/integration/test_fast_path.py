@@ -670,7 +670,7 @@ def test_who_ends_its_side_after_a_known_head_has_its_answer(proxy: ProxyProcess
         ("X-Forwarded-For: 10.0.0.1", 400, "forwarded"),
         ("x-forwarded-for:", 400, "forwarded"),
         ("Host: evil.example", 400, "host"),
-        ("Metadata: true", 200, None),
+        ("Metadata: true", 400, "metadata-header"),
         ("X: 1", 200, None),
     ],
 )

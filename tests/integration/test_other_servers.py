@@ -79,8 +79,7 @@ def test_a_miss_then_a_hit(fresh_imds: EmulatorServer) -> None:
     "target",
     [
         TOKEN,
-        TOKEN.replace("https://", "https%3A%2F%2F"),
-        "/Metadata/%69nstance/?api-version=2021-02-01",
+        "/Metadata/Instance?api-version=2021-02-01&a=;%3B",
         "/metadata/unknown?x=%C3%A9+y&&z",
     ],
 )

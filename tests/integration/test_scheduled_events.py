@@ -246,7 +246,9 @@ def test_one_that_imds_never_answers_is_sent_once_and_its_client_may_go(
 ) -> None:
     imds.emulator.faults.add(Fault(path=PATH, hang=True, times=1))
     with socket.create_connection(("127.0.0.1", patient.port), timeout=5) as client:
-        client.sendall(f"POST {EVENTS} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        client.sendall(
+            f"POST {EVENTS} HTTP/1.1\r\nHost: 127.0.0.1\r\nMetadata: true\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        )
         wait_until(arrivals)
     assert get(patient.port, unused(EVENTS)).status == 200, "and nobody has to wait for it"
     assert arrivals.methods() == ["POST", "GET"]

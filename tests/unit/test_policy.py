@@ -18,10 +18,12 @@ TOKEN = "/metadata/identity/oauth2/token"
 EVENTS = "/metadata/scheduledevents"
 
 
-def ask(path: str, method: str = "GET", *, metadata: bool = True) -> Request:
+def ask(
+    path: str, method: str = "GET", *, metadata: bool = True, wrong: bool = False, to_imds: bool = False
+) -> Request:
     target = read_target(path.encode())
     assert isinstance(target, Target), target
-    return Request(method, target, metadata=metadata)
+    return Request(method, target, metadata=metadata and not wrong, wrong_metadata=wrong, to_imds=to_imds)
 
 
 def lifetimes(decision: Decision) -> Lifetimes:
@@ -113,12 +115,12 @@ def test_the_metrics_know_every_endpoint() -> None:
     assert decided | {"none"} == ENDPOINTS
 
 
-@pytest.mark.parametrize("metadata", [True, False], ids=["metadata", "none"])
 @pytest.mark.parametrize("path", [EVENTS, "/Metadata/ScheduledEvents/", f"{EVENTS}?api-version=2020-07-01"])
-def test_a_scheduled_events_post_is_sent_once_and_drops_the_entry(path: str, metadata: bool) -> None:
-    assert Policy().decide(ask(path, "POST", metadata=metadata)) == Forward(
-        "scheduledevents", GENERAL, add_metadata=True, once=True, drops=EVENTS, slow=True
-    )
+def test_a_scheduled_events_post_is_sent_once_and_drops_the_entry(path: str) -> None:
+    sent = Forward("scheduledevents", GENERAL, add_metadata=True, once=True, drops=EVENTS, slow=True)
+    assert Policy().decide(ask(path, "POST")) == sent
+    assert Policy(require_metadata="never").decide(ask(path, "POST", metadata=False)) == sent
+    assert isinstance(Policy().decide(ask(path, "POST", metadata=False)), Refuse)
 
 
 @pytest.mark.parametrize("metadata", [True, False], ids=["metadata", "none"])
@@ -131,9 +133,31 @@ def test_an_issuecredential_post_is_sent_once_as_it_came(metadata: bool) -> None
 # The documented answers, as far as target, normaliser and policy give them. A number is a refusal's status.
 ANSWERS: list[tuple[str, str, dict[str, str], int | str]] = [
     ("GET", "/metadata/instance?api-version=2021-02-01", {}, "cache"),
-    ("GET", "/metadata/instance?api-version=2021-02-01", {"metadata": "false"}, "cache"),
+    ("GET", "/metadata/instance?api-version=2021-02-01", {"metadata": "false"}, 400),
+    ("GET", "/metadata/instance?api-version=2021-02-01", {"metadata": ""}, 400),
+    ("GET", "/metadata/unknown", {"metadata": "true, true"}, 400),
+    ("GET", "/metadata/identity/getplatformmetadata", {"metadata": "false"}, 400),
     ("GET", "/metadata/unknown", {}, "forward"),
-    ("POST", EVENTS, {}, "forward"),
+    ("POST", EVENTS, {"metadata": "true"}, "forward"),
+    ("POST", EVENTS, {}, 400),
+    ("POST", EVENTS, {"metadata": "false"}, 400),
+    ("POST", EVENTS, {"metadata": "true", "origin": "http://a.example"}, 403),
+    ("GET", "/metadata/instance", {"origin": "null"}, 403),
+    ("GET", "/metadata/instance", {"sec-fetch-site": "cross-site"}, 403),
+    ("GET", "/metadata/instance", {"sec-fetch-site": "same-origin"}, 403),
+    ("GET", "/metadata/instance", {"sec-fetch-site": "none"}, "cache"),
+    ("OPTIONS", EVENTS, {"origin": "http://a.example"}, 403),
+    ("GET", "/metadata/instance", {"host": "169.254.169.254"}, 400),
+    ("GET", "/metadata/instance", {"host": "169.254.169.254:80"}, 400),
+    ("GET", "/metadata/instance", {"host": "[::ffff:169.254.169.254]"}, 400),
+    ("GET", "/metadata/instance", {"host": "169.254.169.254", "metadata": "true"}, "cache"),
+    ("GET", "/metadata/unknown", {"host": "169.254.169.254"}, 400),
+    ("GET", "/metadata/identity/getplatformmetadata", {"host": "169.254.169.254"}, "forward without"),
+    ("GET", "/elsewhere", {"host": "169.254.169.254"}, 404),
+    ("GET", "//metadata/instance", {}, "cache"),
+    ("GET", "//metadata/identity/oauth2/token", {}, 400),
+    ("GET", "//metadata/identity/oauth2/token", {"metadata": "true"}, "cache"),
+    ("GET", "//metadata/denied", {}, 403),
     ("POST", "/metadata/identity/issuecredential", {}, "forward without"),
     ("POST", "/metadata/identity/issuecredential", {"metadata": "true"}, "forward"),
     ("GET", TOKEN, {"metadata": "true"}, "cache"),
@@ -160,7 +184,8 @@ ANSWERS: list[tuple[str, str, dict[str, str], int | str]] = [
     ("GET", "/metadata/denied", {}, 403),
     ("POST", EVENTS + "?api-version=1", {"host": "attacker.example"}, 403),
     ("GET", "http://attacker.example/metadata/instance", {}, 403),
-    ("GET", "http://169.254.169.254/metadata/instance", {}, "cache"),
+    ("GET", "http://169.254.169.254/metadata/instance", {}, 400),
+    ("GET", "http://169.254.169.254/metadata/instance", {"metadata": "true"}, "cache"),
     ("GET", "/", {}, 404),
     ("GET", "/metadata-attacker", {}, 404),
     ("GET", "/metadataX/instance", {}, 404),
@@ -213,6 +238,41 @@ def test_a_missing_metadata_header_is_told_in_imds_own_words(rule: MetadataRule,
     assert isinstance(decision, Refuse)
     assert (decision.refusal.status, decision.refusal.reason) == (400, "metadata-header")
     assert decision.refusal.response().body == body
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (TOKEN, IDENTITY_WORDS),
+        ("/metadata/identity/getplatformmetadata", IDENTITY_WORDS),
+        ("/metadata/instance", OTHER_WORDS),
+        ("/metadata/unknown", OTHER_WORDS),
+        (EVENTS, OTHER_WORDS),
+    ],
+)
+@pytest.mark.parametrize("rule", ["credentials", "always", "never"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_wrong_metadata_header_is_refused_whatever_the_rule(
+    method: str, rule: MetadataRule, path: str, body: bytes
+) -> None:
+    decision = Policy(require_metadata=rule).decide(ask(path, method, wrong=True))
+    assert isinstance(decision, Refuse)
+    assert (decision.refusal.status, decision.refusal.reason) == (400, "metadata-header")
+    assert decision.refusal.response().body == body
+
+
+@pytest.mark.parametrize(
+    ("method", "to_imds", "body"),
+    [("POST", False, OTHER_WORDS), ("GET", True, OTHER_WORDS), ("POST", True, OTHER_WORDS)],
+)
+def test_the_clients_own_header_is_needed_for_a_post_and_for_what_is_addressed_to_imds(
+    method: str, to_imds: bool, body: bytes
+) -> None:
+    request = ask(EVENTS, method, metadata=False, to_imds=to_imds)
+    decision = Policy().decide(request)
+    assert isinstance(decision, Refuse)
+    assert decision.refusal.response().body == body
+    assert not isinstance(Policy(require_metadata="never").decide(request), Refuse)
 
 
 @pytest.mark.parametrize("path", [path for path, *_ in [*KEPT, *NEVER_KEPT]])
@@ -357,12 +417,14 @@ def test_a_negative_answer_is_remembered_as_the_setting_says(path: str, seconds:
 
 
 def test_a_flood_of_long_targets_leaves_little_behind() -> None:
-    policy = Policy()
+    policy = Policy(memory=200_000)
     policy.decide(ask("/metadata/instance"))
     tracemalloc.start()
     try:
         for number in range(60):
             policy.decide(ask(f"/metadata/instance?a={number}" + "a" * 60_000))
+        for number in range(500):
+            policy.decide(ask(f"/metadata/instance?{'&'.join(f'{name:x}' for name in range(250))}={number}"))
         left, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -165,7 +165,7 @@ def test_a_post_to_scheduled_events_arrives_whole(proxy: ProxyProcess, imds: Emu
             socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as connection,
             connection.makefile("rb") as read,
         ):
-            connection.sendall(request(EVENTS, HOST, length, b"Expect: 100-continue\r\n", method=b"POST"))
+            connection.sendall(request(EVENTS, HOST, TRUE, length, b"Expect: 100-continue\r\n", method=b"POST"))
             assert read.readline() == b"HTTP/1.1 100 Continue\r\n"
             assert read.readline() == b"\r\n"
             connection.sendall(body)
@@ -173,10 +173,11 @@ def test_a_post_to_scheduled_events_arrives_whole(proxy: ProxyProcess, imds: Emu
             assert answer is not None
     else:
         pieces = {
-            "length": request(EVENTS, HOST, length, method=b"POST", body=body),
+            "length": request(EVENTS, HOST, TRUE, length, method=b"POST", body=body),
             "chunked": request(
                 EVENTS,
                 HOST,
+                TRUE,
                 b"Transfer-Encoding: chunked\r\n",
                 method=b"POST",
                 body=b"%X;x=y\r\n%s\r\n000\r\nT: 1\r\n\r\n" % (len(body), body),
@@ -184,6 +185,7 @@ def test_a_post_to_scheduled_events_arrives_whole(proxy: ProxyProcess, imds: Emu
             "one-byte-chunks": request(
                 EVENTS,
                 HOST,
+                TRUE,
                 b"Transfer-Encoding: Chunked\r\n",
                 method=b"POST",
                 body=b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n",
@@ -247,7 +249,7 @@ def test_pipelined_requests_are_answered_in_order(proxy: ProxyProcess, imds: Emu
         (request(RAW_TOKEN, HOST), 400, IMDS_WORDS),
         (request(RAW_TOKEN, HOST, TRUE), 200, b'{"access_token"'),
         (request(b"/elsewhere", HOST), 404, b'{"error":"not_found"'),
-        (request(EVENTS, HOST, b"Content-Length: %d\r\n" % len(body), method=b"POST", body=body), 200, b""),
+        (request(EVENTS, HOST, TRUE, b"Content-Length: %d\r\n" % len(body), method=b"POST", body=body), 200, b""),
         (request(b"/metadata/versions", HOST, b"Content-Length: 3\r\n", body=b"GET"), 200, b'{"apiVersions"'),
         (request(RAW_TOKEN, HOST, TRUE, method=b"DELETE"), 405, b'{"error":"method_not_allowed"'),
         (request(balancer, HOST), 200, b'{"loadbalancer"'),

@@ -14,6 +14,8 @@ from tests.integration.serving.kit import ATTESTED, INFO, LEAF, LOAD_BALANCER, P
 from tests.kit import Arrivals, ProxyProcess, get, is_hit, running_proxy, unused
 from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 
+TOKEN_PATH = TOKEN.partition("?")[0]
+
 pytestmark = pytest.mark.process
 
 
@@ -141,11 +143,9 @@ def test_what_imds_answers_is_what_clients_get(proxy: ProxyProcess, imds: Emulat
     "target",
     [
         "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net/&order=1",
-        "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net%2F&order=2",
-        "/metadata/identity/oauth2/token?resource=https%3a%2f%2fvault.azure.net&order=3&api-version=2018-02-01",
-        "/metadata/identity/oauth2/token/?resource=https://vault.azure.net&api-version=2018-02-01&order=4",
-        "/Metadata/INSTANCE/Compute/?api-version=2021-02-01&order=5",
-        "/metadata/%69nstance?api-version=2021-02-01&order=6",
+        "/metadata/identity/oauth2/token?resource=https://vault.azure.net&order=3&api-version=2018-02-01",
+        "/Metadata/INSTANCE/Compute?api-version=2021-02-01&order=5",
+        "/metadata/instance?api-version=2021-02-01&order=6&semicolons=;%3B",
         "/metadata/instance?api-version=2021-02-01&Format=JSON&order=7&&empty=&bare",
         "/metadata/instance?api-version=2021-02-01&order=8&plus=a+b%20c%2Bd",
         "/metadata/instance?api-version=2021-02-01&order=9&question=a?b=c",
@@ -158,6 +158,25 @@ def test_path_and_query_reach_imds_as_the_client_wrote_them(
 ) -> None:
     get(proxy.port, target)
     assert arrivals.targets() == [target]
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        (f"{TOKEN_PATH}?resource=https%3a%2f%2fvault.azure.net", f"{TOKEN_PATH}?resource=https://vault.azure.net"),
+        (f"{TOKEN_PATH}/?resource=a", f"{TOKEN_PATH}?resource=a"),
+        (f"/{TOKEN_PATH}?resource=b", f"{TOKEN_PATH}?resource=b"),
+        ("/Metadata/INSTANCE/Compute/?%61pi-version=2021-02-01", "/Metadata/INSTANCE/Compute?api-version=2021-02-01"),
+        ("/metadata/%69nstance?a={%7b}", "/metadata/instance?a=%7B%7B%7D"),
+        ("/metadata/unknown/?x=%c3%a9", "/metadata/unknown?x=%C3%A9"),
+    ],
+)
+def test_a_target_that_can_be_spelt_in_several_ways_reaches_imds_in_one(
+    proxy: ProxyProcess, arrivals: Arrivals, written: str, sent: str
+) -> None:
+    written, number = unused(written).rsplit("&", 1)
+    get(proxy.port, f"{written}&{number}")
+    assert arrivals.targets() == [f"{sent}&{number}"]
 
 
 def test_an_empty_leaf_is_an_empty_200(proxy: ProxyProcess) -> None:

@@ -161,8 +161,6 @@ def test_with_and_without_format_json_is_the_same_to_imds() -> None:
         "/metadata/instance/compute/vmId?api-version=",
         "/metadata/instance/compute/vmId?format=text",
         "/metadata/instance/compute/vmId",
-        f"/metadata/instance/compute/vmId/?{VERSION}&format=text",
-        f"/metadata/instance/?{VERSION}",
         f"/metadata/loadbalancer?{VERSION}",
         f"/metadata/scheduledevents/x?{VERSION}",
         "/metadata/identity/oauth2/token?api-version=2018-02-01",

@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from imdsproxy.protocol.messages import Refusal, Request
-from imdsproxy.protocol.request_parser import HOP_HEADER, AcceptedHosts, read
+from imdsproxy.protocol.request_parser import HOP_HEADER, AcceptedHosts, Readings, read
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -179,6 +180,134 @@ def test_a_host_that_cannot_be_read_or_is_not_given_once_is_refused(fields: Fiel
 
 
 @pytest.mark.parametrize(
+    ("host", "to_imds"),
+    [
+        (b"169.254.169.254", True),
+        (b"169.254.169.254:80", True),
+        (b"169.254.169.254:8254", True),
+        (b"[::ffff:169.254.169.254]", True),
+        (b"[::FFFF:A9FE:A9FE]:80", True),
+        (b"[::169.254.169.254]", True),
+        (b"[64:ff9b::a9fe:a9fe]", True),
+        (b"169.254.169.253", False),
+        (b"127.0.0.1:8254", False),
+        (b"[::ffff:127.0.0.1]", False),
+        (b"[::1]", False),
+        (b"localhost", False),
+    ],
+)
+def test_a_request_is_addressed_to_imds_by_its_address_in_every_accepted_spelling(host: bytes, to_imds: bool) -> None:
+    request = ask([(b"host", host)], host=False)
+    assert isinstance(request, Request)
+    assert request.to_imds is to_imds
+
+
+@pytest.mark.parametrize(
+    ("raw", "host", "to_imds"),
+    [
+        (b"http://169.254.169.254/metadata/instance", b"127.0.0.1", True),
+        (b"http://169.254.169.254:80/metadata/instance", b"127.0.0.1", True),
+        (b"http://10.0.0.4:8080/metadata/instance", b"127.0.0.1", False),
+        (b"http://10.0.0.4:8080/metadata/instance", b"169.254.169.254", False),
+    ],
+)
+def test_an_absolute_form_says_to_whom_a_request_is_addressed(raw: bytes, host: bytes, to_imds: bool) -> None:
+    request = ask([(b"host", host)], raw=raw, host=False)
+    assert isinstance(request, Request)
+    assert request.to_imds is to_imds
+
+
+def test_a_request_without_host_counts_as_addressed_to_imds() -> None:
+    # It may have been sent there and redirected here.
+    request = ask(host=False, version="1.0")
+    assert isinstance(request, Request)
+    assert request.to_imds
+
+
+AT_UNIX_SOCKET = replace(DOORS, any_name=True)
+
+
+@pytest.mark.parametrize(
+    "host", [b"unix", b"docker:80", b"imds.example.com", b"xn--bcher-kva", b"socket.", b"localhost"]
+)
+def test_any_name_is_accepted_at_a_unix_socket(host: bytes) -> None:
+    request = read("GET", INSTANCE, [(b"host", host)], AT_UNIX_SOCKET)
+    assert isinstance(request, Request)
+    assert not request.to_imds
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(b"2852039166", b"0xa9fea9fe", b"169.254.43518", b"0251.0376.0251.0376", b"169.254.169.254.", b"0XA9.254.1"),
+        *(b"0x", b"a.0x", b"127.1", b"256.0.0.1"),
+    ],
+)
+def test_a_name_that_some_take_for_an_address_is_forbidden_even_there(host: bytes) -> None:
+    refusal = read("GET", INSTANCE, [(b"host", host)], AT_UNIX_SOCKET)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.reason) == (403, "host")
+
+
+@pytest.mark.parametrize(
+    ("raw", "served"),
+    [
+        (b"http://unix/metadata/instance", True),
+        (b"http://Unix:80/metadata/instance", True),
+        (b"http://localhost:8254/metadata/instance", True),
+        (b"http://unix//metadata/instance", True),
+        (b"http://attacker.example/metadata/instance", False),
+        (b"http://unix./metadata/instance", False),
+        (b"http://127.0.0.1/metadata/instance", False),
+        (b"http://[::1]/metadata/instance", False),
+        (b"http://2852039166/metadata/instance", False),
+        (b"http://0xa9fea9fe/metadata/instance", False),
+        (b"https://unix/metadata/instance", False),
+    ],
+)
+def test_an_absolute_form_at_a_unix_socket_may_name_a_placeholder(raw: bytes, served: bool) -> None:
+    answer = read("GET", raw, [HOST], AT_UNIX_SOCKET)
+    assert isinstance(answer, Request) is served
+    if isinstance(answer, Refusal):
+        assert (answer.status, answer.reason) == (403, "other-host")
+    assert isinstance(read("GET", raw, [HOST], DOORS), Refusal)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"origin", b"http://attacker.example")],
+        [(b"origin", b"null")],
+        [(b"origin", b"")],
+        [(b"origin", b"http://127.0.0.1:8254"), (b"metadata", b"true")],
+        [(b"sec-fetch-site", b"cross-site")],
+        [(b"sec-fetch-site", b"same-site")],
+        [(b"sec-fetch-site", b"same-origin")],
+        [(b"sec-fetch-site", b"")],
+        [(b"sec-fetch-site", b"none, cross-site")],
+        [(b"sec-fetch-site", b"none"), (b"sec-fetch-site", b"cross-site")],
+        [(b"sec-fetch-site", b"none"), (b"origin", b"null")],
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "raw"),
+    [
+        *(("GET", INSTANCE), ("POST", b"/metadata/scheduledevents"), ("OPTIONS", b"/metadata/scheduledevents")),
+        *(("GET", b"/-/metrics"), ("GET", b"/elsewhere"), ("GET", b"/metadata/%2e%2e"), ("PUT", INSTANCE)),
+    ],
+)
+def test_what_a_web_page_asks_is_forbidden_whatever_else_it_carries(method: str, raw: bytes, fields: Fields) -> None:
+    refusal = ask(fields, method=method, raw=raw)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.reason) == (403, "browser")
+
+
+@pytest.mark.parametrize("value", [b"none", b"None", b" none "])
+def test_an_address_that_the_user_opens_is_served(value: bytes) -> None:
+    assert isinstance(ask([(b"sec-fetch-site", value)]), Request)
+
+
+@pytest.mark.parametrize(
     ("version", "fields", "accepted"),
     [
         ("1.0", [], True),
@@ -253,7 +382,7 @@ def test_other_fields_of_proxies_are_no_reason_to_refuse(name: bytes) -> None:
 @pytest.mark.parametrize(
     ("values", "metadata"),
     [
-        ([], False),
+        ([], None),
         ([b"true"], True),
         ([b"True"], True),
         ([b"TRUE"], True),
@@ -268,8 +397,9 @@ def test_other_fields_of_proxies_are_no_reason_to_refuse(name: bytes) -> None:
         ([b'"true"'], False),
     ],
 )
-def test_metadata_counts_where_the_client_says_true_once(values: list[bytes], metadata: bool) -> None:
-    assert accepted([(b"metadata", value) for value in values]).metadata is metadata
+def test_metadata_counts_where_the_client_says_true_once(values: list[bytes], metadata: bool | None) -> None:
+    request = accepted([(b"metadata", value) for value in values])
+    assert (request.metadata, request.wrong_metadata) == (metadata is True, metadata is False)
 
 
 @pytest.mark.parametrize(
@@ -355,19 +485,42 @@ def test_a_refusal_is_a_short_json_document_that_says_what_is_wrong(method: str,
 @pytest.mark.parametrize(
     "flood",
     [
-        lambda number: ask(raw=b"/metadata/instance?a=%d" % number + b"a" * 60_000),
-        lambda number: ask([(b"host", b"%d." % number + b"a" * 60_000)], host=False),
-        lambda number: ask([(b"cache-control", b"x=%d" % number + b"a" * 60_000)]),
+        lambda number: (b"/metadata/instance?a=%d" % number + b"a" * 60_000, HOST),
+        lambda number: (b"/metadata/instance?a=%d" % number + b"a" * 900, HOST),
+        lambda number: (b"/metadata/x?" + b"&".join(b"%x" % name for name in range(number, number + 300))[:1010], HOST),
+        lambda number: (b"/metadata//%d" % number, HOST),
+        lambda number: (INSTANCE, (b"host", b"%d." % number + b"a" * 60_000)),
+        lambda number: (INSTANCE, (b"host", b"%d." % number + b"a" * 400)),
+        lambda number: (INSTANCE, (b"cache-control", b"x=%d" % number + b"a" * 60_000)),
     ],
-    ids=["target", "host", "cache-control"],
+    ids=["long target", "target", "parameters", "refused target", "long host", "host", "cache-control"],
 )
-def test_a_flood_of_long_requests_leaves_little_behind(flood: Callable[[int], object]) -> None:
-    flood(0)
+@pytest.mark.parametrize("bound", [0, 50_000, 500_000])
+def test_what_a_flood_of_requests_leaves_behind_is_bounded(
+    flood: Callable[[int], tuple[bytes, tuple[bytes, bytes]]], bound: int
+) -> None:
+    readings = Readings(bound)
+
+    def ask_for(number: int) -> None:
+        raw, host = flood(number)
+        fields = [host] if host[0] == b"host" else [HOST, host]
+        read("GET", raw, fields, DOORS, readings=readings)
+
+    ask_for(0)
     tracemalloc.start()
     try:
-        for number in range(1, 60):
-            flood(number)
+        for number in range(1, 800):
+            ask_for(number)
         left, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert left < 500_000
+    assert readings.bytes <= bound
+    assert left < bound + 20_000
+
+
+def test_the_same_bytes_are_read_once() -> None:
+    readings = Readings(50_000)
+    first, second = (read("GET", INSTANCE, [HOST], DOORS, readings=readings) for _ in range(2))
+    assert isinstance(first, Request)
+    assert isinstance(second, Request)
+    assert first.target is second.target

@@ -14,7 +14,7 @@ from imdsproxy.cache.freshness import Entry, keep
 from imdsproxy.cache.rendered_hit import RenderedHit, write
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Key, Response
-from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads
+from imdsproxy.server.known_heads import LONGEST_KNOWN, UNIX_MARK, KnownHeads
 from imdsproxy.testing.clock import FakeClock
 from tests.scripted import JSON, NOWHERE, Imds
 
@@ -36,7 +36,7 @@ def made(now: float, body: bytes = b"{}", lifetimes: Lifetimes = LIFETIMES) -> E
 
 def room_for(entries: float) -> int:
     """Give the bytes of a cache with room for so many."""
-    return int(entries * (made(0.0).size + len("/00?")))
+    return int(entries * (made(0.0).size + len("/00?")) * 64 / 52) + 1
 
 
 def message(hit: RenderedHit) -> bytes:
@@ -46,11 +46,11 @@ def message(hit: RenderedHit) -> bytes:
 class Place:
     """A proxy with a store that a test fills by hand, and the heads that it knows."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, heads: int = 1 << 21, **settings: Any) -> None:
         self.clock = FakeClock()
         self.proxy = build(replace(NOWHERE, **settings), Imds(), self.clock).proxy
         self.store = self.proxy.store
-        self.known_heads = KnownHeads(self.proxy)
+        self.known_heads = KnownHeads(self.proxy, heads)
 
     @property
     def now(self) -> float:
@@ -284,6 +284,13 @@ def test_all_are_forgotten_at_once(known: Place) -> None:
     assert known.find() is not None
 
 
+def test_a_head_that_came_by_a_unix_socket_is_not_known_over_tcp(place: Place) -> None:
+    """Any host name is accepted there, and only there."""
+    place.remember(HEAD + UNIX_MARK)
+    assert place.find(HEAD + UNIX_MARK) is not None
+    assert place.find(HEAD) is None
+
+
 # --- bounds
 
 
@@ -320,13 +327,19 @@ def test_heads_are_bounded_in_number_and_the_oldest_leaves_first(place: Place) -
     assert place.find(heads[0]) is not None
 
 
-@pytest.mark.parametrize("cache", [0, 4096, 100_000])
-def test_who_has_a_small_cache_has_a_small_table(cache: int) -> None:
-    place = Place(cache_max_bytes=cache + room_for(1))
+@pytest.mark.parametrize("max_bytes", [0, 1, 200, 4096, 100_000])
+def test_what_is_known_and_what_was_seen_once_stay_within_the_bound(max_bytes: int) -> None:
+    place = Place(heads=max_bytes)
     place.put()
-    for number in range(300):
-        place.remember(head_of(400, number))
-    assert len(place.known_heads) * 400 <= place.store.max_bytes // 2
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(2_000):
+        place.remember(head_of(400, number), times=1 + number % 2)
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert len(place.known_heads) * 400 <= max_bytes
+    assert taken <= max_bytes + 5_000
+    assert (len(place.known_heads) > 0) == (max_bytes >= 4096)
 
 
 def test_heads_are_bounded_in_bytes(place: Place) -> None:
@@ -340,15 +353,15 @@ def test_heads_are_bounded_in_bytes(place: Place) -> None:
 def test_bytes_come_back_when_heads_are_forgotten(place: Place) -> None:
     """Were they not counted back, less and less would find room."""
     for turn in range(4):
-        for number in range(500):
+        for number in range(300):
             place.remember(head_of(LONGEST_KNOWN, number))
-        assert len(place.known_heads) == 500, turn
+        assert len(place.known_heads) == 300, turn
         if turn % 2:
             place.known_heads.clear()
             continue
         place.clock.advance(0.5)
         place.put()
-        assert not any(place.find(head_of(LONGEST_KNOWN, number)) for number in range(500))
+        assert not any(place.find(head_of(LONGEST_KNOWN, number)) for number in range(300))
         assert len(place.known_heads) == 0
 
 

@@ -1,0 +1,55 @@
+"""Remember what a pure function returned, bounded in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+Argument = TypeVar("Argument", bound=Hashable)
+Result = TypeVar("Result")
+
+
+class Remembered(Generic[Argument, Result]):
+    """A pure function whose results are kept, at most `max_bytes` of them as `size` counts them.
+
+    Results lie in two generations. When the younger one is half of the bound, it becomes the older one, and what was
+    the older one is forgotten; a result that is used again moves to the younger one. A known result therefore costs
+    one lookup, and nothing has to be kept in order of use.
+    """
+
+    def __init__(
+        self, function: Callable[[Argument], Result], size: Callable[[Argument, Result], int], max_bytes: int
+    ) -> None:
+        """Remember `function`; `size` returns the bytes that one argument and its result take."""
+        self._function = function
+        self._size = size
+        self._half = max_bytes // 2
+        self._young: dict[Argument, Result] = {}
+        self._old: dict[Argument, Result] = {}
+        self._young_bytes = 0
+        self._old_bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """What the kept results take, as `size` counts them."""
+        return self._young_bytes + self._old_bytes
+
+    def __call__(self, argument: Argument) -> Result:
+        """Return the function's result, from memory if it is kept."""
+        try:
+            return self._young[argument]
+        except KeyError:
+            pass
+        try:
+            result = self._old[argument]
+        except KeyError:
+            result = self._function(argument)
+        size = self._size(argument, result)
+        if size > self._half:
+            return result
+        if self._young_bytes + size > self._half:
+            self._old, self._old_bytes = self._young, self._young_bytes
+            self._young, self._young_bytes = {}, 0
+        self._young[argument] = result
+        self._young_bytes += size
+        return result
