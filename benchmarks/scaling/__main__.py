@@ -10,19 +10,17 @@ It needs a checkout, because `tests/virtual.py` provides virtual time.
 from __future__ import annotations
 
 import argparse
-import gc
-import logging
 import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.scaling.cases import Case, Result
+from benchmarks.scaling.cases import Case
 from benchmarks.scaling.document import replace_table
 from benchmarks.scaling.node import Layout
-from benchmarks.scaling.simulation import simulate
 from benchmarks.scaling.tables import SIZES, TABLES
+from benchmarks.scaling.worker import prepare, simulate_one
 
 _PROCESSES = 2
 
@@ -40,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     # The longest first, so that none of them starts when the other process has nothing left to do.
     cases = sorted({case for table in tables.values() for case in table.cases}, key=_effort, reverse=True)
-    with multiprocessing.get_context("spawn").Pool(_PROCESSES, _prepare) as pool:
-        results = {result.case: result for result in pool.imap_unordered(_simulate, cases)}
+    with multiprocessing.get_context("spawn").Pool(_PROCESSES, prepare) as pool:
+        results = {result.case: result for result in pool.imap_unordered(simulate_one, cases)}
         pool.close()  # leaving the block would kill the processes, even while they write
         pool.join()
     sys.stderr.write(f"{len(cases)} cases in {time.monotonic() - began:.0f} s\n")
@@ -58,18 +56,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def _effort(case: Case) -> tuple[bool, int]:
     return case.layout in {Layout.OWN, Layout.FILE}, case.pods
-
-
-def _prepare() -> None:
-    # The proxies' log lines about so many 429s are not wanted, and one collection after each case is faster.
-    logging.getLogger("imdsproxy").addHandler(logging.NullHandler())
-    gc.disable()
-
-
-def _simulate(case: Case) -> Result:
-    result = simulate(case)
-    gc.collect()
-    return result
 
 
 if __name__ == "__main__":
