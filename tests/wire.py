@@ -21,7 +21,7 @@ _STEPS = 1 << 20
 # What uvloop uses (handles/basetransport.pyx), in bytes.
 _HIGH_WATER = 65536
 _LOW_WATER = 16
-_LONGEST_READ = 256_000
+_LONGEST_READ = 16_384
 
 
 def on_the_grid(seconds: float) -> float:

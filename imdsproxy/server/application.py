@@ -37,7 +37,7 @@ from imdsproxy.server.asgi import (
 from imdsproxy.server.known_heads import KnownHeads
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("imdsproxy.access")
@@ -116,7 +116,7 @@ class Application:
             if extension(scope, ADMIN_EXTENSION):
                 served = refused(_ADMIN_ONLY)
             else:
-                answered = await self._serve(request, receive, whose(request, scope))
+                answered = await self._serve(request, scope, receive)
                 if answered is None:
                     return
                 served = answered
@@ -155,12 +155,16 @@ class Application:
             fields = {"client": client, "status": refusal.status, "outcome": "refused", "detail": refusal.reason}
             access.info("request", extra={"fields": fields})
 
+    def date(self) -> tuple[bytes, bytes]:
+        """Return the Date of an answer that begins here (RFC 9110 section 6.6.1)."""
+        return b"date", formatdate(self.clock.wall(), usegmt=True).encode("ascii")
+
     def drop_entries(self) -> None:
         """Drop every cached entry."""
         logger.info("cache emptied", extra={"fields": {"entries": self.proxy.drop()}})
         self.known_heads.clear()
 
-    async def _serve(self, request: Request, receive: Receive, client: str) -> RequestRecord | None:
+    async def _serve(self, request: Request, scope: Scope, receive: Receive) -> RequestRecord | None:
         """Give the answer, or None if the client has gone."""
         if request.method == "POST":
             body = await read_body(receive)
@@ -169,11 +173,11 @@ class Application:
             if len(body) > LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
             request = request._replace(body=body)
-        answer = self.proxy.answer(request, client)
+        answer = self.proxy.answer(request, whose(request, scope))
         if isinstance(answer, RequestRecord):
             return answer
         try:
-            return await unless_gone(answer, receive)
+            return await unless_gone(answer, scope, receive)
         except asyncio.CancelledError:
             if not self.readiness.stopping:
                 raise
@@ -182,7 +186,7 @@ class Application:
     async def _send(self, served: RequestRecord, send: Send) -> None:
         headers = served.headers()
         if served.forward is None and served.age is None:  # the proxy's own words bear the proxy's own date
-            headers.append((b"date", formatdate(self.clock.wall(), usegmt=True).encode("ascii")))
+            headers.append(self.date())
         await send({"type": "http.response.start", "status": served.response.status, "headers": headers})
         await send({"type": "http.response.body", "body": served.response.body})
 
@@ -191,7 +195,13 @@ class Application:
         if path not in PATHS:
             await self._send(refused(_NO_PAGE), send)
             return
-        await self._pages({**scope, "path": path, "root_path": ""}, receive, send)
+
+        async def dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], self.date()]}
+            await send(message)
+
+        await self._pages({**scope, "path": path, "root_path": ""}, receive, dated)
 
     def _get_ready(self) -> asyncio.Task[None]:
         if self._getting_ready is None:

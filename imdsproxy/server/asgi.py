@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from imdsproxy.protocol.messages import Refusal, Request
 from imdsproxy.proxy import Waiting
 from imdsproxy.records import RequestRecord
 from imdsproxy.server.listeners import ELSEWHERE
+from imdsproxy.server.presence import Presence
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
@@ -22,6 +24,8 @@ ADMIN_EXTENSION = "imdsproxy.admin"
 
 UNIX_EXTENSION = "imdsproxy.unix"
 """Under this name it says whether the request came by a Unix socket."""
+PRESENCE_EXTENSION = "imdsproxy.presence"
+"""Under this name it gives the `Presence` of the client."""
 
 _PIPELINED = Refusal(
     400,
@@ -107,19 +111,22 @@ async def read_body(receive: Receive) -> bytes | None:
             return bytes(body)
 
 
-async def unless_gone(answer: Waiting, receive: Receive) -> RequestRecord | None:
-    """Wait for the answer, but no longer than the client does."""
-    loop = asyncio.get_running_loop()
-    waiting = loop.create_task(answer)
-    gone = loop.create_task(_hung_up(receive))
+def unless_gone(answer: Waiting, scope: Scope, receive: Receive) -> Coroutine[Any, Any, RequestRecord | None]:
+    """Wait for the answer, but no longer than the client does; None if it has gone."""
+    presence = extension(scope, PRESENCE_EXTENSION)
+    return presence.wait_for(answer) if isinstance(presence, Presence) else _watching(answer, receive)
+
+
+async def _watching(answer: Waiting, receive: Receive) -> RequestRecord | None:
+    presence = Presence()
+    watch = asyncio.get_running_loop().create_task(_watch(receive, presence))
     try:
-        await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
-        return waiting.result() if waiting.done() else None
+        return await presence.wait_for(answer)
     finally:
-        waiting.cancel()
-        gone.cancel()
+        watch.cancel()
 
 
-async def _hung_up(receive: Receive) -> None:
+async def _watch(receive: Receive, presence: Presence) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    presence.leave()

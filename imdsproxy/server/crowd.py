@@ -6,11 +6,15 @@ A process that has no descriptor left cannot ask IMDS, and its event loop closes
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
+import math
 import sys
-from collections.abc import Collection
+from collections import OrderedDict
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from imdsproxy.server.listeners import BACKLOG
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +23,17 @@ RESERVE = 64
 ADMIN_RESERVE = 16
 """Connections beyond the limit that the admin listener may still take."""
 ANSWERED = 32
-"""Connections beyond the limit that are told why they are refused; they are closed after their first bytes."""
+"""Connections beyond the limit that are refused after their first bytes. Further ones are refused at once, although
+some clients cannot read an answer that comes before their request."""
 _DESCRIPTORS = 65536
-# Looking for idle connections takes time by the number of connections, so several are closed at once.
+# A share of the descriptors is kept for connections that the event loop accepts in one step, before they are counted.
+_BURST = 8
+# Looking for idle connections takes time, so only some are looked at, and several are closed at once.
+_LOOKED_AT = 1024
 _CLOSED_AT_ONCE = 64
+_CLOSED_SHARE = 16
+# Seconds for which nothing is looked for after none was found idle.
+_PAUSE = 0.1
 _OVER = 0.9
 
 
@@ -31,15 +42,15 @@ class Admission(Enum):
 
     STAY = "stay"
     ANSWER = "answer its first request with 503"
-    CLOSE = "close it at once"
+    CLOSE = "answer 503 at once and close it"
 
 
-class Idler(Protocol):
+class Member(Protocol):
     """A connection as far as this module needs it."""
 
     @property
     def idle_since(self) -> float | None:
-        """The loop's time of the last answer, or None while a request is here."""
+        """The loop's time of the last answer, or None while a request is here or an answer is not yet taken."""
         ...
 
     def close_idle(self) -> None:
@@ -47,43 +58,72 @@ class Idler(Protocol):
         ...
 
 
+class Room(NamedTuple):
+    """What the limit of descriptors leaves room for."""
+
+    connections: int
+    backlog: int
+    """Connections that may wait to be accepted at one listener, and so be accepted in one step."""
+
+
 class Crowd:
     """The limit of connections of one server, over all of its listeners."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._members: OrderedDict[Member, None] = OrderedDict()  # those not looked at for longest first
         self._refused = 0
+        self._none_idle_until = -math.inf
 
-    def admit(self, new: object, connections: Collection[object], *, admin: bool = False) -> Admission:
-        """Return what becomes of a new connection, which is among `connections`.
+    def admit(self, new: Member, now: float, *, admin: bool = False) -> Admission:
+        """Return what becomes of a new connection.
 
         At the limit, the connections that have been idle for longest are closed to make room. If none is idle, the
         new one is refused. That is logged once, and once when it is over.
         """
-        count = len(connections)
-        if count <= self.limit:
-            if self._refused and count < self.limit * _OVER:
-                logger.info("connections are accepted again", extra={"fields": {"refused": self._refused}})
-                self._refused = 0
-            return Admission.STAY
-        idle = [each for each in connections if each is not new and _idle_since(each) is not None]
-        for each in heapq.nsmallest(_CLOSED_AT_ONCE, idle, key=lambda one: _idle_since(one) or 0.0):
-            each.close_idle()  # type: ignore[attr-defined]  # only an Idler has an idle_since
-        if idle or (admin and count <= self.limit + ADMIN_RESERVE):
-            return Admission.STAY
-        if not self._refused:
-            logger.warning(
-                "too many connections: new ones are refused until some end",
-                extra={"fields": {"connections": count, "limit": self.limit, "raise": "LimitNOFILE= or ulimit -n"}},
-            )
-        self._refused += 1
-        return Admission.ANSWER if count <= self.limit + ANSWERED else Admission.CLOSE
+        count = len(self._members) + 1
+        admission = Admission.STAY
+        if count > self.limit and not self._make_room(now) and not (admin and count <= self.limit + ADMIN_RESERVE):
+            if not self._refused:
+                logger.warning(
+                    "too many connections: new ones are refused until some end",
+                    extra={"fields": {"connections": count, "limit": self.limit, "raise": "LimitNOFILE= or ulimit -n"}},
+                )
+            self._refused += 1
+            admission = Admission.ANSWER if count <= self.limit + ANSWERED else Admission.CLOSE
+        elif self._refused and count < self.limit * _OVER:
+            logger.info("connections are accepted again", extra={"fields": {"refused": self._refused}})
+            self._refused = 0
+        self._members[new] = None
+        return admission
+
+    def leave(self, member: Member) -> None:
+        """Note that a connection has ended."""
+        self._members.pop(member, None)
+
+    def _make_room(self, now: float) -> bool:
+        """Close some of the connections that have been idle for longest; return whether there were any.
+
+        Only so many are looked at, in turn, that no new connection holds the loop for long.
+        """
+        if now < self._none_idle_until:
+            return False
+        looked_at = list(itertools.islice(self._members, _LOOKED_AT))
+        idle = [(since, number) for number, each in enumerate(looked_at) if (since := each.idle_since) is not None]
+        for each in looked_at:
+            self._members.move_to_end(each)
+        for _, number in heapq.nsmallest(min(_CLOSED_AT_ONCE, self.limit // _CLOSED_SHARE + 1), idle):
+            del self._members[looked_at[number]]
+            looked_at[number].close_idle()
+        if not idle:
+            self._none_idle_until = now + _PAUSE
+        return bool(idle)
 
 
-def descriptor_limit() -> int:
-    """Raise the soft limit of descriptors as far as allowed, and return how many connections it leaves room for."""
+def descriptor_room() -> Room:
+    """Raise the soft limit of descriptors as far as allowed, and return what it leaves room for."""
     if sys.platform == "win32":
-        return _DESCRIPTORS  # no such limit
+        return Room(_DESCRIPTORS, BACKLOG)  # no such limit
     import contextlib  # noqa: PLC0415  # for the lines below alone
     import resource  # noqa: PLC0415  # Windows has none
 
@@ -94,9 +134,10 @@ def descriptor_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             soft = most
     available = _DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, _DESCRIPTORS)
-    return max(ADMIN_RESERVE, available - RESERVE - ANSWERED)
+    return room(available)
 
 
-def _idle_since(connection: object) -> float | None:
-    since = getattr(connection, "idle_since", None)
-    return since if isinstance(since, float) else None
+def room(descriptors: int) -> Room:
+    """Return what so many descriptors leave room for."""
+    backlog = max(1, min(BACKLOG, descriptors // _BURST))
+    return Room(max(ADMIN_RESERVE, descriptors - RESERVE - max(ANSWERED, backlog)), backlog)

@@ -23,6 +23,8 @@ _END = b"\r\n\r\n"
 class FastPathConnection(Connection):
     """A connection with the lane, for `Application` alone; what it does not take goes the way of every request."""
 
+    __slots__ = ("_access_log", "_answered", "_at_once", "_began", "_from_rest", "_hit", "_now", "_observe", "_repeats")
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         application = cast("Application", self.app)

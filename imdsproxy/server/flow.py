@@ -4,55 +4,107 @@ from __future__ import annotations
 
 import asyncio
 import select
-import socket
 import sys
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
+# Why nothing is read: the application has not yet taken the body that came (uvicorn's own reason); a request waits for
+# the answer to an earlier one; the last read was a full one, and other connections come first; this is the end.
+_BODY, _WAITING, _TURN, _END = 1, 2, 4, 8
+
 
 class Brake(FlowControl):
-    """uvicorn's flow control, which does not read on while requests of the connection wait.
+    """uvicorn's flow control, with reasons of its own to stop reading.
 
     uvicorn itself resumes reading after each answer, so that one connection that sends requests without end would have
     any number of them parsed and in memory.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__(transport)
-        self.held = False
-        """A request waits for the answer to an earlier one."""
-        self.stopped = False
-        """Nothing more is read from this connection."""
+        # Not uvicorn's own, which makes an event at once. Most connections never need it, and it takes 1 kB.
+        self._transport = transport
+        self._pauses = 0
+        self.write_paused = False
+        self._writable: asyncio.Event | None = None
+
+    @property
+    def delays(self) -> bool:
+        """Whether it is the proxy that does not read on, and not for a moment only."""
+        return self._pauses & ~_TURN != 0
+
+    @property
+    def held(self) -> bool:
+        """Whether a request waits for the answer to an earlier one."""
+        return bool(self._pauses & _WAITING)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing more is read from this connection."""
+        return bool(self._pauses & _END)
+
+    def pause_reading(self) -> None:
+        """Stop reading until `resume_reading`, because of a body."""
+        self._pause(_BODY)
 
     def resume_reading(self) -> None:
-        """Read on, unless a request waits."""
-        if not self.held and not self.stopped:
-            super().resume_reading()
+        """Read on after `pause_reading`, unless there is another reason not to."""
+        self._resume(_BODY)
 
     def hold(self) -> None:
-        """Stop reading until `release`."""
-        self.held = True
-        self.pause_reading()
+        """Stop reading until `release`, because a request waits."""
+        self._pause(_WAITING)
 
     def release(self) -> None:
         """Read on after `hold`."""
-        if self.held:
-            self.held = False
-            self.resume_reading()
+        self._resume(_WAITING)
+
+    def let_others(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Stop reading until the other connections have had their turn."""
+        if not self._transport.is_closing():
+            self._pause(_TURN)
+            loop.call_soon(self._resume, _TURN)
 
     def stop(self) -> None:
         """Stop reading for good."""
-        self.stopped = True
-        self.pause_reading()
+        self._pause(_END)
+
+    async def drain(self) -> None:
+        """Wait until the client takes more."""
+        if self.write_paused:
+            if self._writable is None:
+                self._writable = asyncio.Event()
+            await self._writable.wait()
+
+    def pause_writing(self) -> None:
+        """Note that the client takes less than it is sent."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """Note that the client takes what it is sent, and wake up who waits for that."""
+        self.write_paused = False
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+    def _pause(self, why: int) -> None:
+        if not self._pauses:
+            self._transport.pause_reading()
+        self._pauses |= why
+
+    def _resume(self, why: int) -> None:
+        if self._pauses & why:
+            self._pauses &= ~why
+            if not self._pauses:
+                self._transport.resume_reading()
 
 
 def hung_up(transport: asyncio.Transport) -> bool:
-    """Return whether the peer of a Unix socket has closed it, rather than only ended its sending (poll(2), POLLHUP).
+    """Return whether the peer is gone altogether, rather than only at the end of its sending (poll(2), POLLHUP).
 
-    Over TCP the two cannot be told apart before an answer is written, so this returns False there.
+    Over TCP, a peer that has closed its socket looks like one that has ended its sending, until it sends a reset.
     """
     connection = transport.get_extra_info("socket")
-    if sys.platform == "win32" or connection is None or connection.family != socket.AF_UNIX:
+    if sys.platform == "win32" or connection is None or connection.fileno() < 0:
         return False
     poll = select.poll()
     poll.register(connection.fileno(), 0)

@@ -36,16 +36,13 @@ TOO_MANY = Refusal(
     "This proxy has as many connections as its limit of open files allows (LimitNOFILE=, ulimit -n). Ask again.",
     ((b"retry-after", b"1"),),
 )
-PIPELINED = Refusal(
-    400, "pipelined", "invalid_request", "Too many requests were sent without waiting for answers; send fewer at once."
-)
 UNKNOWN_METHOD = Refusal(
     405, "method", "method_not_allowed", "This method is not known here; use GET.", ((b"allow", b"GET"),)
 )
 
 
-def written(refusal: Refusal) -> bytes:
-    """Write the answer with which the connection ends."""
+def written(refusal: Refusal, *further: tuple[bytes, bytes]) -> bytes:
+    """Write the answer with which the connection ends, with these fields more."""
     served = refused(refusal)
-    fields = [*served.headers(), (b"connection", b"close")]
+    fields = [*served.headers(), *further, (b"connection", b"close")]
     return b"%b\r\n%b" % (head(refusal.status, fields), served.response.body)

@@ -16,9 +16,10 @@ import uvicorn
 
 from imdsproxy.server.application import Application
 from imdsproxy.server.connection import KEEP_ALIVE, Connection
-from imdsproxy.server.crowd import Crowd, descriptor_limit
+from imdsproxy.server.crowd import Crowd, descriptor_room
 from imdsproxy.server.fast_path import connection_class
-from imdsproxy.server.listeners import BACKLOG, Listener, close
+from imdsproxy.server.listeners import Listener, close
+from imdsproxy.server.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -55,20 +56,19 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
-            connection = partial(
-                self._connections[listener.admin, listener.path is not None],
-                config=self.config,
-                server_state=self.server_state,
-                app_state=self.lifespan.state,
-            )
+            reader = partial(self._reader, self._connections[listener.admin, listener.path is not None])
+            backlog = self.config.backlog
             if listener.path is None:
-                server = await loop.create_server(connection, sock=listener.socket, backlog=BACKLOG)
+                server = await loop.create_server(reader, sock=listener.socket, backlog=backlog)
             else:
                 server = await loop.create_unix_server(
-                    connection, sock=listener.socket, backlog=BACKLOG, **_KEEPING_THE_FILE
+                    reader, sock=listener.socket, backlog=backlog, **_KEEPING_THE_FILE
                 )
             self.servers.append(server)
         self._tell_started()
+
+    def _reader(self, connection: type[Connection]) -> Reader:
+        return Reader(connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state))
 
     async def main_loop(self) -> None:
         """Wait for the end. uvicorn would look for it ten times a second, on every node and in every pod."""
@@ -113,12 +113,14 @@ def run(
     announce: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until a signal ends it, and close the listeners. `announce` is called once all of them are served."""
-    crowd = Crowd(descriptor_limit())
+    room = descriptor_room()
+    crowd = Crowd(room.connections)
     connections = {
         (admin, unix): connection_class(header_timeout, admin=admin, unix=unix, crowd=crowd)
         for admin, unix in product((False, True), repeat=2)
     }
     config = uvicorn_config(application, connections[False, False])
+    config.backlog = room.backlog
     server = _Server(config, application, listeners, connections, announce)
     try:
         with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
@@ -142,7 +144,6 @@ def uvicorn_config(application: Application, connection: type[Connection]) -> uv
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=_GRACE,
-        backlog=BACKLOG,
     )
 
 

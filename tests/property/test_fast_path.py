@@ -6,6 +6,7 @@ they must have done the same: to the byte and the moment on every connection, at
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -471,12 +472,11 @@ class World:
         self.way = way
         self.wires: list[tuple[int, Wire, Connection]] = []
         self._asked = 0
-        # The first request may not begin it, since its pauses are random.
-        self.application._getting_ready = self.loop.create_future()  # type: ignore[assignment]
-        if house.warm:
-            getting_ready = self.loop.create_task(self.application.readiness.become())
-            self.loop.run_on(1.0)
-            assert getting_ready.done(), "from here on it would ask again after pauses of any length"
+        # As the lifespan does it, or not at all: with the first request, readiness would ask after random pauses.
+        become = self.application.readiness.become() if house.warm else asyncio.sleep(0)
+        getting_ready = self.application._getting_ready = self.loop.create_task(become)
+        self.loop.run_on(1.0 if house.warm else 0.0)
+        assert getting_ready.done(), "from here on it would ask again after pauses of any length"
 
     def _answer(self, sent: Sent) -> Response | Failure:
         return imds_answers(self.sky, sent, self.imds.count)

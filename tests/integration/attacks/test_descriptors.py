@@ -13,6 +13,7 @@ import pytest
 from imdsproxy.emulator import EmulatorServer
 from imdsproxy.server.crowd import ANSWERED, RESERVE
 from tests.integration.attacks.kit import HOST, read_answer, request
+from tests.integration.attacks.listeners import read_all
 from tests.kit import ProxyProcess, get, running_proxy, wait_until
 from tests.targets import INSTANCE
 
@@ -68,6 +69,25 @@ def test_connection_beyond_the_limit_is_answered_503_where_none_is_idle(proxy: P
     assert get(proxy.port, INSTANCE).status == 200
     assert proxy.log.count("too many connections") == 1
     assert "IMDS fails" not in proxy.log
+
+
+def test_however_many_connections_come_at_once_each_is_answered(imds: EmulatorServer, tmp_path: Path) -> None:
+    limited = ("prlimit", f"--nofile={FILES}:{FILES}")
+    with (
+        running_proxy(tmp_path, upstream=imds.url, prefix=limited, header_timeout=60) as proxy,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(ROOM):
+            _connect(stack, proxy).sendall(b"GET /-/healthy HT")
+        wait_until(lambda: _ask_once(proxy) == 503)
+        many = [_connect(stack, proxy) for _ in range(3 * FILES)]
+        answers = []
+        for connection in many:
+            with contextlib.suppress(ConnectionError):  # the answer may have come before the request
+                connection.sendall(request(b"/-/healthy", HOST))
+            answers.append(read_all(connection))
+        assert {answer.partition(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 503 Service Unavailable"}
+        assert "Traceback" not in proxy.log
 
 
 def test_admin_listener_has_connections_of_its_own(imds: EmulatorServer, tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
+import struct
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +140,28 @@ def test_empty_lines_between_requests_are_no_request(everywhere: Everywhere, kin
             connection.recv(1)
 
 
+@every_listener
+@pytest.mark.parametrize(
+    ("begin", "rest"),
+    [
+        (b"GET / HTTP/1.1\r\n", b"\r\n"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", b"\r\n"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+        (b"GET /-/healthy HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+    ],
+    ids=["empty lines", "a body of empty lines", "chunks of a byte", "chunks to a page"],
+)
+def test_flood_on_one_connection_takes_no_memory_and_leaves_the_others_served(
+    everywhere: Everywhere, kind: str, begin: bytes, rest: bytes
+) -> None:
+    before = everywhere.process.resident_bytes()
+    with everywhere.connect(kind) as connection:
+        connection.sendall(begin)
+        _send_without_reading(connection, rest * 10_000, 4 * MEBIBYTE, 0.5)
+        assert everywhere.healthy(kind)
+        assert everywhere.process.resident_bytes() - before < 8 * MEBIBYTE
+
+
 # --- Clients that end their sending
 
 
@@ -148,6 +174,45 @@ def slow(start: Starter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         listening_everywhere(start, imds.url, tmp_path_factory.mktemp("slow"), ttl="/metadata/instance=0") as proxy,
     ):
         yield proxy, imds
+
+
+def _pipelined_behind_a_miss(number: int, count: int) -> bytes:
+    return request(INSTANCE.encode() + b"&behind=%d" % number, HOST) + LEAST * count
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_client_that_pipelines_very_much_is_slowed_down_and_not_refused(
+    slow: tuple[Everywhere, EmulatorServer], kind: str
+) -> None:
+    proxy, _ = slow
+    count = 16_000
+    last = request(b"/-/healthy", HOST, b"Connection: close\r\n")
+    with proxy.connect(kind) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(_pipelined_behind_a_miss(0, count) + last,))
+        sender.start()
+        received = read_all(connection)
+        sender.join(10)
+    assert received.count(b"HTTP/1.1 404 ") + received.count(b"HTTP/1.1 400 ") == count
+    assert received.count(b"detail=pipelined") == 0
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
+
+
+def test_many_clients_that_pipeline_very_much_take_little_memory(
+    slow: tuple[Everywhere, EmulatorServer],
+) -> None:
+    proxy, imds = slow
+    imds.emulator.faults.add(Fault(latency=3, path="/metadata/instance"))
+    before = proxy.process.resident_bytes()
+    count = 100
+    with contextlib.ExitStack() as stack:
+        for number in range(1, count):
+            connection = stack.enter_context(proxy.connect("tcp"))
+            connection.setblocking(False)  # noqa: FBT003  # the standard library's signature
+            with contextlib.suppress(BlockingIOError):
+                connection.send(_pipelined_behind_a_miss(number, 12_000))
+        assert proxy.healthy("tcp")
+        assert proxy.process.resident_bytes() - before < count * 64 * 1024
+    imds.emulator.faults.clear()
 
 
 WANTED = {
@@ -203,6 +268,52 @@ def test_client_that_left_a_unix_socket_is_not_waited_for(slow: tuple[Everywhere
             wait_until(lambda: len(imds.emulator.arrivals) > before)
     assert proxy.healthy("unix")
     imds.emulator.faults.clear()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_client_that_goes_altogether_after_its_sending_is_noticed(
+    slow: tuple[Everywhere, EmulatorServer], kind: str
+) -> None:
+    proxy, imds = slow
+    descriptors = Path(f"/proc/{proxy.process.process.pid}/fd")
+    imds.emulator.faults.add(Fault(latency=25, path="/metadata/loadbalancer"))
+    before = len(imds.emulator.arrivals)
+    connection = proxy.connect(kind)
+    connection.sendall(request(b"/metadata/loadbalancer?api-version=2020-10-01&leaves=" + kind.encode(), HOST))
+    connection.shutdown(socket.SHUT_WR)
+    wait_until(lambda: len(imds.emulator.arrivals) > before)
+    open_before = len(list(descriptors.iterdir()))
+    if kind == "tcp":  # a reset, as of a process that ends with an answer unread
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+    wait_until(lambda: len(list(descriptors.iterdir())) < open_before, 6.0)  # long before IMDS's time is over
+    imds.emulator.faults.clear()
+
+
+DATE = re.compile(rb"\r\ndate: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT\r\n")
+
+
+@every_listener
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (request(b"/-/healthy", HOST, b"Connection: close\r\n"), 200),
+        (request(b"/-/metrics", HOST, b"Connection: close\r\n"), 200),
+        (request(b"/-/nothing", HOST, b"Connection: close\r\n"), 404),
+        (b"GET / HTTP/1.1\r\nno field\r\n\r\n", 400),
+        (b"BREW / HTTP/1.1\r\n\r\n", 405),
+        (request(b"/-/healthy", *[b"a: b\r\n"] * 200), 431),
+        (b"GET /-/healthy HT", 408),
+    ],
+)
+def test_every_answer_of_the_proxys_own_has_one_date(
+    everywhere: Everywhere, kind: str, sent: bytes, status: int
+) -> None:
+    with everywhere.connect(kind) as connection:
+        connection.sendall(sent)
+        received = read_all(connection)
+    assert received.startswith(b"HTTP/1.1 %d " % status)
+    assert len(DATE.findall(received.partition(b"\r\n\r\n")[0] + b"\r\n")) == 1
 
 
 @every_listener

@@ -1,0 +1,201 @@
+"""uvicorn's parsing of requests, with bounds.
+
+The request target is handed on as it was on the wire, since its absolute form, a fragment or a CONNECT must be seen to
+be refused.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NoReturn, cast
+
+from httptools import HttpParserError, HttpParserUpgrade
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from imdsproxy.protocol.messages import Refusal
+from imdsproxy.server.asgi import ADMIN_EXTENSION, PRESENCE_EXTENSION, TARGET_EXTENSION, UNIX_EXTENSION
+from imdsproxy.server.flow import Brake
+from imdsproxy.server.parse_errors import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, MOST_FIELDS, UPGRADE_WITH_BODY
+from imdsproxy.server.presence import Presence
+
+_END = b"\r\n\r\n"
+_SHORTEST = len(b"GET / HTTP/1.1")
+# Within a body an empty line ends nothing. Pieces of this length take few steps and contain few further requests.
+_BODY_PIECE = 512
+# The fields that say more of a request than what is asked for: what follows its head, or on which terms.
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+# What a chunk's frame may take for each byte in it, before it counts as something else than a body.
+_FRAME = 16
+
+
+class _RefusedError(Exception):
+    """Ends the parsing; httptools turns it into a parser error."""
+
+
+class _Pipeline(list[tuple[RequestResponseCycle, Any]]):
+    """Stands in for uvicorn's deque, which takes 760 bytes even if it is empty."""
+
+    __slots__ = ()
+
+    def appendleft(self, item: tuple[RequestResponseCycle, Any]) -> None:
+        """Add to what `pop` takes from the other end."""
+        self.insert(0, item)
+
+
+class BoundedParser(HttpToolsProtocol):
+    """Parses one request after another, as long as none has to wait."""
+
+    # Beside uvicorn's attributes, which fill a dictionary: a few more would double it in each connection.
+    __slots__ = ("_beside_body", "_cycles", "_framed", "_in_head", "_refusal", "_trailing", "_unparsed", "_whole")
+
+    cycle: RequestResponseCycle | None  # type: ignore[assignment]  # there is none before the first
+    flow: Brake
+    admin = False
+    """Only the pages under `/-/` are served."""
+    unix = False
+    """The listener is a Unix socket."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pipeline = _Pipeline()  # type: ignore[assignment]  # it has what uvicorn needs of a deque
+        self._in_head = True
+        self._whole = True  # what came in last was the end of a request
+        self._framed = False  # a field of this request is one of `_FRAMING`
+        self._beside_body = 0  # bytes that came in since the last whole head or request and are no body
+        self._trailing = 0  # bytes in the trailers of this request
+        self._refusal = MALFORMED  # what is answered if the parser stops
+        self._unparsed = b""  # what was read and waits for the answers to earlier requests
+        self._cycles: list[RequestResponseCycle] = []  # requests that wait for their answers, in order
+
+    def _parse(self) -> None:
+        """Parse one request after another, until one has to wait for the answer to an earlier one.
+
+        The rest stays unparsed and nothing more is read, because a parsed request takes many times its bytes.
+        """
+        data, begin = self._unparsed, 0
+        while begin < len(data) and not (self.pipeline or self.flow.stopped or self.transport.is_closing()):
+            least = _BODY_PIECE if not self._in_head else _SHORTEST if self._whole else 0
+            end = data.find(_END, begin + least)
+            piece = data[begin:] if end < 0 else data[begin : end + len(_END)]
+            begin += len(piece)
+            self._feed(piece)
+        self._unparsed = data[begin:]
+        if self._unparsed or self.pipeline:
+            self.flow.hold()
+        else:
+            self.flow.release()
+
+    def _feed(self, piece: bytes) -> None:
+        self._beside_body += len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except HttpParserUpgrade:
+            pass  # a client that offers to change protocols gets HTTP/1.1
+        except HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("")
+        if not self._whole and not self.transport.is_closing():
+            self._start_deadline()
+        if self._beside_body > LONGEST_HEAD and not self.transport.is_closing():
+            self._refuse(HEAD_TOO_LONG)
+
+    def on_message_begin(self) -> None:
+        """Count a new head from here. What uvicorn keeps of a request is made once that is needed."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._in_head = True
+        self._whole = False
+        self._framed = False
+        self._trailing = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target in."""
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one field in. A trailer is none: it comes after the request was judged (RFC 9110 section 6.5.1)."""
+        if self._in_head:
+            name = name.lower()
+            if len(self.headers) >= MOST_FIELDS:  # at once: a field in memory takes thirty times its bytes
+                self._stop_parsing(HEAD_TOO_LONG)
+            self.headers.append((name, value))
+            if name in _FRAMING:
+                self._framed = True
+                if name == b"expect" and value.lower() == b"100-continue":
+                    self.expect_100_continue = True
+        else:
+            self._trailing += len(name) + len(value)
+            if self._trailing > LONGEST_HEAD:
+                self._stop_parsing(HEAD_TOO_LONG)
+
+    def on_headers_complete(self) -> None:
+        """Hand the target on as it was on the wire, and the rest to uvicorn."""
+        # `_beside_body` does not know of a head that began in the midst of a read.
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > LONGEST_HEAD:
+            self._stop_parsing(HEAD_TOO_LONG)
+        if self.parser.get_http_version() not in {"1.0", "1.1"}:
+            self._stop_parsing(MALFORMED)
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and codings != [b"chunked"]:
+            self._stop_parsing(MALFORMED)  # RFC 9112 section 6.1: what else it says of the body's length is in doubt
+        upgrade = self.parser.should_upgrade()
+        if upgrade and (codings or any(name == b"content-length" and value != b"0" for name, value in self.headers)):
+            self._stop_parsing(UPGRADE_WITH_BODY)  # the parser takes what follows for the other protocol
+        self._in_head = False
+        self._beside_body = 0
+        target, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.headers += headers
+        self.expect_100_continue = expects
+        presence = Presence()
+        extensions = {
+            TARGET_EXTENSION: target,
+            ADMIN_EXTENSION: self.admin,
+            UNIX_EXTENSION: self.unix,
+            PRESENCE_EXTENSION: presence,
+        }
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # ASGI leaves the type open
+        # uvicorn would take the target apart, and stumble over the forms that are no path.
+        self.url = b"/"
+        super().on_headers_complete()
+        while self._cycles and self._cycles[0].response_complete:
+            del self._cycles[0]
+        cycle = cast("RequestResponseCycle", self.cycle)
+        cycle.message_event = presence  # type: ignore[assignment]  # its task has not begun yet
+        self._cycles.append(cycle)
+        if upgrade:
+            # The offer to change protocols is ignored (RFC 9110 section 7.8); what follows is not HTTP/1.1 for sure.
+            cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body in."""
+        self._beside_body = max(0, self._beside_body - _FRAME * len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._rest_begins()
+        super().on_message_complete()
+
+    def _rest_begins(self) -> None:
+        self._whole = True
+        self._in_head = True
+        self._beside_body = 0
+        self._stop_deadline()
+
+    def _stop_parsing(self, refusal: Refusal) -> NoReturn:
+        self._refusal = refusal
+        raise _RefusedError
+
+    @abstractmethod
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer and close."""
+
+    @abstractmethod
+    def _start_deadline(self) -> None:
+        """Bound the time for the rest of this request."""
+
+    @abstractmethod
+    def _stop_deadline(self) -> None:
+        """The request is whole."""

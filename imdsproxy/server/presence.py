@@ -1,0 +1,77 @@
+"""Whether the client of a request is still there while its answer is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Presence:
+    """The presence of one request's client.
+
+    It also stands in for the event by which uvicorn's cycle hears of a body or of the end, because `asyncio.Event`
+    takes several times the memory, and there is one for each client that waits.
+    """
+
+    __slots__ = ("_gone", "_is_set", "_on_gone", "_waiter")
+
+    def __init__(self) -> None:
+        self._gone = False
+        self._is_set = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._on_gone: Callable[[], object] | None = None
+
+    def has_left(self) -> bool:
+        """Return whether the client has gone."""
+        return self._gone
+
+    def leave(self) -> None:
+        """Note that the client has gone, and end the waiting for its answer."""
+        self._gone = True
+        self.set()
+        if self._on_gone is not None:
+            on_gone, self._on_gone = self._on_gone, None
+            on_gone()
+
+    async def wait_for(self, answer: Coroutine[Any, Any, Result]) -> Result | None:
+        """Wait for the answer in the current task, but no longer than the client does; None if it has gone.
+
+        A task for the answer and one for the client would take 5 kB more for each client that waits.
+        """
+        task = asyncio.current_task()
+        if task is None or self.has_left():
+            answer.close()
+            return None
+        self._on_gone = task.cancel
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if self.has_left() and not task.uncancel():  # nothing else has cancelled the task
+                return None
+            raise
+        finally:
+            self._on_gone = None
+
+    # As asyncio.Event, for uvicorn's cycle, of which only one coroutine waits at a time
+
+    def set(self) -> None:
+        """Wake up the coroutine that waits."""
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        """Make the next one wait."""
+        self._is_set = False
+
+    async def wait(self) -> None:
+        """Wait for `set`."""
+        while not self._is_set:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None

@@ -1,0 +1,54 @@
+"""Reading from connections in small pieces, in turn."""
+
+from __future__ import annotations
+
+import asyncio
+
+from imdsproxy.server.connection import Connection
+
+LONGEST_READ = 16_384
+"""Bytes that one read takes from a connection, so that one client neither holds the loop nor fills the memory."""
+
+# One buffer serves all connections: both event loops fill it and hand it over in one step.
+_BUFFER = memoryview(bytearray(LONGEST_READ))
+
+
+class Reader(asyncio.BufferedProtocol):
+    """Reads for one connection, at most `LONGEST_READ` bytes at a time."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._connection.connection_made(transport)  # type: ignore[arg-type]  # as uvicorn's
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the buffer to read into."""
+        del sizehint
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand on what was read. After a full read, there is more for sure, and others come first."""
+        connection = self._connection
+        if nbytes == LONGEST_READ:
+            connection.flow.let_others(connection.loop)
+        connection.data_received(_BUFFER[:nbytes].tobytes())
+
+    def eof_received(self) -> bool:
+        """Return whether the connection stays open."""
+        return self._connection.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client takes what it is sent."""
+        self._connection.resume_writing()

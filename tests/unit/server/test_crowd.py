@@ -1,0 +1,116 @@
+"""The limit of connections: who makes room, who is refused, and how often that is said."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from imdsproxy.server.crowd import ADMIN_RESERVE, ANSWERED, RESERVE, Admission, Crowd, room
+
+
+class Connection:
+    """A member that counts how often it is looked at."""
+
+    def __init__(self, idle_since: float | None = None) -> None:
+        self.since = idle_since
+        self.looks = 0
+        self.closed = False
+
+    @property
+    def idle_since(self) -> float | None:
+        self.looks += 1
+        return self.since
+
+    def close_idle(self) -> None:
+        self.closed = True
+
+
+def _filled(limit: int, *members: Connection) -> Crowd:
+    crowd = Crowd(limit)
+    for member in members:
+        assert crowd.admit(member, 0.0) is Admission.STAY
+    return crowd
+
+
+def test_connection_idle_for_longest_makes_room() -> None:
+    members = [Connection(3.0), Connection(), Connection(1.0), Connection(2.0)]
+    crowd = _filled(4, *members)
+    assert crowd.admit(Connection(), 5.0) is Admission.STAY
+    assert [member.closed for member in members] == [False, False, True, False]
+
+
+def test_connection_that_ended_leaves_its_place() -> None:
+    members = [Connection(1.0) for _ in range(4)]
+    crowd = _filled(4, *members)
+    crowd.leave(members[0])
+    assert crowd.admit(Connection(), 5.0) is Admission.STAY
+    assert not any(member.closed for member in members)
+
+
+def test_where_none_is_idle_first_some_are_answered_and_then_all_closed() -> None:
+    crowd = _filled(4, *(Connection() for _ in range(4)))
+    admissions = [crowd.admit(Connection(), 1.0) for _ in range(ANSWERED + 5)]
+    assert admissions == [Admission.ANSWER] * ANSWERED + [Admission.CLOSE] * 5
+
+
+def test_admin_has_room_beyond_the_limit() -> None:
+    crowd = _filled(4, *(Connection() for _ in range(4)))
+    admissions = [crowd.admit(Connection(), 1.0, admin=True) for _ in range(ADMIN_RESERVE + 1)]
+    assert admissions == [Admission.STAY] * ADMIN_RESERVE + [Admission.ANSWER]
+
+
+def test_one_new_connection_looks_at_a_bounded_number_of_others() -> None:
+    members = [Connection() for _ in range(20_000)]
+    crowd = _filled(len(members), *members)
+    crowd.admit(Connection(), 1.0)
+    assert sum(member.looks for member in members) <= 2048
+
+
+def test_in_turn_every_connection_is_looked_at() -> None:
+    members = [*(Connection() for _ in range(5000)), Connection(1.0)]
+    crowd = _filled(len(members), *members)
+    for number in range(20):
+        crowd.admit(Connection(), float(number))
+    assert members[-1].closed
+
+
+def test_after_none_was_idle_none_is_looked_for_during_a_pause() -> None:
+    members = [Connection() for _ in range(4)]
+    crowd = _filled(4, *members)
+    crowd.admit(Connection(), 1.0)
+    seen = members[0].looks
+    members[0].since = 1.0
+    assert crowd.admit(Connection(), 1.01) is Admission.ANSWER
+    assert members[0].looks == seen
+    assert crowd.admit(Connection(), 1.2) is Admission.STAY
+    assert members[0].closed
+
+
+def test_the_beginning_and_the_end_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    members = [Connection() for _ in range(10)]
+    crowd = _filled(10, *members)
+    refused = [Connection() for _ in range(7)]
+    with caplog.at_level(logging.INFO, "imdsproxy.server.crowd"):
+        for each in refused:
+            crowd.admit(each, 1.0)
+        for each in (*refused, *members[:5]):
+            crowd.leave(each)
+        crowd.admit(Connection(), 2.0)
+        crowd.admit(Connection(), 3.0)
+    said = [(record.levelname, record.getMessage(), vars(record)["fields"]) for record in caplog.records]
+    assert [(level, message.partition(":")[0]) for level, message, _ in said] == [
+        ("WARNING", "too many connections"),
+        ("INFO", "connections are accepted again"),
+    ]
+    assert said[1][2] == {"refused": 7}
+
+
+@pytest.mark.parametrize("descriptors", [64, 100, 200, 1024, 16384, 65536])
+def test_limit_leaves_descriptors_for_imds_and_for_one_burst(descriptors: int) -> None:
+    found = room(descriptors)
+    assert found.backlog >= 1
+    assert found.connections >= ADMIN_RESERVE
+    if descriptors >= 200:
+        assert found.connections + found.backlog + RESERVE <= descriptors
+        assert found.connections + ANSWERED + RESERVE <= descriptors

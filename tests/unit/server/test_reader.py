@@ -1,0 +1,208 @@
+"""What one connection may take of the loop and of the memory, counted in steps and bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from imdsproxy.server.connection import Connection
+from imdsproxy.server.flow import Brake
+from imdsproxy.server.reader import LONGEST_READ, Reader
+
+LEAST = b"GET / HTTP/1.1\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+
+class _Transport(asyncio.Transport):
+    """Notes whether it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = True
+        self.closing = False
+        self.written = b""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        del name
+        return default
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = True
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
+
+
+async def _never(scope: Any, receive: Any, send: Any) -> None:
+    del scope, receive, send
+    await asyncio.get_running_loop().create_future()
+
+
+def _connection() -> tuple[Connection, _Transport]:
+    config = uvicorn.Config(_never, http=Connection, lifespan="off", log_config=None, proxy_headers=False)
+    config.load()
+    connection, transport = Connection(config, ServerState(), {}), _Transport()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+class _Parser:
+    """Counts the steps of a parser."""
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+        self.steps = 0
+
+    def feed_data(self, data: bytes) -> None:
+        self.steps += 1
+        self._parser.feed_data(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        POST + b"Content-Length: 1000000\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n7d000\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n",
+        b"",
+    ],
+    ids=["a body", "a chunk", "a body of a GET", "empty lines"],
+)
+def test_empty_lines_are_parsed_in_few_steps(begin: bytes) -> None:
+    async def steps() -> None:
+        connection, transport = _connection()
+        parser = _Parser(connection.parser)
+        connection.parser = parser  # type: ignore[assignment]  # counts
+        connection.data_received(begin + b"\r\n" * 8000)
+        connection.data_received(b"\r\n" * 8000)
+        assert parser.steps <= 32_000 // 16
+        assert not transport.closing
+        connection.connection_lost(None)
+
+    asyncio.run(steps())
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"", POST + b"Content-Length: 5\r\n\r\n12345", POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"],
+    ids=["a head", "a body", "a chunked body"],
+)
+def test_one_read_becomes_few_requests(begin: bytes) -> None:
+    async def steps() -> None:
+        connection, transport = _connection()
+        connection.data_received(begin + LEAST * 800)
+        assert len(connection._cycles) <= 32
+        assert not transport.reading
+        connection.connection_lost(None)
+
+    asyncio.run(steps())
+
+
+def test_reading_goes_on_once_no_reason_against_it_is_left() -> None:
+    async def steps() -> None:
+        transport = _Transport()
+        brake = Brake(transport)
+        brake.hold()
+        brake.pause_reading()
+        brake.let_others(asyncio.get_running_loop())
+        assert [brake.held, brake.delays, brake.stopped] == [True, True, False]
+        brake.resume_reading()
+        brake.release()
+        assert [transport.reading, brake.delays] == [False, False]  # it is only for a moment
+        await asyncio.sleep(0)
+        assert [transport.reading, brake.stopped] == [True, False]
+        brake.stop()
+        brake.release()
+        assert [transport.reading, brake.stopped] == [False, True]
+
+    asyncio.run(steps())
+
+
+def test_answer_waits_until_the_client_takes_more() -> None:
+    async def steps() -> None:
+        brake = Brake(_Transport())
+        await brake.drain()
+        brake.pause_writing()
+        waiting = [asyncio.get_running_loop().create_task(brake.drain()) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not any(each.done() for each in waiting)
+        brake.resume_writing()
+        await asyncio.gather(*waiting)
+
+    asyncio.run(steps())
+
+
+class _Noting(Connection):
+    """Notes the size of each read, and the turn of the loop in which it came."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reads: list[tuple[int, int]] = []
+        self.turn = 0
+        self.expected = 1
+        self.all_read = asyncio.Event()
+
+    def count(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Count the turns of the loop."""
+        self.turn += 1
+        if self.expected > sum(size for _, size in self.reads):
+            loop.call_soon(self.count, loop)
+        else:
+            self.all_read.set()
+
+    def data_received(self, data: bytes | bytearray | memoryview) -> None:
+        assert type(data) is bytes
+        self.reads.append((self.turn, len(data)))
+
+
+def test_connection_that_sends_much_takes_turns_with_the_rest() -> None:
+    uvloop = pytest.importorskip("uvloop", reason="Windows has no uvloop")
+
+    async def steps() -> None:
+        config = uvicorn.Config(_never, http=Connection, lifespan="off", log_config=None)
+        config.load()
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        connection = _Noting(config, ServerState(), {})
+        with theirs:
+            theirs.setblocking(False)  # noqa: FBT003  # the standard library's signature
+            sent = theirs.send(b"x" * 150_000)
+            connection.expected = sent
+            loop.call_soon(connection.count, loop)
+            await loop.connect_accepted_socket(lambda: Reader(connection), ours)
+            await connection.all_read.wait()
+            turns = [turn for turn, _ in connection.reads]
+            assert sent > 4 * LONGEST_READ
+            assert len(set(turns)) == len(turns), "two reads in one turn of the loop"
+            assert max(size for _, size in connection.reads) == LONGEST_READ
+        connection.transport.abort()
+        await asyncio.sleep(0)
+
+    for factory in (uvloop.new_event_loop, asyncio.SelectorEventLoop):
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(steps())
