@@ -25,6 +25,7 @@ from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.policy import Policy
 from imdsproxy.protocol.address import IMDS
+from imdsproxy.protocol.failures import FailureRules
 from imdsproxy.protocol.messages import BudgetClass
 from imdsproxy.protocol.request_parser import AcceptedHosts
 from imdsproxy.proxy import Proxy
@@ -132,18 +133,20 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     fetcher = Fetcher(
         limiters=limiters,
         upstream=upstream,
-        retry_rules=RetryRules(config.retry_statuses, config.retry_base, config.retry_max),
+        failure_rules=FailureRules(config.retry_statuses),
+        retry_rules=RetryRules(config.retry_base, config.retry_max),
         clock=clock,
         instance=instance,
         # IMDS's own address may lead to a node's proxy, but only for as long as a redirect stands.
         proxied=None if address == IMDS else address.unix is not None,
-        patience=config.read_timeout,
+        stale_after=config.stale_after,
         notify=metrics.asked,
     )
     shares = divide(config.cache_max_bytes)
     policy = Policy(
         ttl=dict(config.ttl),
         stale_if_error=dict(config.stale_if_error),
+        token_fresh=config.token_fresh,
         negative_ttl=config.negative_ttl,
         require_metadata=config.require_metadata_header,
         allow=config.allow,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from imdsproxy.protocol.address import IMDS, Address
+from imdsproxy.protocol.failures import DEFAULT_RETRIED
 
 PathSeconds = tuple[tuple[str, float], ...]
 """Pairs of a lower-case path prefix and seconds."""
@@ -29,18 +30,20 @@ class Config:
     admin_port: int | None = None
     upstream: Address = IMDS
     connect_timeout: float = 2.0
-    read_timeout: float = 10.0
+    read_timeout: float = 30.0
+    stale_after: float = 2.0
     budget_requests: int = 5
     budget_window: float = 1.0
     identity_budget_requests: int | None = None
     budget_file: str | None = None
     header_timeout: float = 10.0
     max_wait: float = 10.0
-    retry_statuses: frozenset[int] = frozenset({410, 429, 500, 502, 503, 504})
+    retry_statuses: frozenset[int] = DEFAULT_RETRIED
     retry_base: float = 1.0
     retry_max: float = 70.0
     ttl: PathSeconds = ()
     stale_if_error: PathSeconds = ()
+    token_fresh: float = 3600.0
     negative_ttl: float = 5.0
     cache_max_bytes: int = 16_777_216
     max_body_bytes: int = 1_048_576

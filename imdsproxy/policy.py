@@ -144,6 +144,7 @@ class Policy:
         *,
         ttl: Mapping[str, float] | None = None,
         stale_if_error: Mapping[str, float] | None = None,
+        token_fresh: float = _HOUR,
         negative_ttl: float = 5.0,
         require_metadata: MetadataRule = "credentials",
         allow: tuple[str, ...] = ("/metadata",),
@@ -153,6 +154,7 @@ class Policy:
         """Make the rules; `memory` is how many bytes remembered decisions may take."""
         self._ttl = ttl or {}
         self._stale_if_error = stale_if_error or {}
+        self._token_fresh = token_fresh
         self._negative_ttl = negative_ttl
         self._require_metadata = require_metadata
         self._allow = tuple(map(_split, allow))
@@ -219,7 +221,8 @@ class Policy:
         stale = _override(self._stale_if_error, segments, row.token or row.stale_if_error > 0, row.path)
         if row.token:  # bounded by the token's own life, which tokens.py knows; a setting can only shorten
             return Lifetimes(
-                fresh=float("inf") if fresh is None else fresh,
+                fresh=self._token_fresh if fresh is None else min(fresh, self._token_fresh),
+                revalidate=float("inf") if fresh is None else fresh,
                 stale_if_error=float("inf") if stale is None else stale,
                 negative=self._negative_ttl,
                 token=True,

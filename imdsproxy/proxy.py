@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cachetools import TTLCache
-
 from imdsproxy.budget.limiter import TurnedAway
 from imdsproxy.cache.derived_entries import DerivedEntries
-from imdsproxy.cache.freshness import Entry, Freshness, Plan, as_told, keep, lookup, plan
+from imdsproxy.cache.freshness import Entry, Freshness, Plan, as_told, keep, lookup, plan, replaces
+from imdsproxy.cache.refresh_guard import RefreshGuard
 from imdsproxy.cache.rendered_hit import RenderedHit, from_cache, write
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
@@ -29,22 +28,23 @@ from imdsproxy.protocol.target import read_target, without_bypass
 from imdsproxy.records import Outcome, RequestRecord, refused
 from imdsproxy.upstream.collapsing import CollapsedFetch, CollapsedFetches
 from imdsproxy.upstream.fetcher import Fetcher
+from imdsproxy.upstream.headers import shareable
 from imdsproxy.upstream.task import FetchTask
 
-_BYPASS_EVERY = 10.0
-"""Seconds in which one key is renewed by a client's wish at most once."""
-_REFRESH_PAUSE = 5.0
-"""Seconds for which a key rests after its renewal brought nothing: serving it stale meanwhile asks no more of IMDS."""
+# Kinds of fetches whose answer is not kept; one that IMDS gets without `Metadata: true` is another question.
+_SHARED = "shared"
+_SHARED_WITHOUT_METADATA = "shared without Metadata"
 
 Waiting = Coroutine[Any, Any, RequestRecord]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """IMDS answered; `entry` is set if the answer was kept."""
+    """IMDS answered; `entry` is set if the answer was kept, `failed` if it says that IMDS failed."""
 
     response: Response
-    entry: Entry | None
+    entry: Entry | None = None
+    failed: bool = False
 
 
 FetchResult = StoredAnswer | TurnedAway
@@ -71,10 +71,7 @@ class Proxy:
         self.flights = CollapsedFetches[FetchResult]()
         self._clock = clock
         self._parts = DerivedEntries(store, clock, max_keys) if derives else None
-        # Keys may be long, so their hashes are remembered; one taken for another would only ask IMDS later.
-        self._bypassed: TTLCache[int, None] = TTLCache(max_keys, _BYPASS_EVERY, clock.monotonic)
-        # The value says whether IMDS failed, or answered what is not kept (403, a token about to expire).
-        self._resting: TTLCache[int, bool] = TTLCache(max_keys, _REFRESH_PAUSE, clock.monotonic)
+        self._guard = RefreshGuard(clock, max_keys)
 
     def answer(self, request: Request, client: str = "") -> RequestRecord | Waiting:
         """Answer at once, or give a coroutine to wait for; cancelling it ends the waiting, not the flight.
@@ -87,9 +84,9 @@ class Proxy:
         """Do what was decided about a request."""
         if isinstance(decision, Refuse):
             return refused(decision.refusal)
-        task = FetchTask(request, decision, client)
         if isinstance(decision, Forward):
-            return self._alone(task)
+            return self._forward(FetchTask(request, decision, client, shared=shareable(request)))
+        task = FetchTask(request, decision, client)
         wish = self._wish(request)
         if wish:
             return self._when_landed(task, self._flight(task, wish), wish)
@@ -131,9 +128,9 @@ class Proxy:
             # all parts that were cut out of it.
             entry, whole = self._parts.find(task.request.target, entry, decision.lifetimes, now)
             renewal = task if whole is None else self._errand_of(whole) or task
-            if self._rest(renewal) is not None:
+            if self._guard.paused(renewal.request.target.key) is not None:
                 renewal = task
-        failed_lately = self._rest(task)
+        failed_lately = self._guard.paused(task.request.target.key)
         standing = lookup(entry, now)
         step = plan(standing, failing=self.fetcher.health.fails(now) or failed_lately is True)
         if entry is None or step is Plan.FETCH:
@@ -167,21 +164,14 @@ class Proxy:
         decision = self.policy.decide(request)
         return FetchTask(request, decision) if isinstance(decision, Cache) else None
 
-    def _rest(self, task: FetchTask) -> bool | None:
-        """Say whether its last try failed, if it rests after that; None if it may be renewed."""
-        return self._resting.get(hash(task.request.target.key))
-
     def _wish(self, request: Request) -> str:
         """Say by which wish of the client's the entry is to be renewed now, or `""`."""
         wish = "bypass_cache" if request.target.bypass else "no-cache" if request.no_cache else ""
         if not wish:
             return ""
         key = request.target.key
-        if self.flights.under_way((key, wish)) is None:
-            if hash(key) in self._bypassed:
-                return ""
-            self._bypassed[hash(key)] = None
-        return wish
+        joins = self.flights.under_way((key, wish)) is not None
+        return wish if joins or self._guard.grant_bypass(key) else ""
 
     def _flight(
         self, task: FetchTask, wish: str = "", *, background: bool = False, max_wait: float = math.inf
@@ -197,6 +187,8 @@ class Proxy:
             return self.flights.start(key, partial(self._fly, task), ticket), True
         if not background:
             self.fetcher.limiter(task.decision).join(flight.ticket, task.client)
+            flight.clients += 1
+            flight.wanted = True
         return flight, False
 
     async def _when_landed(
@@ -211,55 +203,69 @@ class Proxy:
         if stale is not None:
             await asyncio.wait((flight.landed, flight.stumbled), return_when=asyncio.FIRST_COMPLETED)
             now = self._clock.monotonic()
-            failed = not flight.landed.done() or _failed(flight.landed.result(), task)
+            failed = not flight.landed.done() or _failed(flight.landed.result())
             if failed and lookup(stale, now) is not Freshness.MISS:
                 return from_cache(stale, task.decision.endpoint, now, "stale-if-error")
-        landing = await asyncio.shield(flight.landed)
+        landing = await self._landing(task, flight)
         while isinstance(landing, TurnedAway) and landing.in_vain and not led:
             # Whoever began it had waited longer; the rest of one's own time is left.
             left = self.fetcher.limiter(task.decision).max_wait - (self._clock.monotonic() - began)
             flight, led = self._flight(task, wish, max_wait=max(0.0, left))
-            landing = await asyncio.shield(flight.landed)
+            landing = await self._landing(task, flight)
         if wish and isinstance(landing, TurnedAway):  # it was not granted after all
-            self._bypassed.pop(hash(task.request.target.key), None)
+            self._guard.withdraw_bypass(task.request.target.key)
         outcome = Outcome.BYPASS if wish else Outcome.MISS
-        forward = "request" if wish else "stale" if stale else "uri-miss"
+        forward = "bypass" if task.shared else "request" if wish else "stale" if stale else "uri-miss"
         return self._served(task, landing, outcome if led else Outcome.COLLAPSED, forward)
 
-    async def _alone(self, task: FetchTask) -> RequestRecord:
-        flight = self.flights.start(None, partial(self._fly, task), task.ticket())
-        try:
-            landing = await asyncio.shield(flight.landed)
-        except asyncio.CancelledError:
-            self.flights.call_off(flight)
-            raise
+    def _forward(self, task: FetchTask) -> Waiting:
+        """Pass a request on whose answer is not kept: together with all that ask the same meanwhile, or alone."""
+        if task.shared:
+            wish = _SHARED if task.adds_metadata else _SHARED_WITHOUT_METADATA
+            return self._when_landed(task, self._flight(task, wish), wish)
+        return self._alone(task, self.flights.start(None, partial(self._fly, task), task.ticket()))
+
+    async def _alone(self, task: FetchTask, flight: CollapsedFetch[FetchResult]) -> RequestRecord:
+        landing = await self._landing(task, flight)
         return self._served(task, landing, Outcome.BYPASS, "method" if task.once else "bypass")
+
+    async def _landing(self, task: FetchTask, flight: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
+        """Wait for a fetch. One that keeps nothing ends with the last of its clients."""
+        try:
+            return await asyncio.shield(flight.landed)
+        except asyncio.CancelledError:
+            if isinstance(task.decision, Forward):
+                self.flights.leave(flight)
+            raise
 
     async def _fly(self, task: FetchTask, flight: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
         """Fetch, and keep what came as far as it deserves it."""
         fetched = await self.fetcher.fetch(task, flight)
         if isinstance(fetched, TurnedAway):
             return fetched
-        result, decision, key = fetched.result, task.decision, task.request.target.key
+        result, failed = fetched.verdict.result, fetched.verdict.failed
+        decision, key = task.decision, task.request.target.key
         if isinstance(decision, Forward):
             if decision.drops is not None:
                 self.drop(decision.drops)
-            return result if isinstance(result, Failure) else StoredAnswer(result, None)
-        failed = task.failed(result)
-        if isinstance(result, Failure):
-            self._resting[hash(key)] = True
-            return result
+            return result if isinstance(result, Failure) else StoredAnswer(result, failed=failed)
+        if failed or isinstance(result, Failure):  # never kept
+            self._guard.pause(key, failed=True)
+            return result if isinstance(result, Failure) else StoredAnswer(result, failed=True)
         now = self._clock.monotonic()
         entry = keep(result, decision.lifetimes, fetched.sent_at, now)
-        if not flight.keeps or (failed and self.store.get(key) is not None):
-            entry = None  # a failure does not take the place of what can still be served
         if task.request.target.bypass and result.status != 200:
             entry = None  # IMDS may mean the `bypass_cache`, which is no part of the entry's name
-        elif self._parts is not None and result.status != 200 and not failed:
+        elif self._parts is not None and result.status != 200:
             self._parts.deny(key, fetched.sent_at)
-        kept = entry is not None and self.store.put(key, entry)
+        kept = (
+            entry is not None
+            and flight.keeps
+            and replaces(entry, self.store.get(key), now)
+            and self.store.put(key, entry)
+        )
         if not kept:
-            self._resting[hash(key)] = failed
+            self._guard.pause(key, failed=False)
         return StoredAnswer(as_told(result, decision.lifetimes, now - fetched.sent_at), entry if kept else None)
 
     def _served(self, task: FetchTask, landing: FetchResult | Failure, outcome: Outcome, forward: str) -> RequestRecord:
@@ -273,7 +279,7 @@ class Proxy:
         return RequestRecord(
             landing.response,
             endpoint,
-            Outcome.ERROR if _failed(landing, task) else outcome,
+            Outcome.ERROR if landing.failed else outcome,
             ttl=None if entry is None else math.floor(entry.fresh_until - self._clock.monotonic()),
             forward=forward,
             forward_status=landing.response.status,
@@ -281,8 +287,8 @@ class Proxy:
         )
 
 
-def _failed(landing: FetchResult | Failure, task: FetchTask) -> bool:
-    return not isinstance(landing, StoredAnswer) or task.failed(landing.response)
+def _failed(landing: FetchResult | Failure) -> bool:
+    return not isinstance(landing, StoredAnswer) or landing.failed
 
 
 def _turned_away(away: TurnedAway) -> Refusal:

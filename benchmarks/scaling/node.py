@@ -28,8 +28,10 @@ from tests.virtual import VirtualClock
 IMDS_TAKES = 0.05
 """Seconds from a request to IMDS until its response, half of them each way."""
 _SOCKET_TAKES = 0.001
-_READ_TIMEOUT = 10.0
+_READ_TIMEOUT = 30.0
 _TOKEN_LIVES = 86400
+# What every endpoint but that of tokens can have said.
+_DOCUMENT = b'{"apiVersions":[],"compute":{},"loadbalancer":{},"Events":[],"tenantId":"","signature":""}'
 _HEADERS = ((b"content-type", b"application/json; charset=utf-8"), (b"server", b"IMDS"))
 _TOKEN = b'{"access_token":"t","expires_in":"%d","token_type":"Bearer"}' % _TOKEN_LIVES
 _REQUEST_HEADERS = ((b"host", b"localhost"), (b"metadata", b"true"))
@@ -84,7 +86,7 @@ class Imds:
         await asyncio.sleep(IMDS_TAKES / 2)
         if admitted:
             self._limits.leave(identity=identity)
-            return Response(200, _HEADERS, _TOKEN if identity else b"{}")
+            return Response(200, _HEADERS, _TOKEN if identity else _DOCUMENT)
         return Response(410 if away else 429, _HEADERS, b"{}")
 
 

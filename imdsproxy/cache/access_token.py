@@ -1,4 +1,4 @@
-"""A managed-identity token's life, and its body with `expires_in` aged.
+"""A managed-identity token's life, and its body with `expires_in` and its like aged.
 
 `expires_in` is what was left of the token's life when IMDS answered (Microsoft's managed-identity token
 page, and captured responses), so it is turned into monotonic time once, at receipt, and no wall clock is
@@ -17,29 +17,33 @@ MARGIN = 300.0
 
 _LONGEST_LIFE = 7 * 24 * 3600
 # The quotes belong to the pattern: inside another JSON string they would be escaped and not match.
-_EXPIRES_IN = re.compile(rb'"expires_in"\s*:\s*("?)(\d{1,9})\1\s*(?=[,}])')
+_FIGURE = re.compile(rb'"(expires_in|refresh_in|ext_expires_in)"\s*:\s*("?)(\d{1,9})\2\s*(?=[,}])')
+_LIFE = b"expires_in"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBody:
-    """A token response that can be aged: everything but the digits of `expires_in` stays as IMDS wrote it."""
+    """A token response that can be aged: everything but the digits of its remaining seconds stays as IMDS wrote it."""
 
-    before: bytes
-    after: bytes
+    pieces: tuple[bytes, ...]
+    """What stands before, between and behind the figures."""
+    figures: tuple[int, ...]
+    """The seconds left when IMDS answered: `expires_in` and, where they are there, `refresh_in`, `ext_expires_in`."""
     expires_in: int
     """Seconds of life left when IMDS answered."""
 
     def aged(self, seconds: float) -> bytes:
-        """Give the body `seconds` after the request was sent; what is left is rounded down, never below 0."""
-        left = max(0, int(self.expires_in - seconds))
-        return b"%b%d%b" % (self.before, left, self.after)
+        """Return the body `seconds` after the request was sent; what is left is rounded down, never below 0."""
+        left = (b"%d" % int(max(0.0, figure - seconds)) for figure in self.figures)
+        return b"".join(part for pair in zip(self.pieces, left, strict=False) for part in pair) + self.pieces[-1]
 
 
 def read_token(body: bytes) -> TokenBody | None:
     """Read a token response; None where its life cannot be told without doubt (such a token is not kept).
 
     Doubt is: no JSON object, no access token, `expires_in` missing, twice, negative, not a whole number of
-    digits (bare or in quotes), or longer than a week, seven times what Azure issues.
+    digits (bare or in quotes), or longer than a week, seven times what Azure issues. The other two figures are aged
+    where they are as plain, and are otherwise left as IMDS wrote them.
     """
     try:
         document = json.loads(body)
@@ -47,14 +51,23 @@ def read_token(body: bytes) -> TokenBody | None:
         return None
     if not isinstance(document, dict) or not isinstance(document.get("access_token"), str):
         return None
-    found = list(_EXPIRES_IN.finditer(body))
-    if len(found) != 1:
+    found = list(_FIGURE.finditer(body))
+    lives = [match for match in found if match[1] == _LIFE]
+    if len(lives) != 1 or int(lives[0][3]) > _LONGEST_LIFE:
         return None
-    life = int(found[0][2])
-    if life > _LONGEST_LIFE:
-        return None
-    token = TokenBody(body[: found[0].start(2)], body[found[0].end(2) :], life)
+    names = [match[1] for match in found]
+    plain = [match for match in found if names.count(match[1]) == 1]
+    return _cut(body, document, plain) or _cut(body, document, lives)
+
+
+def _cut(body: bytes, document: dict[str, object], figures: list[re.Match[bytes]]) -> TokenBody | None:
+    """Cut the body at these figures, or return None if they are not all the token's own."""
+    ends = [0, *(match.end(3) for match in figures)]
+    starts = [*(match.start(3) for match in figures), len(body)]
+    pieces = tuple(body[end:start] for end, start in zip(ends, starts, strict=True))
+    life = next(int(match[3]) for match in figures if match[1] == _LIFE)
+    token = TokenBody(pieces, tuple(int(match[3]) for match in figures), life)
     # The proof that these digits are the token's own, not those of a nested or an escaped name: aged to its end, the
     # document says 0 there and is otherwise the same.
-    ended = {**document, "expires_in": "0" if found[0][1] else 0}
-    return token if json.loads(token.aged(life)) == ended else None
+    ended = {**document, **{match[1].decode("ascii"): "0" if match[2] else 0 for match in figures}}
+    return token if json.loads(token.aged(float("inf"))) == ended else None

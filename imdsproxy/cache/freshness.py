@@ -14,6 +14,7 @@ from enum import Enum
 
 from imdsproxy.cache.access_token import MARGIN, TokenBody, read_token
 from imdsproxy.policy import Lifetimes
+from imdsproxy.protocol.expectation import is_coded
 from imdsproxy.protocol.messages import Response
 
 _NEGATIVE = frozenset({400, 404})
@@ -118,12 +119,14 @@ def plan(standing: Freshness, *, failing: bool) -> Plan:
 
 
 def keep(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -> Entry | None:
-    """Make the entry that an answer deserves, or None where it is not to be kept.
+    """Make the entry of an answer that is no failure, or return None if it is not to be kept.
 
     200 is kept as the lifetimes say, 400 and 404 for the negative lifetime, anything else never. A token is
-    fresh for half of its life and usable, stale, until `tokens.MARGIN` seconds before its end; its `expires_in`
+    fresh for half of its life and usable, stale, until `access_token.MARGIN` seconds before its end; its `expires_in`
     was aged by every cache it passed, so only for it an `Age` shortens nothing.
     """
+    if not _storable(response):
+        return None
     initial_age = _age(response)
     written_at = sent_at - initial_age
     if response.status in _NEGATIVE:
@@ -138,7 +141,7 @@ def keep(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -
         end = sent_at + token.expires_in - MARGIN
         fresh_until = min(sent_at + token.expires_in / 2, sent_at + lifetimes.fresh, end)
         error_until = min(end, fresh_until + lifetimes.stale_if_error)
-        revalidate_until = min(end, fresh_until + lifetimes.fresh)
+        revalidate_until = min(end, fresh_until + lifetimes.revalidate)
         entry = Entry(response, sent_at, fresh_until, revalidate_until, error_until, token, initial_age)
     else:
         fresh_until = written_at + lifetimes.fresh
@@ -154,6 +157,12 @@ def keep(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -
     return entry if now < entry.gone_at else None
 
 
+def replaces(entry: Entry, present: Entry | None, now: float) -> bool:
+    """Whether a new entry may take the place of the present one: an error never that of a token that still lives."""
+    living_token = present is not None and present.token is not None and now < present.gone_at
+    return entry.response.status == 200 or not living_token
+
+
 def as_told(response: Response, lifetimes: Lifetimes, seconds: float) -> Response:
     """Give an answer as those get it who waited `seconds` for it: what IMDS took is off a token's `expires_in`.
 
@@ -161,6 +170,15 @@ def as_told(response: Response, lifetimes: Lifetimes, seconds: float) -> Respons
     """
     token = read_token(response.body) if lifetimes.token and response.status == 200 else None
     return response if token is None else Response(response.status, response.headers, token.aged(int(seconds)))
+
+
+def _storable(response: Response) -> bool:
+    """Whether the answer is the same for every client (RFC 9111 section 4.1), and in a form that can be read.
+
+    IMDS sends none of these fields, so an answer with one has passed something else.
+    """
+    fields = dict(response.headers)
+    return b"set-cookie" not in fields and fields.get(b"vary", b"").strip() != b"*" and not is_coded(response)
 
 
 def _age(response: Response) -> int:

@@ -123,6 +123,8 @@ class FailureKind(Enum):
     """It took no connection in time: neither an answer nor a refusal came back."""
     RESET = "upstream-reset"
     UNREADABLE = "upstream-unreadable"
+    UNEXPECTED = "upstream-unexpected"
+    """A whole HTTP answer, but none that the endpoint can have given."""
     TOO_LARGE = "upstream-too-large"
     LOOP = "loop"
     INTERNAL = "internal-error"

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from imdsproxy.config import Config
 from imdsproxy.protocol.address import Address
+from imdsproxy.protocol.failures import DEFAULT_RETRIED
 from imdsproxy.settings import parsers as values
 from imdsproxy.settings import places
 from imdsproxy.settings.parsers import LONGEST_SECONDS
@@ -109,8 +110,13 @@ class Settings(BaseSettings):
     )
     connect_timeout: PositiveSeconds = Field(2, description="Seconds to wait for a connection to the upstream.")
     read_timeout: PositiveSeconds = Field(
-        10,
+        30,
         description="Seconds to wait for the upstream's answer. Scheduled events may take 130 in any case.",
+    )
+    stale_after: Seconds = Field(
+        2,
+        description="Seconds without an answer after which a stale one is served, if one is within its bound; the "
+        "request to the upstream goes on.",
     )
     budget_requests: Count = Field(
         5, description="No more than this many requests reach IMDS in any window of BUDGET_WINDOW seconds."
@@ -147,8 +153,9 @@ class Settings(BaseSettings):
         PlainValidator(values.read_statuses),
         Form("STATUS,...", "HTTP statuses from 400 to 599, separated by commas, or a JSON array"),
     ] = Field(
-        frozenset({410, 429, 500, 502, 503, 504}),
-        description="Upstream statuses that are retried; each attempt takes a permit.",
+        DEFAULT_RETRIED,
+        description="Upstream statuses that are retried and count as a failure of IMDS: none is remembered, and "
+        "what is stale is served instead. Each attempt takes a permit.",
     )
     retry_base: PositiveSeconds = Field(
         1, description="Seconds before the first retry; the pause doubles with each later one."
@@ -165,6 +172,11 @@ class Settings(BaseSettings):
         description="Seconds an answer may still be served after it was fresh while IMDS fails, by path "
         "prefix, instead of the policy's.",
         examples=['"/metadata/instance" = 7200'],
+    )
+    token_fresh: PositiveSeconds = Field(
+        3600,
+        description="Longest time in seconds that an access token is handed out before a newer one is asked for; half "
+        "its remaining life if that is shorter.",
     )
     negative_ttl: Seconds = Field(5, description="Seconds a 400 or 404 of IMDS is remembered; 0 turns it off.")
     cache_max_bytes: Bytes = Field(

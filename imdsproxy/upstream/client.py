@@ -35,7 +35,7 @@ class UpstreamClient:
         address: Address,
         *,
         connect_timeout: float = 2.0,
-        read_timeout: float = 10.0,
+        read_timeout: float = 30.0,
         max_body_bytes: int = 1 << 20,
     ) -> None:
         self.address = address

@@ -44,6 +44,8 @@ class CollapsedFetch(Generic[Result]):
         """A request of it is at IMDS at this moment."""
         self.wanted = True
         """Somebody may still make use of what it brings; if not, a failed try is not tried again."""
+        self.clients = 1
+        """How many wait for it."""
 
     def stumble(self) -> None:
         """Tell those who wait that a try has failed."""
@@ -78,12 +80,21 @@ class CollapsedFetches(Generic[Result]):
         task.add_done_callback(partial(self._land, key))
         return flight
 
-    def call_off(self, flight: CollapsedFetch[Result]) -> None:
-        """End a flight that nobody can join and whose client has gone; a request that is at IMDS is seen out."""
+    def leave(self, flight: CollapsedFetch[Result]) -> None:
+        """Note that a client waits no more; the last one ends the fetch, unless its request is at IMDS.
+
+        Such a request is seen out, and can be joined meanwhile.
+        """
+        flight.clients -= 1
+        if flight.clients > 0:
+            return
         flight.wanted = False
-        for task, flown in self._tasks.items():
-            if flown is flight and not flight.sending:
-                task.cancel()
+        if flight.sending:
+            return
+        for key in [key for key, listed in self._listed.items() if listed is flight]:
+            del self._listed[key]
+        for task in [task for task, flown in self._tasks.items() if flown is flight]:
+            task.cancel()
 
     def forget(self, concerns: Callable[[Key], bool]) -> None:
         """Let nobody join the flights of these keys any more, nor what they bring be kept."""

@@ -1,4 +1,4 @@
-"""Asking IMDS until it answers or patience ends: wait for its return, take a token, send, learn, try again."""
+"""Asking IMDS until it answers or patience ends: wait for its return, take a permit, send, judge, learn, retry."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from imdsproxy.budget.limiter import Limiter, TurnedAway
 from imdsproxy.clock import Clock
 from imdsproxy.policy import Cache, Forward
 from imdsproxy.protocol.cache_status import word_of_proxy
+from imdsproxy.protocol.failures import FailureRules, Verdict
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
 from imdsproxy.records import UpstreamAttempt
 from imdsproxy.upstream.collapsing import CollapsedFetch
@@ -46,8 +47,8 @@ class Fetcher:
     """Sends errands to IMDS within the budget, and knows IMDS's health.
 
     `proxied` says whether another imdsproxy is taken to be asked until its answers tell; with None that cannot be.
-    While it is so, no token is spent here, since that one spends them. `patience` is how many seconds it may take
-    before what is stale is served instead; the asking goes on, because it may have to wait for IMDS itself.
+    While it is so, no permit is spent here, since that one spends them. After `stale_after` seconds without a result
+    clients are served what is stale within its bound; the fetch goes on behind it.
     """
 
     def __init__(  # noqa: PLR0913  # the parts it works with, all by name
@@ -55,22 +56,24 @@ class Fetcher:
         *,
         limiters: Mapping[BudgetClass, Limiter],
         upstream: Sender,
+        failure_rules: FailureRules,
         retry_rules: RetryRules,
         clock: Clock,
         instance: str,
         proxied: bool | None = None,
-        patience: float = math.inf,
+        stale_after: float = math.inf,
         notify: Callable[[UpstreamAttempt], None] = lambda _asked: None,
     ) -> None:
         self.limiters = limiters
         self.health = Health()
+        self.failure_rules = failure_rules
         self.retry_rules = retry_rules
         self._upstream = upstream
         self._clock = clock
         self._instance = instance
         self._may_be_proxied = proxied is not None
         self.proxied = bool(proxied)
-        self._patience = patience
+        self._stale_after = stale_after
         most = _MOST_AT_A_PROXY if proxied else _MOST_AT_A_STRANGER
         self._unmetered = Limiter(Budget(most, 0.0), clock, limiters[BudgetClass.GENERAL].max_wait)
         self._notify = notify
@@ -91,38 +94,45 @@ class Fetcher:
         return self._unmetered if self.proxied else self.limiters[decision.budget]
 
     async def fetch(self, task: FetchTask, flight: AnyFetch) -> Fetched | TurnedAway:
-        """Ask IMDS until it answers or patience ends. Every try pays for its own token."""
+        """Ask IMDS until it answers or patience ends. Every attempt pays for its own permit."""
+        silence = None
+        if self._stale_after < math.inf:
+            silence = asyncio.get_running_loop().call_later(self._stale_after, flight.stumble)
+        try:
+            return await self._ask(task, flight)
+        finally:
+            if silence is not None:
+                silence.cancel()
+            if self.health.leave(flight):
+                self._wake()
+
+    async def _ask(self, task: FetchTask, flight: AnyFetch) -> Fetched | TurnedAway:
         began = self._clock.monotonic()
         decision = task.decision
         fetched: Fetched | None = None
         attempt = 0
-        try:
-            while True:
-                gone = await self._away(flight, began)  # before anything scarce is held
-                if gone is not None:
-                    return Fetched(gone, began)
-                few = decision.slow and not self.proxied
-                tried = await (self._try_slow if few else self._try)(task, flight, fetched)
-                if tried is None:
-                    continue  # IMDS went away while this one waited for its token
-                if isinstance(tried, TurnedAway):
-                    return tried if fetched is None else fetched
-                fetched = tried
-                attempt += 1
-                if task.failed(fetched.result):
-                    flight.stumble()
-                elapsed = self._clock.monotonic() - began
-                known = self.health.answered
-                rules, proxied = self.retry_rules, self.proxied
-                delay = next_delay(
-                    fetched.result, attempt, elapsed, rules, decision.budget, known=known, proxied=proxied
-                )
-                if delay is None or task.once or not flight.wanted:
-                    return fetched
-                await asyncio.sleep(delay)
-        finally:
-            if self.health.leave(flight):
-                self._wake()
+        while True:
+            gone = await self._away(flight, began)  # before anything scarce is held
+            if gone is not None:
+                return Fetched(gone, began)
+            few = decision.slow and not self.proxied
+            tried = await (self._try_slow if few else self._try)(task, flight, fetched)
+            if tried is None:
+                continue  # IMDS went away while this one waited for its permit
+            if isinstance(tried, TurnedAway):
+                return tried if fetched is None else fetched
+            fetched = tried
+            attempt += 1
+            if fetched.verdict.failed:
+                flight.stumble()
+            elapsed = self._clock.monotonic() - began
+            known, proxied = self.health.answered, self.proxied
+            delay = next_delay(
+                fetched.verdict, attempt, elapsed, self.retry_rules, decision.budget, known=known, proxied=proxied
+            )
+            if delay is None or task.once or not flight.wanted:
+                return fetched
+            await asyncio.sleep(delay)
 
     async def _try_slow(self, task: FetchTask, flight: AnyFetch, before: Fetched | None) -> Fetched | TurnedAway | None:
         """Try as one of the few slow ones; the time to wait for that is bounded as the wait for a token is."""
@@ -147,23 +157,19 @@ class Fetcher:
         if not self.health.may_ask(flight) or limiter.too_late(token):
             limiter.release_unused(token)
             return None
-        headers = to_upstream(request, decision, self._instance, proxied=self.proxied)
+        headers = to_upstream(request, decision, self._instance, shared=task.shared, proxied=self.proxied)
         flight.sending = True
-        result: Response | Failure | None = None
-        impatient = None
-        if self.proxied and not decision.slow and self._patience < math.inf:
-            impatient = asyncio.get_running_loop().call_later(self._patience, flight.stumble)
+        verdict: Verdict | None = None
         try:
             slow = decision.slow or self.proxied
             result = await self._upstream.send(request.method, request.target.raw, headers, request.body, slow=slow)
             if isinstance(result, Response):
                 result = dated(result, self._clock.wall())
-            self._learn(flight, decision, result, token.taken_at)  # before the token can go to the next
+            verdict = self.failure_rules.judge(request, result)
+            self._learn(flight, decision, verdict, token.taken_at)  # before the permit can go to the next
         finally:
             flight.sending = False
-            if impatient is not None:
-                impatient.cancel()
-            if _came_back(result):  # it never reached IMDS, so it costs nothing there
+            if verdict is not None and _came_back(verdict):  # it never reached IMDS, so it costs nothing there
                 limiter.release_unused(token)
             else:
                 limiter.leave(token, counts=not decision.slow)
@@ -172,20 +178,20 @@ class Fetcher:
                 decision.endpoint,
                 decision.budget,
                 token.taken_at - wanted_at,
-                _word(result),
+                verdict.word,
                 self._clock.monotonic() - token.taken_at,
-                retried_after=None if before is None else _word(before.result),
+                retried_after=None if before is None else before.verdict.word,
             )
         )
-        return Fetched(result, token.taken_at)
+        return Fetched(verdict, token.taken_at)
 
     def _turn_away(self, task: FetchTask, wanted_at: float, away: TurnedAway) -> TurnedAway:
         decision = task.decision
         self._notify(UpstreamAttempt(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
         return away
 
-    async def _away(self, flight: AnyFetch, began: float) -> Response | None:
-        """Wait while another feels for IMDS's return; gives the 410 to pass on if it does not come back in time."""
+    async def _away(self, flight: AnyFetch, began: float) -> Verdict | None:
+        """Wait while another fetch probes; return the 410 to pass on if IMDS does not come back in time."""
         while not self.health.may_ask(flight):
             flight.stumble()
             if self._away_waiting >= _MOST_AWAY_WAITING:
@@ -201,29 +207,30 @@ class Fetcher:
                 self._away_waiting -= 1
         return None
 
-    def _learn(self, flight: AnyFetch, decision: Forward | Cache, result: Response | Failure, taken_at: float) -> None:
-        if _came_back(result):  # IMDS has not been heard, so this is no news of it
-            self.trouble = _reason(result)
-            if isinstance(result, Failure) and result.kind is FailureKind.LOOP:
+    def _learn(self, flight: AnyFetch, decision: Forward | Cache, verdict: Verdict, taken_at: float) -> None:
+        if _came_back(verdict):  # IMDS has not been heard, so this is no news of it
+            self.trouble = verdict.description
+            if verdict.word == FailureKind.LOOP.value:
                 self._tell_of_loop(self.trouble)
             return
         now = self._clock.monotonic()
+        result = verdict.result
         budget = self.limiters[decision.budget].budget
         by_proxy = isinstance(result, Response) and word_of_proxy(result) is not None
         if isinstance(result, Response) and self._may_be_proxied:
             if self.proxied and not by_proxy:
-                # What is under way without tokens reaches IMDS as well, so the first of them have to wait.
+                # What is under way without permits reaches IMDS as well, so the first of them have to wait.
                 budget.throttled(taken_at, now, _AFTER_A_PROXY)
             self.proxied = by_proxy
-        change = self.health.learn(flight, result, now)
+        change = self.health.learn(flight, verdict, now)
         if self.health.failing:
-            self.trouble = _reason(result)
+            self.trouble = verdict.description
         if isinstance(result, Response) and result.status == 429 and not by_proxy:
             budget.throttled(taken_at, now, retry_after(result))
         if change is Change.FAILED:
             logger.warning(
                 "IMDS fails; what is cached is served within its stale bound",
-                extra={"fields": {"because": _reason(result)}},
+                extra={"fields": {"because": verdict.description}},
             )
         elif change is Change.RECOVERED:
             logger.info("IMDS answers again")
@@ -231,25 +238,17 @@ class Fetcher:
             self._wake()
 
     def _tell_of_loop(self, because: str) -> None:
-        """Say it once a minute: clients may meet it many times a second."""
+        """Log it once a minute: clients may meet it many times a second."""
         now = self._clock.monotonic()
         if now - self._loop_told_at >= _LOOP_REMINDER:
             self._loop_told_at = now
             logger.error("the way to IMDS leads back to this proxy", extra={"fields": {"because": because}})
 
     def _wake(self) -> None:
-        """Let those who wait for IMDS's return look again."""
+        """Let the fetches that wait for IMDS's return look again."""
         self._health_changed.set()
         self._health_changed = asyncio.Event()
 
 
-def _came_back(result: Response | Failure | None) -> bool:
-    return isinstance(result, Failure) and result.kind in _NEVER_REACHED_IMDS
-
-
-def _word(result: Response | Failure) -> str:
-    return str(result.status) if isinstance(result, Response) else result.kind.value
-
-
-def _reason(result: Response | Failure) -> str:
-    return f"status {result.status}" if isinstance(result, Response) else result.description
+def _came_back(verdict: Verdict) -> bool:
+    return isinstance(verdict.result, Failure) and verdict.result.kind in _NEVER_REACHED_IMDS

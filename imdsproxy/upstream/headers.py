@@ -31,6 +31,15 @@ _FORWARDED = b"x-forwarded"
 _FIELD_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _METADATA = (b"metadata", b"true")
 _NO_CACHE = (b"cache-control", b"no-cache")
+# Fields by which no answer of IMDS's differs: who asks, what it can read, and names for tracing.
+_WITHOUT_CONSEQUENCE = frozenset(
+    {
+        *(b"accept", b"accept-encoding", b"accept-language", b"user-agent"),
+        *(b"x-ms-client-request-id", b"x-ms-return-client-request-id", b"x-ms-correlation-request-id"),
+        *(b"client-request-id", b"request-id", b"correlation-context", b"traceparent", b"tracestate", b"baggage"),
+        *(b"x-client-sku", b"x-client-ver", b"x-client-os", b"x-client-cpu"),
+    }
+)
 _OWN = (
     (b"accept", b"*/*"),
     (b"accept-encoding", b"identity"),
@@ -38,21 +47,46 @@ _OWN = (
 )
 
 
-def to_upstream(request: Request, decision: Forward | Cache, instance: str, *, proxied: bool = False) -> Headers:
-    """Give the fields to send to IMDS, all but Host and Content-Length.
+def to_upstream(
+    request: Request, decision: Forward | Cache, instance: str, *, shared: bool = False, proxied: bool = False
+) -> Headers:
+    """Return the fields to send to IMDS, all but Host and Content-Length.
 
     What is fetched for everyone carries nothing of the client that happened to ask first. What is passed on
-    for one client carries that client's own end-to-end fields. Only another proxy is told of a wish for news.
+    for one client carries that client's own end-to-end fields. Only another proxy is told of a client's no-cache.
+
+    Args:
+        request: The client's request.
+        decision: The policy's decision about it.
+        instance: The name of this proxy, by which it recognises its own requests.
+        shared: The request is `shareable`, and its answer goes to every client that asks meanwhile.
+        proxied: The upstream is another imdsproxy.
     """
     hops = (HOP_HEADER, ", ".join((*request.hops, instance)).encode("latin-1"))
     if isinstance(decision, Cache):
         return (*_OWN, _METADATA, *((_NO_CACHE,) if proxied and request.no_cache else ()), hops)
-    kept = tuple(
+    kept = _OWN if shared else _passed_on(request)
+    return (*kept, _METADATA, hops) if decision.add_metadata else (*kept, hops)
+
+
+def shareable(request: Request) -> bool:
+    """Whether one answer can serve every client that sends this request at the same time, though it is not kept.
+
+    It is a plain GET, and nothing of the client goes to IMDS by which the answer could differ: no body, no wish to
+    bypass caches, and no field but those known to be without consequence.
+    """
+    if request.method != "GET" or request.body or request.no_cache or request.target.bypass:
+        return False
+    return all(name in _WITHOUT_CONSEQUENCE for name, _ in _passed_on(request))
+
+
+def _passed_on(request: Request) -> Headers:
+    """Return the client's own fields that go on to IMDS."""
+    return tuple(
         (name, value.strip(b" \t"))
         for name, value in _end_to_end(request.headers)
         if not _is_ours(name) and _FIELD_VALUE.fullmatch(value.strip(b" \t"))
     )
-    return (*kept, _METADATA, hops) if decision.add_metadata else (*kept, hops)
 
 
 def to_client(headers: list[tuple[bytes, bytes]]) -> Headers:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from imdsproxy.protocol.cache_status import word_of_proxy
-from imdsproxy.protocol.failures import is_failure
-from imdsproxy.protocol.messages import Failure, Response
+from imdsproxy.protocol.failures import Verdict
+from imdsproxy.protocol.messages import Response
 
 _GONE = 410
 _TOO_MANY = 429
@@ -34,8 +34,8 @@ class Health:
     failing: bool = False
     """IMDS's last answer was a failure."""
     failed_at: float = -math.inf
-    gone: Response | None = None
-    """The 410 that everyone is being told, while it lasts."""
+    gone: Verdict | None = None
+    """The verdict on the 410 that is passed on to every client while it lasts."""
     answered: bool = False
     """IMDS has at some time answered, and not with a failure."""
     _feeling: object | None = None
@@ -52,13 +52,13 @@ class Health:
             self._feeling = who
         return self._feeling is who
 
-    def learn(self, who: object, result: Response | Failure, now: float) -> Change | None:
-        """Take in what IMDS answered to `who`, at the monotonic moment `now`."""
-        failed = isinstance(result, Failure) or is_failure(result.status)
+    def learn(self, who: object, verdict: Verdict, now: float) -> Change | None:
+        """Take in the verdict on what IMDS answered to `who`, at the monotonic moment `now`."""
+        result, failed = verdict.result, verdict.failed
         if isinstance(result, Response):
             # A proxy that passes a 410 on has waited for IMDS's return itself.
             if result.status == _GONE and word_of_proxy(result) is None:
-                self.gone = result
+                self.gone = verdict
                 if self._feeling is None:
                     self._feeling = who
             else:

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from imdsproxy.budget.limiter import Ticket
 from imdsproxy.policy import Cache, Forward
-from imdsproxy.protocol.failures import is_failure
-from imdsproxy.protocol.messages import BudgetClass, Failure, Headers, Request, Response
+from imdsproxy.protocol.failures import Verdict
+from imdsproxy.protocol.messages import Failure, Headers, Request, Response
 
 
 class Sender(Protocol):
@@ -30,27 +30,28 @@ class FetchTask:
     decision: Forward | Cache
     client: str = ""
     """For whom; clients take turns where they have to wait."""
+    shared: bool = False
+    """Its answer goes to every client that asks meanwhile, though it is not kept."""
 
     @property
     def once(self) -> bool:
         """It is sent one time only, whatever comes of it."""
         return isinstance(self.decision, Forward) and self.decision.once
 
+    @property
+    def adds_metadata(self) -> bool:
+        """IMDS gets it with `Metadata: true`."""
+        return isinstance(self.decision, Cache) or self.decision.add_metadata
+
     def ticket(self, *, background: bool = False, max_wait: float = math.inf) -> Ticket:
         """Give it a place of its own in the queue for a token."""
         slow = self.decision.slow
         return Ticket(self.client, self.decision.endpoint, background=background, slow=slow, max_wait=max_wait)
 
-    def failed(self, result: Response | Failure) -> bool:
-        """Whether IMDS failed over it, so that what is kept may be served instead."""
-        if isinstance(result, Failure):
-            return True
-        return is_failure(result.status, identity=self.decision.budget is BudgetClass.IDENTITY)
-
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The last word on an errand, and when the request that brought it was sent."""
+    """The last upstream attempt of a fetch, judged, and when its request was sent."""
 
-    result: Response | Failure
+    verdict: Verdict
     sent_at: float

@@ -27,6 +27,8 @@ from tests.servers import Server, forbidden_port, ok, read_head
 pytestmark = pytest.mark.process
 
 SECRET = "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0.secret"
+GOOD = b'{"compute":{"own":true},"access_token":"x"}'
+"""What the endpoints of an instance and of tokens can both have said."""
 READ_TIMEOUT = 0.4
 MOST = 100_000
 AT_ONCE = 5
@@ -41,7 +43,7 @@ class Upstream(Server):
     def __init__(self) -> None:
         super().__init__()
         self.heads: list[bytes] = []
-        self.script: Script = sends(ok(b"{}"))
+        self.script: Script = sends(ok(GOOD))
 
     def serve(self, connection: socket.socket) -> None:
         connection.settimeout(20)
@@ -157,7 +159,7 @@ def at_once(process: ProxyProcess, upstream: Upstream) -> int:
         with contextlib.suppress(threading.BrokenBarrierError):
             everyone.wait(READ_TIMEOUT * 0.8)
             arrived.append(asked)
-        connection.sendall(ok(b"{}"))
+        connection.sendall(ok(GOOD))
         return True
 
     upstream.script = script
@@ -181,8 +183,8 @@ def assert_failed(answer: Answer, status: int, reason: str) -> None:
     assert document["error_description"]
 
 
-UNREADABLE, RESET, TIMEOUT, TOO_LARGE = (
-    *("upstream-unreadable", "upstream-reset", "upstream-timeout", "upstream-too-large"),
+UNREADABLE, RESET, TIMEOUT, TOO_LARGE, UNEXPECTED = (
+    *("upstream-unreadable", "upstream-reset", "upstream-timeout", "upstream-too-large", "upstream-unexpected"),
 )
 
 
@@ -266,10 +268,10 @@ def test_no_usable_answer(proxy: ProxyProcess, upstream: Upstream, script: Scrip
     with ThreadPoolExecutor(len(asked)) as clients:
         for answer in clients.map(lambda one: get(proxy.port, one), asked):
             assert_failed(answer, status, reason)
-    upstream.script = sends(ok(b'{"now":"good"}'))
+    upstream.script = sends(ok(GOOD))
     for one in asked:
         answer = get(proxy.port, one)
-        assert (answer.status, answer.body) == (200, b'{"now":"good"}')
+        assert (answer.status, answer.body) == (200, GOOD)
 
 
 def test_a_gibibyte_announced_is_not_waited_for(proxy: ProxyProcess, upstream: Upstream) -> None:
@@ -293,7 +295,7 @@ def test_memory_does_not_grow_with_what_is_refused(proxy: ProxyProcess, upstream
     assert proxy.resident_bytes() - before < 4_000_000
 
 
-@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified", b"205 Reset Content", b"200 OK"])
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified", b"205 Reset Content"])
 def test_an_answer_without_a_body_is_passed_on(proxy: ProxyProcess, upstream: Upstream, status: bytes) -> None:
     asked = target()
     lengths = (b"Content-Length: 0\r\n", b"") if status[:3] in {b"204", b"304"} else (b"Content-Length: 0\r\n",)
@@ -303,24 +305,23 @@ def test_an_answer_without_a_body_is_passed_on(proxy: ProxyProcess, upstream: Up
         assert (answer.status, answer.body) == (int(status[:3]), b"")
         assert answer.headers["server"] == "IMDS/1"
         assert answer.headers.get("content-length", "0") == "0"
-    if status != b"200 OK":
-        upstream.script = sends(ok(b'{"now":"good"}'))
-        assert get(proxy.port, asked).body == b'{"now":"good"}'
+    upstream.script = sends(ok(GOOD))
+    assert get(proxy.port, asked).body == GOOD
 
 
 def test_a_body_that_a_204_may_not_have_is_nobodys_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
     for status in (b"204 No Content", b"304 Not Modified"):
         upstream.script = sends(ok(ok(b'{"of":"another"}'), status=status), then_closes=False)
         assert get(proxy.port, target()).status in {204, 304, 502}
-        upstream.script = sends(ok(b'{"own":true}'), then_closes=False)
-        assert get(proxy.port, target()).body == b'{"own":true}'
+        upstream.script = sends(ok(GOOD), then_closes=False)
+        assert get(proxy.port, target()).body == GOOD
 
 
 def test_interim_answers_are_passed_over(proxy: ProxyProcess, upstream: Upstream) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 199 Odd\r\n\r\n"
-    upstream.script = sends(interim + ok(b'{"last":true}'), then_closes=False)
+    upstream.script = sends(interim + ok(GOOD), then_closes=False)
     answer = get(proxy.port, target())
-    assert (answer.status, answer.body) == (200, b'{"last":true}')
+    assert (answer.status, answer.body) == (200, GOOD)
     assert "link" not in answer.headers
 
 
@@ -332,20 +333,13 @@ def test_gzip_that_nobody_asked_for_is_passed_on_as_it_is(proxy: ProxyProcess, u
         assert (answer.status, answer.headers["content-encoding"], answer.body) == (200, "gzip", packed)
     assert all(b"accept-encoding: identity" in head.lower() for head in upstream.heads[-2:])
     # A token whose life cannot be read is not kept.
-    upstream.script = sends(ok(b'{"now":"good"}'))
-    assert get(proxy.port, asked).body == b'{"now":"good"}'
+    upstream.script = sends(ok(GOOD))
+    assert get(proxy.port, asked).body == GOOD
 
 
 @pytest.mark.parametrize(
     "document",
     [
-        b"",
-        b"{",
-        b"null",
-        b"[]",
-        b'"%b"' % SECRET.encode(),
-        b"[" * 90_000,
-        b'{"access_token":' * 5_000,
         b'{"access_token":"%b"}',
         b'{"access_token":"%b","expires_in":""}',
         b'{"access_token":"%b","expires_in":null}',
@@ -374,15 +368,6 @@ def test_gzip_that_nobody_asked_for_is_passed_on_as_it_is(proxy: ProxyProcess, u
         b'{"access_token":"%b","expires_in":"86399","expires_in":"3600"}',
         b'{"access_token":"%b","expires_in":"86399","x":{"expires_in":"3600"}}',
         b'{"access_token":"%b","Expires_In":"86399"}',
-        b'{"access_token":"%b","expires_in":"86399"',
-        b'{"access_token":"%b","expires_in":"86399"}}',
-        b'{"access_token":"%b","expires_in":"86399"}\x00',
-        b'{"access_token":"%b\xff","expires_in":"86399"}',
-        b'{"access_token":null,"expires_in":"86399"}',
-        b'{"access_token":["%b"],"expires_in":"86399"}',
-        b'{"expires_in":"86399"}',
-        b'[{"access_token":"%b","expires_in":"86399"}]',
-        b"access_token=%b&expires_in=86399",
     ],
     ids=lambda document: repr(document[:60]),
 )
@@ -397,6 +382,78 @@ def test_a_token_whose_life_is_in_doubt_is_passed_on_and_not_kept(
         assert (answer.status, answer.body) == (200, body)
         assert answer.headers["cache-status"] == "imdsproxy; fwd=uri-miss; fwd-status=200"
     assert len(upstream.heads) == before + 2
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"%b"' % SECRET.encode(),
+        b"[" * 90_000,
+        b'{"access_token":' * 5_000,
+        b'{"access_token":"%b","expires_in":"86399"',
+        b'{"access_token":"%b","expires_in":"86399"}}',
+        b'{"access_token":"%b","expires_in":"86399"}\x00',
+        b'{"access_token":"%b\xff","expires_in":"86399"}',
+        b'{"access_token":null,"expires_in":"86399"}',
+        b'{"access_token":["%b"],"expires_in":"86399"}',
+        b'{"expires_in":"86399"}',
+        b'[{"access_token":"%b","expires_in":"86399"}]',
+        b"access_token=%b&expires_in=86399",
+        b"<!DOCTYPE html><html>%b</html>",
+        b'{"access_token":"%b","client_id":"another","expires_in":"86399"}',
+    ],
+    ids=lambda document: repr(document[:60]),
+)
+def test_what_is_no_token_is_a_failure_and_its_bytes_are_told_to_nobody(
+    proxy: ProxyProcess, upstream: Upstream, document: bytes
+) -> None:
+    asked, good = token_target() + "&client_id=mine", b'{"access_token":"good","client_id":"mine","expires_in":"86399"}'
+    upstream.script = sends(ok(document.replace(b"%b", SECRET.encode())))
+    answer = get(proxy.port, asked)
+    assert_failed(answer, 502, UNEXPECTED)
+    assert SECRET.encode() not in answer.body
+    upstream.script = sends(ok(good))
+    assert get(proxy.port, asked).body == good
+    upstream.script = sends(ok(document.replace(b"%b", SECRET.encode())))
+    assert get(proxy.port, asked + "&bypass_cache=true").status == 502
+    assert get(proxy.port, asked).body.startswith(b'{"access_token":"good"')
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + GOOD[:-7],
+        b"HTTP/1.0 200 OK\r\n\r\n" + GOOD[:3],
+        b"HTTP/1.0 200 OK\r\n\r\n",
+        ok(b""),
+        ok(b"<html><body>Log in</body></html>"),
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\nLog in",
+        ok(b'{"error":"try later"}'),
+    ],
+    ids=["half", "hardly-begun", "nothing", "empty", "page-as-JSON", "page", "another-document"],
+)
+def test_what_the_endpoint_cannot_have_said_displaces_nothing(
+    proxy: ProxyProcess, upstream: Upstream, raw: bytes
+) -> None:
+    asked = target()
+    upstream.script = sends(raw)
+    answer = get(proxy.port, asked)
+    assert_failed(answer, 502, UNEXPECTED)
+    assert b"Log in" not in answer.body
+    upstream.script = sends(ok(GOOD))
+    assert get(proxy.port, asked).body == GOOD
+    upstream.script = sends(raw)
+    assert get(proxy.port, asked + "&bypass_cache=true").status == 502
+    assert get(proxy.port, asked).body == GOOD
+
+
+def test_a_body_that_is_whole_without_a_length_is_an_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
+    upstream.script = sends(b"HTTP/1.0 200 OK\r\n\r\n" + GOOD)
+    assert get(proxy.port, target()).body == GOOD
 
 
 def test_a_redirect_is_never_followed(proxy: ProxyProcess, upstream: Upstream) -> None:
@@ -418,7 +475,7 @@ def test_a_redirect_is_never_followed(proxy: ProxyProcess, upstream: Upstream) -
 
 
 def test_no_cookie_is_kept_and_no_challenge_answered(proxy: ProxyProcess, upstream: Upstream) -> None:
-    upstream.script = sends(ok(b"{}", b"Set-Cookie: a=b; Path=/", b'Alt-Svc: h2=":1"'), then_closes=False)
+    upstream.script = sends(ok(GOOD, b"Set-Cookie: a=b; Path=/", b'Alt-Svc: h2=":1"'), then_closes=False)
     get(proxy.port, target())
     upstream.script = sends(
         ok(b"{}", b"WWW-Authenticate: Basic realm=x", status=b"401 Unauthorized"), then_closes=False
@@ -476,7 +533,7 @@ def test_a_stray_piece_of_a_token_is_told_to_nobody(proxy: ProxyProcess, upstrea
             upstream.script = script
             asked = target("/metadata/unknown")
             get(proxy.port, asked)
-            upstream.script = sends(ok(b'{"own":true}'), then_closes=False)
+            upstream.script = sends(ok(GOOD), then_closes=False)
             for _ in range(2):
                 answer = get(proxy.port, target())
                 assert SECRET.encode() not in answer.body
@@ -495,7 +552,7 @@ def test_an_answer_is_kept_as_it_came(proxy: ProxyProcess, upstream: Upstream) -
         b"Keep-Alive: 5",
         b"X-End: 1",
     )
-    upstream.script = sends(ok(b'{"own":true}', *fields))
+    upstream.script = sends(ok(GOOD, *fields))
     asked = target()
     for _ in range(2):
         with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as connection:
@@ -526,12 +583,12 @@ def test_nothing_listens_there(tmp_path_factory: pytest.TempPathFactory) -> None
 
 def test_a_peer_that_closes_every_idle_connection_costs_no_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
     def script(connection: socket.socket, _target: bytes) -> bool:
-        connection.sendall(ok(b'{"own":true}'))
+        connection.sendall(ok(GOOD))
         return False
 
     for _ in range(40):
         upstream.script = script
-        assert get(proxy.port, target()).body == b'{"own":true}'
+        assert get(proxy.port, target()).body == GOOD
 
 
 class Relay(Server):
@@ -617,7 +674,7 @@ def test_its_own_address_is_refused_at_the_start() -> None:
 
 def test_failures_are_counted_under_few_words(proxy: ProxyProcess, upstream: Upstream) -> None:
     for status in range(200, 600, 7):
-        upstream.script = sends(ok(b"{}", status=b"%d Odd" % status))
+        upstream.script = sends(ok(GOOD, status=b"%d Odd" % status))
         answer: Any = get(proxy.port, target())
         assert answer.status == status
     text = get(proxy.port, "/-/metrics").body.decode()

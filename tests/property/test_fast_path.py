@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import math
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from uvicorn.server import ServerState
 from imdsproxy.app import assemble, build
 from imdsproxy.cache.freshness import Entry, Freshness, keep, lookup
 from imdsproxy.cache.rendered_hit import RenderedHit, write
+from imdsproxy.ops import readiness
 from imdsproxy.ops.metrics import _Answers
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Failure, Headers, Key, Response
@@ -700,9 +702,22 @@ HOUSES = st.builds(
 LANE = connection_class(Connection.header_timeout)
 
 
+class _Steady(random.Random):
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
+
+
+@contextlib.contextmanager
+def steady_pauses() -> Iterator[None]:
+    """Take the chance out of the pauses between two questions whether IMDS is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readiness, "_RANDOM", _Steady())
+        yield
+
+
 def compare(house: House, history: Sequence[Step], lane: type[Connection] = LANE) -> Counter[str]:
     """Live through a history with the lane and without it; gives by which way how many requests went with it."""
-    with logged() as log, World(Connection, house, log) as without, World(lane, house, log) as with_it:
+    with logged() as log, steady_pauses(), World(Connection, house, log) as without, World(lane, house, log) as with_it:
         log.lines.clear()
         for step in history:
             expected = without.perform(step)
@@ -794,7 +809,7 @@ def test_reads_that_are_not_bytes_are_answered_as_bytes_are(
     history = [*KNOWN, *others, *(Repeat(0, hit, 4, 0.01) for hit in HITS), *halves, *KNOWN]
 
     def live() -> tuple[list[Seen], list[str], Counter[str]]:
-        with logged() as log, World(way, House(), log) as world:
+        with logged() as log, steady_pauses(), World(way, House(), log) as world:
             return [world.perform(step) for step in history], world.figures(), world.application.ways
 
     expected = live()
@@ -829,7 +844,7 @@ def test_the_histories_lead_every_way() -> None:
     @settings(max_examples=50, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
     @given(house=HOUSES, history=HISTORIES)
     def live(house: House, history: list[Step]) -> None:
-        with logged() as log, World(LANE, house, log) as world:
+        with logged() as log, steady_pauses(), World(LANE, house, log) as world:
             for step in history:
                 world.perform(step)
             ways.update(world.application.ways)
@@ -903,7 +918,7 @@ def test_a_hit_is_the_same_until_the_moment_it_names(
 
 def test_a_connection_holds_nothing_of_what_it_was_sent() -> None:
     """It may be a body of a megabyte, or a token that SIGHUP was to do away with."""
-    with logged() as log, World(FastPathConnection, House(), log) as world:
+    with logged() as log, steady_pauses(), World(FastPathConnection, House(), log) as world:
         for _ in range(5):  # parsed the full way, parsed on the lane, known by its bytes
             world.perform(Repeat(0, HITS[0], 1, 0.25))
             held = [one for one in vars(world.wires[0][2]).values() if isinstance(one, (RenderedHit, tuple))]

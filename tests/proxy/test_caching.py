@@ -100,15 +100,80 @@ def test_the_default_policy_on_the_clock(target: str, fresh: int, renews: bool) 
         "/metadata/somethingnew?api-version=2030-01-01",
     ],
 )
-def test_what_is_never_kept_is_asked_for_each_time_and_for_each_client(target: str) -> None:
+def test_what_is_never_kept_is_asked_for_once_by_all_at_once_and_each_time_again(target: str) -> None:
     async def scenario() -> None:
         stage = Stage(numbered())
-        served = await stage.many(3, target)
-        assert {one.response.body for one in served} == {b"1", b"2", b"3"} or stage.imds.count == 3
-        assert {one.outcome for one in served} == {Outcome.BYPASS}
+        stage.imds.latency = 0.2
+        served = await stage.many(100, target)
+        assert {one.response.body for one in served} == {b"1"}
+        assert [one.outcome for one in served].count(Outcome.BYPASS) == 1
+        assert [one.outcome for one in served].count(Outcome.COLLAPSED) == 99
         assert served[0].cache_status() == b"imdsproxy; fwd=bypass; fwd-status=200"
-        await stage.get(target)
-        assert stage.imds.count == 4
+        assert (await stage.get(target)).response.body == b"2"
+        assert stage.imds.count == 2
+
+    virtual.run(scenario())
+
+
+PLATFORM = "/metadata/identity/getplatformmetadata?cred-api-version=2.0"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [(b"authorization", b"x"), (b"cookie", b"x"), (b"range", b"bytes=0-1"), (b"if-none-match", b"x"), (b"x-new", b"x")],
+)
+def test_with_a_field_of_its_own_a_client_is_asked_for_alone_and_its_field_goes_along(
+    field: tuple[bytes, bytes],
+) -> None:
+    async def scenario() -> None:
+        stage = Stage(numbered())
+        stage.imds.latency = 0.2
+        served = await asyncio.gather(*(stage.start(PLATFORM, headers=(field,)) for _ in range(3)))
+        assert len({one.response.body for one in served}) == stage.imds.count == 3
+        assert all(field in sent.headers.items() for sent in stage.imds.sent)
+
+    virtual.run(scenario())
+
+
+@pytest.mark.parametrize("wish", [PLATFORM + "&bypass_cache=true", PLATFORM])
+def test_a_wish_to_bypass_caches_is_asked_for_alone(wish: str) -> None:
+    async def scenario() -> None:
+        stage = Stage(numbered())
+        stage.imds.latency = 0.2
+        headers = () if "bypass" in wish else ((b"cache-control", b"no-cache"),)
+        await asyncio.gather(*(stage.start(wish, headers=headers) for _ in range(3)))
+        assert stage.imds.count == 3
+
+    virtual.run(scenario())
+
+
+def test_what_is_fetched_for_all_carries_nothing_of_the_client_that_asked_first() -> None:
+    async def scenario() -> None:
+        stage = Stage(numbered())
+        own = ((b"user-agent", b"one/1"), (b"x-ms-client-request-id", b"1234"), (b"accept", b"text/plain"))
+        await stage.get(PLATFORM, headers=own)
+        assert {*own}.isdisjoint(stage.imds.sent[0].headers.items())
+        assert b"x-ms-client-request-id" not in stage.imds.sent[0].headers
+        assert stage.imds.sent[0].headers[b"metadata"] == b"true"
+
+    virtual.run(scenario())
+
+
+def test_a_shared_fetch_goes_on_for_the_others_and_ends_with_the_last_client() -> None:
+    async def scenario() -> None:
+        stage = Stage(numbered(), budget_requests=1)
+        await stage.get(VERSIONS)
+        waiting = [stage.start(PLATFORM) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        waiting[0].cancel()
+        waiting[1].cancel()
+        assert (await waiting[2]).response.body == b"2"
+        last = stage.start(PLATFORM)
+        await asyncio.sleep(0.1)
+        last.cancel()
+        await asyncio.sleep(0.1)
+        assert (len(stage.proxy.flights), stage.imds.count) == (0, 2)
+        assert (await stage.get(PLATFORM)).response.body == b"3", "the next one begins its own"
 
     virtual.run(scenario())
 
@@ -213,12 +278,14 @@ class TestWhenImdsFails:
 
 
 class TestOtherAnswers:
-    @pytest.mark.parametrize("code", [405, 403, 204, 302])
-    def test_are_passed_on_and_not_kept(self, code: int) -> None:
+    @pytest.mark.parametrize(
+        ("code", "outcome"), [(405, Outcome.MISS), (403, Outcome.MISS), (204, Outcome.ERROR), (302, Outcome.ERROR)]
+    )
+    def test_are_passed_on_and_not_kept(self, code: int, outcome: Outcome) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(code))))
             assert (await stage.get()).response.status == code
-            assert (await stage.get()).outcome is Outcome.MISS
+            assert (await stage.get()).outcome is outcome
             assert stage.imds.count == 2
 
         virtual.run(scenario())

@@ -179,7 +179,7 @@ class TestBackgroundRenewal:
 
     def test_counts_as_waited_for_once_a_client_waits_for_it(self) -> None:
         async def scenario() -> None:
-            stage = Stage(budget_requests=1, max_wait=100.0)
+            stage = Stage(budget_requests=1, max_wait=100.0, stale_after=100.0)
             await stage.get()
             await asyncio.sleep(119)
             await stage.get("/metadata/versions")

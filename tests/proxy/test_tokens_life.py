@@ -97,7 +97,7 @@ def test_over_48_hours_with_a_client_every_minute(troubled: bool) -> None:
     async def scenario() -> None:
         chance = random.Random(7)  # the same trouble each time
         issuer = Issuer(LIVES.__getitem__)
-        stage = Stage(Imds(issuer, latency=0.5), identity_budget_requests=20)
+        stage = Stage(Imds(issuer, latency=0.5), identity_budget_requests=20, token_fresh=LIFE)
         for target in LIVES:
             assert (await stage.get(target)).outcome is Outcome.MISS
         if troubled:
@@ -134,7 +134,7 @@ def test_where_imds_gives_the_same_token_again_what_is_left_of_it_is_halved_each
 
     async def scenario() -> None:
         issuer = Issuer(renews_before=renews_before)
-        stage = Stage(Imds(issuer, latency=0.5))
+        stage = Stage(Imds(issuer, latency=0.5), token_fresh=LIFE)
         await stage.get(TOKEN)
         waited = 0
         for minute in range(1, 48 * 60):
@@ -153,7 +153,7 @@ def test_where_imds_gives_the_same_token_again_what_is_left_of_it_is_halved_each
 def test_the_renewal_begins_at_half_of_its_life_and_is_one_request_whoever_asks_meanwhile() -> None:
     async def scenario() -> None:
         issuer = Issuer()
-        stage = Stage(Imds(issuer, latency=0.5))
+        stage = Stage(Imds(issuer, latency=0.5), token_fresh=LIFE)
         await stage.get(TOKEN)
         (began,) = stage.imds.times()
         await asyncio.sleep(began + LIFE / 2 - 0.001 - stage.now)
@@ -369,13 +369,20 @@ def test_a_404_of_the_identity_endpoint_does_not_take_the_place_of_a_token_that_
     virtual.run(scenario())
 
 
-def test_an_identity_that_is_gone_takes_its_token_with_it() -> None:
+def test_a_400_does_not_take_the_place_of_a_token_that_still_lives() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(token(LIFE), status(400))))
         await stage.get(TOKEN)
+        end = stage.now + LIFE - MARGIN
         await asyncio.sleep(LIFE / 2 + 1)
-        await stage.get(TOKEN)
-        await asyncio.sleep(0.1)
+        for wish in ((), ((b"cache-control", b"no-cache"),), ()):
+            served = await stage.get(TOKEN, headers=wish)
+            assert served.response.status == (400 if wish else 200), "who asks past the cache is told"
+            await asyncio.sleep(6)
+        assert stage.imds.count == 4
+        await asyncio.sleep(end - 0.001 - stage.now)
+        assert (await stage.get(TOKEN)).response.status == 200
+        await asyncio.sleep(0.001)
         assert (await stage.get(TOKEN)).response.status == 400
 
     virtual.run(scenario())

@@ -43,7 +43,7 @@ STABLE_VALUE = Lifetimes(300, 300, HOUR, 5)
 INSTANCE = Lifetimes(60, 60, HOUR, 5)
 NETWORK = Lifetimes(30, 30, HOUR, 5)
 ATTESTED = Lifetimes(60, 0, 0, 5)
-A_TOKEN = Lifetimes(FOR_EVER, 0, FOR_EVER, 5, token=True)
+A_TOKEN = Lifetimes(HOUR, FOR_EVER, FOR_EVER, 5, token=True)
 INFO = Lifetimes(300, 0, HOUR, 5)
 EVENT = Lifetimes(1, 0, 0, 5)
 
@@ -349,8 +349,8 @@ def test_a_denied_path_is_denied_before_its_header_is_asked_for(method: str) -> 
         ({"/metadata": 7}, "/metadata/versions", replace(VERSIONS, fresh=7)),
         ({"/metadata": 7}, "/metadata/identity/info", replace(INFO, fresh=7)),
         ({"/metadata": 7}, "/metadata/attested/document", replace(ATTESTED, fresh=7)),
-        ({"/metadata": 7}, TOKEN, replace(A_TOKEN, fresh=7)),
-        ({TOKEN: 90_000}, TOKEN, replace(A_TOKEN, fresh=90_000)),
+        ({"/metadata": 7}, TOKEN, replace(A_TOKEN, fresh=7, revalidate=7)),
+        ({TOKEN: 90_000}, TOKEN, replace(A_TOKEN, revalidate=90_000)),
         ({"/metadata": 7}, EVENTS, EVENT),
         ({EVENTS: 7}, EVENTS, replace(EVENT, fresh=7)),
         ({"/metadata/reprovisiondata": 7}, "/metadata/reprovisiondata", Lifetimes(7, 0, 0, 5)),

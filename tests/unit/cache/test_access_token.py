@@ -133,7 +133,27 @@ def test_a_life_that_is_written_where_it_could_not_be_aged_is_in_doubt(body: byt
     ],
 )
 def test_what_is_left_is_rounded_down_and_every_other_byte_is_imds_own(seconds: float, left: bytes) -> None:
-    assert read(CAPTURED).aged(seconds) == CAPTURED.replace(b"86317", left)
+    extended = b"%d" % max(0, int(86399 - seconds))
+    assert read(CAPTURED).aged(seconds) == CAPTURED.replace(b"86317", left).replace(b"86399", extended)
+
+
+@pytest.mark.parametrize(
+    ("more", "aged"),
+    [
+        (',"refresh_in":"43200"', ',"refresh_in":"43100"'),
+        (',"refresh_in":43200', ',"refresh_in":43100'),
+        (',"refresh_in" : "50"', ',"refresh_in" : "0"'),
+        (',"ext_expires_in":"86399","refresh_in":43200', ',"ext_expires_in":"86299","refresh_in":43100'),
+        # No plain figure of the token's own: left as it is, and the life is read all the same.
+        *(
+            (each, each)
+            for each in (',"refresh_in":"soon"', ',"refresh_in":-5', ',"refresh_in":1.5', ',"refresh_in":null')
+        ),
+        *((each, each) for each in (',"x":{"refresh_in":"43200"}', ',"refresh_in":"1","refresh_in":"2"')),
+    ],
+)
+def test_other_remaining_times_age_with_it_where_they_are_plain(more: str, aged: str) -> None:
+    assert read(token('"3600"', more=more)).aged(100) == token('"3500"', more=aged)
 
 
 def test_a_number_without_quotes_stays_one() -> None:

@@ -66,6 +66,7 @@ def test_imds_own_words_stand_instead_of_the_proxys_where_they_are_given() -> No
         (FailureKind.UNREACHABLE, 502),
         (FailureKind.RESET, 502),
         (FailureKind.UNREADABLE, 502),
+        (FailureKind.UNEXPECTED, 502),
         (FailureKind.TOO_LARGE, 502),
         (FailureKind.TIMEOUT, 504),
         (FailureKind.SILENT, 504),
@@ -90,4 +91,4 @@ def test_a_loop_is_told_without_a_time_to_come_back() -> None:
 
 
 def test_every_kind_of_failure_has_a_row_above() -> None:
-    assert len(FailureKind) == 9
+    assert len(FailureKind) == 10

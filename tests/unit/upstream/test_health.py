@@ -2,16 +2,24 @@ from __future__ import annotations
 
 import pytest
 
-from imdsproxy.protocol.messages import Failure, FailureKind, Response
+from imdsproxy.protocol.failures import FailureRules, Verdict
+from imdsproxy.protocol.messages import Failure, FailureKind, Request, Response, Target
+from imdsproxy.protocol.target import read_target
 from imdsproxy.upstream.health import Change, Health
 
-GONE = Response(410, (), b'{"error":"gone"}')
-OK = Response(200, (), b"{}")
-UNREACHABLE = Failure(FailureKind.UNREACHABLE, "It cannot be reached.", sent=False)
+
+def judged(result: Response | Failure) -> Verdict:
+    target = read_target(b"/metadata/instance/compute")
+    assert isinstance(target, Target)
+    return FailureRules().judge(Request("GET", target), result)
 
 
-def answer(status: int) -> Response:
-    return Response(status, (), b"")
+def answer(status: int) -> Verdict:
+    return judged(Response(status, (), b"{}"))
+
+
+GONE, OK = answer(410), answer(200)
+UNREACHABLE = judged(Failure(FailureKind.UNREACHABLE, "It cannot be reached.", sent=False))
 
 
 def gone_for(first: object) -> Health:
@@ -32,7 +40,8 @@ def test_before_anything_is_known_everyone_may_ask() -> None:
     ("result", "failing", "answered"),
     [
         (OK, False, True),
-        (answer(304), False, True),
+        (answer(304), True, False),
+        (judged(Response(200, (), b"<html>")), True, False),
         (answer(400), False, True),
         (answer(404), False, True),
         (answer(405), False, True),
@@ -41,10 +50,10 @@ def test_before_anything_is_known_everyone_may_ask() -> None:
         (answer(500), True, False),
         (answer(503), True, False),
         (UNREACHABLE, True, False),
-        (Failure(FailureKind.TIMEOUT, ""), True, False),
+        (judged(Failure(FailureKind.TIMEOUT, "")), True, False),
     ],
 )
-def test_the_last_answer_shows_imds_health(result: Response | Failure, failing: bool, answered: bool) -> None:
+def test_the_last_answer_shows_imds_health(result: Verdict, failing: bool, answered: bool) -> None:
     health = Health()
     assert health.learn("one", result, 0.0) is (Change.FAILED if failing else None)
     assert (health.failing, health.answered) == (failing, answered)
@@ -57,7 +66,7 @@ def test_each_change_of_health_is_told_once() -> None:
 
 
 @pytest.mark.parametrize("result", [UNREACHABLE, GONE, answer(503)])
-def test_having_answered_once_is_not_forgotten(result: Response | Failure) -> None:
+def test_having_answered_once_is_not_forgotten(result: Verdict) -> None:
     health = Health()
     health.learn("one", OK, 0.0)
     health.learn("one", result, 0.0)

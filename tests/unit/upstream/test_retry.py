@@ -4,22 +4,35 @@ import itertools
 
 import pytest
 
-from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
-from imdsproxy.upstream.retry import DEFAULT_STATUSES, RetryRules, next_delay, retry_after
+from imdsproxy.protocol.failures import DEFAULT_RETRIED, FailureRules, Verdict
+from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Request, Response, Target
+from imdsproxy.protocol.target import read_target
+from imdsproxy.upstream.retry import RetryRules, next_delay, retry_after
 
 RULES = RetryRules()
 IDENTITY = BudgetClass.IDENTITY
 
 
-def answer(status: int, told: bytes | None = None) -> Response:
-    return Response(status, () if told is None else ((b"retry-after", told),), b"")
+def response(status: int, told: bytes | None = None, date: bytes | None = None) -> Response:
+    fields = ((b"retry-after", told), (b"date", date))
+    return Response(status, tuple((name, value) for name, value in fields if value is not None), b"{}")
 
 
-def failure(kind: FailureKind) -> Failure:
-    return Failure(kind, "It failed.")
+def judged(result: Response | Failure, retried: frozenset[int] = DEFAULT_RETRIED) -> Verdict:
+    target = read_target(b"/metadata/instance/compute")
+    assert isinstance(target, Target)
+    return FailureRules(retried).judge(Request("GET", target), result)
 
 
-def pauses(result: Response | Failure, rules: RetryRules = RULES) -> list[float]:
+def answer(status: int, told: bytes | None = None) -> Verdict:
+    return judged(response(status, told))
+
+
+def failure(kind: FailureKind) -> Verdict:
+    return judged(Failure(kind, "It failed."))
+
+
+def pauses(result: Verdict, rules: RetryRules = RULES) -> list[float]:
     """Give the pauses of a request whose tries all end alike and take no time."""
     given: list[float] = []
     for attempt in itertools.count(1):
@@ -31,10 +44,10 @@ def pauses(result: Response | Failure, rules: RetryRules = RULES) -> list[float]
 
 
 def test_the_statuses_retried_are_the_contracts() -> None:
-    assert frozenset({410, 429, 500, 502, 503, 504}) == DEFAULT_STATUSES
+    assert frozenset({410, 429, 500, 502, 503, 504}) == DEFAULT_RETRIED
 
 
-@pytest.mark.parametrize("status", sorted(DEFAULT_STATUSES))
+@pytest.mark.parametrize("status", sorted(DEFAULT_RETRIED))
 def test_pauses_double_up_to_ten_seconds_and_the_last_try_is_at_seventy(status: int) -> None:
     assert pauses(answer(status)) == [1, 2, 4, 8, 10, 10, 10, 10, 10, 5]
 
@@ -52,6 +65,7 @@ def test_any_other_status_is_final(status: int) -> None:
         (FailureKind.RESET, [1, 2, 2]),
         (FailureKind.UNREADABLE, [1, 2, 2]),
         (FailureKind.SILENT, [1, 2, 2]),
+        (FailureKind.UNEXPECTED, [1, 2, 2]),
         (FailureKind.TIMEOUT, []),
         (FailureKind.TOO_LARGE, []),
         (FailureKind.LOOP, []),
@@ -67,7 +81,6 @@ def test_what_cannot_be_reached_or_read_is_given_up_after_five_seconds(
 @pytest.mark.parametrize(
     ("rules", "expected"),
     [
-        (RetryRules(frozenset({418}), 1, 70), []),
         (RetryRules(base=3, limit=20), [3, 6, 10, 1]),
         (RetryRules(base=0.5, limit=2), [0.5, 1, 0.5]),
         (RetryRules(limit=0), []),
@@ -86,8 +99,9 @@ def test_the_first_pause_is_the_users_even_if_it_is_a_long_one() -> None:
     assert next_delay(answer(503), 1, 0, RetryRules(base=20)) == 20
 
 
-def test_a_status_the_user_adds_is_retried() -> None:
-    assert next_delay(answer(404), 1, 0, RetryRules(frozenset({404}))) == 1
+def test_the_users_statuses_are_retried_and_no_others() -> None:
+    assert next_delay(judged(response(404), frozenset({404})), 1, 0, RULES) == 1
+    assert next_delay(judged(response(503), frozenset({404})), 1, 0, RULES) is None
 
 
 @pytest.mark.parametrize(
@@ -164,14 +178,38 @@ def test_pauses_stay_finite_however_many_tries_there_were() -> None:
     ],
 )
 def test_retry_after_is_read_as_seconds_up_to_an_hour(value: bytes | None, seconds: float | None) -> None:
-    assert retry_after(answer(429, value)) == seconds
+    assert retry_after(response(429, value)) == seconds
 
 
 def test_a_retry_after_of_any_length_is_read() -> None:
-    assert retry_after(answer(429, b"9" * 5_000)) in (None, 3600)
+    assert retry_after(response(429, b"9" * 5_000)) in (None, 3600)
 
 
 def test_silence_of_one_that_has_answered_before_is_waited_out_and_a_refusal_is_not() -> None:
     assert next_delay(failure(FailureKind.SILENT), 3, 20.0, RULES, known=True) == 4.0
     assert next_delay(failure(FailureKind.SILENT), 3, 20.0, RULES) is None
     assert next_delay(failure(FailureKind.UNREACHABLE), 3, 20.0, RULES, known=True) is None
+
+
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+@pytest.mark.parametrize(
+    ("told", "date", "seconds"),
+    [
+        (b"Sun, 06 Nov 1994 08:49:42 GMT", DATE, 5),
+        (b"Sunday, 06-Nov-94 08:49:42 GMT", b"Sunday, 06-Nov-94 08:49:37 GMT", 5),
+        (b"Sun Nov  6 08:49:42 1994", DATE, 5),
+        (b"Mon, 07 Nov 1994 08:49:37 GMT", DATE, 3600),
+        (b"Sun, 06 Nov 1994 08:49:36 GMT", DATE, 0),
+        (b"Sun, 06 Nov 1994 08:49:42 GMT", None, None),
+        (b"Sun, 06 Nov 1994 08:49:42 GMT", b"yesterday", None),
+        (b"Sun, 06 Nov 1994 08:49:42 CET", DATE, None),
+        (b"Sun, 31 Nov 1994 08:49:42 GMT", DATE, None),
+        (b"5", b"yesterday", 5),
+    ],
+)
+def test_a_date_is_read_against_the_answers_own_date(told: bytes, date: bytes | None, seconds: float | None) -> None:
+    assert retry_after(response(429, told, date)) == seconds
+    if seconds is not None and 0 < seconds <= RULES.limit:
+        assert next_delay(judged(response(429, told, date)), 1, 0, RULES) == seconds
