@@ -174,7 +174,7 @@ def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter
     leases = (longest + LATEST_START, slowest + LATEST_START)
     if sys.platform == "linux":
         # Late, since only those who share need it.
-        from imdsproxy.budget.shared import share  # noqa: PLC0415
+        from imdsproxy.budget.joining import share  # noqa: PLC0415
         from imdsproxy.budget.shared_file import BudgetFileError  # noqa: PLC0415
 
         try:

@@ -31,7 +31,7 @@ ONLY_FOR = {"settings": {"app", "cli"}, "emulator": {"cli"}}
 
 PURE = (
     *("protocol", "policy", "records", "config", "errors"),
-    *("budget/bucket", "budget/fair_queue", "budget/shared_record"),
+    *("budget/bucket", "budget/fair_queue", "budget/shared_record", "budget/shares", "budget/turns"),
     *("cache/access_token", "cache/derive", "cache/freshness", "cache/rendered_hit"),
     *("upstream/headers", "upstream/health", "upstream/retry", "ops/log_limit", "server/parse_errors", "cli/nftables"),
 )

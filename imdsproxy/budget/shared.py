@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import SystemRandom
 from typing import TypeVar
 
@@ -30,33 +30,14 @@ _PATIENCE = 1000
 """Tries for the lock while starting, when there is no loop to keep free."""
 
 
-def share(
-    path: str, clock: Clock, window: float, sizes: Sequence[tuple[int, int | None]], leases: tuple[float, float]
-) -> tuple[list[SharedBudget], Callable[[], None]]:
-    """Join those who share the budgets in a file, and give what is to be called at the end.
+class _TooManySettingsError(Exception):
+    """So many proxies that share the budget were told different things."""
 
-    `sizes` are the requests, and the most at once, of each budget; `leases` those of ordinary and of slow requests, in
-    seconds. Raises BudgetFileError.
-    """
-    if max(leases) > records.LONGEST_LEASE or window > records.LONGEST_LEASE:
-        raise BudgetFileError(
-            f"no request and no window may last longer than {records.LONGEST_LEASE:g} s where a budget is shared; "
-            "lower IMDSPROXY_READ_TIMEOUT, IMDSPROXY_CONNECT_TIMEOUT or IMDSPROXY_BUDGET_WINDOW"
+    def __str__(self) -> str:
+        return (
+            f"proxies that use it have {records.MOST_SETTINGS} other values of IMDSPROXY_BUDGET_REQUESTS and "
+            "IMDSPROXY_BUDGET_WINDOW; give all of them the same"
         )
-    if max(requests for requests, _ in sizes) > records.MOST_TOKENS:
-        raise BudgetFileError(f"a shared budget has at most {records.MOST_TOKENS} requests")
-    file = BudgetFile(path, clock, caution=leases[0])
-    budgets = [
-        SharedBudget(file, section, clock, (requests, window), concurrent)
-        for section, (requests, concurrent) in enumerate(sizes)
-    ]
-
-    def close() -> None:
-        for budget in budgets:
-            budget.close()
-        file.close()
-
-    return budgets, close
 
 
 class SharedBudget:
@@ -72,7 +53,8 @@ class SharedBudget:
     ) -> None:
         """Join those who share it; `own` are this proxy's requests and window. Raises BudgetFileError.
 
-        Where the others have been told otherwise the strictest counts, and all of one's own where there are no others.
+        Of those who are there, the strictest counts. Beside the shared budget each proxy keeps one of its own, so that
+        it keeps its word whatever somebody writes into the file.
         """
         self._file = file
         self._section = section
@@ -81,6 +63,11 @@ class SharedBudget:
         self._told = own
         loans = (_RANDOM.getrandbits(63) | 1 for _ in itertools.count())
         self._budget = Budget(*own, concurrent, loans)
+        self._own_budget = Budget(*own, concurrent)
+        self._own_permits: dict[int, Permit] = {}
+        self._settings = records.NO_SETTINGS
+        self._place: int | None = None
+        """The own place in the list of settings."""
         self._late: list[Callable[[Budget], object]] = []
         self._again: asyncio.TimerHandle | None = None
         self._header: records.Header | None = None
@@ -95,34 +82,46 @@ class SharedBudget:
 
     def reserve(self, now: float, lease: float, *, background: bool) -> Permit | float:
         """Take a token, or say when to ask again, which is soon: others give theirs back unseen."""
+        own = self._own_budget.reserve(now)
+        if not isinstance(own, Permit):
+            return own
         taken = self._change(lambda budget: budget.reserve(now, lease, background=background))
-        if taken is None:
-            return self._file.pause
         if isinstance(taken, Permit):
+            self._own_permits[taken.holder] = own
             return taken
+        self._own_budget.release_unused(own)
+        if taken is None:
+            return self._file.trouble.pause
         return min(taken, self._budget.state.window / _LOOKS_A_WINDOW, _LONGEST_UNTIL_LOOK)
 
     def release(self, token: Permit, now: float, *, counts: bool = True) -> None:
         """Give back a token whose request is over."""
+        own = self._own_permits.pop(token.holder, None)
+        if own is not None:
+            self._own_budget.release(own, now, counts=counts)
         self._do(lambda budget: budget.release(token, now, counts=counts))
 
     def release_unused(self, token: Permit) -> None:
         """Give back a token that was not used."""
+        own = self._own_permits.pop(token.holder, None)
+        if own is not None:
+            self._own_budget.release_unused(own)
         self._do(lambda budget: budget.release_unused(token))
 
     def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
         """Learn of a 429."""
+        self._own_budget.throttled(taken_at, now, retry_after)
         self._do(lambda budget: budget.throttled(taken_at, now, retry_after))
 
     def available(self, now: float) -> int:
         """Count the tokens that could be taken at this moment."""
         self._look(now)
-        return self._budget.available(now)
+        return min(self._budget.available(now), self._own_budget.available(now))
 
     def expected_wait(self, ahead: int, now: float) -> float:
         """Estimate the wait of one who has so many before it here; those who wait elsewhere are not known."""
         self._look(now)
-        return self._budget.expected_wait(ahead, now)
+        return max(self._budget.expected_wait(ahead, now), self._own_budget.expected_wait(ahead, now))
 
     def close(self) -> None:
         """Give back what could not be given back yet."""
@@ -131,20 +130,27 @@ class SharedBudget:
         for _ in range(_PATIENCE // 10):
             if not self._late or self._change(lambda _budget: True):
                 return
-            time.sleep(self._file.pause)
+            time.sleep(self._file.trouble.pause)
 
     def _join(self) -> None:
         for _ in range(_PATIENCE):
             if self._file.lock():
                 break
-            time.sleep(self._file.pause)
+            time.sleep(self._file.trouble.pause)
         else:
             raise BudgetFileError("another process has locked it, and does not let go")
         try:
-            state = self._state()
-            if self._file.alone():
-                state = resized(state, *self._own, self._clock.monotonic())
+            alone = self._file.alone()
+            try:
+                state = self._state()
+            except records.UnknownVersionError as version:
+                if not (alone and int(str(version)) < records.VERSION):
+                    raise
+                self._file.begin_anew()  # an older release left it
+                state = self._state()
             self._put(state)
+        except _TooManySettingsError as error:
+            raise BudgetFileError(str(error)) from None
         except records.UnknownVersionError as version:
             raise BudgetFileError(
                 f"it is of version {version}, and this proxy knows version {records.VERSION}; "
@@ -165,7 +171,7 @@ class SharedBudget:
             self._again.cancel()
             self._again = None
         if self._late and self._change(lambda _budget: True) is None:
-            self._again = asyncio.get_running_loop().call_later(self._file.pause, self._catch_up)
+            self._again = asyncio.get_running_loop().call_later(self._file.trouble.pause, self._catch_up)
 
     def _change(self, change: Callable[[Budget], Result]) -> Result | None:
         """Do what is due, and this; None where the file cannot be had at this moment, and then nothing is done."""
@@ -178,13 +184,16 @@ class SharedBudget:
             result = change(self._budget)
             self._put(self._budget.state)
         except records.UnknownVersionError as version:
-            self._file.bar(f"is of version {version}, which this proxy does not know; nothing is asked of IMDS")
+            self._file.trouble.bar(f"is of version {version}, which this proxy does not know; nothing is asked of IMDS")
+            return None
+        except _TooManySettingsError as error:
+            self._file.trouble.bar(f"cannot be used ({error}); nothing is asked of IMDS")
             return None
         except OtherMachineError:
-            self._file.bar("is used by another machine, or a kernel of its own; nothing is asked of IMDS")
+            self._file.trouble.bar("is used by another machine, or a kernel of its own; nothing is asked of IMDS")
             return None
         except OSError as error:
-            self._file.bar(f"cannot be used ({error.strerror}); nothing is asked of IMDS")
+            self._file.trouble.bar(f"cannot be used ({error.strerror}); nothing is asked of IMDS")
             return None
         finally:
             self._file.unlock()
@@ -198,13 +207,14 @@ class SharedBudget:
         if header != self._header:
             self._header, self._number = header, 0
         record = records.read(content, self._section, now)
-        requests, window = self._own
-        if record is not None and record.number >= self._number:  # a lower one was written back by somebody
+        known = record is not None and record.number >= self._number  # a lower one was written back by somebody
+        requests, window = self._strictest(record.settings if record is not None and known else records.NO_SETTINGS)
+        if record is not None and known:
             self._number = record.number
             state = record.state
-            if state.requests > requests or state.window < window:
-                state = resized(state, min(state.requests, requests), max(state.window, window), now)
-            return state
+            return (
+                state if (state.requests, state.window) == (requests, window) else resized(state, requests, window, now)
+            )
         if self._number or not records.blank(content, self._section):
             rests_from = self._file.begun_anew(now)
         elif now - header.begun_at < _JUST_BEGUN:
@@ -213,10 +223,21 @@ class SharedBudget:
             rests_from = now + self._file.caution  # nobody was here, or it was wiped out
         return records.begun(requests, window, rests_from)
 
+    def _strictest(self, settings: records.Settings) -> records.Setting:
+        """Take one's place among those who are there; return what the strictest of them was told."""
+        first = self._section * records.MOST_SETTINGS
+        found = records.with_own(settings, self._own, lambda place: self._file.present(first + place))
+        if found is None:
+            raise _TooManySettingsError
+        self._settings, place = found
+        self._file.be_present(first + place, None if self._place is None else first + self._place)
+        self._place = place
+        return records.strictest(self._settings)
+
     def _put(self, state: State) -> None:
         """Write this section; only while locked."""
         self._tell(state)
-        self._file.put(*records.write(state, self._section, self._number + 1))
+        self._file.put(*records.write(state, self._section, self._number + 1, self._settings))
         self._number += 1
 
     def _tell(self, state: State) -> None:
@@ -224,7 +245,9 @@ class SharedBudget:
         found = (state.requests, state.window)
         if found != self._told:
             self._told = found
-            self._file.complain(f"is {state.requests} requests in {state.window:g} s now, as the strictest proxy says")
+            self._file.trouble.complain(
+                f"is {state.requests} requests in {state.window:g} s now, as the strictest proxy says"
+            )
 
     def _look(self, now: float) -> None:
         """Bring the figures up to date, without the lock."""

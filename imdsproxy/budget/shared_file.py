@@ -11,20 +11,20 @@ truncates kills whoever looks at it (SIGBUS, mmap(2)), and at this size a copy c
 from __future__ import annotations
 
 import contextlib
-import logging
+import errno
 import math
 import os
 import secrets
-import stat
 import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from random import SystemRandom
 
 from imdsproxy import clock as clocks
 from imdsproxy.budget import shared_record as records
+from imdsproxy.budget.file_trust import doubt, exposed
 from imdsproxy.budget.limiter import LATEST_START
+from imdsproxy.budget.trouble import Trouble
 from imdsproxy.clock import Clock
 from imdsproxy.errors import ImdsproxyError
 
@@ -32,18 +32,15 @@ assert sys.platform == "linux"  # noqa: S101  # the setting is refused elsewhere
 
 import fcntl  # noqa: E402  # behind the line above
 
-logger = logging.getLogger(__name__)
-
 _OWNER_AND_GROUP = 0o660
 _OPENED = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _CLOSED = -1
-_RANDOM = SystemRandom()
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
-_REMINDER = 60.0
 # A lock is held for microseconds; beyond this somebody else than a proxy has it, or a proxy that was stopped. It is
 # longer than a token that was taken may wait for its use.
 _LOCKED_FOR_LONG = LATEST_START + 1.0
 _SEEN_IN_A_ROW = 1.0
+# Locks of places in the list of settings are on bytes beyond the file's end, which may be locked all the same.
+_PLACES = 1 << 20
 _FLOCK = struct.Struct("hhqqi")  # struct flock of fcntl_locking(2)
 
 
@@ -69,8 +66,7 @@ class BudgetFile:
             raise BudgetFileError("this container has a time of its own (time_namespaces(7)), so it cannot share one")
         self._boot = clocks.boot_id()
         self._known = False
-        self._told_at: dict[str, float] = {}
-        self._barred_since: float | None = None
+        self.trouble = Trouble(path, clock)
         self._locked_out: tuple[float, float] | None = None  # since when, and when that was seen last
         self._process = os.getpid()
         try:
@@ -94,7 +90,7 @@ class BudgetFile:
             return False
         except (OSError, BudgetFileError) as error:
             self.unlock()
-            self.bar(f"cannot be used ({getattr(error, 'strerror', None) or error}); nothing is asked of IMDS")
+            self.trouble.bar(f"cannot be used ({getattr(error, 'strerror', None) or error}); nothing is asked of IMDS")
             return False
         self._locked_out = None
         return True
@@ -109,6 +105,22 @@ class BudgetFile:
         alone = self._hold(fcntl.F_WRLCK)
         self._hold(fcntl.F_RDLCK)
         return alone
+
+    def present(self, place: int) -> bool:
+        """Return whether another proxy holds this place in the list of settings; only while locked."""
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _PLACES + place, 1, 0)
+        found = fcntl.fcntl(self._descriptor, fcntl.F_OFD_GETLK, asked)
+        return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+    def be_present(self, place: int, left: int | None) -> None:
+        """Hold a place in the list of settings, and no longer the one before; the kernel lets go at the end."""
+        self._hold(fcntl.F_RDLCK, _PLACES + place)
+        if left is not None and left != place:
+            self._hold(fcntl.F_UNLCK, _PLACES + left)
+
+    def begin_anew(self) -> None:
+        """Begin a file that nobody else uses, every permit taken to be lent; only while locked."""
+        self._begin(self._clock.monotonic() + self.caution)
 
     def content(self) -> tuple[records.Header, bytes]:
         """Give a whole file's header and bytes; only while locked. What is broken goes, or is of before a restart.
@@ -129,13 +141,13 @@ class BudgetFile:
 
     def begun_anew(self, now: float) -> float:
         """Tell that something was damaged; gives when the first token may be back."""
-        self.complain(f"was damaged and is begun anew; no token is given out for {self.caution:g} s")
+        self.trouble.complain(f"was damaged and is begun anew; no token is given out for {self.caution:g} s")
         return now + self.caution
 
     def put(self, offset: int, part: bytes) -> None:
         """Write a part; only while locked."""
         os.pwrite(self._descriptor, part, offset)
-        self._barred_since = None
+        self.trouble.over()
 
     def look(self) -> bytes:
         """Give the bytes as they are; a record's checksum tells whether it was just being written."""
@@ -143,38 +155,18 @@ class BudgetFile:
             return self._read()
         return b""
 
-    @property
-    def pause(self) -> float:
-        """Seconds after which to try again: the longer it has not been to be had, the more."""
-        barred_for = 0.0 if self._barred_since is None else self._clock.monotonic() - self._barred_since
-        return _RANDOM.uniform(0.5, 1.5) * min(_LONGEST_PAUSE, _SHORTEST_PAUSE + barred_for / 10)
-
-    def bar(self, why: str) -> None:
-        """Note that it could not be had, and tell why."""
-        if self._barred_since is None:
-            self._barred_since = self._clock.monotonic()
-        self.complain(why)
-
-    def complain(self, what: str) -> None:
-        """Log one line, and the same line at most once a minute."""
-        now = self._clock.monotonic()
-        self._told_at = {told: at for told, at in self._told_at.items() if now - at < _REMINDER}
-        if what not in self._told_at:
-            self._told_at[what] = now
-            logger.warning("the shared budget %s", what, extra={"fields": {"file": str(self._path)}})
-
     def close(self) -> None:
         """Close it, and with it every lock; nothing is done from then on."""
         os.close(self._descriptor)
         self._descriptor = _CLOSED
 
-    def _hold(self, kind: int) -> bool:
-        """Hold the lock that says that the file is in use; says whether others let that be.
+    def _hold(self, kind: int, offset: int = 0) -> bool:
+        """Hold a lock that says that this process is there; return whether others let that be.
 
         It belongs to the open file, not to the process (fcntl_locking(2)), so that no other descriptor here drops it.
         """
         try:
-            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 1, 0))
+            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
         except OSError:
             return False
         return True
@@ -191,15 +183,28 @@ class BudgetFile:
                 with contextlib.suppress(FileExistsError):  # another was first, and its file is as good
                     self._make(os.link, self._clock.monotonic() + caution)
                 continue
-            why = None
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                why = "it is no ordinary file; name another"
-            elif records.foreign(os.pread(descriptor, len(records.MAGIC), 0)):
-                why = "it holds something else; name another file"
-            if why is None:
-                return descriptor
-            os.close(descriptor)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise BudgetFileError("it is a symbolic link; name the file itself") from None
+                raise
+            try:
+                self._check(descriptor)
+            except (OSError, BudgetFileError):
+                os.close(descriptor)
+                raise
+            return descriptor
+
+    def _check(self, descriptor: int) -> None:
+        """Raise BudgetFileError if the file is no budget's, or of doubtful origin."""
+        folder = self._path.parent.stat()
+        file = os.fstat(descriptor)
+        why = doubt(file, folder, os.geteuid())
+        if why is None and records.foreign(os.pread(descriptor, len(records.MAGIC), 0)):
+            why = "it holds something else; name another file"
+        if why is not None:
             raise BudgetFileError(why)
+        if exposed(folder):
+            self.trouble.complain("is in a folder that every user can write to; better name one that others cannot")
 
     def _make(self, put: Callable[[Path, Path], object], rests_from: float) -> None:
         """Make a whole file, or none: nobody ever sees a piece of one."""
@@ -232,7 +237,7 @@ class BudgetFile:
     def _follow(self) -> None:
         """Go over to the file that is at the path now, and take its lock."""
         descriptor = self._open(self.caution)
-        self.complain("was taken away or replaced; what is at its path now is used")
+        self.trouble.complain("was taken away or replaced; what is at its path now is used")
         os.close(self._descriptor)
         self._descriptor = descriptor
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -253,16 +258,15 @@ class BudgetFile:
         now = self._clock.monotonic()
         since, seen_at = self._locked_out or (now, now)
         self._locked_out = (since if now - seen_at < _SEEN_IN_A_ROW else now, now)
-        if self._barred_since is None:
-            self._barred_since = now
+        self.trouble.begin()
         if now - self._locked_out[0] > _LOCKED_FOR_LONG:
             try:
                 self._make(os.replace, now + self.caution)
             except OSError as error:
-                self.complain(
+                self.trouble.complain(
                     f"is locked by another process and cannot be replaced ({error.strerror}); nothing is asked of IMDS"
                 )
             else:
-                self.complain(
+                self.trouble.complain(
                     f"was locked for too long and is begun anew; no token is given out for {self.caution:g} s"
                 )

@@ -4,8 +4,9 @@
     64    section 0: the general budget
     …     section 1: identity's own budget
 
-A section is one record, written whole, with a number one higher than the last, and a checksum. All numbers are
-little-endian. A layout that differs gets another version.
+A section is one record, written whole, with a number one higher than the last, and a checksum. It has the state of a
+budget and the settings of those who share it, each setting once; whether a proxy with that setting is still there, a
+lock of its own says (`shared_file`). All numbers are little-endian. A layout that differs gets another version.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from imdsproxy.budget.bucket import LOWEST_RATE, NOBODY, State
 
 MAGIC = b"imdsproxy budget"
-VERSION = 1
+VERSION = 2
 MOST_TOKENS = 128
+MOST_SETTINGS = 16
+"""Different settings of proxies that share one budget at the same time."""
 LONGEST_LEASE = 3600.0
 """Seconds. What claims to last longer was not written by a proxy."""
 
@@ -31,20 +35,30 @@ _HEADER = struct.Struct("<16sI16sdd")
 _HEADER_SPACE = 64
 _FIXED = struct.Struct("<QIddddd")
 _TOKEN = struct.Struct("<dQd")
+_SETTING = struct.Struct("<Id")
+_SETTINGS_SPACE = MOST_SETTINGS * _SETTING.size
 _CHECKSUM = struct.Struct("<I")
-_RECORD_SPACE = _FIXED.size + MOST_TOKENS * _TOKEN.size + _CHECKSUM.size
+_RECORD_SPACE = _FIXED.size + _SETTINGS_SPACE + MOST_TOKENS * _TOKEN.size + _CHECKSUM.size
 _SECTIONS = 2
 
 SIZE = _HEADER_SPACE + _SECTIONS * _RECORD_SPACE
 """Bytes of the whole file."""
 
 
+Setting = tuple[int, float]
+"""What a proxy was told: requests, and the window in seconds."""
+
+Settings = tuple[Setting | None, ...]
+NO_SETTINGS: Settings = (None,) * MOST_SETTINGS
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A section's state, and how many there have been before."""
+    """A section's state, how many there have been before, and what those who share it were told."""
 
     state: State
     number: int
+    settings: Settings = NO_SETTINGS
 
 
 class UnknownVersionError(Exception):
@@ -79,13 +93,15 @@ def read_header(content: bytes, boot: bytes, now: float) -> Header | None:
     `boot` is the boot id of now; times of another start of the machine are not looked at.
     """
     sealed = _opened(content[: _HEADER.size + _CHECKSUM.size])
-    if sealed is None or len(content) != SIZE:
+    if sealed is None:
         return None
     magic, version, written_in, begun_at, rests_from = _HEADER.unpack(sealed)
     if magic != MAGIC:
         return None
     if version != VERSION:
-        raise UnknownVersionError(str(version))
+        raise UnknownVersionError(str(version))  # whose files may have another size
+    if len(content) != SIZE:
+        return None
     possible = begun_at <= now + _SLACK and rests_from <= now + LONGEST_LEASE + _SLACK
     return Header(written_in, begun_at, rests_from) if possible or written_in != boot else None
 
@@ -108,22 +124,26 @@ def read(content: bytes, section: int, now: float) -> Record | None:
     number, requests, *figures = _FIXED.unpack_from(content, begin)
     if not 1 <= requests <= MOST_TOKENS:
         return None
-    size = _FIXED.size + requests * _TOKEN.size
+    size = _FIXED.size + _SETTINGS_SPACE + requests * _TOKEN.size
     sealed = _opened(content[begin : begin + size + _CHECKSUM.size])
     if sealed is None:
         return None
     window, held, blocked_until, rate, rate_at = figures
-    tokens = list(_TOKEN.iter_unpack(sealed[_FIXED.size :]))
+    told = _SETTING.iter_unpack(sealed[_FIXED.size : _FIXED.size + _SETTINGS_SPACE])
+    settings = tuple(setting if setting[0] else None for setting in told)
+    tokens = list(_TOKEN.iter_unpack(sealed[_FIXED.size + _SETTINGS_SPACE :]))
     rests_from, holders, lent_at = (list(column) for column in zip(*tokens, strict=True))
     state = State(requests, window, rests_from, holders, lent_at, held, blocked_until, rate, rate_at)
-    return Record(state, number) if _possible(state, now) else None
+    possible = _possible(state, now) and all(map(_possible_setting, settings))
+    return Record(state, number, settings) if possible else None
 
 
-def write(state: State, section: int, number: int) -> tuple[int, bytes]:
-    """Give a state as a record, and the offset at which it goes."""
+def write(state: State, section: int, number: int, settings: Settings = NO_SETTINGS) -> tuple[int, bytes]:
+    """Return the offset of a section's record, and the record."""
     # A process that was stopped for hours may have held a token as long.
     figures = (min(state.held, LONGEST_LEASE), state.blocked_until, state.rate, state.rate_at)
     parts = [_FIXED.pack(number, state.requests, state.window, *figures)]
+    parts += [_SETTING.pack(*(setting or (0, 0.0))) for setting in settings]
     tokens = zip(state.rests_from, state.holders, state.lent_at, strict=True)
     return _offset(section), _sealed(b"".join([*parts, *(_TOKEN.pack(*token) for token in tokens)]))
 
@@ -141,6 +161,38 @@ def _possible(state: State, now: float) -> bool:
         and all(lent_at <= soon for lent_at in state.lent_at)
         and all(rests_from <= (soon if holder == NOBODY else latest) for rests_from, holder in tokens)
     )
+
+
+def _possible_setting(setting: Setting | None) -> bool:
+    return setting is None or (setting[0] <= MOST_TOKENS and 0 < setting[1] <= LONGEST_LEASE)
+
+
+def strictest(settings: Settings) -> Setting:
+    """Return the fewest requests and the longest window of all settings; there has to be one."""
+    told = [setting for setting in settings if setting is not None]
+    return min(requests for requests, _ in told), max(window for _, window in told)
+
+
+def with_own(settings: Settings, own: Setting, present: Callable[[int], bool]) -> tuple[Settings, int] | None:
+    """Return the settings of those who are there, own included, and the place of the own one.
+
+    Args:
+        settings: Those that were found.
+        own: This proxy's own.
+        present: Whether another proxy that was told the setting in this place is there.
+
+    Returns:
+        None if there is no room, because so many proxies that are there were told so many different things.
+    """
+    there = [
+        setting if setting is not None and (setting == own or present(place)) else None
+        for place, setting in enumerate(settings)
+    ]
+    if own not in there:
+        if None not in there:
+            return None
+        there[there.index(None)] = own
+    return tuple(there), there.index(own)
 
 
 def _offset(section: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import logging
 import math
 import os
@@ -17,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.budget import shared as shared_budget
-from imdsproxy.budget import shared_file as budget_file
 from imdsproxy.budget import shared_record as records
-from imdsproxy.budget.bucket import Permit
+from imdsproxy.budget.bucket import Permit, State
+from imdsproxy.budget.joining import share
 from imdsproxy.budget.limiter import LATEST_START
-from imdsproxy.budget.shared import SharedBudget, share
+from imdsproxy.budget.shared import SharedBudget
 from imdsproxy.budget.shared_file import BudgetFileError
 from imdsproxy.testing.clock import FakeClock
 
@@ -70,7 +71,6 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def join(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sharer]]:
     """Join those who share the file, which has been there for a while: a new one's first rest is over."""
-    monkeypatch.setattr(budget_file.BudgetFile, "alone", lambda self: False)
     sharers = []
 
     def joined(**more: float) -> Sharer:
@@ -88,7 +88,7 @@ def join(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    caplog.set_level(logging.INFO, "imdsproxy.budget.shared_file")
+    caplog.set_level(logging.INFO, "imdsproxy.budget.trouble")
     return lambda: [record.getMessage() for record in caplog.records]
 
 
@@ -323,9 +323,9 @@ def of_version_7() -> bytes:
         (lambda path: path.write_text("root:x:0:0:root:/root:/bin/sh\n"), "it holds something else; name another file"),
         (lambda path: path.mkdir(), "Is a directory"),
         (os.mkfifo, "it is no ordinary file; name another"),
-        (lambda path: path.symlink_to("/nowhere"), "Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("/nowhere"), "it is a symbolic link; name the file itself"),
         (lambda path: path.parent.rmdir(), "No such file or directory"),
-        (lambda path: path.write_bytes(of_version_7()), "it is of version 7, and this proxy knows version 1"),
+        (lambda path: path.write_bytes(of_version_7()), "it is of version 7, and this proxy knows version 2"),
     ],
     ids=["foreign", "folder", "fifo", "link", "no folder", "version"],
 )
@@ -364,6 +364,121 @@ def test_a_container_with_a_time_of_its_own_is_refused(
     Sharer(path, clock).close()  # a kernel without time namespaces
 
 
+def test_an_older_releases_file_is_begun_anew_where_nobody_uses_it(path: Path, clock: FakeClock) -> None:
+    content = struct.pack("<16sI16sdd", records.MAGIC, 1, bytes(16), 0.0, 0.0)
+    path.write_bytes((content + struct.pack("<I", zlib.crc32(content))).ljust(9_000, b"\0"))
+    path.chmod(0o660)
+    with path.open("rb") as used:
+        fcntl.fcntl(used, fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
+        assert "it is of version 1, and this proxy knows version 2" in refusal(path, clock)
+    sharer = Sharer(path, clock)
+    assert isinstance(sharer.take(), float)
+    clock.advance(18)
+    sharer.took()
+    sharer.close()
+
+
+# Whose it may be
+
+needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+
+
+@needs_root
+def test_a_file_of_another_user_is_refused_with_the_remedy(path: Path, clock: FakeClock) -> None:
+    Sharer(path, clock).close()
+    os.chown(path, 1234, 0)
+    told = refusal(path, clock)
+    assert "it belongs to user 1234, and this proxy runs as user 0; remove it" in told
+
+
+@needs_root
+def test_a_file_of_its_folders_owner_is_taken(path: Path, clock: FakeClock) -> None:
+    Sharer(path, clock).close()
+    os.chown(path, 1234, 0)
+    os.chown(path.parent, 1234, 0)
+    Sharer(path, clock).close()
+
+
+def test_a_file_that_every_user_may_write_is_refused_with_the_remedy(path: Path, clock: FakeClock) -> None:
+    Sharer(path, clock).close()
+    path.chmod(0o666)
+    assert "every user may write it (mode 0666)" in refusal(path, clock)
+
+
+def test_a_file_that_comes_to_be_of_doubtful_origin_stops_asking_and_says_so(
+    join: Join, path: Path, tmp_path: Path, said: Said
+) -> None:
+    one = join()
+    forged = tmp_path / "forged"
+    forged.write_bytes(path.read_bytes())
+    forged.chmod(0o666)
+    forged.rename(path)
+    assert isinstance(one.take(), float)
+    assert said()[-1].startswith("the shared budget cannot be used (every user may write it (mode 0666)")
+
+
+def test_a_folder_that_every_user_can_write_to_is_told(path: Path, clock: FakeClock, said: Said) -> None:
+    path.parent.chmod(0o1777)
+    Sharer(path, clock).close()
+    assert said() == [
+        "the shared budget is in a folder that every user can write to; better name one that others cannot"
+    ]
+
+
+# What somebody writes into it
+
+
+FORGED = itertools.count(2**40, 2**20)
+
+
+def forge(path: Path, state: State) -> None:
+    """Put a record into the file as if a proxy had written it."""
+    with path.open("r+b") as file:
+        offset, piece = records.write(state, 0, next(FORGED))
+        file.seek(offset)
+        file.write(piece)
+
+
+def test_whatever_is_written_into_it_a_proxy_keeps_its_own_budget(join: Join, clock: FakeClock, path: Path) -> None:
+    one = join()
+    sent: list[float] = []
+    for _ in range(400):
+        forge(path, State(128, 0.001))
+        token = one.take()
+        if isinstance(token, Permit):
+            sent.append(clock.monotonic())
+            one.release(token)
+        clock.advance(0.01)
+    assert len(sent) >= 15
+    assert all(later - earlier >= 1.0 for earlier, later in zip(sent, sent[5:], strict=False))
+
+
+def test_a_429_holds_for_the_proxy_that_met_it_whatever_is_written_into_it(
+    join: Join, clock: FakeClock, path: Path
+) -> None:
+    one = join()
+    token = one.took()
+    one.budget.throttled(token.taken_at, clock.monotonic(), 7)
+    one.release(token)
+    forge(path, State(5, 1.0))
+    clock.advance(6.9)
+    assert isinstance(one.take(), float)
+    assert one.available() == 0
+    assert one.budget.expected_wait(0, clock.monotonic()) == pytest.approx(0.1)
+    clock.advance(0.1)
+    one.took()
+
+
+def test_a_setting_that_somebody_made_up_counts_for_nobody(join: Join, clock: FakeClock, path: Path) -> None:
+    one = join()
+    with path.open("r+b") as file:
+        offset, piece = records.write(State(1, 3600.0), 0, 2**40, ((1, 3600.0), (5, 1.0), *records.NO_SETTINGS[2:]))
+        file.seek(offset)
+        file.write(piece)
+    one.take()
+    assert one.budget.requests == 5
+
+
 # Those who were told different things
 
 
@@ -391,6 +506,45 @@ def test_who_is_alone_has_its_own_way(path: Path, clock: FakeClock) -> None:
     alone.close()
 
 
+def test_the_strictest_counts_no_longer_than_it_is_there(join: Join, clock: FakeClock, said: Said) -> None:
+    loose = join()
+    strict = join(requests=1, window=3_600.0)
+    loose.take()
+    assert loose.budget.requests == 1
+    strict.close()
+    strict.close = lambda: None
+    loose.take()
+    assert loose.budget.requests == 5
+    clock.advance(1.0)
+    assert loose.available() == 4, "the permits that were added rest for a window"
+    assert said()[-1] == "the shared budget is 5 requests in 1 s now, as the strictest proxy says"
+
+
+def test_of_two_strict_ones_the_second_counts_when_the_first_has_gone(join: Join, clock: FakeClock) -> None:
+    loose, strict, stricter = join(), join(requests=3), join(requests=2)
+    same = join(requests=2)
+    stricter.close()
+    stricter.close = lambda: None
+    loose.take()
+    assert loose.budget.requests == 2, "another was told the same"
+    same.close()
+    same.close = lambda: None
+    loose.take()
+    assert loose.budget.requests == 3
+    strict.take()
+    assert strict.budget.requests == 3
+
+
+def test_seventeen_proxies_with_as_many_settings_cannot_share(join: Join, clock: FakeClock, path: Path) -> None:
+    sharers = [join(requests=1 + number) for number in range(records.MOST_SETTINGS)]
+    assert "give all of them the same" in refusal(path, clock, requests=99)
+    sharers[0].close()
+    sharers[0].close = lambda: None
+    late = join(requests=99)
+    late.take()
+    assert late.budget.requests == 2
+
+
 # The lock
 
 
@@ -398,7 +552,7 @@ def test_a_lock_that_is_taken_is_not_waited_for_and_what_is_due_is_done_later(
     join: Join, clock: FakeClock, path: Path, said: Said
 ) -> None:
     async def scenario() -> None:
-        sharer = join(requests=1)
+        sharer = join(requests=2)
         token = sharer.took()
         with path.open("rb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
@@ -413,9 +567,9 @@ def test_a_lock_that_is_taken_is_not_waited_for_and_what_is_due_is_done_later(
             assert said() == []
         for _ in range(100):
             await asyncio.sleep(0.005)
-            if sharer.available():
+            if sharer.available() == 2:
                 break
-        assert sharer.available() == 1
+        assert sharer.available() == 2
         assert clock.monotonic() - released_at == pytest.approx(5.9)
         sharer.took()
 
@@ -534,7 +688,7 @@ def test_a_section_that_was_wiped_out_or_put_back_is_damage(
         clock.advance(17.5)
     assert len(said()) <= 2, "each the same line at most once a minute"
     clock.advance(1)
-    one.took()
+    other.took()
 
 
 def test_a_starter_takes_no_old_file_without_a_record_for_a_new_one(path: Path, clock: FakeClock) -> None:

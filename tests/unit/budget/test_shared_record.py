@@ -179,3 +179,47 @@ def test_a_state_that_is_begun_lets_every_token_rest() -> None:
 def test_times_of_another_start_of_the_machine_are_not_looked_at() -> None:
     before = records.Header(bytes(16), NOW + 9_999, NOW + 9_999)
     assert records.read_header(records.empty(before), BOOT, NOW) == before
+
+
+def test_settings_of_those_who_share_it_are_read_as_they_were_written() -> None:
+    settings = ((5, 1.0), None, (1, 3600.0), *records.NO_SETTINGS[3:])
+    content = put(EMPTY, records.write(STATE, 1, 7, settings))
+    assert records.read(content, 1, NOW) == records.Record(STATE, 7, settings)
+
+
+@pytest.mark.parametrize("setting", [(129, 1.0), (5, 0.0), (5, -1.0), (5, math.nan), (5, 1e9)])
+def test_settings_that_no_proxy_can_have_are_not_read(setting: records.Setting) -> None:
+    content = put(EMPTY, records.write(STATE, 0, 1, (setting, *records.NO_SETTINGS[1:])))
+    assert records.read(content, 0, NOW) is None
+
+
+def settings(*told: int | None) -> records.Settings:
+    """Return settings of so many requests each, the rest empty."""
+    found = tuple(None if requests is None else (requests, 1.0) for requests in told)
+    return (found + records.NO_SETTINGS)[: records.MOST_SETTINGS]
+
+
+@pytest.mark.parametrize(
+    ("found", "present", "there", "place"),
+    [
+        (settings(), set(), settings(5), 0),
+        (settings(5), set(), settings(5), 0),
+        (settings(3), {0}, settings(3, 5), 1),
+        (settings(3), set(), settings(5), 0),
+        (settings(3, 4), {1}, settings(5, 4), 0),
+        (settings(3, 5, 4), {0}, settings(3, 5), 1),
+    ],
+)
+def test_own_setting_takes_the_place_of_one_that_has_gone(
+    found: records.Settings, present: set[int], there: records.Settings, place: int
+) -> None:
+    assert records.with_own(found, (5, 1.0), present.__contains__) == (there, place)
+
+
+def test_there_is_no_room_for_a_setting_more() -> None:
+    full = settings(*range(10, 10 + records.MOST_SETTINGS))
+    assert records.with_own(full, (5, 1.0), lambda _place: True) is None
+
+
+def test_strictest_is_the_fewest_requests_and_the_longest_window() -> None:
+    assert records.strictest(((5, 1.0), None, (20, 3.0))) == (5, 3.0)

@@ -1,0 +1,40 @@
+"""Whose a file of a shared budget may be."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from imdsproxy.budget.file_trust import doubt, exposed
+
+
+def status(mode: int, user: int = 65532) -> os.stat_result:
+    return os.stat_result((mode, 1, 1, 1, user, 0, 0, 0, 0, 0))
+
+
+FOLDER = status(stat.S_IFDIR | 0o770, 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "word"),
+    [
+        (status(stat.S_IFREG | 0o660), FOLDER, None),
+        (status(stat.S_IFREG | 0o660, 0), FOLDER, None),
+        (status(stat.S_IFREG | 0o664), FOLDER, None),
+        (status(stat.S_IFREG | 0o660, 998), status(stat.S_IFDIR | 0o750, 998), None),
+        (status(stat.S_IFREG | 0o660, 998), FOLDER, "it belongs to user 998, and this proxy runs as user 65532"),
+        (status(stat.S_IFREG | 0o662), FOLDER, "every user may write it (mode 0662)"),
+        (status(stat.S_IFREG | 0o666, 0), FOLDER, "every user may write it (mode 0666)"),
+        (status(stat.S_IFIFO | 0o660), FOLDER, "it is no ordinary file"),
+    ],
+)
+def test_doubt_names_what_is_wrong(file: os.stat_result, folder: os.stat_result, word: str | None) -> None:
+    told = doubt(file, folder, 65532)
+    assert told is None if word is None else told is not None and told.startswith(word)
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o770, False), (0o1777, True), (0o777, True), (0o755, False)])
+def test_a_folder_is_exposed_if_every_user_can_write_to_it(mode: int, told: bool) -> None:
+    assert exposed(status(stat.S_IFDIR | mode, 0)) is told
