@@ -78,7 +78,9 @@ def _objection_to_json(request: Request, body: bytes, names: frozenset[str] | No
     if len(whole) > _MOST_PARSED:
         return None if whole[:1] + whole[-1:] in {b"{}", b"[]"} else _MALFORMED
     try:
-        document = json.loads(whole, parse_int=float)  # because a whole number may be longer than Python reads
+        # Generous where a reader could be: a byte that is no UTF-8, a control character, a number of any length.
+        text = whole.decode("utf-8-sig", "replace")
+        document = json.loads(text, strict=False, parse_int=float)
     except (ValueError, RecursionError):
         return _MALFORMED
     return None if names is None else _objection_to_document(request, document, names)

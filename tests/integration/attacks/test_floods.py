@@ -63,7 +63,7 @@ def _refused_keys(connection: int, count: int) -> Iterator[bytes]:
 def test_a_flood_of_keys_stays_within_the_configured_bound(start: Starter) -> None:
     bound = 1_000_000
     with (
-        AnsweringServer(lambda _head: ok(b'{"answer":"' + b"x" * 500 + b'"}')) as upstream,
+        AnsweringServer(lambda _head: ok(b'{"apiVersions":[],"compute":"' + b"x" * 500 + b'"}')) as upstream,
         start(upstream.url, cache_max_bytes=bound, access_log="false", log_level="info") as process,
     ):
         _flood_together(process.port, [_new_keys(connection, range(200)) for connection in range(4)])

@@ -12,6 +12,7 @@ import pytest
 from imdsproxy.emulator import EmulatorServer
 from tests.integration.serving.kit import ATTESTED, INFO, LEAF, LOAD_BALANCER, PLATFORM, REPROVISION
 from tests.kit import Arrivals, ProxyProcess, get, is_hit, running_proxy, unused
+from tests.servers import ok
 from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 
 TOKEN_PATH = TOKEN.partition("?")[0]
@@ -50,6 +51,9 @@ class Scripted:
         self._thread.join()
 
 
+DOCUMENT = b'{"apiVersions":[],"compute":{}}'
+
+
 @pytest.fixture(scope="module")
 def scripted() -> Iterator[Scripted]:
     server = Scripted()
@@ -59,7 +63,7 @@ def scripted() -> Iterator[Scripted]:
 
 @pytest.fixture(scope="module")
 def before_script(scripted: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
-    scripted.response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    scripted.response = ok(DOCUMENT)
     folder = tmp_path_factory.mktemp("scripted")
     with running_proxy(folder, upstream=scripted.url, budget_requests=1000, retry_max=0) as process:
         yield process
@@ -86,7 +90,7 @@ def before_script(scripted: Scripted, tmp_path_factory: pytest.TempPathFactory) 
 def test_status_fields_and_body_pass_byte_for_byte(
     before_script: ProxyProcess, scripted: Scripted, status: str, target: str, kept: bool
 ) -> None:
-    body = b'{ "name" :\t"\xc3\xa9\xff\x00","last":1 }\r\n\r\n'
+    body = b'{ "compute" :\t"\xc3\xa9\xff\x00","signature":1 }\r\n\r\n'
     fields = {
         "Content-Type": "application/json; Charset=utf-8",
         "Server": "IMDS/150.870.65.1854",
@@ -110,7 +114,7 @@ def test_status_fields_and_body_pass_byte_for_byte(
             assert {name: value for name, value in answer.headers.items() if name not in own} == passed
             assert own <= set(answer.headers)
     finally:  # else the next would wait for IMDS's return from a 410
-        scripted.response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+        scripted.response = ok(DOCUMENT)
         get(before_script.port, unused(PLATFORM))
 
 

@@ -113,6 +113,7 @@ def test_an_acknowledgement_may_be_empty_and_have_any_success() -> None:
         (INSTANCE, b'{"compute":{},"network":{}}'),
         (INSTANCE, b'{"network":{"interface":[]}}'),
         (INSTANCE, b'\r\n{"Compute":{}}\n'),
+        (INSTANCE, b'\xef\xbb\xbf{"compute":{"tags":"\xff\x00\t"}}'),
         (INSTANCE + "&format=text", b"compute/\nnetwork/"),
         (LEAF, b'"vm"'),
         (LEAF, b"[]"),
@@ -157,7 +158,7 @@ def test_what_imds_can_have_said_passes(path: str, body: bytes) -> None:
             b'{"compute":"' + b"x" * 200_000,
             b"x" * 200_000 + b"}",
         ),
-        *(b'{"compute":{},"apiVersions":[]}}', b'{"compute":"\xff"}'),
+        *(b'{"compute":{},"apiVersions":[]}}', b'{"compute":"\xff}'),
     ],
     ids=lambda body: repr(body[:30]),
 )
