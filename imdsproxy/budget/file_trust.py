@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 
 _ROOT = 0
 
 
-def doubt(file: os.stat_result, folder: os.stat_result, user: int) -> str | None:
+def doubt(file: os.stat_result, folder: os.stat_result, user: int, groups: Collection[int] = ()) -> str | None:
     """Return why a file is not to be used by this user, with the remedy, or None if it may be.
 
-    It has to belong to this user, to root, or to the owner of its folder, who could replace it anyway. Its group may
-    write it, because containers share it by their group; all others may not.
+    It has to belong to this user, to root, or to the owner of its folder, who could replace it anyway; or to a group
+    of this process that may write it, in a folder that only its owner and group can write, because containers of
+    several users share a file by their group. All others may not write it.
     """
     if not stat.S_ISREG(file.st_mode):
         return "it is no ordinary file; name another"
-    if file.st_uid not in {user, _ROOT, folder.st_uid}:
+    by_group = file.st_gid in groups and bool(file.st_mode & stat.S_IWGRP) and not exposed(folder)
+    if file.st_uid not in {user, _ROOT, folder.st_uid} and not by_group:
         return (
             f"it belongs to user {file.st_uid}, and this proxy runs as user {user}; remove it, or name a file in a "
             "folder that other users cannot write to"

@@ -198,7 +198,7 @@ class BudgetFile:
         """Raise BudgetFileError if the file is no budget's, or of doubtful origin."""
         folder = self._path.parent.stat()
         file = os.fstat(descriptor)
-        why = doubt(file, folder, os.geteuid())
+        why = doubt(file, folder, os.geteuid(), {os.getegid(), *os.getgroups()})
         if why is None and records.foreign(os.pread(descriptor, len(records.MAGIC), 0)):
             why = "it holds something else; name another file"
         if why is not None:

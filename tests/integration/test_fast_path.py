@@ -316,7 +316,7 @@ def watch(proxy: ProxyProcess, target: str, life: float) -> Watched:
     latest = time.monotonic()
     assert not is_hit(answer)
     if target.startswith(TOKEN):
-        life = int(json.loads(answer.body)["expires_in"]) / 2
+        life = min(3600, int(json.loads(answer.body)["expires_in"]) / 2)
         return WatchedToken(target, life, client, earliest, latest, [])
     return Watched(target, life, client, earliest, latest, [])
 

@@ -38,7 +38,7 @@ REFUSE = {
     "redirect --uid 990 --load": "Windows cannot redirect",
     "redirect --remove --load": "Windows cannot redirect",
     "demo --upstream http://127.0.0.1:9": "is the demo's own emulator",
-    "emulator --port none": "is no port",
+    "emulator --port none": "is not a port",
     "sevre": "did you mean serve?",
 }
 

@@ -45,7 +45,8 @@ def test_nothing_of_one_client_is_sent_for_what_all_share(proxy: ProxyProcess, a
 def test_what_is_asked_for_one_client_carries_that_clients_fields(
     proxy: ProxyProcess, arrivals: Arrivals, target: str
 ) -> None:
-    own = {"Metadata": "True", "x-ms-client-request-id": "mine", "User-Agent": "mine/1"}
+    # A field of consequence keeps the request from being shared with others that ask the same.
+    own = {"Metadata": "True", "X-Mine": "1", "x-ms-client-request-id": "mine", "User-Agent": "mine/1"}
     hidden = {"Via": "1.1 elsewhere", "Connection": "X-Hop", "X-Hop": "1", "X-Real-IP": "10.0.0.1"}
     get(proxy.port, target, {**own, **hidden})
     (arrival,) = arrivals()

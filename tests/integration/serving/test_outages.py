@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,9 @@ def test_a_lasting_trouble_is_told(
 
 
 def test_a_body_of_just_the_longest_length_is_served(impatient: ProxyProcess, imds: EmulatorServer) -> None:
-    imds.emulator.faults.add(Fault(status=200, body="x" * 1000, times=1))
-    assert get(impatient.port, unused(INSTANCE)).body == b"x" * 1000
+    body = json.dumps({"compute": {"name": "x"}}).ljust(1000)
+    imds.emulator.faults.add(Fault(status=200, body=body, times=1))
+    assert get(impatient.port, unused(INSTANCE)).body == body.encode()
 
 
 def test_without_imds_what_is_kept_is_served_and_all_else_is_502(tmp_path: Path) -> None:
