@@ -1,4 +1,4 @@
-"""Judge what the tests covered: the whole package at 90 %, and every branch of the pure rooms.
+"""Judge what the tests covered: every branch of the pure rooms, and most of the whole package.
 
 `tests/test_architecture.py` names the pure rooms, so that they are listed once.
 """
@@ -9,9 +9,12 @@ import sys
 
 from coverage import Coverage
 
+from tests.size import size
 from tests.test_architecture import PACKAGE, PURE_FILES
 
-WHOLE, PURE = 90.0, 100.0
+# `make test` does not measure the processes that tests start; `make test-long` does.
+WHOLE = size(short=80.0, full=90.0)
+PURE = 100.0
 
 
 def main() -> int:

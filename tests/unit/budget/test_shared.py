@@ -386,7 +386,7 @@ needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0,
 @needs_root
 def test_a_file_of_another_user_is_refused_with_the_remedy(path: Path, clock: FakeClock) -> None:
     Sharer(path, clock).close()
-    os.chown(path, 1234, 0)
+    os.chown(path, 1234, 1234)
     told = refusal(path, clock)
     assert "it belongs to user 1234, and this proxy runs as user 0; remove it" in told
 
