@@ -302,11 +302,14 @@ class Watched:
 
 
 class WatchedToken(Watched):
+    expires_in = 0
+    """What was left of the token when it was asked for."""
+
     def _judge(self, answer: Answer, before: float, after: float) -> None:
         super()._judge(answer, before, after)
         least, most = max(0.0, before - self.latest), after - self.earliest
         left = int(json.loads(answer.body)["expires_in"])
-        assert math.floor(2 * self.life - most) <= left <= math.floor(2 * self.life - least)
+        assert math.floor(self.expires_in - most) <= left <= math.floor(self.expires_in - least)
 
 
 def watch(proxy: ProxyProcess, target: str, life: float) -> Watched:
@@ -316,8 +319,10 @@ def watch(proxy: ProxyProcess, target: str, life: float) -> Watched:
     latest = time.monotonic()
     assert not is_hit(answer)
     if target.startswith(TOKEN):
-        life = min(3600, int(json.loads(answer.body)["expires_in"]) / 2)
-        return WatchedToken(target, life, client, earliest, latest, [])
+        expires_in = int(json.loads(answer.body)["expires_in"])
+        watched = WatchedToken(target, min(3600, expires_in / 2), client, earliest, latest, [])
+        watched.expires_in = expires_in
+        return watched
     return Watched(target, life, client, earliest, latest, [])
 
 
