@@ -18,7 +18,7 @@ from imdsproxy.protocol.messages import Refusal
 from imdsproxy.server.application import Application
 from imdsproxy.server.bounded_parser import BoundedParser
 from imdsproxy.server.crowd import Admission, Crowd
-from imdsproxy.server.flow import Brake, hung_up
+from imdsproxy.server.flow import Brake, hung_up, unread
 from imdsproxy.server.listeners import peer
 from imdsproxy.server.parse_errors import TOO_MANY, TOO_SLOW, UNKNOWN_METHOD, written
 from imdsproxy.server.presence import Presence
@@ -29,7 +29,7 @@ MOST_HALF_CLOSED = 256
 """Clients of a listener that may wait for an answer after they have ended their sending."""
 # Seconds between two looks whether a client that has ended its sending is still there.
 _LOOK = 1.0
-# Seconds that a client has for its request, where there are too many connections for this one.
+# Seconds that a client has for its first bytes, where there are too many connections.
 _CROWDED = 1.0
 # A line that is HTTP in all but a method which the parser has never heard of.
 _REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
@@ -38,7 +38,7 @@ _REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
 class Connection(BoundedParser):
     """A connection with limits of its own."""
 
-    __slots__ = ("_crowded", "_deadline", "_deaf", "_idle_since", "_latest", "_watch_for_end")
+    __slots__ = ("_crowded", "_deadline", "_deaf", "_idle_since", "_latest", "_made", "_watch_for_end")
 
     header_timeout = 10.0
     """Seconds for a whole request, from its first byte; a subclass made at start has the user's value."""
@@ -53,7 +53,8 @@ class Connection(BoundedParser):
         self._latest = b""  # what is just being read
         self._watch_for_end: asyncio.TimerHandle | None = None  # the client has sent all that it will send
         self._crowded = False  # there are too many connections for this one
-        self._idle_since = 0.0  # the loop's time of the last answer
+        self._made = 0.0  # the loop's time of the connection's beginning
+        self._idle_since: float | None = None  # the loop's time of the last answer
         self._deadline: asyncio.TimerHandle | None = None
         self._deaf: asyncio.TimerHandle | None = None
 
@@ -67,10 +68,10 @@ class Connection(BoundedParser):
         super().connection_made(transport)
         self.flow = Brake(transport)
         self.client = self.client or peer(transport)
-        self._idle_since = self.loop.time()
+        self._made = self.loop.time()
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self.timeout_keep_alive_handler)
         if self.crowd is not None:
-            admission = self.crowd.admit(self, self.loop.time(), admin=self.admin)
+            admission = self.crowd.admit(self, self._made, admin=self.admin)
             self._crowded = admission is not Admission.STAY
             if admission is Admission.CLOSE:
                 self._refuse(TOO_MANY)
@@ -172,7 +173,8 @@ class Connection(BoundedParser):
 
         Its timer is not moved by every request; it finds out how long the connection has been idle when it rings.
         """
-        left = self._idle_since + KEEP_ALIVE - self.loop.time() if self._idle else KEEP_ALIVE
+        since = self._made if self._idle_since is None else self._idle_since
+        left = since + KEEP_ALIVE - self.loop.time() if self._idle else KEEP_ALIVE
         if left > 0:
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
         elif self.transport.get_write_buffer_size():
@@ -182,13 +184,22 @@ class Connection(BoundedParser):
 
     @property
     def idle_since(self) -> float | None:
-        """The loop's time of the last answer, or None while a request is here or an answer is not yet taken."""
-        busy = not self._idle or self.transport.is_closing() or self.transport.get_write_buffer_size()
-        return None if busy else self._idle_since
+        """The loop's time of the last answer, or None while a request is here or an answer is not yet taken.
 
-    def close_idle(self) -> None:
-        """Close the connection before its time, to make room for others."""
+        A new connection is not idle during its first second, because its request may be under way.
+        """
+        if not self._idle or self.transport.is_closing() or self.transport.get_write_buffer_size():
+            return None
+        if self._idle_since is not None:
+            return self._idle_since
+        return self._made if self.loop.time() >= self._made + _CROWDED else None
+
+    def close_idle(self) -> bool:
+        """Close the connection to make room for others, and return True, unless a request has arrived unread."""
+        if unread(self.transport):
+            return False
         self.transport.close()
+        return True
 
     @property
     def _idle(self) -> bool:

@@ -53,8 +53,8 @@ class Member(Protocol):
         """The loop's time of the last answer, or None while a request is here or an answer is not yet taken."""
         ...
 
-    def close_idle(self) -> None:
-        """Close the connection."""
+    def close_idle(self) -> bool:
+        """Close the connection and return True, or return False because a request has just arrived."""
         ...
 
 
@@ -112,12 +112,15 @@ class Crowd:
         idle = [(since, number) for number, each in enumerate(looked_at) if (since := each.idle_since) is not None]
         for each in looked_at:
             self._members.move_to_end(each)
-        for _, number in heapq.nsmallest(min(_CLOSED_AT_ONCE, self.limit // _CLOSED_SHARE + 1), idle):
-            del self._members[looked_at[number]]
-            looked_at[number].close_idle()
-        if not idle:
+        enough = min(_CLOSED_AT_ONCE, self.limit // _CLOSED_SHARE + 1)
+        closed = 0
+        for _, number in heapq.nsmallest(_CLOSED_AT_ONCE, idle):
+            if closed < enough and looked_at[number].close_idle():
+                del self._members[looked_at[number]]
+                closed += 1
+        if not closed:
             self._none_idle_until = now + _PAUSE
-        return bool(idle)
+        return closed > 0
 
 
 def descriptor_room() -> Room:

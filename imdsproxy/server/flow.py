@@ -109,3 +109,15 @@ def hung_up(transport: asyncio.Transport) -> bool:
     poll = select.poll()
     poll.register(connection.fileno(), 0)
     return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
+def unread(transport: asyncio.Transport) -> bool:
+    """Return whether bytes, or the end of the client's sending, have arrived and are not yet read."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return False
+    if sys.platform == "win32":
+        return bool(select.select([connection.fileno()], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

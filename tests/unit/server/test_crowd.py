@@ -12,8 +12,9 @@ from imdsproxy.server.crowd import ADMIN_RESERVE, ANSWERED, RESERVE, Admission, 
 class Connection:
     """A member that counts how often it is looked at."""
 
-    def __init__(self, idle_since: float | None = None) -> None:
+    def __init__(self, idle_since: float | None = None, *, unread: bool = False) -> None:
         self.since = idle_since
+        self.unread = unread
         self.looks = 0
         self.closed = False
 
@@ -22,8 +23,9 @@ class Connection:
         self.looks += 1
         return self.since
 
-    def close_idle(self) -> None:
-        self.closed = True
+    def close_idle(self) -> bool:
+        self.closed = not self.unread
+        return self.closed
 
 
 def _filled(limit: int, *members: Connection) -> Crowd:
@@ -38,6 +40,14 @@ def test_connection_idle_for_longest_makes_room() -> None:
     crowd = _filled(4, *members)
     assert crowd.admit(Connection(), 5.0) is Admission.STAY
     assert [member.closed for member in members] == [False, False, True, False]
+
+
+def test_connection_whose_request_has_just_arrived_stays() -> None:
+    members = [Connection(1.0, unread=True), Connection(2.0), Connection(3.0, unread=True)]
+    crowd = _filled(3, *members)
+    assert crowd.admit(Connection(), 5.0) is Admission.STAY
+    assert [member.closed for member in members] == [False, True, False]
+    assert crowd.admit(Connection(), 5.0) is Admission.ANSWER, "none that could be closed is left"
 
 
 def test_connection_that_ended_leaves_its_place() -> None:

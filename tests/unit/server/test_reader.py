@@ -206,3 +206,16 @@ def test_connection_that_sends_much_takes_turns_with_the_rest() -> None:
     for factory in (uvloop.new_event_loop, asyncio.SelectorEventLoop):
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(steps())
+
+
+def test_new_connection_is_idle_after_a_second_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect() -> None:
+        loop = asyncio.get_running_loop()
+        made = loop.time()
+        connection, _ = _connection()
+        for later, idle in ((0.0, False), (0.9, False), (5.0, True)):
+            monkeypatch.setattr(loop, "time", lambda later=later: made + later)
+            assert (connection.idle_since is not None) == idle
+        connection.connection_lost(None)
+
+    asyncio.run(connect())
