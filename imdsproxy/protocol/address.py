@@ -26,4 +26,4 @@ class Address:
 
 
 IMDS = Address(IMDS_HOST)
-"""The real one."""
+"""The address of IMDS on every VM."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from imdsproxy.protocol.messages import Response
 
 ENDING = "ending"
-"""The detail of the answer that a proxy gives while it is being stopped; the next one will do better."""
+"""The `detail` of a proxy that is shutting down. A retry reaches its successor."""
 
 
-def word_of_proxy(response: Response) -> str | None:
-    """Give the `detail` that an imdsproxy gave with an answer, empty where it gave none; None if IMDS itself answered.
+def proxy_detail(response: Response) -> str | None:
+    """Return the `detail` of the imdsproxy that the response came through.
 
-    Caches add their members at the end, so the last is the nearest one's (RFC 9211 section 2).
+    It is empty if that proxy gave none, and None if IMDS itself answered. Caches append their members, so the last
+    member is the nearest proxy's (RFC 9211 section 2).
     """
     members = [value for field, value in response.headers if field == b"cache-status"]
     name, *parameters = b"".join(members[-1:]).rpartition(b",")[2].split(b";")
@@ -21,6 +22,6 @@ def word_of_proxy(response: Response) -> str | None:
     return next(details, b"").decode("latin-1")
 
 
-def tells_of_loop(response: Response) -> bool:
-    """Whether an answer is an imdsproxy's word that the request had passed it before: it never reached IMDS."""
-    return response.status == 508 and word_of_proxy(response) == "loop"
+def reports_loop(response: Response) -> bool:
+    """Return whether an imdsproxy refused the request because it had passed that proxy before."""
+    return response.status == 508 and proxy_detail(response) == "loop"

@@ -1,4 +1,4 @@
-"""What an endpoint of IMDS can have said, so that another server's page is not taken for its answer.
+"""What each endpoint of IMDS can answer, so that another server's page is not taken for its answer.
 
 A 200 that fits no expectation comes from something else on the way (a portal, another service, a transfer that broke
 off), or from an IMDS in trouble. The expectations are wide: every documented answer of every api-version fits, and an
@@ -34,10 +34,10 @@ _MALFORMED = "JSON that is cut off or malformed"
 
 
 def objection(request: Request, response: Response) -> str | None:
-    """Return what came instead of an answer of IMDS's, in a few words that quote nothing, or None if it can be one.
+    """Return a short description of what came instead of an IMDS answer, or None if IMDS can have sent it.
 
-    Only a 200 to a GET is judged: IMDS words its errors in more ways than are known. A body in a content coding is not
-    judged either, since it cannot be read.
+    Only a 200 to a GET is judged, because IMDS words its errors in more ways than are known. A body in a content
+    coding is not judged, because it cannot be read. The description quotes nothing of the body.
     """
     target = request.target
     if request.method != "GET" or response.status != 200 or is_coded(response):
@@ -54,18 +54,18 @@ def objection(request: Request, response: Response) -> str | None:
 
 
 def is_coded(response: Response) -> bool:
-    """Whether the body is in a content coding (RFC 9110 section 8.4), which the proxy never asks for."""
+    """Return whether the body is in a content coding (RFC 9110 section 8.4), which the proxy never requests."""
     return (response.header(b"content-encoding") or b"identity").strip().lower() != b"identity"
 
 
 def is_expected_status(request: Request, status: int) -> bool:
-    """Whether a known endpoint can have answered a GET with a status of the 2xx and 3xx: 200 is all that IMDS says."""
+    """Return whether a known endpoint can have answered with this status: of all 2xx and 3xx, IMDS sends 200 only."""
     known = request.target.segments in _DOCUMENTS or request.target.segments[: len(_INSTANCE)] == _INSTANCE
     return status == 200 or status >= 400 or request.method != "GET" or not known
 
 
 def _objection_to_text(response: Response) -> str | None:
-    """Object to a page only: a value can be any text, and empty."""
+    """Object to an HTML page only, because a value can be any text, or empty."""
     if _media_type(response) == b"text/html" or _PAGE.match(response.body):
         return "an HTML page"
     return None
@@ -78,7 +78,7 @@ def _objection_to_json(request: Request, body: bytes, names: frozenset[str] | No
     if len(whole) > _MOST_PARSED:
         return None if whole[:1] + whole[-1:] in {b"{}", b"[]"} else _MALFORMED
     try:
-        # Generous where a reader could be: a byte that is no UTF-8, a control character, a number of any length.
+        # Accept what a lenient reader accepts: invalid UTF-8, control characters, numbers of any length.
         text = whole.decode("utf-8-sig", "replace")
         document = json.loads(text, strict=False, parse_int=float)
     except (ValueError, RecursionError):
@@ -96,12 +96,12 @@ def _objection_to_document(request: Request, document: object, names: frozenset[
 
 
 def _objection_to_token(request: Request, token: dict[str, object]) -> str | None:
-    """Object to what is no token, and to one of another identity than `client_id` of the request names."""
+    """Object to a document without a token, and to a token of another identity than the request's `client_id`."""
     if not isinstance(token["access_token"], str) or not token["access_token"]:
         return "JSON without an access token"
-    asked = dict(request.target.parameters).get("client_id", "").lower()
-    given = token.get("client_id")
-    if asked and isinstance(given, str) and given and given.lower() != asked:
+    requested = dict(request.target.parameters).get("client_id", "").lower()
+    received = token.get("client_id")
+    if requested and isinstance(received, str) and received and received.lower() != requested:
         return "a token of another identity"
     return None
 

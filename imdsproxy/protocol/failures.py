@@ -1,7 +1,7 @@
 """The one meaning of "IMDS failed".
 
-Retries, stale answers, IMDS's health, readiness, the negative cache and the metrics all go by the verdict that is made
-here, once for each upstream attempt. A failure is never kept as an answer.
+Retries, stale answers, IMDS's health, readiness, the negative cache and the metrics all use the verdict of this
+module. There is one verdict for each upstream attempt. A failure is never stored.
 
 | what came | failed | retried |
 |---|---|---|
@@ -10,7 +10,7 @@ here, once for each upstream attempt. A failure is never kept as an answer.
 | 410, 429, any 5xx | yes | only if `RETRY_STATUSES` has it |
 | 404 for a token or `/metadata/identity/info` | yes | only if `RETRY_STATUSES` has it |
 | a 2xx or 3xx that a known endpoint never answers | yes | only if `RETRY_STATUSES` has it |
-| a 200 that the endpoint cannot have said | yes, as a `Failure` | yes |
+| a 200 that the endpoint cannot have sent | yes, as a `Failure` | yes |
 | anything else | no | no |
 """
 
@@ -37,19 +37,19 @@ class Verdict:
     """One upstream attempt's result, judged."""
 
     result: Response | Failure
-    """What came; a 200 that the endpoint cannot have said is a `Failure` here."""
+    """The response or failure. A 200 that the endpoint cannot have sent is a `Failure` here."""
     failed: bool
     retried: bool = False
-    """The result is of a kind that is retried; whether there is time for it is another question."""
+    """Whether results of this kind are retried, if there is time."""
 
     @property
     def word(self) -> str:
-        """The status, or the word for the failure: a label of metrics."""
+        """The status, or the failure's kind, as a metric label."""
         return str(self.result.status) if isinstance(self.result, Response) else self.result.kind.value
 
     @property
     def description(self) -> str:
-        """What came, in words for people."""
+        """The result in words for people."""
         return f"status {self.word}" if isinstance(self.result, Response) else self.result.description
 
 
@@ -68,7 +68,7 @@ class FailureRules:
     retried: frozenset[int] = DEFAULT_RETRIED
 
     def judge(self, request: Request, result: Response | Failure) -> Verdict:
-        """Return the verdict on what one attempt at a request brought."""
+        """Return the verdict on the result of one upstream attempt."""
         if isinstance(result, Response):
             found = objection(request, result)
             if found is None:

@@ -1,4 +1,4 @@
-"""Which host a request names, and whether that is IMDS itself."""
+"""Read the host that a request names, and whether that is IMDS itself."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from imdsproxy.protocol.target import AUTHORITY
 _IMDS_NUMBER = int(ipaddress.IPv4Address(IMDS_HOST))
 # A name whose last label is a number is an IPv4 address to many readers (WHATWG URL, "ends in a number checker").
 _NUMBER_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
-# As clients write the base URL of a Unix socket: a single label such as `unix`, which names no host elsewhere.
+# Clients write the base URL of a Unix socket with a single label such as `unix`, which names no host elsewhere.
 _PLACEHOLDER = re.compile(r"([a-z0-9\-_]+):[0-9]*")
 
 
 class HostField(NamedTuple):
-    """What a `Host` field says."""
+    """The content of a `Host` field."""
 
     name: str
     """In lower case; empty for an IP literal."""
     imds: bool = False
-    """It is IMDS's address, in one of the spellings in which addresses are accepted."""
+    """Whether it is IMDS's address, in any spelling that is accepted."""
 
 
 def read_host(host: bytes) -> HostField | None:
-    """Read a Host field (RFC 9110 section 7.2); None for what cannot be read."""
+    """Read a Host field (RFC 9110 section 7.2); return None if it is malformed."""
     match = AUTHORITY.fullmatch(host.strip().decode("latin-1").lower())
     if match is None:
         return None
@@ -46,16 +46,16 @@ def read_host(host: bytes) -> HostField | None:
 
 
 def size_of_host(host: bytes, field: HostField | None) -> int:
-    """Return the bytes that a reading of a Host field takes in memory, rounded up."""
+    """Return the bytes that a Host field and its reading take in memory, rounded up."""
     return 300 + len(host) + (0 if field is None else len(field.name))
 
 
 def may_be_address(name: str) -> bool:
-    """Whether some readers take a name for an IPv4 address, such as a decimal or hexadecimal number."""
+    """Return whether some readers take a name for an IPv4 address, such as a decimal or hexadecimal number."""
     return bool(_NUMBER_LABEL.fullmatch(name.removesuffix(".").rpartition(".")[2]))
 
 
 def is_placeholder(authority: str) -> bool:
-    """Whether the authority of an absolute-form target names no host: one label, and no number."""
+    """Return whether the authority of an absolute-form target names no host: one label, and no number."""
     match = _PLACEHOLDER.fullmatch(authority)
     return match is not None and not may_be_address(match[1])

@@ -22,7 +22,7 @@ _FIRST_YEAR = 1970
 
 
 def read_http_date(value: bytes) -> int | None:
-    """Return the seconds since 1970 of a date in any of the three forms of HTTP, or None if it is none."""
+    """Return a date in any of HTTP's three forms as seconds since 1970, or None if it is malformed."""
     match = next((found for form in _FORMS if (found := form.fullmatch(value.strip()))), None)
     if match is None:
         return None

@@ -10,11 +10,11 @@ Result = TypeVar("Result")
 
 
 class Remembered(Generic[Argument, Result]):
-    """A pure function whose results are kept, at most `max_bytes` of them as `size` counts them.
+    """A pure function whose results are remembered, bounded to `max_bytes` as `size` counts them.
 
-    Results lie in two generations. When the younger one is half of the bound, it becomes the older one, and what was
-    the older one is forgotten; a result that is used again moves to the younger one. A known result therefore costs
-    one lookup, and nothing has to be kept in order of use.
+    Results are in two generations. When the younger generation reaches half of the bound, it replaces the older one.
+    A result that is used again moves to the younger generation. A known result therefore costs one lookup, and the
+    results need no order of use.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Remembered(Generic[Argument, Result]):
 
     @property
     def bytes(self) -> int:
-        """What the kept results take, as `size` counts them."""
+        """The bytes of all remembered results, as `size` counts them."""
         return self._young_bytes + self._old_bytes
 
     def __call__(self, argument: Argument) -> Result:

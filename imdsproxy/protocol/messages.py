@@ -1,4 +1,4 @@
-"""The frozen values that flow through the house: what was asked, what was answered, what went wrong."""
+"""The frozen values that flow through the proxy: requests, responses, refusals, failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Target:
     """
 
     raw: bytes
-    """Path and query in their canonical spelling, parameters in the client's order; exactly this is sent to IMDS."""
+    """Path and query in their canonical spelling, parameters in the client's order. These bytes are sent to IMDS."""
     segments: tuple[str, ...]
     """The path's segments, decoded and in lower case; a trailing slash adds none."""
     parameters: tuple[tuple[str, str], ...]
@@ -41,59 +41,59 @@ class Target:
     authority: str | None = None
     """`host:port` in lower case, where the client wrote an absolute-form target; with `https://` if it did."""
     bypass: bool = False
-    """`bypass_cache=true` is among the parameters."""
+    """Whether `bypass_cache=true` is among the parameters."""
 
     @property
     def path(self) -> str:
-        """The path in the one spelling that rules are written in: lower case, no trailing slash."""
+        """The path as rules are written: lower case, no trailing slash."""
         return "/" + "/".join(self.segments)
 
     def has(self, name: str) -> bool:
-        """Whether a query parameter of this (lower-case) name is present."""
+        """Return whether a query parameter of this (lower-case) name is present."""
         return any(present == name for present, _ in self.parameters)
 
 
 class Request(NamedTuple):
-    """A request that passed the normaliser. A tuple, since one is made for every hit, and a tuple is made fastest."""
+    """A request that `request_parser` accepted. It is a tuple because every hit makes one, and tuples are fastest."""
 
     method: str
     target: Target
     metadata: bool = False
-    """The client itself sent `Metadata: true`, once."""
+    """Whether the client sent `Metadata: true`, once."""
     no_cache: bool = False
-    """The client sent `Cache-Control: no-cache` (RFC 9111 section 5.2.1.4)."""
+    """Whether the client sent `Cache-Control: no-cache` (RFC 9111 section 5.2.1.4)."""
     headers: Headers = ()
-    """The client's own end-to-end fields; sent on only where the request serves this one client."""
+    """The client's end-to-end fields. They are forwarded only if the answer is for this client alone."""
     body: bytes = b""
     hops: tuple[str, ...] = ()
-    """The imdsproxy instances that the request has passed already."""
+    """The imdsproxy instances that the request has passed already, the latest last."""
     wrong_metadata: bool = False
-    """The client sent a `Metadata` that says anything else, or more than one."""
+    """Whether the client sent `Metadata` more than once, or with another value."""
     to_imds: bool = False
-    """The request was addressed to IMDS itself, as before a redirect, and not to the proxy."""
+    """Whether the request was addressed to IMDS, as before a redirect, and not to the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer, whole. Headers are end-to-end ones without Content-Length, which follows from the body."""
+    """A complete answer, with its end-to-end fields. Content-Length is left out, because it follows from the body."""
 
     status: int
     headers: Headers
     body: bytes
 
     def header(self, name: bytes) -> bytes | None:
-        """The first value of a field, by its lower-case name."""
+        """Return the first value of a field, by its lower-case name, or None."""
         return next((value for field, value in self.headers if field == name), None)
 
     def seconds(self, name: bytes) -> int | None:
-        """A field's value as whole seconds, at most nine digits of them; None where it is absent or no number."""
+        """Return a field's value as whole seconds, of at most nine digits; None if it is absent or not a number."""
         value = (self.header(name) or b"").strip()
         return int(value[:9]) if value.isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer of the proxy's own: why, and what to do about it."""
+    """The proxy's own answer: why it refuses, and what to do about it."""
 
     status: int
     reason: str
@@ -102,10 +102,10 @@ class Refusal:
     description: str
     headers: Headers = ()
     body: bytes | None = None
-    """Given where IMDS's own words are to be used instead of the proxy's."""
+    """IMDS's own wording, to be sent instead of the proxy's; None for the proxy's."""
 
     def response(self) -> Response:
-        """The refusal as it goes to the client: JSON in the form that IMDS's identity endpoint uses."""
+        """Return the refusal as a response: JSON in the form that IMDS's identity endpoint uses."""
         body = self.body
         if body is None:
             document = {"error": self.error, "error_description": self.description}
@@ -115,21 +115,21 @@ class Refusal:
 
 
 class FailureKind(Enum):
-    """The ways in which IMDS gives no usable answer; the value is the one word for machines."""
+    """Why there is no usable answer of IMDS. The value is the word for machines."""
 
     UNREACHABLE = "upstream-unreachable"
     TIMEOUT = "upstream-timeout"
     SILENT = "upstream-silent"
-    """It took no connection in time: neither an answer nor a refusal came back."""
+    """The connection was neither accepted nor refused in time."""
     RESET = "upstream-reset"
     UNREADABLE = "upstream-unreadable"
     UNEXPECTED = "upstream-unexpected"
-    """A whole HTTP answer, but none that the endpoint can have given."""
+    """A complete HTTP answer that the endpoint cannot have sent."""
     TOO_LARGE = "upstream-too-large"
     LOOP = "loop"
     INTERNAL = "internal-error"
     DESCRIPTORS = "descriptors"
-    """This process may not open another file, so IMDS was not asked."""
+    """This process may not open another file, so nothing was sent to IMDS."""
 
 
 _STATUSES = {
@@ -144,17 +144,17 @@ _ERRORS = {FailureKind.LOOP: "loop_detected"}
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No usable answer came. `sent` is false where the request certainly never reached IMDS."""
+    """There is no usable answer. `sent` is false only if the request certainly never reached IMDS."""
 
     kind: FailureKind
     description: str
     sent: bool = True
 
     def refusal(self, retry_after: int) -> Refusal:
-        """What the client is told: 504 where IMDS was too slow, 508 where the way there leads back, else 502.
+        """Return the answer for the client: 504 if IMDS was too slow, 508 for a loop, 502 for most other kinds.
 
-        RFC 9110 sections 15.6.3 and 15.6.5, RFC 5842 section 7.2. `retry_after` is in seconds; a loop is for
-        somebody to mend, and no time can be given for that.
+        RFC 9110 sections 15.6.3 and 15.6.5, RFC 5842 section 7.2. `retry_after` is in seconds. A loop has no
+        Retry-After, because it ends only when a person fixes it.
         """
         word = self.kind.value
         return Refusal(

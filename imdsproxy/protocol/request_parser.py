@@ -1,6 +1,6 @@
-"""The one normaliser: what a client sent becomes a `Request`, or the `Refusal` to answer with.
+"""Turn what a client sent into a `Request`, or into the `Refusal` to answer with.
 
-The rules stand before everything else, so that a request that breaks one costs nothing and reaches nobody.
+These rules come first, so that a request that breaks one takes no permit and reaches no other room.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from imdsproxy.protocol.messages import IMDS_HOST, Refusal, Request, Target
 from imdsproxy.protocol.target import read_target, size_of_reading
 
 HOP_HEADER = b"imdsproxy-via"
-"""Carries the names of the instances a request has passed, so that a proxy knows itself again."""
+"""Carries the names of the instances that a request has passed, so that a proxy recognises its own name."""
 
 _POSTS = frozenset({("metadata", "scheduledevents"), ("metadata", "identity", "issuecredential")})
-# A circle is recognised by the name that comes round, so forgetting the oldest of many hides none in practice.
+# A loop is recognised by a name that comes again, so dropping the oldest of many names hides no loop in practice.
 _MOST_HOPS = 16
 _HOP = re.compile(rb"(?:^|,)[ \t]*([0-9a-f]{16})[ \t]*(?=,|$)")
 _NO_CACHE = re.compile(rb"(?i)(?:^|,)[ \t]*no-cache[ \t]*(?:,|$)")
 _LONGEST_HOST = 512
-# HTTP/1.0, as servers write it; those of HTTP/2 pass `:authority` on as Host.
+# HTTP/1.0, as servers write it. Servers of HTTP/2 pass `:authority` on as Host.
 _WITHOUT_HOST = frozenset({"1.0", "1"})
 _ORIGIN = b"origin"
 _FETCH_SITE = b"sec-fetch-site"
 _READ = frozenset({b"host", b"metadata", b"cache-control", HOP_HEADER, b"x-forwarded-for", _ORIGIN, _FETCH_SITE})
-# Targets and Host fields that are longer than this are read again each time.
+# Longer targets are read again each time.
 _LONGEST_REMEMBERED = 1024
 _HOST_SHARE = 4
 _NO_HOST = HostField("", imds=True)
@@ -36,24 +36,23 @@ _NO_HOST = HostField("", imds=True)
 
 @dataclass(frozen=True, slots=True)
 class AcceptedHosts:
-    """Under which names the proxy may be called at one listener.
-
-    `names` are host names accepted in `Host` (an IP literal always is, so that a DNS name that was rebound
-    to this address never is); `authorities` are the `host:port` accepted in an absolute-form target;
-    `instance` is the proxy's own name among the hops.
-
-    `any_name` is for a Unix socket, which no DNS name leads to: any host name is accepted there. In an absolute-form
-    target that is a single label, because a name with a dot is another host's.
-    """
+    """The names by which the proxy may be called at one listener."""
 
     names: frozenset[str] = frozenset({"localhost"})
+    """Host names accepted in `Host`. An IP literal always is, because DNS rebinding needs a name."""
     authorities: frozenset[str] = frozenset({f"{IMDS_HOST}:80"})
+    """Each `host:port` accepted in an absolute-form target."""
     instance: str = ""
+    """The proxy's own name among the hops."""
     any_name: bool = False
+    """Accept every host name, as at a Unix socket, which no DNS name leads to.
+
+    In an absolute-form target that is a single label, because a name with a dot belongs to another host.
+    """
 
 
 class Readings:
-    """What targets and Host fields say, remembered in at most `max_bytes`."""
+    """Readings of targets and Host fields, remembered in at most `max_bytes`."""
 
     def __init__(self, max_bytes: int = 0) -> None:
         for_hosts = max_bytes // _HOST_SHARE
@@ -62,7 +61,7 @@ class Readings:
 
     @property
     def bytes(self) -> int:
-        """What they take."""
+        """The bytes of all remembered readings."""
         return self.target.bytes + self.host.bytes
 
 
@@ -78,7 +77,16 @@ def read(  # noqa: PLR0913  # what a request consists of, and what it is read wi
     *,
     readings: Readings = NOTHING_REMEMBERED,
 ) -> Request | Refusal:
-    """Read a request: method, target as on the wire, headers with names in lower case. The body is not looked at."""
+    """Read a request without its body.
+
+    Args:
+        method: The method, in the client's case.
+        raw: The target as it was on the wire.
+        headers: The fields, with names in lower case.
+        accepted_hosts: The names of the proxy at this listener.
+        http_version: `1.1`, `1.0` or as the server writes it.
+        readings: The memory of earlier readings.
+    """
     fields: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         if name in _READ:
@@ -171,7 +179,7 @@ def _loop() -> Refusal:
 
 
 def _hops(values: list[bytes]) -> tuple[str, ...]:
-    """Return the instances that were passed, the latest last; what is no instance's name is not sent on."""
+    """Return the instances that were passed, the latest last, without anything that is not an instance's name."""
     return tuple(hop.decode("ascii") for hop in _HOP.findall(b",".join(values))[-_MOST_HOPS:])
 
 

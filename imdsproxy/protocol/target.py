@@ -1,13 +1,12 @@
 r"""A request target: read in one way, or refused.
 
-Policy, cache key and forwarded bytes all come from the one result, so that no two of them can disagree
-about what was asked (CVE-2022-23551 was such a disagreement, over a backslash). What other software on
-the way could read differently is refused rather than repaired: RFC 3986 section 6.2.2 lets a server treat
-`%2F`, `/./`, `;x` in a path or a trailing dot in more than one way.
+Policy, cache key and forwarded bytes all come from one reading, so that they cannot disagree about the target.
+CVE-2022-23551 was such a disagreement, over a backslash. A target that other software could read differently is
+refused, not repaired: RFC 3986 section 6.2.2 allows several readings of `%2F`, `/./`, `;x` in a path or a trailing dot.
 
 **Every target is sent in one canonical spelling, and that spelling is its key.** Two targets share an entry only if
-the same bytes go to IMDS for both, but for the order of parameters, each of which has a name of its own. Otherwise the
-first client's spelling would decide what all others get. The spelling is:
+the same bytes go to IMDS for both, except for the order of parameters. Otherwise the first client's spelling would
+decide what all other clients get. The spelling is:
 
 - An escaped letter, digit, `-`, `.`, `_` or `~` is written as itself (RFC 3986 section 6.2.2.2); in a query `:`, `/`,
   `?` and `@` are too, because they delimit nothing there (section 3.4) and Azure's clients write them either way.
@@ -15,9 +14,9 @@ first client's spelling would decide what all others get. The spelling is:
   upper case.
 - The delimiters `!$'()*+,;=` are left as the client wrote them, because some readers split a query at `;`, `,` or `+`
   before they decode it. Written and escaped they are two targets with two entries.
-- A path has no trailing slash, and one slash before `metadata`: several Azure clients join their URLs so that there
-  is one too many, and IMDS answers a path with a trailing slash as it answers it without.
-- The case of a path and of a query's names is left, and is part of the key, although rules are matched in any case.
+- A path has no trailing slash, and one slash before `metadata`. Several Azure clients join their URLs with one slash
+  too many. IMDS gives the same answer with and without a trailing slash.
+- The case of a path and of a query's names is kept, and is part of the key. Rules match in any case.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ _CONTROL = re.compile(r"%(?:[01][0-9A-F]|7F)")
 
 
 class _UnreadableError(Exception):
-    """Raised and caught in this module: why a target cannot be read."""
+    """Why a target cannot be read; raised and caught in this module."""
 
 
 def read_target(raw: bytes) -> Target | Refusal:
@@ -76,7 +75,7 @@ def read_target(raw: bytes) -> Target | Refusal:
         return Refusal(400, "bad-target", "invalid_request", description)
     pairs = query.split("&")
     bypass = any(name == _BYPASS and value.lower() == "true" for name, value in parameters)
-    if bypass:  # it asks for a renewal of the entry, so it is no part of the entry's name
+    if bypass:  # it asks for a renewal of the entry, so it is not part of the entry's key
         pairs = [pair for pair in pairs if not pair.lower().startswith(f"{_BYPASS}=")]
     key = Key(path + "?" + "&".join(sorted(pairs)))
     spelled = (f"{path}?{query}" if query else path).encode("ascii")
@@ -84,7 +83,7 @@ def read_target(raw: bytes) -> Target | Refusal:
 
 
 def size_of_reading(raw: bytes, reading: Target | Refusal) -> int:
-    """Return the bytes that a reading and the bytes it was read from take in memory, rounded up."""
+    """Return the bytes that a target and its reading take in memory, rounded up."""
     if isinstance(reading, Refusal):
         return 1200 + len(raw)
     size = 700 + len(raw) + len(reading.raw) + len(reading.key) + 60 * len(reading.segments)
@@ -93,7 +92,7 @@ def size_of_reading(raw: bytes, reading: Target | Refusal) -> int:
 
 
 def without_bypass(target: Target) -> Target:
-    """Return the same question without the wish that IMDS pass over its own cache; the key is the same."""
+    """Return the target without `bypass_cache`. Its key is the same."""
     path, _, query = target.raw.partition(b"?")
     pairs = query.split(b"&")
     kept = b"&".join(pair for pair in pairs if pair.partition(b"=")[0].lower() != _BYPASS.encode("ascii"))
@@ -102,7 +101,7 @@ def without_bypass(target: Target) -> Target:
 
 
 def _split(raw: bytes) -> tuple[str | None, bytes]:
-    """Give the authority of an absolute-form target, if it is one, and its origin-form."""
+    """Return the authority of an absolute-form target, or None for an origin-form one, and the origin-form."""
     if raw.startswith(b"/"):
         return None, raw
     absolute = _ABSOLUTE.fullmatch(raw)
@@ -126,7 +125,7 @@ def _read_path(path: bytes) -> tuple[str, tuple[str, ...]]:
         plain = _unescape(plain)
     if plain.startswith("//"):
         stripped = "/" + plain.lstrip("/")
-        # As some clients join URLs. In front of anything else it could be taken for a host.
+        # Some clients join URLs like this. In front of any other segment it could be taken for a host.
         if stripped[1:].partition("/")[0].lower() == "metadata":
             plain = stripped
     plain = plain.removesuffix("/")
@@ -139,7 +138,7 @@ def _read_path(path: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def _why_not(path: bytes) -> str:
-    """Say what is wrong with a path that `_PATH` does not match."""
+    """Return what is wrong with a path that `_PATH` does not match."""
     readable = _PATH.match(path)
     escape = _ESCAPE.match(path, readable.end() if readable else 0)
     if escape is None:
@@ -148,10 +147,10 @@ def _why_not(path: bytes) -> str:
 
 
 def _read_query(query: bytes) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Return the query in its canonical spelling, and names and values for the policy.
+    """Return the query in its canonical spelling, and its decoded names and values.
 
-    In the spelling a name keeps its case, and a `+` stays distinct from both `%20` and `%2B`, since it is not
-    documented how IMDS reads them.
+    In the spelling a name keeps its case. A `+` stays distinct from `%20` and `%2B`, because it is not documented how
+    IMDS reads them.
     """
     if not _QUERY.fullmatch(query):
         raise _UnreadableError("its query holds a character or an escape that does not belong in one")

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable
 from typing import cast
 
 from imdsproxy.protocol.address import IMDS, Address
-from imdsproxy.protocol.cache_status import tells_of_loop
+from imdsproxy.protocol.cache_status import reports_loop
 from imdsproxy.protocol.messages import Failure, FailureKind, Headers, Response
 from imdsproxy.upstream.headers import to_client
 from imdsproxy.upstream.loop_advice import missing_exemption, own_user
@@ -119,7 +119,7 @@ class UpstreamClient:
                         "raise IMDSPROXY_MAX_BODY_BYTES if that is right.",
                     )
             answer = Response(response.status_code, to_client(response.headers.raw), bytes(body))
-            return self._loop() if tells_of_loop(answer) else answer
+            return self._loop() if reports_loop(answer) else answer
         finally:
             await response.aclose()
 

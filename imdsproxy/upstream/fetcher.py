@@ -13,7 +13,7 @@ from imdsproxy.budget.fair_semaphore import FairSemaphore
 from imdsproxy.budget.limiter import Limiter, TurnedAway
 from imdsproxy.clock import Clock
 from imdsproxy.policy import Cache, Forward
-from imdsproxy.protocol.cache_status import word_of_proxy
+from imdsproxy.protocol.cache_status import proxy_detail
 from imdsproxy.protocol.failures import FailureRules, Verdict
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
 from imdsproxy.records import UpstreamAttempt
@@ -216,7 +216,7 @@ class Fetcher:
         now = self._clock.monotonic()
         result = verdict.result
         budget = self.limiters[decision.budget].budget
-        by_proxy = isinstance(result, Response) and word_of_proxy(result) is not None
+        by_proxy = isinstance(result, Response) and proxy_detail(result) is not None
         if isinstance(result, Response) and self._may_be_proxied:
             if self.proxied and not by_proxy:
                 # What is under way without permits reaches IMDS as well, so the first of them have to wait.

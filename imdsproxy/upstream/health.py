@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from imdsproxy.protocol.cache_status import word_of_proxy
+from imdsproxy.protocol.cache_status import proxy_detail
 from imdsproxy.protocol.failures import Verdict
 from imdsproxy.protocol.messages import Response
 
@@ -57,14 +57,14 @@ class Health:
         result, failed = verdict.result, verdict.failed
         if isinstance(result, Response):
             # A proxy that passes a 410 on has waited for IMDS's return itself.
-            if result.status == _GONE and word_of_proxy(result) is None:
+            if result.status == _GONE and proxy_detail(result) is None:
                 self.gone = verdict
                 if self._feeling is None:
                     self._feeling = who
             else:
                 self.gone = self._feeling = None
             self.answered = self.answered or not failed
-            if result.status == _TOO_MANY and word_of_proxy(result) is not None:
+            if result.status == _TOO_MANY and proxy_detail(result) is not None:
                 return None  # that proxy has no token to spare, which says nothing of IMDS
         change = None
         if failed != self.failing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imdsproxy.protocol.cache_status import ENDING, word_of_proxy
+from imdsproxy.protocol.cache_status import ENDING, proxy_detail
 from imdsproxy.protocol.failures import Verdict
 from imdsproxy.protocol.http_date import read_http_date
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
@@ -65,7 +65,7 @@ def next_delay(  # noqa: PLR0913  # what happened, how far it has come, and by w
     if isinstance(result, Failure):
         if not (known and (proxied or result.kind is FailureKind.SILENT)):
             limit = min(limit, _UNREACHABLE_FOR)
-    elif word_of_proxy(result) not in {None, ENDING}:
+    elif proxy_detail(result) not in {None, ENDING}:
         return None
     else:
         told = retry_after(result)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from imdsproxy.protocol.cache_status import tells_of_loop
+from imdsproxy.protocol.cache_status import reports_loop
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Response
 from imdsproxy.records import Outcome, RequestRecord, UpstreamAttempt, refused
 
@@ -133,9 +133,9 @@ def test_a_try_that_was_turned_away_has_no_status_and_took_no_time() -> None:
     ],
 )
 def test_only_an_imdsproxy_s_own_word_tells_of_a_loop(status: int, headers: Headers, expected: bool) -> None:
-    assert tells_of_loop(Response(status, headers, b"")) is expected
+    assert reports_loop(Response(status, headers, b"")) is expected
 
 
 def test_the_refusal_of_a_loop_is_read_as_one() -> None:
     loop = refused(Failure(FailureKind.LOOP, "It leads back.").refusal(1))
-    assert tells_of_loop(Response(loop.response.status, tuple(loop.headers()), loop.response.body))
+    assert reports_loop(Response(loop.response.status, tuple(loop.headers()), loop.response.body))
