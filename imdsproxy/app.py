@@ -1,6 +1,6 @@
 """The composition root: one `Config` becomes one application.
 
-This is the one place where a setting's name meets the part that obeys it.
+Only this module hands the settings to the parts that use them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ApplicationType = TypeVar("ApplicationType", bound=Application)
 _START_FAILED = 2
 _GUNICORN_GIVES_UP = 4  # Arbiter.APP_LOAD_ERROR
 IDENTITY_CONCURRENT = 5
-"""Identity requests that IMDS takes at once (Microsoft's IMDS page, 2025)."""
+"""Identity requests that IMDS serves concurrently (Microsoft's IMDS page, 2025)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,19 @@ class Parts:
     shares: Shares
     """How memory is divided among them."""
     close: Callable[[], None] = lambda: None
-    """Return what is shared with other processes."""
+    """Release what is shared with other processes."""
 
 
 def create_app(config: Config | None = None, clock: Clock | None = None) -> Application:
-    """Make the application, from the environment where no configuration is given (`uvicorn --factory`).
+    """Make the application.
 
-    A setting that cannot be used ends the process with status 2 and one line that names it; under gunicorn with the
-    status that keeps it from starting the worker again and again.
+    Args:
+        config: The configuration; None reads the environment, as for `uvicorn --factory`.
+        clock: The clock; None uses the machine's.
+
+    Raises:
+        SystemExit: A setting of the environment cannot be used; one line on standard error names it. The status is 2,
+            or under gunicorn the status that keeps it from restarting the worker.
     """
     clock = clock or SystemClock()
     if config is not None:
@@ -105,7 +110,7 @@ def assemble(
     close_upstream: Callable[[], Awaitable[None]],
     application: type[ApplicationType],
 ) -> ApplicationType:
-    """Join built parts into an application, which closes them when its lifespan ends."""
+    """Join parts into an application, which closes them when its lifespan ends."""
 
     async def close() -> None:
         await parts.proxy.flights.close()
@@ -125,8 +130,12 @@ def assemble(
 
 
 def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
-    """Build the parts; nothing is started and nothing is connected. SettingsError where a shared budget is refused."""
-    limiters, close = _admissions(config, clock)
+    """Build the parts, without starting or connecting anything.
+
+    Raises:
+        SettingsError: The file of a shared budget cannot be used.
+    """
+    limiters, close = _limiters(config, clock)
     address = config.upstream
     instance = secrets.token_hex(8)
     metrics = Metrics()
@@ -137,10 +146,10 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         retry_rules=RetryRules(config.retry_base, config.retry_max),
         clock=clock,
         instance=instance,
-        # IMDS's own address may lead to a node's proxy, but only for as long as a redirect stands.
+        # Behind IMDS's own address may be a node's proxy, but only as long as a redirect is loaded.
         proxied=None if address == IMDS else address.unix is not None,
         stale_after=config.stale_after,
-        notify=metrics.asked,
+        notify=metrics.observe_attempt,
     )
     shares = divide(config.cache_max_bytes)
     policy = Policy(
@@ -156,11 +165,11 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     store = Store(shares.entries, clock)
     proxy = Proxy(policy=policy, store=store, fetcher=fetcher, clock=clock, derives=config.derive, max_keys=shares.keys)
     metrics.watch(proxy, clock)
-    return Parts(proxy, metrics, _doors(config, instance), shares, close)
+    return Parts(proxy, metrics, _accepted_hosts(config, instance), shares, close)
 
 
-def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter], Callable[[], None]]:
-    """Return the limiter of each class, and the function that returns what is shared once no request waits."""
+def _limiters(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter], Callable[[], None]]:
+    """Return the limiter of each class, and the function that releases the shared budget once no request waits."""
     window, max_wait = config.budget_window, config.max_wait
     sizes: list[tuple[int, int | None]] = [(config.budget_requests, None)]
     if config.identity_budget_requests is not None:
@@ -173,7 +182,7 @@ def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter
     slowest = config.connect_timeout + max(config.read_timeout, SLOW_READ_TIMEOUT)
     leases = (longest + LATEST_START, slowest + LATEST_START)
     if sys.platform == "linux":
-        # Late, since only those who share need it.
+        # Imported here, because only a shared budget needs it.
         from imdsproxy.budget.joining import share  # noqa: PLC0415
         from imdsproxy.budget.shared_file import BudgetFileError  # noqa: PLC0415
 
@@ -187,7 +196,7 @@ def _admissions(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter
 
 
 def _file_of_workers(config: Config) -> str | None:
-    """Return the file through which this worker of a server shares its budget, or None if it is the only worker."""
+    """Return the file through which a server's workers share their budget, or None if there can be one worker only."""
     try:
         if sys.platform != "linux":
             hold_alone(config.upstream)
@@ -204,7 +213,7 @@ def _no_workers(why: str) -> SettingsError:
     )
 
 
-def _doors(config: Config, instance: str) -> AcceptedHosts:
+def _accepted_hosts(config: Config, instance: str) -> AcceptedHosts:
     address = config.upstream
     authorities = {f"{IMDS.host}:{IMDS.port}"}
     if address.unix is None:

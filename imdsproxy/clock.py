@@ -1,4 +1,4 @@
-"""Clocks. Every part that needs the time is passed one, so that a test can pass a fake."""
+"""Clocks. Every part that needs the time takes one as a parameter, so that a test can pass a fake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OFFSETS = Path("/proc/self/timens_offsets")
 
 
 class Clock(Protocol):
-    """The source of every moment. Waiting belongs to the event loop."""
+    """The source of the current time. Waiting is the event loop's task."""
 
     def monotonic(self) -> float:
         """Return seconds that never go back, for deadlines."""
@@ -49,7 +49,7 @@ def boot_id() -> bytes:
     return bytes.fromhex(_BOOT_ID.read_text(encoding="ascii").strip().replace("-", ""))
 
 
-def is_the_machines() -> bool:
+def is_machine_wide() -> bool:
     """Return whether this process has the monotonic clock of the whole machine (time_namespaces(7))."""
     with contextlib.suppress(FileNotFoundError):  # a kernel without time namespaces
         lines = _OFFSETS.read_text(encoding="ascii").splitlines()

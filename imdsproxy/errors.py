@@ -1,4 +1,4 @@
-"""The project's own errors. Each line of a text is for a person: what is wrong, with which value, and what to do.
+"""The project's own errors. Each line of a message says what is wrong, with which value, and what to do.
 
 ImdsproxyError
 ├── SettingsError      a setting, flag or file that cannot be used
@@ -18,8 +18,8 @@ class ImdsproxyError(Exception):
 
 
 class SettingsError(ImdsproxyError):
-    """Settings that cannot be used, a line each: the line names the setting and says which values can."""
+    """Settings that cannot be used. Each line names one setting and the values that it accepts."""
 
 
 class StartError(ImdsproxyError):
-    """Why the proxy cannot start on this machine."""
+    """The proxy cannot start on this machine."""

@@ -1,9 +1,8 @@
-"""The endpoint table: what may be asked, what of it may be remembered, and for how long.
+"""The endpoint table: what may be requested, what may be cached, and for how long.
 
-The default lifetimes are those that the README lists. A user's `TTL` or `STALE_IF_ERROR` stands above every default
-that says a number; a default that says *never* is opened only by a setting that names its very path or
-one below it, so that `TTL=/metadata=60` cannot by accident keep scheduled events for a minute. What is
-marked `fixed` is opened by nothing.
+The default lifetimes are those in the README. A user's `TTL` or `STALE_IF_ERROR` overrides every default that is a
+number. A default of *never* is overridden only by a setting that names its path or one below it, so that
+`TTL=/metadata=60` does not cache scheduled events by accident. A row marked `fixed` is never overridden.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Segments = tuple[str, ...]
 
 _HOUR = 3600.0
 _LONGEST_REMEMBERED = 1024
-# Bytes that a remembered decision takes.
+# The bytes of a remembered decision.
 _SIZE_OF_ROUTE = 350
 _SIZE_OF_REFUSAL = 1200
 
@@ -32,50 +31,50 @@ STABLE_LEAVES = frozenset(
         *("placementgroupid", "platformfaultdomain", "platformupdatedomain"),
     }
 )
-"""Values under `/metadata/instance/compute` that change, if ever, with the VM's placement or its size."""
+"""Values under `/metadata/instance/compute` that change only with the VM's placement or its size, if ever."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long an answer may be used, in seconds. `fresh` of 0 means that it is not kept at all."""
+    """How long an answer may be used, in seconds. With a `fresh` of 0 it is not stored."""
 
     fresh: float = 0.0
     revalidate: float = 0.0
-    """Served beyond `fresh` for this long while it is renewed in the background (RFC 5861 section 3)."""
+    """How long after `fresh` it is served while it is refreshed in the background (RFC 5861 section 3)."""
     stale_if_error: float = 0.0
-    """Served beyond `fresh` for this long while IMDS fails (RFC 5861 section 4)."""
+    """How long after `fresh` it is served while IMDS fails (RFC 5861 section 4)."""
     negative: float = 0.0
-    """How long a 400 or 404 is remembered."""
+    """How long a 400 or 404 is stored."""
     token: bool = False
-    """The answer is an access token: its own life bounds all of the above."""
+    """Whether the answer is an access token, whose own life bounds all of the above."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Answer at once, without IMDS."""
+    """Answer at once, without a request to IMDS."""
 
     refusal: Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Pass on for this client alone and remember nothing."""
+    """Forward the request for this client alone, and store nothing."""
 
     endpoint: str
     budget: BudgetClass
     add_metadata: bool
-    """Send `Metadata: true`; otherwise the request goes without the header, and IMDS says what it thinks of that."""
+    """Whether to send `Metadata: true`. Without the header, IMDS decides how to answer."""
     once: bool = False
-    """Never retried: it changes something (RFC 9110 section 9.2.2)."""
+    """Never retry, because the request changes something (RFC 9110 section 9.2.2)."""
     drops: str | None = None
-    """When answered, entries of this path are dropped."""
+    """The path whose entries are dropped when IMDS has answered."""
     slow: bool = False
-    """IMDS may take two minutes over it (Microsoft's scheduled-events page)."""
+    """Whether IMDS may take two minutes to answer (Microsoft's scheduled-events page)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Answer from the entry of this target, or fetch it once for everyone who waits."""
+    """Answer from the entry of this target, or fetch it once for all clients that wait."""
 
     endpoint: str
     budget: BudgetClass
@@ -151,7 +150,7 @@ class Policy:
         deny: tuple[str, ...] = (),
         memory: int = 0,
     ) -> None:
-        """Make the rules; `memory` is how many bytes remembered decisions may take."""
+        """Make the rules; `memory` is the bound of remembered decisions, in bytes."""
         self._ttl = ttl or {}
         self._stale_if_error = stale_if_error or {}
         self._token_fresh = token_fresh
@@ -159,11 +158,11 @@ class Policy:
         self._require_metadata = require_metadata
         self._allow = tuple(map(_split, allow))
         self._deny = tuple(map(_split, deny))
-        # The same targets come again and again, and what follows from a target alone never changes.
+        # Clients repeat their targets, and a decision that depends on the target alone never changes.
         self._remembered = Remembered(self._route, _size, memory)
 
     def decide(self, request: Request) -> Decision:
-        """Say what is to be done with a request. Total: every request gets exactly one decision."""
+        """Return what to do with a request. Every request has exactly one decision."""
         target = request.target
         route = self._remembered(target) if len(target.raw) <= _LONGEST_REMEMBERED else self._route(target)
         if isinstance(route, Refuse):
@@ -171,7 +170,7 @@ class Policy:
         if request.wrong_metadata:
             return Refuse(_no_metadata(target))
         if not request.metadata and self._needs_metadata(request):
-            if route.endpoint == "identity":  # unknown to us: IMDS itself says what it thinks of the missing header
+            if route.endpoint == "identity":  # not documented, so IMDS decides about the missing header
                 return self._alone(request, route, add_metadata=False)
             return Refuse(_no_metadata(target))
         if request.method == "POST" or isinstance(route, Forward):
@@ -179,10 +178,10 @@ class Policy:
         return route
 
     def _needs_metadata(self, request: Request) -> bool:
-        """Whether the client itself has to send `Metadata: true`.
+        """Return whether the client itself has to send `Metadata: true`.
 
-        The header is IMDS's guard against forged requests, so the proxy adds it only where forging gains nothing: not
-        for credentials, not for what changes something, and not for what a redirect has taken away from IMDS.
+        The header is IMDS's guard against forged requests, so the proxy adds it only where forging gains nothing. It
+        adds none to requests for credentials, requests that change something, and requests redirected from IMDS.
         """
         if self._require_metadata == "credentials":
             return request.to_imds or request.method == "POST" or request.target.segments[1:2] == ("identity",)
@@ -201,14 +200,14 @@ class Policy:
         )
 
     def _route(self, target: Target) -> Decision:
-        """Decide what follows from the target alone."""
+        """Return the decision that depends on the target alone."""
         if target.segments[:1] != ("metadata",):
             return Refuse(_not_found())
         if not _within(target.segments, self._allow) or _within(target.segments, self._deny):
             return Refuse(_denied(target))
         row = _longest(target.segments)
         if row.endpoint in ("versions", "identity-info", "token") and row.path != target.segments:
-            # Below a single document there is nothing known; pass it on under its parent's rules.
+            # Nothing is known below a single document; its parent's rules apply.
             row = _longest(row.path[:-1])
         nonce = row.endpoint == "attested" and target.has("nonce")
         lifetimes = Lifetimes() if row.fixed or nonce else self._lifetimes(row, target.segments)
@@ -219,7 +218,7 @@ class Policy:
     def _lifetimes(self, row: _Row, segments: Segments) -> Lifetimes:
         fresh = _override(self._ttl, segments, row.fresh > 0 and not row.slow, row.path)
         stale = _override(self._stale_if_error, segments, row.token or row.stale_if_error > 0, row.path)
-        if row.token:  # bounded by the token's own life, which tokens.py knows; a setting can only shorten
+        if row.token:  # bounded by the token's own life (`cache.access_token`); a setting can only shorten
             return Lifetimes(
                 fresh=self._token_fresh if fresh is None else min(fresh, self._token_fresh),
                 revalidate=float("inf") if fresh is None else fresh,
@@ -237,15 +236,16 @@ class Policy:
 
 
 def _size(target: Target, route: Decision) -> int:
-    """Return the bytes that a remembered decision takes, with the target that it keeps in memory."""
+    """Return the bytes of a remembered decision, with the target that it keeps in memory."""
     size = _SIZE_OF_ROUTE + size_of_reading(target.raw, target)
     return size + _SIZE_OF_REFUSAL if isinstance(route, Refuse) else size
 
 
 def _override(settings: Mapping[str, float], segments: Segments, open_to_all: bool, row: Segments) -> float | None:
-    """Give the user's value by longest path prefix; for a row that says never, only one that names it.
+    """Return the user's value for the longest path prefix, or None.
 
-    The row of `/metadata` stands for paths that have no row, and naming everything names none of them.
+    A row whose default is *never* is overridden only by a prefix that names it, unless `open_to_all`. The row of
+    `/metadata` is for paths without a row of their own, so a prefix of `/metadata` names none of them.
     """
     shortest = 1 if open_to_all else max(2, len(row))
     for length in range(len(segments) if settings else 0, shortest - 1, -1):
@@ -287,5 +287,5 @@ def _denied(target: Target) -> Refusal:
         403,
         "denied",
         "forbidden",
-        f"{target.path[:100]} is not open through this proxy; IMDSPROXY_ALLOW and IMDSPROXY_DENY say what is.",
+        f"{target.path[:100]} is not allowed through this proxy; see IMDSPROXY_ALLOW and IMDSPROXY_DENY.",
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from imdsproxy.budget.limiter import TurnedAway
 from imdsproxy.cache.derived_entries import DerivedEntries
-from imdsproxy.cache.freshness import Entry, Freshness, Plan, as_told, keep, lookup, plan, replaces
+from imdsproxy.cache.freshness import Entry, Freshness, Plan, aged_by_wait, lookup, make_entry, plan, replaces
 from imdsproxy.cache.refresh_guard import RefreshGuard
 from imdsproxy.cache.rendered_hit import RenderedHit, from_cache, write
 from imdsproxy.cache.store import Store
@@ -110,7 +110,7 @@ class Proxy:
 
         It is written once a second, and that counts as the use of the entry.
         """
-        kept = self.store.look(key)
+        kept = self.store.peek(key)
         if kept is not None and kept.hit is not None and now < kept.hit.until:
             return kept.hit
         kept = self.store.find(key)
@@ -253,7 +253,7 @@ class Proxy:
             self._guard.pause(key, failed=True)
             return result if isinstance(result, Failure) else StoredAnswer(result, failed=True)
         now = self._clock.monotonic()
-        entry = keep(result, decision.lifetimes, fetched.sent_at, now)
+        entry = make_entry(result, decision.lifetimes, fetched.sent_at, now)
         if task.request.target.bypass and result.status != 200:
             entry = None  # IMDS may mean the `bypass_cache`, which is no part of the entry's name
         elif self._parts is not None and result.status != 200:
@@ -266,7 +266,7 @@ class Proxy:
         )
         if not kept:
             self._guard.pause(key, failed=False)
-        return StoredAnswer(as_told(result, decision.lifetimes, now - fetched.sent_at), entry if kept else None)
+        return StoredAnswer(aged_by_wait(result, decision.lifetimes, now - fetched.sent_at), entry if kept else None)
 
     def _served(self, task: FetchTask, landing: FetchResult | Failure, outcome: Outcome, forward: str) -> RequestRecord:
         endpoint = task.decision.endpoint

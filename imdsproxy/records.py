@@ -1,4 +1,4 @@
-"""One record of what happened to a request; header, log line and metrics all come from it."""
+"""The records of what happened: header fields, log lines and metrics all come from them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from imdsproxy.protocol.messages import BudgetClass, Refusal, Response
 
-# RFC 9110 section 8.6: never in a 204; in a 304 it would speak of the body that was not sent.
+# RFC 9110 section 8.6: a 204 has no Content-Length, and in a 304 it would mean the body that was not sent.
 _WITHOUT_LENGTH = frozenset({204, 304})
 _OF_THE_CACHE = frozenset({b"cache-status"})
 _OF_THE_ENTRY = frozenset({b"cache-status", b"age"})
 
 
 class Outcome(StrEnum):
-    """The `outcome` label: exactly one for every request."""
+    """The `outcome` label. Every request has exactly one."""
 
     HIT = "hit"
     STALE = "stale"
@@ -27,23 +27,26 @@ class Outcome(StrEnum):
 
 
 class RequestRecord(NamedTuple):
-    """An answer and how it came about, in the words of RFC 9211. A tuple, as `Request` is one."""
+    """An answer and its origin, in the terms of RFC 9211. It is a tuple for the same reason as `Request`."""
 
     response: Response
     endpoint: str
     outcome: Outcome
     age: int | None = None
-    """Whole seconds; set exactly where the answer came out of the cache."""
+    """Whole seconds; None unless the answer came from the cache."""
     ttl: int | None = None
     """Whole seconds of freshness left; negative for a stale answer."""
     forward: str | None = None
-    """Why the request had to go to IMDS: an RFC 9211 `fwd` token."""
+    """Why the request was forwarded to IMDS: a `fwd` parameter of RFC 9211; None if it was not."""
     forward_status: int | None = None
+    """The status of IMDS; None if the request was not forwarded."""
     stored: bool = False
+    """Whether the answer was stored."""
     detail: str | None = None
+    """One word for the reason, as the `detail` of Cache-Status and the log have it."""
 
     def cache_status(self) -> bytes:
-        """The Cache-Status member (RFC 9211 section 2)."""
+        """Return the Cache-Status member (RFC 9211 section 2)."""
         parts = ["imdsproxy"]
         if self.age is not None:
             parts.append("hit")
@@ -62,16 +65,16 @@ class RequestRecord(NamedTuple):
         return "; ".join(parts).encode("ascii")
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The answer's header fields as they go to the client."""
+        """Return the answer's header fields as they are sent to the client."""
         response = self.response
         replaced = _OF_THE_CACHE if self.age is None else _OF_THE_ENTRY
         fields = [field for field in response.headers if field[0] not in replaced]
-        replaced_any = len(fields) < len(response.headers)  # not by IMDS itself, which is the rule
+        replaced_any = len(fields) < len(response.headers)  # rare: IMDS itself sends none of them
         if response.status not in _WITHOUT_LENGTH:
             fields.append((b"content-length", b"%d" % len(response.body)))
         if self.age is not None:
             fields.append((b"age", b"%d" % self.age))
-        # What caches before this one said is kept, and stands before one's own (RFC 9211 section 2).
+        # The members of earlier caches are kept, and come before this one (RFC 9211 section 2).
         status = self.cache_status()
         if replaced_any:
             theirs = [value for name, value in response.headers if name == b"cache-status"]
@@ -81,21 +84,21 @@ class RequestRecord(NamedTuple):
 
 
 def refused(refusal: Refusal, endpoint: str = "none", outcome: Outcome = Outcome.REFUSED) -> RequestRecord:
-    """Record an answer of the proxy's own."""
+    """Return the record of the proxy's own answer."""
     return RequestRecord(refusal.response(), endpoint, outcome, detail=refusal.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAttempt:
-    """One try at IMDS, or one that was turned away for want of a token."""
+    """One request sent to IMDS, or one that was refused because no permit would be free in time."""
 
     endpoint: str
     budget: BudgetClass
     waited: float
-    """Seconds it waited for its token."""
+    """Seconds that it waited for its permit."""
     status: str | None
-    """IMDS's status, or the word for the failure; None where the request was turned away."""
+    """IMDS's status, or the word for the failure; None if the request was refused."""
     seconds: float = 0.0
-    """From sending to the last byte of the answer."""
+    """Seconds from sending to the last byte of the answer."""
     retried_after: str | None = None
-    """What the try before it had failed of, in the words of `status`."""
+    """Why the previous attempt failed, in the words of `status`; None for a first attempt."""

@@ -24,14 +24,14 @@ else:
     ALONE = False
 
 KEPT = Path(__file__).resolve().parent.parent / ".hypothesis" / "examples"
-# The same examples each time where a failure must mean a change; new ones wherever somebody looks for long. Examples
-# that failed there are kept, and are tried first the next time.
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("long", max_examples=500, database=DirectoryBasedExampleDatabase(KEPT), print_blob=True)
-if LONG:
-    settings.load_profile("long")
-elif os.environ.get("CI"):
-    settings.load_profile("repeatable")
+# CI uses the same examples each time, so that a failure means a change. Long runs use new ones; those that failed are
+# kept, and are tried first in the next run. No profile has a deadline, because a slow machine is not a failure.
+settings.register_profile("plain", deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile(
+    "long", max_examples=500, database=DirectoryBasedExampleDatabase(KEPT), print_blob=True, deadline=None
+)
+settings.load_profile("long" if LONG else "repeatable" if os.environ.get("CI") else "plain")
 
 # Nothing that a developer has set reaches a test, nor a process that a test starts.
 for name in [name for name in os.environ if name.upper().startswith("IMDSPROXY_")]:

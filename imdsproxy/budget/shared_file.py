@@ -62,7 +62,7 @@ class BudgetFile:
         self._path = Path(path)
         self._clock = clock
         self.caution = caution
-        if not clocks.is_the_machines():
+        if not clocks.is_machine_wide():
             raise BudgetFileError("this container has a time of its own (time_namespaces(7)), so it cannot share one")
         self._boot = clocks.boot_id()
         self._known = False

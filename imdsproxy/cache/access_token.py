@@ -1,9 +1,9 @@
 """A managed-identity token's life, and its body with `expires_in` and its like aged.
 
-`expires_in` is what was left of the token's life when IMDS answered (Microsoft's managed-identity token
-page, and captured responses), so it is turned into monotonic time once, at receipt, and no wall clock is
-asked again. It is counted from the moment the request was sent: IMDS answered later than that, hence what a
-client is told is never above the truth.
+`expires_in` is what was left of the token's life when IMDS answered (Microsoft's managed-identity token page, and
+captured responses). It is converted to monotonic time once, at receipt, so that no change of the wall clock affects
+it. It counts from when the request was sent. IMDS answered later than that, so the figure that a client gets is never
+too high.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 MARGIN = 300.0
-"""Seconds of life under which a token is neither kept nor served from the cache."""
+"""Seconds of remaining life below which a token is neither stored nor served from the cache."""
 
 _LONGEST_LIFE = 7 * 24 * 3600
 # The quotes belong to the pattern: inside another JSON string they would be escaped and not match.
@@ -23,27 +23,27 @@ _LIFE = b"expires_in"
 
 @dataclass(frozen=True, slots=True)
 class TokenBody:
-    """A token response that can be aged: everything but the digits of its remaining seconds stays as IMDS wrote it."""
+    """A token response that can be aged. All bytes but the digits of its remaining seconds stay as IMDS wrote them."""
 
     pieces: tuple[bytes, ...]
-    """What stands before, between and behind the figures."""
+    """The bytes before, between and after the figures."""
     figures: tuple[int, ...]
-    """The seconds left when IMDS answered: `expires_in` and, where they are there, `refresh_in`, `ext_expires_in`."""
+    """The seconds left when IMDS answered: `expires_in`, and `refresh_in` and `ext_expires_in` if present."""
     expires_in: int
     """Seconds of life left when IMDS answered."""
 
     def aged(self, seconds: float) -> bytes:
-        """Return the body `seconds` after the request was sent; what is left is rounded down, never below 0."""
+        """Return the body `seconds` after the request was sent. Remaining seconds are rounded down, never below 0."""
         left = (b"%d" % int(max(0.0, figure - seconds)) for figure in self.figures)
         return b"".join(part for pair in zip(self.pieces, left, strict=False) for part in pair) + self.pieces[-1]
 
 
 def read_token(body: bytes) -> TokenBody | None:
-    """Read a token response; None where its life cannot be told without doubt (such a token is not kept).
+    """Read a token response; return None if its life is in doubt (such a token is not stored).
 
-    Doubt is: no JSON object, no access token, `expires_in` missing, twice, negative, not a whole number of
-    digits (bare or in quotes), or longer than a week, seven times what Azure issues. The other two figures are aged
-    where they are as plain, and are otherwise left as IMDS wrote them.
+    Its life is in doubt if the body is no JSON object or has no access token. So it is if `expires_in` is missing,
+    repeated, negative, not a whole number (bare or in quotes), or longer than a week, seven times what Azure issues.
+    The other two figures are aged if they are as plain, and otherwise stay as IMDS wrote them.
     """
     try:
         document = json.loads(body)
@@ -61,13 +61,13 @@ def read_token(body: bytes) -> TokenBody | None:
 
 
 def _cut(body: bytes, document: dict[str, object], figures: list[re.Match[bytes]]) -> TokenBody | None:
-    """Cut the body at these figures, or return None if they are not all the token's own."""
+    """Cut the body at these figures; return None unless all of them belong to the token itself."""
     ends = [0, *(match.end(3) for match in figures)]
     starts = [*(match.start(3) for match in figures), len(body)]
     pieces = tuple(body[end:start] for end, start in zip(ends, starts, strict=True))
     life = next(int(match[3]) for match in figures if match[1] == _LIFE)
     token = TokenBody(pieces, tuple(int(match[3]) for match in figures), life)
-    # The proof that these digits are the token's own, not those of a nested or an escaped name: aged to its end, the
-    # document says 0 there and is otherwise the same.
+    # The proof that these digits belong to the token, and not to a nested or an escaped name: aged to its end, the
+    # document has 0 there and is otherwise the same.
     ended = {**document, **{match[1].decode("ascii"): "0" if match[2] else 0 for match in figures}}
     return token if json.loads(token.aged(float("inf"))) == ended else None

@@ -1,9 +1,10 @@
-"""A leaf or subtree of `/metadata/instance`, cut out of a kept answer that holds it.
+"""A leaf or subtree of `/metadata/instance`, cut out of a stored answer that contains it.
 
-IMDS walks the segments of a path along keys and array indices of the one document (Microsoft's IMDS page, "Access
-instance metadata"), so whoever has the whole has every part. Parts are cut, not written anew: what comes out are
-IMDS's own bytes. Whatever is not certain is left to IMDS: a leaf that is no string, a node that is missing or written
-in other case, any parameter but `api-version` and `format`, a document that is not compact.
+IMDS walks the segments of a path along keys and array indices of one document (Microsoft's IMDS page, "Access
+instance metadata"), so a stored document contains every part below it. A part is a slice of IMDS's own bytes.
+
+Every uncertain case goes to IMDS: a leaf that is not a string, a node that is missing or differs in case, any parameter
+but `api-version` and `format`, a document that is not compact.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from imdsproxy.cache.freshness import Entry, keep
+from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Key, Response, Target
 
@@ -23,15 +24,15 @@ Span = tuple[int, int]
 
 _QUERY = re.compile(r"api-version=[0-9-]+(&format=(?:json|text))?")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
-# Unrolled: an alternation for each character would take memory by the character.
+# Unrolled, because an alternation for each character would take memory for each character.
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _DECODER = json.JSONDecoder()
 
 
 def wholes(target: Target) -> Iterator[tuple[Key, Way]]:
-    """Give the keys under which something may be kept that this target is a part of, and the way down from there.
+    """Yield each key whose answer could contain this target, with the way down from there, the nearest first.
 
-    The nearest comes first. `format=json` is what IMDS answers without it.
+    Without `format`, IMDS answers with JSON, so `format=json` is tried as well.
     """
     path, _, query = target.key.partition("?")
     match = _QUERY.fullmatch(query)
@@ -40,16 +41,24 @@ def wholes(target: Target) -> Iterator[tuple[Key, Way]]:
     version = query.partition("&")[0]
     segments = path.split("/")[1:]
     for length in range(len(segments), 1, -1):
-        for asked in (version, f"{version}&format=json"):
-            key = Key("/" + "/".join(segments[:length]) + "?" + asked)
+        for whole_query in (version, f"{version}&format=json"):
+            key = Key("/" + "/".join(segments[:length]) + "?" + whole_query)
             if key != target.key:
                 yield key, tuple(segments[length:])
 
 
 def derive(whole: Entry, way: Way, target: Target, lifetimes: Lifetimes, now: float) -> Entry | None:
-    """Make the entry of a part out of that of a whole; None if that is not certain, or the part's time is over.
+    """Return the entry of a part, cut out of the entry of a whole.
 
-    It has the part's own lifetimes, counted from when the whole was asked for.
+    Args:
+        whole: The entry to cut from.
+        way: The segments from the whole down to the part.
+        target: The part's target.
+        lifetimes: The part's own lifetimes. They count from when the request for the whole was sent.
+        now: The current monotonic time, in seconds.
+
+    Returns:
+        None if the result is uncertain, or the part would be expired.
     """
     response = whole.response
     if response.status != 200 or not (response.header(b"content-type") or b"").startswith(b"application/json"):
@@ -61,12 +70,12 @@ def derive(whole: Entry, way: Way, target: Target, lifetimes: Lifetimes, now: fl
     headers = response.headers
     if text:
         headers = tuple(_TEXT if field[0] == b"content-type" else field for field in headers)
-    entry = keep(Response(200, headers, body), lifetimes, whole.sent_at, now)
+    entry = make_entry(Response(200, headers, body), lifetimes, whole.sent_at, now)
     return None if entry is None else replace(entry, derived=True)
 
 
 def cut(document: bytes, way: Sequence[str], *, text: bool) -> bytes | None:
-    """Give a string leaf as text or a subtree as compact JSON, as IMDS would; None where that is not certain."""
+    """Return a string leaf as text, or a subtree as compact JSON, as IMDS would; None if the result is uncertain."""
     try:
         written = document.decode("utf-8")
         span: Span | None = (0, _end(written, 0))
@@ -82,16 +91,16 @@ def cut(document: bytes, way: Sequence[str], *, text: bool) -> bytes | None:
 def _part(written: str, *, text: bool) -> bytes | None:
     if text:
         return str(json.loads(written)).encode("utf-8") if written.startswith('"') else None
-    # How IMDS answers with a container that is empty has not been seen.
+    # No answer of IMDS for an empty container has been captured.
     if not written.startswith(("{", "[")) or len(written) == len("{}"):
         return None
     return None if re.search(r"\s", _STRING.sub("", written)) else written.encode("utf-8")
 
 
 def _child(written: str, at: int, name: str) -> Span | None:
-    """Find the child of that name in the container that begins at `at`; None if it is not there, or not alone.
+    """Return the span of the named child in the container that begins at `at`, or None if there is no unique one.
 
-    A name that differs in case alone would be a second answer for a reader that does not look at case.
+    A second name that differs only in case makes the child ambiguous, because some readers ignore case.
     """
     if written[at] not in "{[":
         return None
@@ -100,7 +109,7 @@ def _child(written: str, at: int, name: str) -> Span | None:
 
 
 def _children(written: str, at: int) -> Iterator[tuple[str, Span]]:
-    """Give each child's name and place; ValueError where the container is not compact."""
+    """Yield each child's name and span. Raises ValueError if the container is not compact."""
     named, closing = written[at] == "{", "}" if written[at] == "{" else "]"
     index = 0
     at += 1

@@ -1,4 +1,4 @@
-"""The parts of kept wholes: where `derive` is asked, and which whole is worth renewing."""
+"""Find the stored wholes that a target can be cut out of, and the whole whose renewal renews the part."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ _RENEWABLE = frozenset({Freshness.FRESH, Freshness.REVALIDATE})
 
 
 class DerivedEntries:
-    """Looks in the cache for wholes that an entry can be cut out of."""
+    """Searches the cache for entries that contain a target."""
 
     def __init__(self, store: Store, clock: Clock, max_keys: int = 4096) -> None:
+        """Remember at most `max_keys` keys for which IMDS had no document."""
         self._store = store
-        # When a path was last asked for to which IMDS itself gave no document: no older whole speaks for it again.
+        # When a request was sent that IMDS answered without a document. An older whole must not contradict that.
         self._denied_at: TTLCache[int, float] = TTLCache(max_keys, _A_DAY, clock.monotonic)
 
     def find(
         self, target: Target, own: Entry | None, lifetimes: Lifetimes, now: float
     ) -> tuple[Entry | None, Key | None]:
-        """Give the newest entry for a target, its own or one cut now, and the key of the whole that renews it.
+        """Return the newest entry for a target, its own or one cut now, and the key of the whole that renews it.
 
-        There is such a key only where the entry was cut, from a whole that is itself in use: one that nobody asks for,
-        or that IMDS fails over, must not keep a part from being asked for itself.
+        That key is None unless the entry was cut from a whole that is fresh or may be revalidated. A part must be
+        fetched by itself if its whole is no longer requested, or if IMDS fails for the whole.
         """
         entry, renewal = own, None
         denied_at = self._denied_at.get(hash(target.key), -math.inf)
@@ -50,5 +51,5 @@ class DerivedEntries:
         return entry, renewal
 
     def deny(self, key: Key, sent_at: float) -> None:
-        """Note that IMDS itself, asked at that moment, had no document for this key."""
+        """Note that IMDS had no document for this key when the request was sent, in monotonic seconds."""
         self._denied_at[hash(key)] = sent_at

@@ -1,10 +1,10 @@
-"""What an entry is worth at a moment, and what follows from that.
+"""How fresh an entry is at a moment, and what to do with a request for it.
 
-An entry keeps absolute deadlines on the monotonic clock and answers questions about a moment. It is never
-re-stamped: an entry that was served stale has the deadlines it was born with, so staleness is bounded.
+An entry has absolute deadlines on the monotonic clock. They never change, even if it is served stale, so staleness is
+bounded.
 
-All deadlines count from the moment the request was sent, as RFC 9111 section 4.2.3 counts a response's age
-(response delay included), so nothing is ever used longer after IMDS wrote it than its lifetime says.
+All deadlines count from when the request was sent, as RFC 9111 section 4.2.3 counts a response's age (response delay
+included). An entry is therefore never used longer than its lifetime after IMDS wrote it.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from imdsproxy.protocol.expectation import is_coded
 from imdsproxy.protocol.messages import Response
 
 _NEGATIVE = frozenset({400, 404})
-# What an entry costs beside its bytes: the objects around it and its places in the cache's own tables.
+# The bytes of the objects around an entry, and of its places in the cache's own tables.
 _OVERHEAD = 1550
 _TOKEN_OVERHEAD = 400
 
 
 class Freshness(Enum):
-    """What an entry is good for."""
+    """How an entry may be used."""
 
     FRESH = "fresh"
     REVALIDATE = "revalidate"
-    """Stale; may be served while it is renewed in the background."""
+    """Stale; may be served while it is refreshed in the background (RFC 5861 section 3)."""
     ON_ERROR = "on-error"
-    """Stale; may be served only if IMDS fails."""
+    """Stale; may be served only if IMDS fails (RFC 5861 section 4)."""
     MISS = "miss"
 
 
 class Plan(Enum):
-    """What is to be done with a request for a cacheable target."""
+    """What to do with a request for a cacheable target."""
 
     SERVE = "serve"
     SERVE_AND_REFRESH = "serve and refresh"
@@ -43,8 +43,8 @@ class Plan(Enum):
     FETCH = "fetch"
 
 
-# The whole decision: standing and (IMDS is known to be failing) → plan. While IMDS fails, an entry within its
-# stale bound is served at once and the asking goes on behind it.
+# The whole decision: (freshness, whether IMDS is known to fail) → plan. While IMDS fails, an entry within its stale
+# bound is served at once, and refreshed in the background.
 _PLANS = {
     (Freshness.FRESH, False): Plan.SERVE,
     (Freshness.FRESH, True): Plan.SERVE,
@@ -59,7 +59,7 @@ _PLANS = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A kept answer. All moments are monotonic seconds; `sent_at` is when its request went out."""
+    """A stored answer. All moments are monotonic seconds; `sent_at` is when its request was sent."""
 
     response: Response
     sent_at: float
@@ -68,42 +68,42 @@ class Entry:
     error_until: float
     token: TokenBody | None = None
     initial_age: int = 0
-    """Seconds that the answer had already spent in a cache on its way here."""
+    """The seconds that the answer had spent in other caches when it arrived."""
     derived: bool = False
-    """It was cut out of the entry of a whole."""
+    """Whether it was cut out of the entry of a whole."""
 
     @property
     def written_at(self) -> float:
-        """When IMDS wrote it, at the earliest."""
+        """The earliest moment at which IMDS can have written it."""
         return self.sent_at - self.initial_age
 
     @property
     def gone_at(self) -> float:
-        """The moment from which the entry is good for nothing."""
+        """The moment from which the entry may not be used at all."""
         return max(self.fresh_until, self.revalidate_until, self.error_until)
 
     @property
     def size(self) -> int:
-        """The bytes it takes, rounded up, with what is written of it to be served: a head, and a token's aged body."""
+        """The bytes it takes, rounded up, including its rendered head and a token's aged body."""
         body = 3 * len(self.response.body) + _TOKEN_OVERHEAD if self.token else len(self.response.body)
         return body + sum(2 * (len(name) + len(value)) + 100 for name, value in self.response.headers) + _OVERHEAD
 
     @property
     def expires_at(self) -> float | None:
-        """When the token in it expires, if it holds one."""
+        """When its access token expires; None if it contains none."""
         return self.sent_at + self.token.expires_in if self.token else None
 
     def age(self, now: float) -> int:
-        """Whole seconds since IMDS wrote it, at the most (RFC 9111 section 4.2.3)."""
+        """Return an upper bound of the whole seconds since IMDS wrote it (RFC 9111 section 4.2.3)."""
         return self.initial_age + max(0, int(now - self.sent_at))
 
     def body(self, now: float) -> bytes:
-        """The body as it is to be served now: a token's `expires_in` is what is left of it."""
+        """Return the body to serve now, with a token's remaining seconds at this moment."""
         return self.token.aged(now - self.sent_at) if self.token else self.response.body
 
 
 def lookup(entry: Entry | None, now: float) -> Freshness:
-    """Say what an entry is good for. A deadline itself is already past it."""
+    """Return how fresh an entry is. At a deadline itself it is already past it."""
     if entry is None:
         return Freshness.MISS
     if now < entry.fresh_until:
@@ -113,17 +113,23 @@ def lookup(entry: Entry | None, now: float) -> Freshness:
     return Freshness.ON_ERROR if now < entry.error_until else Freshness.MISS
 
 
-def plan(standing: Freshness, *, failing: bool) -> Plan:
-    """Say what to do, given whether IMDS is known to be failing at this moment."""
-    return _PLANS[standing, failing]
+def plan(freshness: Freshness, *, failing: bool) -> Plan:
+    """Return the plan, given whether IMDS is known to fail at this moment."""
+    return _PLANS[freshness, failing]
 
 
-def keep(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -> Entry | None:
-    """Make the entry of an answer that is no failure, or return None if it is not to be kept.
+def make_entry(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -> Entry | None:
+    """Return the entry of an answer that is no failure, or None if it is not to be stored.
 
-    200 is kept as the lifetimes say, 400 and 404 for the negative lifetime, anything else never. A token is
-    fresh for half of its life and usable, stale, until `access_token.MARGIN` seconds before its end; its `expires_in`
-    was aged by every cache it passed, so only for it an `Age` shortens nothing.
+    A 200 is stored for its lifetimes, 400 and 404 for the negative lifetime, anything else never. A token is fresh for
+    half of its life, and may be used stale until `access_token.MARGIN` seconds before it expires. An `Age` does not
+    shorten a token's lifetimes, because every cache on the way has aged its `expires_in`.
+
+    Args:
+        response: The answer of IMDS.
+        lifetimes: The lifetimes of its endpoint.
+        sent_at: When its request was sent, in monotonic seconds.
+        now: The current monotonic time, in seconds.
     """
     if not _storable(response):
         return None
@@ -158,29 +164,29 @@ def keep(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -
 
 
 def replaces(entry: Entry, present: Entry | None, now: float) -> bool:
-    """Whether a new entry may take the place of the present one: an error never that of a token that still lives."""
+    """Return whether a new entry may replace the present one. An error never replaces a token that still lives."""
     living_token = present is not None and present.token is not None and now < present.gone_at
     return entry.response.status == 200 or not living_token
 
 
-def as_told(response: Response, lifetimes: Lifetimes, seconds: float) -> Response:
-    """Give an answer as those get it who waited `seconds` for it: what IMDS took is off a token's `expires_in`.
+def aged_by_wait(response: Response, lifetimes: Lifetimes, seconds: float) -> Response:
+    """Return the answer for clients that waited `seconds` for it, with those subtracted from a token's `expires_in`.
 
-    In whole seconds, so that an answer that came at once is told in IMDS's own digits.
+    Only whole seconds are subtracted, so that a fast answer has IMDS's own digits.
     """
     token = read_token(response.body) if lifetimes.token and response.status == 200 else None
     return response if token is None else Response(response.status, response.headers, token.aged(int(seconds)))
 
 
 def _storable(response: Response) -> bool:
-    """Whether the answer is the same for every client (RFC 9111 section 4.1), and in a form that can be read.
+    """Return whether the answer is the same for every client (RFC 9111 section 4.1), and without a content coding.
 
-    IMDS sends none of these fields, so an answer with one has passed something else.
+    IMDS sends none of these fields, so an answer with one comes from something on the way.
     """
     fields = dict(response.headers)
     return b"set-cookie" not in fields and fields.get(b"vary", b"").strip() != b"*" and not is_coded(response)
 
 
 def _age(response: Response) -> int:
-    """Give the seconds that the answer spent in another cache, such as a node's imdsproxy (RFC 9111 section 5.1)."""
+    """Return the seconds that the answer spent in another cache, such as a node's imdsproxy (RFC 9111 section 5.1)."""
     return response.seconds(b"age") or 0

@@ -1,4 +1,4 @@
-"""How often one key may be asked again: by a client's wish, and after a refresh that brought nothing."""
+"""How often one key may be renewed: on a client's request, and after a refresh without a new entry."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from imdsproxy.clock import Clock
 from imdsproxy.protocol.messages import Key
 
 _BYPASS_EVERY = 10.0
-"""Seconds in which one key is renewed by a client's wish at most once."""
+"""Seconds in which clients can renew one key at most once (`bypass_cache`, `no-cache`)."""
 _REFRESH_PAUSE = 5.0
-"""Seconds without a refresh of a key after one that brought nothing: serving it stale asks no more of IMDS."""
+"""Seconds without another refresh of a key after one that brought no new entry."""
 
 
 class RefreshGuard:
-    """Remembers by the key's hash, because keys may be long; a collision only makes a request to IMDS later."""
+    """Remembers hashes of keys, because keys may be long. A collision only delays a request to IMDS."""
 
     def __init__(self, clock: Clock, max_keys: int = 4096) -> None:
         """Remember at most `max_keys` keys in each table."""
@@ -22,20 +22,25 @@ class RefreshGuard:
         self._paused: TTLCache[int, bool] = TTLCache(max_keys, _REFRESH_PAUSE, clock.monotonic)
 
     def grant_bypass(self, key: Key) -> bool:
-        """Whether a client's wish may renew this key now; if so, the next one waits its time."""
+        """Return whether a client may renew this key now. If so, no other client may for `_BYPASS_EVERY` seconds."""
         if hash(key) in self._bypassed:
             return False
         self._bypassed[hash(key)] = None
         return True
 
     def withdraw_bypass(self, key: Key) -> None:
-        """Forget a bypass that was granted and did not happen."""
+        """Forget a bypass that was granted and was not performed."""
         self._bypassed.pop(hash(key), None)
 
     def pause(self, key: Key, *, failed: bool) -> None:
-        """Pause the refresh of a key; `failed` if IMDS failed, else its answer was none to keep (403, a late token)."""
+        """Pause the refresh of a key.
+
+        Args:
+            key: The key of the entry.
+            failed: Whether IMDS failed. Otherwise its answer was not one to store (403, a token about to expire).
+        """
         self._paused[hash(key)] = failed
 
     def paused(self, key: Key) -> bool | None:
-        """Return None if this key may be refreshed, else whether IMDS had failed."""
+        """Return None if this key may be refreshed, otherwise whether IMDS had failed."""
         return self._paused.get(hash(key))

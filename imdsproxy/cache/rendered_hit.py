@@ -1,7 +1,7 @@
-"""Answers out of the cache: the record of one, and a fresh one in the bytes in which it goes out.
+"""Answers from the cache: their record, and a hit rendered as the bytes to send.
 
-Within a second nothing in a hit changes: `Age`, `ttl` and a token's `expires_in` are whole seconds. So it is written
-once and repeated until the first of them moves on.
+`Age`, `ttl` and a token's `expires_in` are whole seconds, so a hit is rendered once and repeated until the first of
+them changes.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from imdsproxy.protocol.messages import Response
 from imdsproxy.protocol.response_writer import head
 from imdsproxy.records import Outcome, RequestRecord
 
-# written anew too early rather than too late.
+# Seconds by which a hit is rendered again before it changes, because floating-point time is rounded.
 _ROUNDING = 1e-6
 
 
 class RenderedHit(NamedTuple):
-    """A fresh answer out of the cache as HTTP/1.1 on a connection that stays open."""
+    """A fresh answer from the cache as HTTP/1.1, for a connection that stays open."""
 
     served: RequestRecord
     body: bytes
     head: bytes
     """Status line and fields, the empty line included (RFC 9112 section 2.1)."""
     until: float
-    """The monotonic moment before which a hit of the same entry would be the same to the byte."""
+    """The monotonic moment before which another hit of the same entry is the same bytes."""
     form: tuple[bytes, bytes, bytes]
-    """The head without its figures: what stands before that of `Age`, between it and that of `ttl`, and behind."""
+    """The head without the figures of `Age` and `ttl`: the bytes before, between and after them."""
 
 
 def from_cache(entry: Entry, endpoint: str, now: float, detail: str | None = None) -> RequestRecord:
-    """Record that an entry answers now; `detail` says why, where its staleness needs a reason."""
-    kept = entry.response
+    """Return the record of an answer from this entry; `detail` is the reason for serving it stale, if it needs one."""
+    stored = entry.response
     return RequestRecord(
-        kept if entry.token is None else Response(kept.status, kept.headers, entry.body(now)),
+        stored if entry.token is None else Response(stored.status, stored.headers, entry.body(now)),
         endpoint,
         Outcome.HIT if now < entry.fresh_until else Outcome.STALE,
         entry.age(now),
@@ -45,9 +45,9 @@ def from_cache(entry: Entry, endpoint: str, now: float, detail: str | None = Non
 
 
 def write(entry: Entry, endpoint: str, now: float, before: RenderedHit | None = None) -> RenderedHit:
-    """Write the hit that an entry, fresh at this moment, is; `before` is an earlier one of the same entry."""
+    """Render the hit of an entry that is fresh now; `before` is an earlier hit of the same entry."""
     served = from_cache(entry, endpoint, now)
-    # Of a token's head the length of its body may change as well, when `expires_in` loses a digit.
+    # A token's Content-Length may change as well, when `expires_in` loses a digit.
     form = _form(served) if before is None or entry.token is not None else before.form
     front, between, back = form
     written = b"%b%d%b%d%b" % (front, served.age, between, served.ttl, back)  # type: ignore[str-format]  # a hit has both
@@ -55,7 +55,7 @@ def write(entry: Entry, endpoint: str, now: float, before: RenderedHit | None = 
 
 
 def same_until(entry: Entry, now: float) -> float:
-    """Give the moment until which an entry that is fresh now is served in the same bytes; it is fresh until then."""
+    """Return the moment until which the hit of a fresh entry stays the same bytes. It stays fresh until then."""
     older = entry.sent_at + max(0, int(now - entry.sent_at)) + 1
     nearer = entry.fresh_until - math.floor(entry.fresh_until - now)
     until = min(older, nearer)
@@ -66,9 +66,9 @@ def same_until(entry: Entry, now: float) -> float:
 
 
 def _form(served: RequestRecord) -> tuple[bytes, bytes, bytes]:
-    """Write a head without the two figures that change. `Served.headers` has their fields at its end, in this order."""
+    """Return a head without its two changing figures. `RequestRecord.headers` ends with their fields, in this order."""
     *fields, (age, _), (name, status) = served.headers()
     front = b"%b%b: " % (head(served.response.status, fields), age)
-    # Our own member is the last, and behind its `ttl` comes nothing but a word for `detail`.
+    # The proxy's own member is the last. After its `ttl` comes nothing but the word of `detail`.
     before, ttl, behind = status.rpartition(b"ttl=")
     return front, b"\r\n%b: %b%b" % (name, before, ttl), behind.lstrip(b"0123456789") + b"\r\n\r\n"

@@ -1,7 +1,7 @@
-"""How `CACHE_MAX_BYTES` is divided: every table that grows with what clients ask for has a share of it.
+"""How `CACHE_MAX_BYTES` is divided: every table that grows with clients' requests has a share of it.
 
-A table whose bound is a number of items would be bounded in nothing, because clients decide how large an item is.
-Each table therefore counts bytes, rounded up, and the shares add up to the setting.
+A bound on the number of items would bound no memory, because clients decide how large an item is. Each table
+therefore counts bytes, rounded up, and the shares add up to the setting.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 _PARTS = 64
 _BYTES_PER_KEY = 260
-"""What a hash and its time take in a `TTLCache` (measured: 244)."""
+"""The bytes of a hash and its time in a `TTLCache` (measured: 244)."""
 _GUARD_TABLES = 3
 _FEWEST_KEYS = 64
 _MOST_KEYS = 4096
@@ -25,23 +25,23 @@ class Shares:
     heads: int
     """Known heads, and hashes of heads seen once: 8/64."""
     readings: int
-    """What targets and Host fields say: 1/64."""
+    """Readings of targets and Host fields: 1/64."""
     routes: int
-    """What the policy decides about a target: 1/64."""
+    """The policy's decisions about targets: 1/64."""
     guards: int
-    """Hashes of keys that were renewed by a client's wish, failed, or were denied a derived answer: 2/64."""
+    """Hashes of keys that a client renewed, that failed, or that may not be derived: 2/64."""
 
     @property
     def keys(self) -> int:
         """How many keys each of the guards' tables may hold.
 
-        A few even if there is no room, since a client's wish must not reach IMDS again and again.
+        There is a minimum, because clients that bypass the cache must not reach IMDS repeatedly.
         """
         return min(_MOST_KEYS, max(_FEWEST_KEYS, self.guards // _GUARD_TABLES // _BYTES_PER_KEY))
 
 
 def divide(max_bytes: int) -> Shares:
-    """Divide the setting; what rounding leaves over goes to the entries."""
+    """Divide the setting. The remainder of rounding goes to the entries."""
     heads, guards = 8 * max_bytes // _PARTS, 2 * max_bytes // _PARTS
     readings = routes = max_bytes // _PARTS
     return Shares(max_bytes - heads - guards - readings - routes, heads, readings, routes, guards)

@@ -1,4 +1,4 @@
-"""The cache itself: entries by key, bounded in bytes, the least recently used leaving first."""
+"""The cache: entries by key, bounded in bytes. The least recently used is evicted first."""
 
 from __future__ import annotations
 
@@ -15,70 +15,73 @@ from imdsproxy.protocol.messages import Key
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The place of an entry in the cache. When the entry leaves, the place is empty, and nothing comes there again."""
+    """The place of one entry in the cache. It is empty after the entry's eviction, and is never used again."""
 
     key: Key
     entry: Entry | None
     size: int
     gone_at: float
     hit: RenderedHit | None = None
-    """The entry as it was written last."""
+    """The entry as it was last rendered."""
 
-    def leave(self) -> None:
-        """Let go of the entry; whoever has remembered the place does not keep it in memory."""
+    def clear(self) -> None:
+        """Drop the entry, so that a reference to the slot does not keep it in memory."""
         self.entry = self.hit = None
         self.key = Key("")
 
 
 class _Entries(TLRUCache[Key, Slot, float]):
-    """Tells what has to leave for want of room or time that it does."""
+    """Clears slots on eviction and expiry."""
 
     def popitem(self) -> tuple[Key, Slot]:
-        key, kept = super().popitem()
-        kept.leave()
-        return key, kept
+        key, slot = super().popitem()
+        slot.clear()
+        return key, slot
 
     def expire(self, time: float | None = None) -> list[tuple[Key, Slot]]:
         expired = super().expire(time)
-        for _, kept in expired:
-            kept.leave()
+        for _, slot in expired:
+            slot.clear()
         return expired
 
 
 class Store:
-    """Keeps an entry until it is good for nothing any more; whether it is still fresh is the entry's to say."""
+    """Keeps each entry until its last deadline. `freshness.lookup` says whether it is still fresh."""
 
     def __init__(self, max_bytes: int, clock: Clock) -> None:
         self._clock = clock
         self.max_bytes = max_bytes
         self._entries = _Entries(
             maxsize=max_bytes,
-            ttu=lambda _key, kept, _now: kept.gone_at,
+            ttu=lambda _key, slot, _now: slot.gone_at,
             timer=clock.monotonic,
-            getsizeof=lambda kept: kept.size,
+            getsizeof=lambda slot: slot.size,
         )
 
     def find(self, key: Key) -> Slot | None:
-        """Give what is kept under a key, fresh or stale, or None."""
+        """Return the slot of a key, fresh or stale, or None. This counts as a use of the entry."""
         try:
             return self._entries[key]
         except KeyError:
             return None
 
-    def look(self, key: Key) -> Slot | None:
-        """Give what is kept under a key, good for something or not; that is no use of it."""
+    def peek(self, key: Key) -> Slot | None:
+        """Return the slot of a key or None, without updating recency or checking expiry."""
         try:
-            return Cache.__getitem__(self._entries, key)  # by the base class, which knows neither use nor time
+            return Cache.__getitem__(self._entries, key)  # the base class has neither recency nor expiry
         except KeyError:
             return None
 
     def get(self, key: Key) -> Entry | None:
-        """Give the entry of a key, fresh or stale, or None."""
-        kept = self.find(key)
-        return None if kept is None else kept.entry
+        """Return the entry of a key, fresh or stale, or None."""
+        slot = self.find(key)
+        return None if slot is None else slot.entry
 
     def put(self, key: Key, entry: Entry) -> bool:
-        """Keep an entry; says whether it was. One that an answer to a later request has overtaken is not."""
+        """Store an entry, and return whether it was stored.
+
+        It is not if it is too large or expired, or if the present entry answers a later request.
+        """
         present = self.find(key)
         if present is not None and present.entry is not None and present.entry.sent_at > entry.sent_at:
             return False
@@ -87,32 +90,32 @@ class Store:
             return False
         self._entries[key] = Slot(key, entry, size, entry.gone_at)
         if present is not None:
-            present.leave()
+            present.clear()
         return True
 
-    def drop(self, concerns: Callable[[Key], bool]) -> int:
-        """Drop the entries whose key `concerns`; says how many."""
-        keys = [key for key in self._entries if concerns(key)]
+    def drop(self, matches: Callable[[Key], bool]) -> int:
+        """Drop the entries whose key `matches`, and return how many."""
+        keys = [key for key in self._entries if matches(key)]
         for key in keys:
-            kept = self._entries.pop(key, None)
-            if kept is not None:
-                kept.leave()
+            slot = self._entries.pop(key, None)
+            if slot is not None:
+                slot.clear()
         return len(keys)
 
     def sweep(self) -> None:
-        """Let go of what is good for nothing any more, so that the figures below do not count it."""
+        """Drop expired entries, so that `bytes` and `len` do not count them."""
         self._entries.expire()
 
     @property
     def bytes(self) -> int:
-        """What the entries and their keys take, as `Entry.size` counts it."""
+        """The bytes of all entries and keys, as `Entry.size` counts them."""
         return int(self._entries.currsize)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def soonest_token_expiry(self) -> float | None:
-        """The monotonic moment at which the first of the kept tokens expires, if any is kept."""
-        looked = (self.look(key) for key in self._entries)
-        kept = (each.entry for each in looked if each is not None and each.entry is not None)
-        return min((entry.expires_at for entry in kept if entry.expires_at is not None), default=None)
+        """Return when the first of the stored tokens expires, in monotonic seconds; None if no token is stored."""
+        slots = (self.peek(key) for key in self._entries)
+        entries = (slot.entry for slot in slots if slot is not None and slot.entry is not None)
+        return min((entry.expires_at for entry in entries if entry.expires_at is not None), default=None)

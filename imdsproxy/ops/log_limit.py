@@ -1,4 +1,4 @@
-"""How often a line may be repeated that clients can cause at will."""
+"""A limit for log lines that clients can cause as often as they like."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RepeatLimit:
         self._places: dict[Hashable, tuple[float, int]] = {}  # when the last line was admitted, and how many were not
 
     def admit(self, place: Hashable, now: float) -> int | None:
-        """Return how many lines were left out before this one, or None if it is to be left out as well.
+        """Return how many lines were omitted before this one, or None if this line must be omitted too.
 
         `now` is monotonic, in seconds.
         """

@@ -1,7 +1,7 @@
-"""The log's way out: lines wait within a bound for a thread that writes them to standard error.
+"""The writer of the log: lines wait in a bounded queue for a thread that writes them to standard error.
 
-Logging never waits. A pipe that is not read, a stalled disk or a stopped terminal holds up this thread alone. Lines
-that find no room are dropped and counted, and the log says how many there were once it can be written again.
+Logging never waits. A pipe that is not read, a stalled disk or a stopped terminal delays this thread only. If the queue
+is full, lines are dropped and counted. A line reports their number once the log can be written again.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MOST_WAITING = 1 << 20
 """Characters that may wait to be written."""
 
 _PIECE = 1 << 16
-# Seconds that the end of the process is held up for the last lines, and between two looks at a full pipe that its
-# other owner made non-blocking.
-_LAST_WORDS = 2.0
-_LOOK_AGAIN = 0.05
+# Seconds that the exit of the process waits for the last lines.
+_LAST_LINES = 2.0
+# Seconds between two attempts at a full pipe that another of its owners made non-blocking.
+_PIPE_PAUSE = 0.05
 # Windows reports a pipe without a reader as an invalid argument.
 _READER_GONE = (errno.EPIPE, errno.EINVAL)
 
@@ -40,14 +40,14 @@ class LogWriter:
         self.dropped = 0
         """Lines that were not written, since the process began."""
         self._begin()
-        if hasattr(os, "register_at_fork"):  # the thread stays behind, and the parent writes what waits
+        if hasattr(os, "register_at_fork"):  # a child has no such thread, and the parent writes the waiting lines
             os.register_at_fork(after_in_child=self._begin)
         atexit.register(self._end)
 
     def put(self, line: str) -> None:
-        """Hand a line over, without its line end. Never wait; drop it if too much waits already."""
+        """Queue a line, without its line end. Never wait; drop the line if the queue is full."""
         with self._changed:
-            # After a line was dropped so are those behind it, or the notice would stand in the wrong place.
+            # After one dropped line all later ones are dropped too, so that the notice is in the right place.
             if self._lost or self._size + len(line) > MOST_WAITING or self._stuck:
                 self._lost += 1
                 self.dropped += 1
@@ -60,8 +60,8 @@ class LogWriter:
         self._write_batch()
 
     def flush(self, seconds: float | None = None) -> bool:
-        """Wait until all is written, but no longer than this (default: two seconds); return whether it is."""
-        limit = _LAST_WORDS if seconds is None else seconds
+        """Wait until all lines are written, at most `seconds` (None: two); return whether they are."""
+        limit = _LAST_LINES if seconds is None else seconds
         with self._changed:
             return self._changed.wait_for(lambda: not (self._waiting or self._lost or self._busy), limit)
 
@@ -69,8 +69,8 @@ class LogWriter:
         self._changed = threading.Condition()
         self._waiting: list[str] = []
         self._size = 0
-        self._lost = 0  # dropped since the thread last took what waited
-        self._untold = 0  # dropped, and not reported yet
+        self._lost = 0  # dropped since the thread last took the waiting lines
+        self._unreported = 0  # dropped, and not reported yet
         self._busy = False
         self._cut = False  # the last write ended in the midst of a line
         self._thread: threading.Thread | None = None
@@ -78,7 +78,7 @@ class LogWriter:
         self._stuck = False
 
     def _has_thread(self) -> bool:
-        """Start the thread if there is none; return False where the interpreter is about to end and none may start."""
+        """Start the thread if there is none. Return False if the interpreter is shutting down and none may start."""
         if self._thread is None and not self._ended:
             thread = threading.Thread(target=self._run, name="imdsproxy-log", daemon=True)
             try:
@@ -95,7 +95,7 @@ class LogWriter:
             self._write_batch()
 
     def _write_batch(self) -> None:
-        """Write what waits, and report what was dropped."""
+        """Write the waiting lines, and report how many were dropped."""
         with self._changed:
             lines, lost = self._waiting, self._lost
             self._waiting, self._size, self._lost = [], 0, 0
@@ -103,7 +103,7 @@ class LogWriter:
             self._changed.notify_all()
         self._report()
         failed = self._write(lines)
-        self._untold += lost + failed
+        self._unreported += lost + failed
         self.dropped += failed
         self._report()
         with self._changed:
@@ -111,8 +111,8 @@ class LogWriter:
             self._changed.notify_all()
 
     def _report(self) -> None:
-        if self._untold and not self._write([self.notice(self._untold)]):
-            self._untold = 0
+        if self._unreported and not self._write([self.notice(self._unreported)]):
+            self._unreported = 0
 
     def _write(self, lines: Sequence[str]) -> int:
         """Write these lines; return how many could not be written."""
@@ -141,7 +141,7 @@ class LogWriter:
         return sum(end > written for end in ends)
 
     def _end(self) -> None:
-        """See the last lines out. Later ones, of a finaliser, are written where they arise unless the log is stuck."""
+        """Write the last lines. Later ones, of a finaliser, are written at once unless the log is stuck."""
         done = self.flush()
         with self._changed:
             self._ended = True
@@ -149,9 +149,10 @@ class LogWriter:
 
 
 def _write_all(stream: TextIO, data: bytes) -> int:
-    """Write to the stream under a text stream, as a lock above it would be held while the write waits.
+    """Write to the raw stream below a text stream, and return how many bytes were written.
 
-    The interpreter takes that lock on its way out, and aborts if it cannot. Return how many bytes were written.
+    The buffered stream would hold its lock while the write waits. The interpreter takes that lock at exit, and aborts
+    if it cannot.
     """
     written = 0
     try:
@@ -164,20 +165,20 @@ def _write_all(stream: TextIO, data: bytes) -> int:
         while written < len(data):
             count = raw.write(memoryview(data)[written:])
             if count is None:
-                time.sleep(_LOOK_AGAIN)
+                time.sleep(_PIPE_PAUSE)
             else:
                 written += count
     except OSError as error:
-        # Anything else than a missing reader may pass, such as a full disk.
+        # Every error but a missing reader may be temporary, such as a full disk.
         if error.errno in _READER_GONE:
             _discard_standard_error()
-    except Exception:  # noqa: BLE001, S110 - whatever stands in for standard error, or was closed, the thread goes on
+    except Exception:  # noqa: BLE001, S110 - a stand-in for standard error may raise anything; the thread goes on
         pass
     return written
 
 
 def _discard_standard_error() -> None:
-    """Point standard error at nothing, or else the interpreter's last flush would change the exit status."""
+    """Point standard error at the null device, so that the interpreter's last flush cannot change the exit status."""
     try:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stderr.fileno())

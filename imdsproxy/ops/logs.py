@@ -1,8 +1,7 @@
-"""Logging: one record a line on standard error, as text or as JSON, with nothing in it that breaks a line.
+"""Logging: one record a line on standard error, as text or as JSON. Characters that would break a line are escaped.
 
-It never waits: see `log_writer`.
-
-Fields travel beside the message: `logger.info("listening", extra={"fields": {"port": 8254}})`.
+Logging never waits: see `log_writer`. Fields are passed beside the message:
+`logger.info("listening", extra={"fields": {"port": 8254}})`.
 """
 
 from __future__ import annotations
@@ -21,9 +20,14 @@ _writer = LogWriter(lambda count: _TextFormatter().format(_dropped_record(count)
 
 
 def configure(level: str, log_format: str) -> None:
-    """Send the log to standard error: what is at least `level` (debug, info, warning or error).
+    """Send the log to standard error. Another call replaces the settings of the last.
 
-    `log_format` is text or json. Calling again replaces what the last call set up. Raises ValueError.
+    Args:
+        level: The lowest level that is logged: debug, info, warning or error.
+        log_format: text or json.
+
+    Raises:
+        ValueError: There is no such level or format.
     """
     threshold = logging.getLevelNamesMapping().get(level.upper())
     if threshold is None or log_format not in _FORMATS:
@@ -36,11 +40,11 @@ def configure(level: str, log_format: str) -> None:
     levels = {
         "imdsproxy": threshold,
         "uvicorn": threshold if threshold <= logging.DEBUG else reserved,
-        # Below a warning these write whole URLs, which is what a client asks a token for.
+        # Below a warning these write whole URLs, and so the resource of a token request.
         "uvicorn.access": reserved,
         "httpcore": reserved,
         "httpx": reserved,
-        # Exceptions that nobody fetched are reported here, and belong into the same stream.
+        # asyncio reports unretrieved exceptions here.
         "asyncio": reserved,
     }
     for name, least in levels.items():
@@ -51,12 +55,12 @@ def configure(level: str, log_format: str) -> None:
 
 
 def dropped() -> int:
-    """Count the lines that were not written, since the process began."""
+    """Return how many lines were not written since the process began."""
     return _writer.dropped
 
 
 def flush() -> bool:
-    """Wait until all is written, though not for long; return whether it is."""
+    """Wait until all lines are written, for two seconds at most; return whether they are."""
     return _writer.flush()
 
 
@@ -67,9 +71,9 @@ def _dropped_record(count: int) -> logging.LogRecord:
 
 
 class _Handler(logging.Handler):
-    """Formats a record where it arises, and leaves it to the writer.
+    """Formats a record where it arises, and passes the line to the writer.
 
-    Clients can cause warnings of the server as often as they like, so those are limited.
+    Warnings of libraries are limited, because clients can cause them as often as they like.
     """
 
     def __init__(self) -> None:
@@ -90,12 +94,15 @@ class _Handler(logging.Handler):
         _writer.put(line)
 
     def flush(self) -> None:
-        """Wait until all is written, though not for long."""
+        """Wait until all lines are written, for two seconds at most."""
         _writer.flush()
 
 
 def _place(record: logging.LogRecord) -> tuple[object, ...]:
-    """Return what repeats: a line of code, as messages may hold anything, and the type of what was raised there."""
+    """Return what identifies a repeated record: the line of code, and the type of its exception.
+
+    Messages do not identify it, because they may contain a client's bytes.
+    """
     return record.name, record.pathname, record.lineno, record.exc_info and record.exc_info[0]
 
 
@@ -128,12 +135,12 @@ class _JsonFormatter(logging.Formatter):
         if traceback:
             entry["exception"] = traceback
         for key, value in _fields(record).items():
-            # A field must not pass itself off as the record's own.
+            # A field must not replace one of the record's own.
             entry[f"{key}_" if key in entry else key] = value
         try:
             return json.dumps(entry, default=str, allow_nan=False)
         except (TypeError, ValueError):
-            # Infinity, a loop, a key that is no string: the record's text is worth more than its types.
+            # Infinity, a circular reference, a key that is no string: the text matters more than the types.
             return json.dumps({key: str(value) for key, value in entry.items()})
 
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics. They are told the records of what happened; nothing else knows of them."""
+"""Prometheus metrics, counted from the records of what happened."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.
 
 
 class Metrics:
-    """Count records. Label values are the project's own words and IMDS's statuses, so they are bounded."""
+    """Counts records. Label values are the project's own words and IMDS's statuses, so their number is bounded."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         answers = _Answers()
         registry.register(answers)
         self.observe = answers.observe
-        self._asked = Counter(
+        self._attempts = Counter(
             "imdsproxy_upstream_requests", "Requests sent to IMDS.", ["endpoint", "status"], registry=registry
         )
         self._upstream_seconds = Histogram(
@@ -51,26 +51,26 @@ class Metrics:
         self._waits = Histogram(
             "imdsproxy_budget_wait_seconds", "Time spent waiting for a permit.", registry=registry, buckets=_BUCKETS
         )
-        self._turned_away = Counter(
+        self._refused = Counter(
             "imdsproxy_budget_refused",
             "Requests refused because no permit would be free in time.",
             ["class"],
             registry=registry,
         )
 
-    def asked(self, asked: UpstreamAttempt) -> None:
+    def observe_attempt(self, attempt: UpstreamAttempt) -> None:
         """Count an upstream attempt."""
-        self._waits.observe(asked.waited)
-        if asked.status is None:
-            self._turned_away.labels(asked.budget.value).inc()
+        self._waits.observe(attempt.waited)
+        if attempt.status is None:
+            self._refused.labels(attempt.budget.value).inc()
             return
-        self._asked.labels(asked.endpoint, asked.status).inc()
-        self._upstream_seconds.observe(asked.seconds)
-        if asked.retried_after is not None:
-            self._retries.labels(asked.endpoint, asked.retried_after).inc()
+        self._attempts.labels(attempt.endpoint, attempt.status).inc()
+        self._upstream_seconds.observe(attempt.seconds)
+        if attempt.retried_after is not None:
+            self._retries.labels(attempt.endpoint, attempt.retried_after).inc()
 
     def watch(self, proxy: Proxy, clock: Clock) -> None:
-        """Read the proxy's state whenever the metrics are collected."""
+        """Register gauges that read the proxy's state when the metrics are collected."""
         self.registry.register(_State(proxy, clock))
 
     def text(self) -> bytes:
@@ -79,9 +79,9 @@ class Metrics:
 
 
 class _Answers(Collector):
-    """Requests answered, and how fast.
+    """The number of answers, and the time they took.
 
-    Plain numbers, because the library's thread-safe counters would double the time of a hit.
+    They are plain numbers, because the library's thread-safe counters would double the time of a hit.
     """
 
     def __init__(self) -> None:
@@ -118,9 +118,7 @@ class _State(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
         now = self._clock.monotonic()
-        available = GaugeMetricFamily(
-            "imdsproxy_budget_available", "Permits that could be taken now.", labels=["class"]
-        )
+        available = GaugeMetricFamily("imdsproxy_budget_available", "Permits available now.", labels=["class"])
         for budget, limiter in self._proxy.fetcher.limiters.items():
             available.add_metric([budget.value], limiter.budget.available(now))
         yield available

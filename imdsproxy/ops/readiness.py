@@ -1,4 +1,4 @@
-"""Readiness: an answer of IMDS, then the warm-up."""
+"""Readiness: the proxy is ready once IMDS has answered and the warm-up is done."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RANDOM = SystemRandom()
 
 
 class Readiness:
-    """Whether the proxy should receive clients, and if not, why."""
+    """Whether the proxy should receive requests, and the reason if it should not."""
 
     def __init__(self, proxy: Proxy, warmup: Sequence[str]) -> None:
         self._proxy = proxy
@@ -40,18 +40,18 @@ class Readiness:
         return None if self._warm else f"Warming up: {self._last_word}"
 
     async def become(self) -> None:
-        """Ask IMDS for its versions until it answers, then fetch the warm-up targets."""
-        await self._ask(_target(_VERSIONS), unrestricted=True)
-        await asyncio.gather(*(self._ask(target) for target in self._targets))
+        """Request IMDS's versions until it answers, then fetch the warm-up targets."""
+        await self._fetch(_target(_VERSIONS), unrestricted=True)
+        await asyncio.gather(*(self._fetch(target) for target in self._targets))
         self._warm = True
         logger.info("ready")
 
-    async def _ask(self, target: Target, *, unrestricted: bool = False) -> None:
-        """Ask until an answer comes that a repetition would not change."""
+    async def _fetch(self, target: Target, *, unrestricted: bool = False) -> None:
+        """Repeat the request until an answer comes that a repetition would not change."""
         request = Request("GET", target, metadata=True)
         decision = self._proxy.policy.decide(request)
         if unrestricted and isinstance(decision, Refuse):
-            # ALLOW and DENY limit clients, not the proxy's own first question.
+            # ALLOW and DENY limit clients, not the proxy's own first request.
             decision = Policy(allow=("/",)).decide(request)
         pause = 1.0
         while True:
@@ -65,8 +65,8 @@ class Readiness:
                     logger.warning("warm-up target without a document", extra={"fields": {"answer": word}})
                 return
             self._last_word = word
-            # A random pause: two proxies that are each other's upstream would otherwise ask in the same moment for
-            # ever, each waiting for the other's answer to the same question.
+            # The pause is random. Otherwise two proxies that are each other's upstream would send in the same moment
+            # for ever, and each would wait for the other's answer to the same request.
             await asyncio.sleep(pause * _RANDOM.uniform(0.5, 1))
             pause = min(_LONGEST_PAUSE, pause * 2)
 

@@ -68,7 +68,7 @@ class KnownHeads:
             if self._most_seen:
                 self._seen_once.add(hash(head))
             return
-        kept = self._store.look(key)
+        kept = self._store.peek(key)
         if kept is None or head in self._known:
             return
         self._known[head] = kept

@@ -1,1 +1,1 @@
-"""Helpers for tests of programs that use IMDS, and of this project."""
+"""Helpers for tests of this project, and of programs that use IMDS."""

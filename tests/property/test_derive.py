@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imdsproxy.cache.derive import derive, wholes
-from imdsproxy.cache.freshness import keep
+from imdsproxy.cache.freshness import make_entry
 from imdsproxy.emulator import answers, documents
 from imdsproxy.emulator import messages as wire
 from imdsproxy.policy import Lifetimes
@@ -52,7 +52,7 @@ def cut_out(whole: Response, top: tuple[str, ...], way: tuple[str, ...], version
     written = "/".join(("/metadata/instance", *way)) + f"?api-version={version}" + (f"&format={form}" if form else "")
     target = read_target(written.encode())
     assert isinstance(target, Target)
-    entry = keep(whole, LIFETIMES, 0.0, 0.0)
+    entry = make_entry(whole, LIFETIMES, 0.0, 0.0)
     key = "/".join(("/metadata/instance", *top)) + f"?api-version={version}"
     found = dict(wholes(target)).get(key)  # type: ignore[call-overload]  # a key by its text
     if entry is None or found is None:

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from imdsproxy.app import assemble, build
-from imdsproxy.cache.freshness import Entry, Freshness, keep, lookup
+from imdsproxy.cache.freshness import Entry, Freshness, lookup, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
 from imdsproxy.ops import readiness
 from imdsproxy.ops.metrics import _Answers
@@ -488,7 +488,7 @@ class World:
         find, store = self.proxy.hit, self.proxy.store
 
         def hit(key: Key, endpoint: str, now: float) -> RenderedHit | None:
-            kept = store.look(key)
+            kept = store.peek(key)
             if find(key, endpoint, now) is None or kept is None or kept.entry is None:
                 return None
             return write(kept.entry, endpoint, now)
@@ -875,7 +875,7 @@ def _entries(draw: st.DrawFn) -> Entry:
     else:
         age = draw(st.integers(0, 20))
         response = ok("{}", headers=((b"age", b"%d" % age),) if age else ())
-    entry = keep(response, lifetimes, sent_at, sent_at + taken)
+    entry = make_entry(response, lifetimes, sent_at, sent_at + taken)
     assume(entry is not None and sent_at + taken < entry.fresh_until)
     assert entry is not None
     return entry

@@ -10,7 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from imdsproxy.cache.access_token import MARGIN, read_token
-from imdsproxy.cache.freshness import Freshness, Plan, keep, lookup, plan
+from imdsproxy.cache.freshness import Freshness, Plan, lookup, make_entry, plan
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Response
 
@@ -45,8 +45,8 @@ def token(life: int, *, quoted: bool = True) -> bytes:
 def test_an_entry_is_never_used_past_its_lifetimes(
     status: int, given_lifetimes: Lifetimes, sent_at: float, took: float, age: float
 ) -> None:
-    entry = keep(Response(status, (), b""), given_lifetimes, sent_at, sent_at + took)
-    standing = lookup(entry, sent_at + age)
+    entry = make_entry(Response(status, (), b""), given_lifetimes, sent_at, sent_at + took)
+    freshness = lookup(entry, sent_at + age)
     if status == 200:
         fresh = given_lifetimes.fresh
         bounds = {
@@ -56,32 +56,32 @@ def test_an_entry_is_never_used_past_its_lifetimes(
         }
     else:
         bounds = {Freshness.FRESH: given_lifetimes.negative}
-    if standing is not Freshness.MISS:
-        assert age < bounds[standing]
+    if freshness is not Freshness.MISS:
+        assert age < bounds[freshness]
     if entry is not None:
         assert took < max(bounds.values())
-        assert (standing is Freshness.MISS) is (age >= max(bounds.values()))
+        assert (freshness is Freshness.MISS) is (age >= max(bounds.values()))
 
 
 @given(lifetimes | of_tokens, lives, moments, st.lists(spans, min_size=2, max_size=8))
 def test_an_entry_never_gets_better_with_time(
     given_lifetimes: Lifetimes, life: int, sent_at: float, ages: list[float]
 ) -> None:
-    entry = keep(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at)
-    standings = [ORDER.index(lookup(entry, sent_at + age)) for age in sorted(ages)]
-    assert standings == sorted(standings)
+    entry = make_entry(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at)
+    expected = [ORDER.index(lookup(entry, sent_at + age)) for age in sorted(ages)]
+    assert expected == sorted(expected)
 
 
 @given(st.sampled_from([400, 404]), lifetimes | of_tokens, moments, spans)
 def test_a_negative_answer_is_never_stale(status: int, given_lifetimes: Lifetimes, sent_at: float, age: float) -> None:
-    entry = keep(Response(status, (), token(3600)), given_lifetimes, sent_at, sent_at)
+    entry = make_entry(Response(status, (), token(3600)), given_lifetimes, sent_at, sent_at)
     fresh = age < given_lifetimes.negative
     assert lookup(entry, sent_at + age) is (Freshness.FRESH if fresh else Freshness.MISS)
 
 
 @given(st.integers(100, 599).filter(lambda status: status not in (200, 400, 404)), lifetimes | of_tokens, moments)
 def test_no_other_status_is_kept(status: int, given_lifetimes: Lifetimes, sent_at: float) -> None:
-    assert keep(Response(status, (), token(3600)), given_lifetimes, sent_at, sent_at) is None
+    assert make_entry(Response(status, (), token(3600)), given_lifetimes, sent_at, sent_at) is None
 
 
 @given(of_tokens, lives, moments, spans, spans)
@@ -90,12 +90,12 @@ def test_no_other_status_is_kept(status: int, given_lifetimes: Lifetimes, sent_a
 def test_a_token_is_never_served_in_its_last_five_minutes_nor_past_the_settings(
     given_lifetimes: Lifetimes, life: int, sent_at: float, took: float, age: float
 ) -> None:
-    entry = keep(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at + took)
-    standing = lookup(entry, sent_at + age)
-    if standing is Freshness.FRESH:
+    entry = make_entry(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at + took)
+    freshness = lookup(entry, sent_at + age)
+    if freshness is Freshness.FRESH:
         assert age < life / 2
         assert age < given_lifetimes.fresh
-    if standing is not Freshness.MISS:
+    if freshness is not Freshness.MISS:
         assert life - age > MARGIN
     if entry is not None:
         assert life - took > MARGIN
@@ -107,7 +107,7 @@ def test_a_token_is_never_served_in_its_last_five_minutes_nor_past_the_settings(
 def test_a_served_token_is_never_said_to_live_longer_than_it_does_nor_shorter_by_a_second(
     given_lifetimes: Lifetimes, life: int, sent_at: float, age: float, quoted: bool
 ) -> None:
-    entry = keep(Response(200, (), token(life, quoted=quoted)), given_lifetimes, sent_at, sent_at)
+    entry = make_entry(Response(200, (), token(life, quoted=quoted)), given_lifetimes, sent_at, sent_at)
     assume(entry is not None)
     assert entry is not None
     said = json.loads(entry.body(sent_at + age))["expires_in"]
@@ -154,19 +154,19 @@ def test_any_body_is_a_token_whose_life_is_told_or_is_none(body: bytes) -> None:
 
 
 @given(st.sampled_from(Freshness), st.booleans())
-def test_only_what_may_be_used_is_ever_served(standing: Freshness, failing: bool) -> None:
-    chosen = plan(standing, failing=failing)
-    if standing is Freshness.MISS:
+def test_only_what_may_be_used_is_ever_served(freshness: Freshness, failing: bool) -> None:
+    chosen = plan(freshness, failing=failing)
+    if freshness is Freshness.MISS:
         assert chosen is Plan.FETCH
-    if standing is Freshness.ON_ERROR and not failing:
+    if freshness is Freshness.ON_ERROR and not failing:
         assert chosen is Plan.FETCH_OR_STALE
-    if standing is Freshness.FRESH:
+    if freshness is Freshness.FRESH:
         assert chosen is Plan.SERVE
 
 
 @given(lifetimes, moments, spans)
 def test_being_served_stale_moves_no_deadline(given_lifetimes: Lifetimes, sent_at: float, age: float) -> None:
-    entry = keep(Response(200, (), b""), given_lifetimes, sent_at, sent_at)
+    entry = make_entry(Response(200, (), b""), given_lifetimes, sent_at, sent_at)
     assume(entry is not None)
     assert entry is not None
     before = replace(entry)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from imdsproxy.cache.derive import cut, derive, wholes
-from imdsproxy.cache.freshness import Entry, keep
+from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Response, Target
 from imdsproxy.protocol.target import read_target
@@ -30,7 +30,7 @@ def target(text: str) -> Target:
 
 
 def whole(response: Response, sent_at: float = 100.0) -> Entry:
-    entry = keep(response, LIFETIMES, sent_at, sent_at)
+    entry = make_entry(response, LIFETIMES, sent_at, sent_at)
     assert entry is not None
     return entry
 

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from imdsproxy.cache.freshness import Entry, Freshness, Plan, as_told, keep, lookup, plan
+from imdsproxy.cache.freshness import Entry, Freshness, Plan, aged_by_wait, lookup, make_entry, plan
 from imdsproxy.policy import Cache, Lifetimes, Policy
 from imdsproxy.protocol.messages import Request, Response, Target
 from imdsproxy.protocol.target import read_target
@@ -35,7 +35,7 @@ def token(life: int) -> Response:
 
 
 def kept(response: Response, lifetimes: Lifetimes, *, now: float = SENT) -> Entry:
-    entry = keep(response, lifetimes, SENT, now)
+    entry = make_entry(response, lifetimes, SENT, now)
     assert entry is not None
     return entry
 
@@ -44,9 +44,9 @@ def at(entry: Entry | None, age: float) -> Freshness:
     return lookup(entry, SENT + age)
 
 
-# The documented default policy as a client meets it: at each age the first moment of a standing, or the last.
+# The documented default policy as a client meets it: at each age the first or the last moment of a state.
 @pytest.mark.parametrize(
-    ("path", "standings"),
+    ("path", "expected"),
     [
         (
             "/metadata/versions",
@@ -73,14 +73,14 @@ def at(entry: Entry | None, age: float) -> Freshness:
         ("/metadata/scheduledevents", {0: FRESH, 0.9: FRESH, 1: MISS}),
     ],
 )
-def test_an_answer_is_worth_what_the_default_policy_says(path: str, standings: dict[float, Freshness]) -> None:
+def test_lookup_follows_the_default_policy_at_each_deadline(path: str, expected: dict[float, Freshness]) -> None:
     entry = kept(OK, default(path))
-    assert {age: at(entry, age) for age in standings} == standings
+    assert {age: at(entry, age) for age in expected} == expected
 
 
 # "half its remaining life, at most `TOKEN_FRESH` | until 5 minutes before it expires | the same 5 minutes, never past"
 @pytest.mark.parametrize(
-    ("life", "standings"),
+    ("life", "expected"),
     [
         (86_400, {0: FRESH, 3_599.9: FRESH, 3_600: REVALIDATE, 86_099.9: REVALIDATE, 86_100: MISS, 86_400: MISS}),
         (7_300, {3_599.9: FRESH, 3_600: REVALIDATE}),
@@ -91,14 +91,14 @@ def test_an_answer_is_worth_what_the_default_policy_says(path: str, standings: d
     ],
 )
 def test_a_token_is_fresh_for_half_its_life_at_most_an_hour_and_of_no_use_in_its_last_five_minutes(
-    life: int, standings: dict[float, Freshness]
+    life: int, expected: dict[float, Freshness]
 ) -> None:
     entry = kept(token(life), default(TOKEN))
-    assert {age: at(entry, age) for age in standings} == standings
+    assert {age: at(entry, age) for age in expected} == expected
 
 
 @pytest.mark.parametrize(
-    ("setting", "seconds", "standings"),
+    ("setting", "seconds", "expected"),
     [
         ("ttl", 60, {59.9: FRESH, 60: REVALIDATE, 119.9: REVALIDATE, 120: ON_ERROR, 3_299.9: ON_ERROR, 3_300: MISS}),
         ("ttl", 90_000, {1_799.9: FRESH, 1_800: REVALIDATE, 3_299.9: REVALIDATE, 3_300: MISS}),
@@ -106,12 +106,12 @@ def test_a_token_is_fresh_for_half_its_life_at_most_an_hour_and_of_no_use_in_its
     ],
 )
 def test_a_setting_can_only_shorten_the_use_of_a_token(
-    setting: str, seconds: float, standings: dict[float, Freshness]
+    setting: str, seconds: float, expected: dict[float, Freshness]
 ) -> None:
     rules = {TOKEN: seconds}
     policy = Policy(ttl=rules) if setting == "ttl" else Policy(stale_if_error=rules)
     entry = kept(token(3_600), by(policy, TOKEN))
-    assert {age: at(entry, age) for age in standings} == standings
+    assert {age: at(entry, age) for age in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -128,12 +128,12 @@ def test_a_setting_can_only_shorten_the_use_of_a_token(
     ],
 )
 def test_a_token_with_under_five_minutes_to_live_is_not_kept(life: int, late: float, is_kept: bool) -> None:
-    assert (keep(token(life), default(TOKEN), SENT, SENT + late) is not None) is is_kept
+    assert (make_entry(token(life), default(TOKEN), SENT, SENT + late) is not None) is is_kept
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"access_token":"x"}', b'{"access_token":"x","expires_in":"-1"}'])
 def test_a_token_that_cannot_be_read_is_not_kept(body: bytes) -> None:
-    assert keep(Response(200, (), body), default(TOKEN), SENT, SENT) is None
+    assert make_entry(Response(200, (), body), default(TOKEN), SENT, SENT) is None
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_a_served_token_says_what_is_left_of_it_at_that_moment(age: float, left:
 def test_the_time_an_answer_took_counts_against_it() -> None:
     entry = kept(token(3_600), default(TOKEN), now=SENT + 9.5)
     assert json.loads(entry.body(SENT + 9.5))["expires_in"] == "3590"
-    assert keep(OK, default("/metadata/scheduledevents"), SENT, SENT + 1) is None
-    assert keep(OK, default("/metadata/attested/document"), SENT, SENT + 59.9) is not None
+    assert make_entry(OK, default("/metadata/scheduledevents"), SENT, SENT + 1) is None
+    assert make_entry(OK, default("/metadata/attested/document"), SENT, SENT + 59.9) is not None
 
 
 TOKEN_LIFETIMES = default("/metadata/identity/oauth2/token")
@@ -157,7 +157,7 @@ TOKEN_LIFETIMES = default("/metadata/identity/oauth2/token")
 
 @pytest.mark.parametrize(("took", "left"), [(0, "86400"), (0.99, "86400"), (1, "86399"), (8.5, "86392"), (1e6, "0")])
 def test_those_who_waited_for_a_token_are_told_what_is_left_after_the_wait(took: float, left: str) -> None:
-    assert json.loads(as_told(token(86400), TOKEN_LIFETIMES, took).body)["expires_in"] == left
+    assert json.loads(aged_by_wait(token(86400), TOKEN_LIFETIMES, took).body)["expires_in"] == left
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_those_who_waited_for_a_token_are_told_what_is_left_after_the_wait(took:
     ],
 )
 def test_whatever_else_was_waited_for_is_told_as_it_came(response: Response, lifetimes: Lifetimes) -> None:
-    assert as_told(response, lifetimes, 8) is response
+    assert aged_by_wait(response, lifetimes, 8) is response
 
 
 def test_any_other_body_is_served_as_it_came() -> None:
@@ -189,7 +189,7 @@ def test_400_and_404_are_remembered_for_the_negative_lifetime_and_never_stale(st
 @pytest.mark.parametrize("negative", [0.0, -5.0])
 def test_a_negative_lifetime_of_0_remembers_nothing(negative: float) -> None:
     lifetimes = replace(default("/metadata/instance"), negative=negative)
-    assert keep(Response(404, (), b""), lifetimes, SENT, SENT) is None
+    assert make_entry(Response(404, (), b""), lifetimes, SENT, SENT) is None
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ def test_a_negative_lifetime_of_0_remembers_nothing(negative: float) -> None:
 )
 @pytest.mark.parametrize("path", ["/metadata/instance", TOKEN])
 def test_any_other_status_is_never_kept(status: int, path: str) -> None:
-    assert keep(replace(token(86_400), status=status), default(path), SENT, SENT) is None
+    assert make_entry(replace(token(86_400), status=status), default(path), SENT, SENT) is None
 
 
 @pytest.mark.parametrize("lifetimes", [Lifetimes(), Lifetimes(-1.0), Lifetimes(-9.0, -9.0, -9.0)])
 def test_what_has_no_lifetime_is_not_kept(lifetimes: Lifetimes) -> None:
-    assert keep(OK, lifetimes, SENT, SENT) is None
+    assert make_entry(OK, lifetimes, SENT, SENT) is None
 
 
 def test_no_entry_is_a_miss() -> None:
@@ -236,7 +236,7 @@ def test_an_entry_takes_at_least_its_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "healthy", "failing"),
+    ("freshness", "healthy", "failing"),
     [
         (FRESH, Plan.SERVE, Plan.SERVE),
         (REVALIDATE, Plan.SERVE_AND_REFRESH, Plan.SERVE_AND_REFRESH),
@@ -244,6 +244,6 @@ def test_an_entry_takes_at_least_its_bytes() -> None:
         (MISS, Plan.FETCH, Plan.FETCH),
     ],
 )
-def test_what_is_done_follows_from_standing_and_health(standing: Freshness, healthy: Plan, failing: Plan) -> None:
-    assert plan(standing, failing=False) is healthy
-    assert plan(standing, failing=True) is failing
+def test_plan_follows_from_freshness_and_health(freshness: Freshness, healthy: Plan, failing: Plan) -> None:
+    assert plan(freshness, failing=False) is healthy
+    assert plan(freshness, failing=True) is failing

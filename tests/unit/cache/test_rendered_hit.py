@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from imdsproxy.cache.freshness import Entry, keep
+from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, from_cache, same_until, write
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Headers, Response
@@ -30,7 +30,7 @@ def kept(
     lifetimes: Lifetimes = LIFETIMES,
     sent_at: float = SENT,
 ) -> Entry:
-    entry = keep(Response(status, headers, body), lifetimes, sent_at, sent_at)
+    entry = make_entry(Response(status, headers, body), lifetimes, sent_at, sent_at)
     assert entry is not None
     return entry
 

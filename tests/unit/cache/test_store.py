@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from imdsproxy.cache.freshness import Entry, keep
+from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.cache.rendered_hit import write
 from imdsproxy.cache.store import Store
 from imdsproxy.policy import Lifetimes
@@ -18,7 +18,7 @@ A, B, C = Key("/a?"), Key("/b?"), Key("/c?")
 
 def entry(clock: FakeClock, body: bytes = b"", lifetimes: Lifetimes = LIFETIMES, *, age: float = 0.0) -> Entry:
     now = clock.monotonic()
-    made = keep(Response(200, (), body), lifetimes, now - age, now)
+    made = make_entry(Response(200, (), body), lifetimes, now - age, now)
     assert made is not None
     return made
 
@@ -172,7 +172,7 @@ def test_what_is_counted_is_no_less_than_what_it_takes(body: int) -> None:
         for number in range(count):
             fields = tuple((b"x-name-%d" % n, b"%d-%d" % (number, n)) for n in range(6))
             response = Response(200, fields, b"%d" % number + b"x" * body)
-            made = keep(response, LIFETIMES, clock.monotonic(), clock.monotonic())
+            made = make_entry(response, LIFETIMES, clock.monotonic(), clock.monotonic())
             assert made is not None
             store.put(Key(f"/metadata/instance/compute/name?{number}"), made)
             kept = store.find(Key(f"/metadata/instance/compute/name?{number}"))

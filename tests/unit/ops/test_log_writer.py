@@ -167,7 +167,7 @@ def test_where_no_thread_can_start_lines_are_written_at_once(
 def test_the_end_waits_for_a_stuck_log_for_a_bounded_time_and_never_after(
     writer: LogWriter, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_writer, "_LAST_WORDS", 0.01)
+    monkeypatch.setattr(log_writer, "_LAST_LINES", 0.01)
     pipe.fill()
     writer.put("stuck")
     writer._end()

@@ -11,7 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from imdsproxy.app import Parts, build
-from imdsproxy.cache.freshness import keep
+from imdsproxy.cache.freshness import make_entry
 from imdsproxy.ops.metrics import CONTENT_TYPE, Metrics
 from imdsproxy.policy import ENDPOINTS, Lifetimes
 from imdsproxy.protocol.messages import BudgetClass, Key, Response
@@ -164,7 +164,7 @@ def asked(status: str | None, *, retried_after: str | None = None, waited: float
 def test_a_try_is_counted_by_what_became_of_it() -> None:
     metrics = Metrics()
     for one in (asked("200"), asked("200"), asked("upstream-timeout"), asked("200", retried_after="410")):
-        metrics.asked(one)
+        metrics.observe_attempt(one)
     found = samples(metrics)
     sent = "imdsproxy_upstream_requests_total"
     assert found[sent, (("endpoint", "token"), ("status", "200"))] == 3
@@ -177,7 +177,7 @@ def test_a_try_is_counted_by_what_became_of_it() -> None:
 
 def test_a_try_that_was_turned_away_was_none_at_imds() -> None:
     metrics = Metrics()
-    metrics.asked(asked(None, waited=10.0))
+    metrics.observe_attempt(asked(None, waited=10.0))
     found = samples(metrics)
     assert found["imdsproxy_budget_refused_total", (("class", "identity"),)] == 1
     assert found["imdsproxy_budget_wait_seconds_sum", ()] == 10.0
@@ -208,7 +208,7 @@ def test_the_state_is_read_when_it_is_asked_for(parts: Parts, clock: FakeClock) 
     parts.proxy.fetcher.limiters[BudgetClass.GENERAL].budget.reserve(now, 600.0, background=False)
     for name, life in (("/a?", 3600), ("/b?", 7200)):
         body = b'{"access_token":"x","expires_in":"%d"}' % life
-        entry = keep(Response(200, (), body), Lifetimes(1e9, 0, 1e9, 0, token=True), now, now)
+        entry = make_entry(Response(200, (), body), Lifetimes(1e9, 0, 1e9, 0, token=True), now, now)
         assert entry is not None
         assert parts.proxy.store.put(Key(name), entry)
     clock.advance(100.0)
@@ -225,8 +225,8 @@ def test_the_state_is_read_when_it_is_asked_for(parts: Parts, clock: FakeClock) 
 
 def test_the_names_are_those_that_users_rely_on(parts: Parts) -> None:
     parts.metrics.observe(served(), 0.1)
-    parts.metrics.asked(asked("200", retried_after="410"))
-    parts.metrics.asked(asked(None))
+    parts.metrics.observe_attempt(asked("200", retried_after="410"))
+    parts.metrics.observe_attempt(asked(None))
     names = {family.name for family in text_string_to_metric_families(parts.metrics.text().decode())}
     assert {name for name in names if not name.endswith("_created")} == {
         "imdsproxy_requests",

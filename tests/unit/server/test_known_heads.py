@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imdsproxy.app import build
-from imdsproxy.cache.freshness import Entry, keep
+from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
 from imdsproxy.policy import Lifetimes
 from imdsproxy.protocol.messages import Key, Response
@@ -29,7 +29,7 @@ MOST_BYTES = 4 << 20
 
 
 def made(now: float, body: bytes = b"{}", lifetimes: Lifetimes = LIFETIMES) -> Entry:
-    entry = keep(Response(200, JSON, body), lifetimes, now, now)
+    entry = make_entry(Response(200, JSON, body), lifetimes, now, now)
     assert entry is not None
     return entry
 
