@@ -1,5 +1,5 @@
 """The settings: their model, their sources, their report. Reading them ends in one frozen `config.Config`.
 
-Only `cli` and `app` import from here, and late, because pydantic costs memory that a running proxy does not need.
-This room knows nothing of the proxy.
+Only `cli` and `app` import from here, and only when they need it, because pydantic takes memory that a running proxy
+does not need. This room knows nothing of the proxy.
 """

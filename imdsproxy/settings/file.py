@@ -1,4 +1,4 @@
-"""Reading the TOML file that CONFIG_FILE names."""
+"""Read the TOML file that CONFIG_FILE names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_file(path: str) -> dict[str, object]:
-    """Return the file's top level: text for a scalar, so that `port = true` is no port, lists and tables as they are.
+    """Return the top level of the file. Scalars become text, as in the environment; lists and tables stay.
 
-    Raises ValueError with the reason, in words for a person.
+    Raises:
+        ValueError: The file cannot be read; the message gives the reason for a person.
     """
-    # Its import costs memory that only those with a file need to pay.
+    # Imported here, because it takes memory that is needed only with a file.
     import tomllib  # noqa: PLC0415
 
     try:

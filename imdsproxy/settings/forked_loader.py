@@ -1,7 +1,7 @@
-"""Reading the settings without keeping what reading them takes.
+"""Read the settings in a child process, so that the memory this takes is not kept.
 
-pydantic takes about 12 MiB that a running proxy never needs again. Where the system can fork, a child reads the
-settings, hands a `Config` over and ends; elsewhere they are read here. The reader is the same.
+pydantic takes about 12 MiB that a running proxy never needs again. On a system with fork, a child reads the settings,
+sends a `Config` through a pipe and exits. On other systems this process reads them itself, in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from imdsproxy.errors import SettingsError
 
 
 class ReadConfig(NamedTuple):
-    """A configuration, and what its writer should know of it."""
+    """A configuration and its warnings."""
 
     config: Config
     warnings: tuple[str, ...]
@@ -24,16 +24,22 @@ class ReadConfig(NamedTuple):
 
 
 def read_config(flags: Callable[[], Mapping[str, str]], meanwhile: Callable[[], object] = lambda: None) -> ReadConfig:
-    """Return what flags, environment and file say, as `settings.load` reads them. Raises SettingsError.
+    """Return the configuration from flags, environment and file, as `settings.load` reads them.
 
-    `flags` is called where the reading takes place, since taking a command line apart needs the settings' names;
-    `meanwhile` is called while a child reads. Only for a process that has no thread but its first.
+    Call it only in a process with a single thread.
+
+    Args:
+        flags: Called in the process that reads, because parsing a command line needs the settings' names.
+        meanwhile: Called while a child reads.
+
+    Raises:
+        SettingsError: The settings cannot be used.
     """
     read: ReadConfig | str | None = None
     if hasattr(os, "fork"):
         receive, send = os.pipe()
         child = os.fork()
-        if child == 0:  # pragma: no cover  # it ends without handing its coverage over
+        if child == 0:  # pragma: no cover  # it exits without saving its coverage
             os.close(receive)
             _hand_over(flags, send)
         os.close(send)
@@ -53,8 +59,8 @@ def read_config(flags: Callable[[], Mapping[str, str]], meanwhile: Callable[[], 
 
 
 def _read(flags: Callable[[], Mapping[str, str]]) -> ReadConfig | str:
-    """Return the configuration, or the sentence that says what is wrong with it."""
-    from imdsproxy.settings.load import load  # noqa: PLC0415  # the import that is not to be kept
+    """Return the configuration, or the message that says what is wrong with it."""
+    from imdsproxy.settings.load import load  # noqa: PLC0415  # it takes the memory that is not to be kept
 
     try:
         loaded = load(flags())
@@ -70,4 +76,4 @@ def _hand_over(flags: Callable[[], Mapping[str, str]], send: int) -> None:  # pr
             pickle.dump(_read(flags), pipe)
         status = 0
     finally:
-        os._exit(status)  # not by the parent's exit handlers, nor with its buffers
+        os._exit(status)  # without the parent's exit handlers and buffers

@@ -1,7 +1,7 @@
-"""How flags, environment, file and defaults become one frozen object.
+"""Merge flags, environment, file and defaults into one frozen object.
 
-`load` is the only reader of the settings' sources. It collects every mistake and raises them as one `SettingsError`,
-a line each. What is sound but doubtful becomes a warning: see `settings.warnings`.
+`load` is the only reader of the settings' sources. It collects all mistakes and raises them as one `SettingsError`,
+with a line for each. A valid but doubtful setting becomes a warning: see `settings.warnings`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "Settings", "load"]
 
-# What the kubelet puts into every pod of a namespace that has a Service called "imdsproxy" (its "docker
-# link" variables). They share the prefix without being meant for the proxy, and creating such a Service
-# must not break the next start. IMDSPROXY_PORT is among them, but then as tcp://10.0.0.1:8254.
+# The variables that the kubelet sets in every pod of a namespace with a Service called "imdsproxy" ("docker links").
+# They share the prefix but are not meant for the proxy. Creating such a Service must not break the next start.
+# IMDSPROXY_PORT is among them, but as tcp://10.0.0.1:8254.
 _SERVICE_LINK = re.compile(
     PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
@@ -37,7 +37,7 @@ _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
 
 # From this similarity on (difflib, 0 to 1) a name is suggested ...
 _ALIKE = 0.75
-# ... and from this one on it is a slip of the pen, which is refused even where unknown names are only warned about.
+# ... and from this one on it counts as misspelt, and is refused even if UNKNOWN_SETTINGS is warn.
 _MISSPELT = 0.85
 
 
@@ -49,7 +49,7 @@ class Loaded:
     sources: Mapping[str, str]
     """For each field its source, such as "flag --port" or "default"."""
     warnings: tuple[str, ...] = ()
-    """What is accepted and probably not meant, or dangerous: one line each, for a person."""
+    """One line for each setting that is accepted but dangerous, or probably a mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,19 @@ class _Sources:
 
     given: dict[str, _Given] = field(default_factory=dict)
     unknown: list[tuple[str, str, list[str]]] = field(default_factory=list)
-    """Names that are no setting: the name, where it stands, and the names that are known there."""
+    """Names that are not settings: the name, its source, and the names that are known there."""
     mistakes: list[str] = field(default_factory=list)
 
 
 def load(flags: Mapping[str, str] = MappingProxyType({}), environ: Mapping[str, str] | None = None) -> Loaded:
-    """Read flags (by field name), then environment, then CONFIG_FILE; the first to name a setting wins.
+    """Read the settings. A flag takes precedence over the environment, and that over CONFIG_FILE.
 
-    `environ` is the process's own where it is None. Raises SettingsError with a line for each mistake.
+    Args:
+        flags: Values by field name.
+        environ: The environment; None is the process's own.
+
+    Raises:
+        SettingsError: A line for each mistake.
     """
     sources = _Sources()
     _take_environment(sources, os.environ if environ is None else environ)
@@ -99,7 +104,7 @@ def values_of(settings: Settings) -> Iterable[str]:
 def _take_environment(sources: _Sources, environ: Mapping[str, str]) -> None:
     fields = {environment_name(name): name for name in Settings.model_fields}
     for name, value in environ.items():
-        # Any case is looked at, so that imdsproxy_port is refused rather than silently without effect.
+        # Names are compared without case, so that imdsproxy_port is refused instead of silently ignored.
         if not name.upper().startswith(PREFIX) or _SERVICE_LINK.fullmatch(name):
             continue
         if name == environment_name("port") and _SERVICE_ADDRESS.fullmatch(value.strip()):
@@ -174,13 +179,13 @@ def _near(name: str, known: Iterable[str], alike: float) -> str | None:
 
 
 def _misspelt(name: str, known: Iterable[str]) -> bool:
-    """Whether a name is a slip of the pen: nearly a known one, or one with its letters in another order."""
+    """Return whether a name is a misspelt setting: similar to a known name, or the same letters in another order."""
     letters = sorted(_core(name))
     return _near(name, known, _MISSPELT) is not None or any(sorted(_core(each)) == letters for each in known)
 
 
 def _core(name: str) -> str:
-    """Return what tells one name from another; the common prefix would make all of them alike."""
+    """Return the name without the common prefix, which would make all names similar."""
     return name.lower().lstrip("-").removeprefix(PREFIX.lower())
 
 

@@ -63,7 +63,7 @@ Prefixes = Annotated[
 
 
 class Settings(BaseSettings):
-    """Every setting, checked and frozen. It takes only what it is passed; `load` reads the sources."""
+    """All settings, checked and frozen. The model reads no source itself; `load` does."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -244,11 +244,11 @@ class Settings(BaseSettings):
 
     @property
     def upstream_address(self) -> Address:
-        """The upstream, taken apart."""
+        """The upstream as an `Address`."""
         return places.parse_upstream(self.upstream)
 
     def config(self) -> Config:
-        """Return the settings as the proxy takes them."""
+        """Return the settings as plain values for the proxy."""
         values = {**dict(self), "upstream": self.upstream_address}
         del values["config_file"], values["unknown_settings"]
         return Config(**values)

@@ -1,6 +1,6 @@
-"""Read single setting values: text, or a value of a TOML file, in; one checked value out.
+"""Read single setting values: from text, or a value of a TOML file, to one checked value.
 
-Each reader raises ValueError. Its text is the detail after "must be …". It is empty where the general rule is enough.
+Each reader raises ValueError. Its text is the detail after "must be …", or empty if the general rule is enough.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import sys
 from imdsproxy.protocol.address import Address
 from imdsproxy.settings.parsers import items_of, shown, text_of
 
-# Variables, so that tests on one system reach the rules for the others.
+# Variables, so that tests on one system can test the rules for the others.
 _WINDOWS = sys.platform == "win32"
 _LINUX = sys.platform == "linux"
 _LONGEST_SOCKET_PATH = 107  # bytes: what sockaddr_un holds on Linux, less the closing zero
@@ -81,7 +81,7 @@ def read_upstream(value: object) -> str:
 
 
 def parse_upstream(text: str) -> Address:
-    """Take `http://host[:port]` or `unix:/path` apart; the port is 80 where none is given."""
+    """Parse `http://host[:port]` or `unix:/path`; the default port is 80. Raises ValueError."""
     scheme, _, rest = text.partition(":")
     match scheme.lower():
         case "unix":

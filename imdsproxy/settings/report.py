@@ -1,6 +1,6 @@
 """What `imdsproxy config` prints: the settings as a table, as a TOML or environment file, as a Markdown table.
 
-Text in, text out; the meanings are the field descriptions of `Settings`.
+The meanings are the field descriptions of `Settings`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def table(loaded: Loaded, width: int) -> str:
 
 
 def toml(settings: Settings) -> str:
-    """Render a TOML file that sets what `settings` hold; what is unset stands there as a comment."""
+    """Render a TOML file with the values of `settings`. An unset one becomes a comment."""
     blocks = [_comment(_TOML_HEAD)]
     # A table ends the file's top level, so the maps come last.
     for field in sorted(Settings.model_fields, key=_MAPS.__contains__):
@@ -63,9 +63,10 @@ def toml(settings: Settings) -> str:
 
 
 def env(settings: Settings) -> str:
-    """Render an environment file that sets what `settings` hold; what is unset or empty stands there as a comment.
+    """Render an environment file with the values of `settings`. An unset or empty one becomes a comment.
 
-    Raises SettingsError for a value that no such file can hold, because its readers differ about it.
+    Raises:
+        SettingsError: systemd and docker would read a value differently.
     """
     blocks = [_comment(_ENV_HEAD)]
     for field, info in Settings.model_fields.items():
@@ -94,7 +95,7 @@ def _row(cells: tuple[str, str, str], widths: tuple[int, int, int]) -> Iterator[
 
 
 def plain(value: object) -> str:
-    """Write a value on one line as the environment would have it; what is unset or empty in a word."""
+    """Return a value on one line as the environment has it, or `unset` or `empty`."""
     if value is None:
         return "unset"
     if isinstance(value, tuple | frozenset):
@@ -134,7 +135,7 @@ def _toml_entry(field: str, settings: Settings) -> str:
 
 def _env_entry(field: str, settings: Settings) -> str:
     name, info, value = environment_name(field), Settings.model_fields[field], getattr(settings, field)
-    # What a file in force says is in the values already.
+    # The values of the file in force are in `settings` already.
     if field == "config_file" or (value in (None, ()) and value == info.default):
         example = str((info.examples or [""])[0])
         # The examples of maps are TOML's.

@@ -1,6 +1,6 @@
-"""Settings that are accepted, and are probably not meant or are dangerous: said once, at start.
+"""Warnings, logged once at start, about settings that are dangerous or probably mistaken.
 
-Refused is what can have no meaning (`parsers`). Warned about is what has one that its writer may not know.
+A value without a meaning is refused (`parsers`). A value whose meaning may surprise its author gets a warning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LONGEST_NEGATIVE_TTL = 300
 _SMALLEST_CACHE = 65_536
 _ALIKE = 0.7
 
-# What is documented below each of these is not listed, because Azure adds to it.
+# Paths below these are not listed, because Azure adds to them.
 _OPEN = frozenset({"/metadata/instance", "/metadata/scheduledevents", "/metadata/loadbalancer", "/metadata/versions"})
 _ENDPOINTS = (
     *("/metadata", "/metadata/versions", "/metadata/instance", "/metadata/instance/compute"),
@@ -55,7 +55,7 @@ def _limits(settings: Settings) -> Iterator[str]:
     unlikely = sorted(status for status in settings.retry_statuses if status < 404 or status in {405, 411, 413, 414})
     if unlikely:
         yield (
-            f"IMDSPROXY_RETRY_STATUSES has {', '.join(map(str, unlikely))}: IMDS says so of a request that is wrong, "
+            f"IMDSPROXY_RETRY_STATUSES has {', '.join(map(str, unlikely))}: IMDS answers so to an invalid request, "
             "and each retry takes a permit"
         )
     if settings.cache_max_bytes < _SMALLEST_CACHE:
@@ -95,21 +95,21 @@ def _lifetimes(settings: Settings) -> Iterator[str]:
             yield f"IMDSPROXY_STALE_IF_ERROR: {path}={seconds:g} serves scheduled events that may be over"
     if settings.negative_ttl > _LONGEST_NEGATIVE_TTL:
         yield (
-            f"IMDSPROXY_NEGATIVE_TTL={settings.negative_ttl:g} keeps IMDS's 400 and 404 for longer than "
-            "what is missing may stay missing"
+            f"IMDSPROXY_NEGATIVE_TTL={settings.negative_ttl:g} keeps IMDS's 400 and 404 for so long that clients "
+            "may miss what IMDS has by then"
         )
 
 
 def _guards(settings: Settings) -> Iterator[str]:
     if settings.require_metadata_header == "never":
         yield (
-            "IMDSPROXY_REQUIRE_METADATA_HEADER=never takes away IMDS's guard against request forgery: "
-            "a program that can be made to fetch a URL of an attacker's choice hands out this VM's tokens"
+            "IMDSPROXY_REQUIRE_METADATA_HEADER=never disables IMDS's guard against request forgery: "
+            "an attacker who can make a program fetch a URL gets this VM's tokens"
         )
 
 
 def _unknown(path: str) -> str | None:
-    """Return None for a path that may match, else the known one it resembles, or an empty text."""
+    """Return None for a path that may match, otherwise the known path that it resembles, or an empty text."""
     if path in _ENDPOINTS or any(_within(path, each) for each in (*_OPEN - {"/metadata/instance"}, *_INSTANCE)):
         return None
     import difflib  # noqa: PLC0415 - costs memory, and is needed only for a mistake

@@ -543,7 +543,7 @@ IMDS_SAYS = "IMDS answers (5 a second); it will answer 429"
         ("TTL", "/metadata/scheduledevents=3600", "hides a scheduled event for as long"),
         ("STALE_IF_ERROR", "/metadata/scheduledevents=60", "scheduled events that may be over"),
         ("NEGATIVE_TTL", "3600", "IMDSPROXY_NEGATIVE_TTL=3600 keeps IMDS's 400 and 404"),
-        ("REQUIRE_METADATA_HEADER", "never", "takes away IMDS's guard against request forgery"),
+        ("REQUIRE_METADATA_HEADER", "never", "disables IMDS's guard against request forgery"),
         ("RETRY_STATUSES", "400,410", "IMDSPROXY_RETRY_STATUSES has 400: "),
         ("CACHE_MAX_BYTES", "1", "IMDSPROXY_CACHE_MAX_BYTES=1 is too small"),
         ("ALLOW", "", "IMDSPROXY_ALLOW is empty"),
