@@ -1,4 +1,4 @@
-"""`imdsproxy demo`: an emulated IMDS in a process of its own, the real proxy in front of it, lines to try."""
+"""`imdsproxy demo`: an emulated IMDS in a process of its own, the proxy in front of it, commands to try."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ EMULATOR_PORT = 8255
 
 # Sixty different targets at once take eleven seconds; the demo lets all of them wait.
 _MAX_WAIT = "30"
-# A session or process group of its own, so that Ctrl-C goes to the proxy first, which then ends the emulator.
+# The emulator gets a session or process group of its own, so that Ctrl-C reaches only the proxy, which then ends it.
 if sys.platform == "win32":
-    _APART = subprocess.CREATE_NEW_PROCESS_GROUP
-    # There two programs may share a port unless one of them forbids it.
+    _CREATION_FLAGS = subprocess.CREATE_NEW_PROCESS_GROUP
+    # On Windows two programs may share a port unless one of them forbids it.
     _PORT_RULE = socket.SO_EXCLUSIVEADDRUSE
 else:
-    _APART = 0
+    _CREATION_FLAGS = 0
     _PORT_RULE = socket.SO_REUSEADDR
 _START = 15.0
 _END = 5.0
 
 
 class _Lines(NamedTuple):
-    """What differs in the lines to try from one shell to another."""
+    """What differs between shells in the commands to try."""
 
     curl: str
     quote: str
@@ -42,13 +42,20 @@ class _Lines(NamedTuple):
 
 
 _LINES = _Lines("curl", "'", "export ", "", "kill")
-# For PowerShell and cmd; in Windows PowerShell `curl` is another program's name. The variable is PowerShell's.
+# For PowerShell and cmd. In Windows PowerShell `curl` is an alias of another command. `export` is PowerShell's.
 _WINDOWS_LINES = _Lines("curl.exe", '"', "$env:", '"', "taskkill /F /PID")
 
 
 def demo(flags: Mapping[str, str]) -> int:
-    """Run until Ctrl-C; flags are settings by name. Gives the exit status. Raises SettingsError."""
-    # Ended while it starts, it still takes the emulator with it; once it serves, uvicorn heeds the signal.
+    """Run until Ctrl-C, and return the exit status.
+
+    Args:
+        flags: Settings by field name.
+
+    Raises:
+        SettingsError: A setting cannot be used.
+    """
+    # A SIGTERM during the start must end the emulator too. Once the proxy serves, uvicorn handles the signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if "upstream" in flags:
         raise SettingsError("IMDSPROXY_UPSTREAM (flag --upstream) is the demo's own emulator; use imdsproxy serve")
@@ -60,8 +67,8 @@ def demo(flags: Mapping[str, str]) -> int:
     with _emulator() as process:
         if process is None:
             return 2
-        from imdsproxy.cli.serve import serve  # noqa: PLC0415  # the same
-        from imdsproxy.ops import logs  # noqa: PLC0415  # only when it is sure to be needed
+        from imdsproxy.cli.serve import serve  # noqa: PLC0415  # not needed if the emulator fails
+        from imdsproxy.ops import logs  # noqa: PLC0415  # the same
 
         logs.configure(config.log_level, config.log_format)
         return serve(config, warnings, announce=lambda address: _show(address, upstream, process.pid))
@@ -79,11 +86,11 @@ def _taken(port: int) -> bool:
 
 @contextlib.contextmanager
 def _emulator() -> Iterator[subprocess.Popen[str] | None]:
-    """Start the emulator; gives its process, or None where it did not start and has said why."""
+    """Run the emulator during the block. The value is its process, or None if it failed and wrote the reason."""
     command = [sys.executable, "-m", "imdsproxy.emulator", "--port", str(EMULATOR_PORT)]
     ending = threading.Event()
     with subprocess.Popen(  # noqa: S603  # our own module
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True, creationflags=_APART
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True, creationflags=_CREATION_FLAGS
     ) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""
@@ -91,7 +98,7 @@ def _emulator() -> Iterator[subprocess.Popen[str] | None]:
                 process.wait(_START)
                 yield None
                 return
-            threading.Thread(target=_tell_end, args=(process, ending), daemon=True).start()
+            threading.Thread(target=_report_end, args=(process, ending), daemon=True).start()
             yield process
         finally:
             ending.set()
@@ -103,7 +110,7 @@ def _emulator() -> Iterator[subprocess.Popen[str] | None]:
                 process.kill()
 
 
-def _tell_end(process: subprocess.Popen[str], ending: threading.Event) -> None:
+def _report_end(process: subprocess.Popen[str], ending: threading.Event) -> None:
     process.wait()
     if not ending.is_set():
         complain("the emulator has ended; what is cached is still served")
@@ -120,7 +127,7 @@ imdsproxy  {address}   in front of an emulated IMDS, {emulator} (process {pid})
 Ask twice; the second answer is a hit (Cache-Status, Age):
   {lines.curl} -i -H Metadata:true {lines.quote}{target}{lines.quote}
 
-A managed identity's token, whose expires_in is what is left of it at that moment:
+A managed identity's token, whose expires_in is its remaining life at that moment:
   {lines.curl} -s -H Metadata:true {lines.quote}{token}{lines.quote}
 
 PowerShell:
@@ -130,8 +137,8 @@ Azure's own client libraries (azure-identity, MSAL), unchanged:
   {lines.export}AZURE_POD_IDENTITY_AUTHORITY_HOST={lines.value}{address}{lines.value}
 
 Sixty different targets at once take eleven seconds, five a second; here all of them wait (--max-wait {_MAX_WAIT}).
-What it did: {address}/-/metrics
-Take IMDS away ({lines.kill} {pid}) and ask again: what is cached is still served.
+Metrics: {address}/-/metrics
+Stop IMDS ({lines.kill} {pid}) and ask again: what is cached is still served.
 Ctrl-C ends both.
 
 """

@@ -73,7 +73,7 @@ Every setting is a flag (--port) and an environment variable (IMDSPROXY_PORT): "
 
 
 class _UsageError(SettingsError):
-    """A command line that cannot be understood; the text is one line."""
+    """A command line with a mistake; the text is one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,7 +138,7 @@ def _end_early(_signal: int, _frame: object) -> NoReturn:
 
 
 def _import_server() -> None:
-    import imdsproxy.cli.serve  # noqa: F401, PLC0415 - it takes about as long as reading the settings
+    import imdsproxy.cli.serve  # noqa: F401, PLC0415 - this takes about as long as reading the settings
 
 
 def _config(flags: dict[str, str]) -> int:

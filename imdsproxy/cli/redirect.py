@@ -1,4 +1,4 @@
-"""`imdsproxy redirect`: build the ruleset for this machine, add what a person has to know, load it."""
+"""`imdsproxy redirect`: build the ruleset for this machine, with notes for the person, and load it."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Ruleset(NamedTuple):
     text: str
     """Input for `nft -f`."""
     notes: list[str]
-    """What a person has to know, one line each."""
+    """What the person has to know, one line each."""
     in_force: str
-    """What holds once it is loaded, in one line."""
+    """The effect once it is loaded, in one line."""
 
 
 def redirect(config: Config, options: Mapping[str, str]) -> Ruleset:
@@ -67,7 +67,7 @@ def redirect(config: Config, options: Mapping[str, str]) -> Ruleset:
         notes.append(
             f"nothing listens at {wanted.host}:{wanted.port}; if the unit has a host or port of its own, name it here"
         )
-    return Ruleset(rules(wanted), notes, _said_of(wanted))
+    return Ruleset(rules(wanted), notes, _effect(wanted))
 
 
 def end_of_redirect() -> Ruleset:
@@ -84,38 +84,40 @@ def load_ruleset(text: str) -> None:
         raise LoadError("nft is not on this machine; install nftables (apt-get install nftables)")
     command = [nft, "-f", "-"]
     try:
-        done = subprocess.run(  # noqa: S603  # nothing in it is anybody's choice
+        done = subprocess.run(  # noqa: S603  # a fixed command
             command, input=text, capture_output=True, text=True, check=False, timeout=_LONGEST_LOADING
         )
     except OSError as error:
         raise LoadError(f"{nft} cannot be run: {error.strerror or error}") from None
     except subprocess.TimeoutExpired:
-        raise LoadError(f"{nft} did not end within {_LONGEST_LOADING} seconds; what holds now is not known") from None
+        raise LoadError(
+            f'{nft} did not end within {_LONGEST_LOADING} seconds; "nft list ruleset" shows which rules are loaded now'
+        ) from None
     if done.returncode != 0:
         raise LoadError(_why_not(done.stderr, done.returncode))
 
 
 def _refuse_windows(*, unless: bool = False) -> None:
-    """Raise LoadError on Windows, which has nothing of the kind; `unless` the ruleset is for another machine."""
+    """Raise LoadError on Windows, which has no such redirect, `unless` the ruleset is for another machine."""
     if sys.platform == "win32" and not unless:
         raise LoadError(
-            f"Windows cannot redirect {_CALLS}: nftables is Linux's, and netsh's portproxy takes in what is sent to "
-            "this machine's own addresses only; name http://127.0.0.1:8254 to each client (docs/service.md), "
+            f"Windows cannot redirect {_CALLS}: nftables is Linux's, and netsh's portproxy accepts only connections to "
+            "this machine's own addresses; configure each client with http://127.0.0.1:8254 (docs/service.md), "
             "or print the ruleset for a Linux machine: --uid USER"
         )
 
 
-def _why_not(said: str, status: int) -> str:
-    if "Operation not permitted" in said:
+def _why_not(message: str, status: int) -> str:
+    if "Operation not permitted" in message:
         return "changing nftables needs root or CAP_NET_ADMIN"
     # The first line of nft's error says where and what; the lines below repeat the rule.
-    what = (said.strip().splitlines() or [f"it gave status {status} and no reason"])[0]
-    return f"nft does not take the ruleset: {what.rpartition('Error: ')[2]}"
+    what = (message.strip().splitlines() or [f"it ended with status {status} and no reason"])[0]
+    return f"nft does not accept the ruleset: {what.rpartition('Error: ')[2]}"
 
 
-def _said_of(wanted: Redirect) -> str:
-    whose = f"{_CALLS}, those of this machine's pods too," if wanted.node else _CALLS
-    return f"{whose} now go to {wanted.host}:{wanted.port}, except those of user {wanted.user}"
+def _effect(wanted: Redirect) -> str:
+    calls = f"{_CALLS}, those of this machine's pods too," if wanted.node else _CALLS
+    return f"{calls} now go to {wanted.host}:{wanted.port}, except those of user {wanted.user}"
 
 
 def _user(given: str) -> str:
@@ -132,7 +134,7 @@ def _user_of_the_unit() -> str:
     try:
         shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603  # fixed
     except (OSError, subprocess.TimeoutExpired):
-        raise SettingsError(f"this machine has no systemd that could tell of {UNIT}; {_NAME_IT}") from None
+        raise SettingsError(f"this machine has no systemd to ask for {UNIT}; {_NAME_IT}") from None
     pid = shown.stdout.strip()
     if not pid.isdigit() or pid == "0":
         raise SettingsError(f"{UNIT} is not running here; start it, or {_NAME_IT}")
@@ -160,7 +162,7 @@ def _goal(host: str) -> str:
 
 
 def _listened_at(host: str, port: int) -> bool:
-    """Whether a TCP socket of this machine listens there (proc(5), /proc/net/tcp)."""
+    """Return whether a TCP socket of this machine listens there (proc(5), /proc/net/tcp)."""
     wanted = {f"{int.from_bytes(socket.inet_aton(text), sys.byteorder):08X}:{port:04X}" for text in (host, "0.0.0.0")}  # noqa: S104
     listed = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
     return any(local in wanted and state == "0A" for _, local, _, state, *_ in map(str.split, listed))
@@ -175,10 +177,10 @@ def _port(port: int) -> int:
 def _notes(wanted: Redirect) -> list[str]:
     notes = []
     if wanted.user in {"0", "root"}:
-        notes.append("every process of root goes to IMDS directly; let the proxy run as a user of its own")
+        notes.append("every process of root goes to IMDS directly; run the proxy as a user of its own")
     if wanted.node:
         notes.append(
-            "what bans pods from IMDS (a NetworkPolicy, a rule in a forward chain) does not see redirected calls; "
+            "rules that ban pods from IMDS (a NetworkPolicy, a forward chain) do not see redirected calls; "
             "IMDSPROXY_DENY=/metadata/identity on this proxy keeps tokens from all its clients"
         )
     if wanted.needs_route_localnet and not _on(_ROUTE_LOCALNET):
@@ -190,7 +192,7 @@ def _notes_on_removal() -> list[str]:
     if sys.platform == "linux" and _on(_ROUTE_LOCALNET):
         return [
             (
-                f"with the table goes its guard of loopback, and {ROUTE_LOCALNET} is 1: "
+                f"removing the table removes its guard of loopback, and {ROUTE_LOCALNET} is 1: "
                 "set it to 0 unless something else, such as kube-proxy, needs it"
             )
         ]

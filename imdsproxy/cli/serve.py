@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from imdsproxy.app import create_app
 from imdsproxy.cli.standard_streams import complain
-from imdsproxy.cli.startup_checks import check_targets, check_upstream, check_ways_back
+from imdsproxy.cli.startup_checks import check_loop, check_targets, check_upstream
 from imdsproxy.config import Config
 from imdsproxy.errors import ImdsproxyError
 from imdsproxy.server.listeners import Listener, close, open_listeners
@@ -23,8 +23,10 @@ START_FAILED = 2
 def serve(config: Config, warnings: Sequence[str] = (), announce: Callable[[str], None] = lambda _url: None) -> int:
     """Run the proxy until a signal ends it, and return the exit status.
 
-    `warnings` about the settings are logged; `announce` is called with the address of the first listener once all
-    listeners are served.
+    Args:
+        config: The configuration.
+        warnings: Warnings about the settings, to be logged.
+        announce: Called with the address of the first listener once all listeners are served.
     """
     for warning in warnings:
         logger.warning(warning)
@@ -33,7 +35,7 @@ def serve(config: Config, warnings: Sequence[str] = (), announce: Callable[[str]
         check_targets(config)
         check_upstream(config)
         listeners = open_listeners(config, os.environ)
-        check_ways_back(config, listeners)
+        check_loop(config, listeners)
         application = create_app(config)
     except ImdsproxyError as error:
         close(listeners)
@@ -43,12 +45,12 @@ def serve(config: Config, warnings: Sequence[str] = (), announce: Callable[[str]
         application,
         listeners,
         header_timeout=config.header_timeout,
-        announce=lambda: _tell(listeners, config, announce),
+        announce=lambda: _report(listeners, config, announce),
     )
     return 0
 
 
-def _tell(listeners: Sequence[Listener], config: Config, announce: Callable[[str], None]) -> None:
+def _report(listeners: Sequence[Listener], config: Config, announce: Callable[[str], None]) -> None:
     for listener in listeners:
         more = {"serves": "/-/"} if listener.admin else {"upstream": str(config.upstream)}
         logger.info("listening", extra={"fields": {"address": listener.url, **more}})

@@ -1,4 +1,4 @@
-"""Standard input, output and error, which may be closed, or lose their readers, without harm to a command."""
+"""Standard input, output and error. A command works even if they are closed, or have lost their readers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import sys
 def open_missing() -> None:
     """Open the null device in place of each standard stream that is closed (`imdsproxy <&- >&- 2>&-`).
 
-    Else the next sockets would get their numbers, which libuv refuses to close: it aborts the process.
+    Otherwise the next sockets would get their numbers, and libuv aborts the process when it has to close one of those.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            number = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so the missing one
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is the missing one
             if number <= 2:
                 os.set_inheritable(number, True)  # noqa: FBT003  # the standard library's signature
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
@@ -24,7 +24,8 @@ def open_missing() -> None:
 def show(text: str) -> bool:
     """Write to standard output; return whether it still has a reader.
 
-    What its encoding lacks is escaped, as on standard error: a Windows pipe has one code page, a path any character.
+    Characters that its encoding lacks are escaped, as on standard error. A Windows pipe has one code page, and a path
+    can have any character.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -40,6 +41,6 @@ def show(text: str) -> bool:
 
 
 def complain(text: str) -> None:
-    """Write a line to standard error; a missing reader must not change the exit status."""
+    """Write a line to standard error. A missing reader does not change the exit status."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{text}\n")

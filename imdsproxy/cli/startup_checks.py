@@ -13,7 +13,7 @@ from imdsproxy.server.listeners import Listener
 
 
 def check_targets(config: Config) -> None:
-    """Raise StartError where a warm-up target cannot be read."""
+    """Raise StartError if a warm-up target cannot be read."""
     for text in config.warmup:
         target = read_target(text.encode("ascii"))
         if isinstance(target, Refusal):
@@ -21,7 +21,7 @@ def check_targets(config: Config) -> None:
 
 
 def check_upstream(config: Config) -> None:
-    """Raise StartError where the name of the upstream cannot be resolved."""
+    """Raise StartError if the name of the upstream cannot be resolved."""
     address = config.upstream
     if address.unix is not None:
         return
@@ -35,8 +35,8 @@ def check_upstream(config: Config) -> None:
         ) from None
 
 
-def check_ways_back(config: Config, listeners: Sequence[Listener]) -> None:
-    """Refuse an upstream that is a listener, now that a port of 0 has become a real one."""
+def check_loop(config: Config, listeners: Sequence[Listener]) -> None:
+    """Raise StartError if the upstream is one of the listeners, whose ports are known now even if they were 0."""
     address = config.upstream
     own = {config.host, "localhost", "127.0.0.1", "::1"}
     for listener in listeners:

@@ -120,7 +120,7 @@ def test_a_client_reaches_the_cache_by_what_the_command_loaded(azure: Azure) -> 
     [
         (ORDINARY_USER, ("--uid", "1"), "changing nftables needs root or CAP_NET_ADMIN"),
         (ORDINARY_USER, ("--remove",), "changing nftables needs root or CAP_NET_ADMIN"),
-        (ROOT_USER, ("--uid", "no-such-user"), "nft does not take the ruleset: User does not exist"),
+        (ROOT_USER, ("--uid", "no-such-user"), "nft does not accept the ruleset: User does not exist"),
     ],
 )
 def test_what_cannot_be_loaded_changes_nothing(azure: Azure, user: int, flags: tuple[str, ...], told: str) -> None:

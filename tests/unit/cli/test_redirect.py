@@ -15,7 +15,7 @@ from imdsproxy.errors import SettingsError
 from imdsproxy.settings.load import Settings
 from tests.kit import ROOT
 
-ROOT_NOTE = ["every process of root goes to IMDS directly; let the proxy run as a user of its own"]
+ROOT_NOTE = ["every process of root goes to IMDS directly; run the proxy as a user of its own"]
 NODE = {"uid": "990", "node": "true"}
 
 
@@ -244,14 +244,14 @@ def test_loading_hands_nft_what_would_be_printed_and_says_what_holds(
     [
         (
             "echo '/dev/stdin:1:71-78: Error: User does not exist' >&2; echo '   ^^^^' >&2; exit 1",
-            "nft does not take the ruleset: User does not exist",
+            "nft does not accept the ruleset: User does not exist",
         ),
         (
             "echo 'netlink: Error: cache initialization failed: Operation not permitted' >&2; exit 1",
             "changing nftables needs root or CAP_NET_ADMIN",
         ),
-        ("exit 3", "nft does not take the ruleset: it gave status 3 and no reason"),
-        ("echo lost >&2; exit 1", "nft does not take the ruleset: lost"),
+        ("exit 3", "nft does not accept the ruleset: it ended with status 3 and no reason"),
+        ("echo lost >&2; exit 1", "nft does not accept the ruleset: lost"),
     ],
 )
 def test_why_nft_did_not_load_it_is_told_in_one_line(
