@@ -33,7 +33,15 @@ PURE = (
     *("protocol", "policy", "records", "config", "errors"),
     *("budget/bucket", "budget/fair_queue", "budget/shared_record", "budget/shares", "budget/turns"),
     *("cache/access_token", "cache/derive", "cache/freshness", "cache/rendered_hit"),
-    *("upstream/headers", "upstream/health", "upstream/retry", "ops/log_limit", "server/parse_errors", "cli/nftables"),
+    *(
+        "upstream/headers",
+        "upstream/health",
+        "upstream/retry",
+        "ops/log_limit",
+        "server/accepting",
+        "server/parse_errors",
+    ),
+    *("cli/nftables",),
 )
 """Rooms and modules whose every decision follows from arguments. `make test` asks all their branches to be taken."""
 IMPURE = {

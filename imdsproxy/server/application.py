@@ -35,6 +35,7 @@ from imdsproxy.server.asgi import (
     whose,
 )
 from imdsproxy.server.known_heads import KnownHeads
+from imdsproxy.server.parse_errors import written
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
@@ -147,13 +148,14 @@ class Application:
         hit = self.proxy.at_once(request, now)
         return None if hit is None else (hit, request.target.key)
 
-    def note_refusal(self, refusal: Refusal, client: str) -> None:
-        """Count, and log if asked to, what the server refused before it became a request."""
+    def refuse(self, refusal: Refusal, client: str) -> bytes:
+        """Return the answer to what never became a request. It is counted, and logged if asked for."""
         served = refused(refusal)
         self.metrics.observe(served, 0.0)
         if self.access_log:
             fields = {"client": client, "status": refusal.status, "outcome": "refused", "detail": refusal.reason}
             access.info("request", extra={"fields": fields})
+        return written(refusal, self.date())
 
     def date(self) -> tuple[bytes, bytes]:
         """Return the Date of an answer that begins here (RFC 9110 section 6.6.1)."""

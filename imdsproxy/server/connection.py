@@ -38,7 +38,7 @@ _REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
 class Connection(BoundedParser):
     """A connection with limits of its own."""
 
-    __slots__ = ("_crowded", "_deadline", "_deaf", "_idle_since", "_latest", "_made", "_watch_for_end")
+    __slots__ = ("_deadline", "_deaf", "_idle_since", "_latest", "_made", "_watch_for_end", "admission")
 
     header_timeout = 10.0
     """Seconds for a whole request, from its first byte; a subclass made at start has the user's value."""
@@ -52,7 +52,7 @@ class Connection(BoundedParser):
         super().__init__(*args, **kwargs)
         self._latest = b""  # what is just being read
         self._watch_for_end: asyncio.TimerHandle | None = None  # the client has sent all that it will send
-        self._crowded = False  # there are too many connections for this one
+        self.admission: Admission | None = None  # None until the crowd has been asked
         self._made = 0.0  # the loop's time of the connection's beginning
         self._idle_since: float | None = None  # the loop's time of the last answer
         self._deadline: asyncio.TimerHandle | None = None
@@ -70,13 +70,12 @@ class Connection(BoundedParser):
         self.client = self.client or peer(transport)
         self._made = self.loop.time()
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self.timeout_keep_alive_handler)
-        if self.crowd is not None:
-            admission = self.crowd.admit(self, self._made, admin=self.admin)
-            self._crowded = admission is not Admission.STAY
-            if admission is Admission.CLOSE:
-                self._refuse(TOO_MANY)
-            elif admission is Admission.ANSWER:
-                self._deadline = self.loop.call_later(_CROWDED, self._refuse, TOO_MANY)
+        if self.crowd is not None and self.admission is None:  # `Arrivals` asks before there is a transport
+            self.admission = self.crowd.admit(self, self._made, admin=self.admin)
+        if self.admission is Admission.CLOSE:
+            self._refuse(TOO_MANY)
+        elif self.admission is Admission.ANSWER:
+            self._deadline = self.loop.call_later(_CROWDED, self._refuse, TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End; no timer outlives the connection."""
@@ -98,7 +97,7 @@ class Connection(BoundedParser):
 
         Windows' own event loop hands over a bytearray (CPython 3.11), which has no hash and can be changed later.
         """
-        if self._crowded:
+        if self.admission is Admission.ANSWER:
             self._refuse(TOO_MANY)
         else:
             self._receive(data if type(data) is bytes else bytes(data))
@@ -186,8 +185,11 @@ class Connection(BoundedParser):
     def idle_since(self) -> float | None:
         """The loop's time of the last answer, or None while a request is here or an answer is not yet taken.
 
-        A new connection is not idle during its first second, because its request may be under way.
+        A new connection is not idle during its first second, because its request may be under way. One that is to be
+        refused is not idle either, because it would be closed without its answer.
         """
+        if self.timeout_keep_alive_task is None or self.admission is Admission.ANSWER:
+            return None  # without a transport it is a new one
         if not self._idle or self.transport.is_closing() or self.transport.get_write_buffer_size():
             return None
         if self._idle_since is not None:
@@ -237,8 +239,7 @@ class Connection(BoundedParser):
                 return
             cycle.disconnected = True  # this very request; the application's answer to it goes nowhere
         if isinstance(self.app, Application):
-            self.app.note_refusal(refusal, self.client[0] if self.client else "-")
-            self.transport.write(written(refusal, self.app.date()))
+            self.transport.write(self.app.refuse(refusal, self.client[0] if self.client else "-"))
         else:
             self.transport.write(written(refusal))
         self.transport.close()

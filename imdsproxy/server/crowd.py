@@ -1,6 +1,6 @@
 """How many connections there may be, so that descriptors remain for IMDS and for operators.
 
-A process that has no descriptor left cannot ask IMDS, and its event loop closes new connections without an answer.
+A process that has no descriptor left can neither ask IMDS nor accept the connection that it could tell so.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import math
 import sys
 from collections import OrderedDict
 from enum import Enum
-from typing import NamedTuple, Protocol
-
-from imdsproxy.server.listeners import BACKLOG
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +24,6 @@ ANSWERED = 32
 """Connections beyond the limit that are refused after their first bytes. Further ones are refused at once, although
 some clients cannot read an answer that comes before their request."""
 _DESCRIPTORS = 65536
-# A share of the descriptors is kept for connections that the event loop accepts in one step, before they are counted.
-_BURST = 8
 # Looking for idle connections takes time, so only some are looked at, and several are closed at once.
 _LOOKED_AT = 1024
 _CLOSED_AT_ONCE = 64
@@ -58,20 +54,13 @@ class Member(Protocol):
         ...
 
 
-class Room(NamedTuple):
-    """What the limit of descriptors leaves room for."""
-
-    connections: int
-    backlog: int
-    """Connections that may wait to be accepted at one listener, and so be accepted in one step."""
-
-
 class Crowd:
     """The limit of connections of one server, over all of its listeners."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._members: OrderedDict[Member, None] = OrderedDict()  # those not looked at for longest first
+        self._closing: set[Member] = set()  # they made room, and keep their descriptors until the loop's next turn
         self._refused = 0
         self._none_idle_until = -math.inf
 
@@ -100,6 +89,12 @@ class Crowd:
     def leave(self, member: Member) -> None:
         """Note that a connection has ended."""
         self._members.pop(member, None)
+        self._closing.discard(member)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the next connection has to wait until some that are closing have ended."""
+        return bool(self._closing) and len(self._members) + len(self._closing) >= self.limit + ANSWERED
 
     def _make_room(self, now: float) -> bool:
         """Close some of the connections that have been idle for longest; return whether there were any.
@@ -117,16 +112,17 @@ class Crowd:
         for _, number in heapq.nsmallest(_CLOSED_AT_ONCE, idle):
             if closed < enough and looked_at[number].close_idle():
                 del self._members[looked_at[number]]
+                self._closing.add(looked_at[number])
                 closed += 1
         if not closed:
             self._none_idle_until = now + _PAUSE
         return closed > 0
 
 
-def descriptor_room() -> Room:
-    """Raise the soft limit of descriptors as far as allowed, and return what it leaves room for."""
+def most_connections() -> int:
+    """Raise the soft limit of descriptors as far as allowed, and return how many connections it leaves room for."""
     if sys.platform == "win32":
-        return Room(_DESCRIPTORS, BACKLOG)  # no such limit
+        return _DESCRIPTORS  # no such limit
     import contextlib  # noqa: PLC0415  # for the lines below alone
     import resource  # noqa: PLC0415  # Windows has none
 
@@ -140,7 +136,6 @@ def descriptor_room() -> Room:
     return room(available)
 
 
-def room(descriptors: int) -> Room:
-    """Return what so many descriptors leave room for."""
-    backlog = max(1, min(BACKLOG, descriptors // _BURST))
-    return Room(max(ADMIN_RESERVE, descriptors - RESERVE - max(ANSWERED, backlog)), backlog)
+def room(descriptors: int) -> int:
+    """Return how many connections so many descriptors leave room for."""
+    return max(ADMIN_RESERVE, descriptors - RESERVE - ANSWERED)

@@ -19,7 +19,8 @@ from pathlib import Path
 from imdsproxy.config import Config
 from imdsproxy.errors import StartError
 
-BACKLOG = 2048
+BACKLOG = 4096
+"""Connections that may wait to be accepted at one listener; the system may allow fewer (net.core.somaxconn)."""
 ELSEWHERE = "another container, user "
 """So begin the names of clients that come by a Unix socket from where no process has a number here."""
 
@@ -39,10 +40,17 @@ class Listener:
     """A socket that listens."""
 
     def __init__(
-        self, listening: socket.socket, *, admin: bool = False, made: tuple[str, os.stat_result] | None = None
+        self,
+        listening: socket.socket,
+        *,
+        admin: bool = False,
+        inherited: bool = False,
+        made: tuple[str, os.stat_result] | None = None,
     ) -> None:
         """`made` is the file of a Unix socket that this process made, and that goes with it."""
         self.socket = listening
+        self.inherited = inherited
+        """Whether a service manager keeps it open as well, so that who waits there is served by the next process."""
         self.admin = admin
         """Only the pages under `/-/` are served there."""
         self._made = made
@@ -100,12 +108,17 @@ def close(listeners: Iterable[Listener]) -> None:
 
 
 def peer(transport: asyncio.Transport) -> tuple[str, int] | None:
+    """Name the process at the other end of a transport over a Unix socket; None for other transports."""
+    connection = transport.get_extra_info("socket")
+    return None if connection is None else process_at(connection)
+
+
+def process_at(connection: socket.socket) -> tuple[str, int] | None:
     """Name the process at the other end of a Unix socket (unix(7), SO_PEERCRED); None for other sockets.
 
     One in another container has no number here, but its user has.
     """
-    connection = transport.get_extra_info("socket")
-    if connection is None or sys.platform != "linux" or connection.family != socket.AF_UNIX:
+    if sys.platform != "linux" or connection.family != socket.AF_UNIX:
         return None
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, _ = _CREDENTIALS.unpack(credentials)
@@ -136,7 +149,7 @@ def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:
             )
         taken.set_inheritable(False)
         taken.setblocking(False)  # noqa: FBT003  # the standard library's signature
-        listeners.append(Listener(taken, admin=labels[index : index + 1] == [_ADMIN_NAME]))
+        listeners.append(Listener(taken, admin=labels[index : index + 1] == [_ADMIN_NAME], inherited=True))
     return listeners
 
 

@@ -10,13 +10,15 @@ import sys
 from functools import partial
 from itertools import product
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 
+from imdsproxy.server.acceptor import Acceptor
 from imdsproxy.server.application import Application
+from imdsproxy.server.arrivals import Arrivals
 from imdsproxy.server.connection import KEEP_ALIVE, Connection
-from imdsproxy.server.crowd import Crowd, descriptor_room
+from imdsproxy.server.crowd import Crowd, most_connections
 from imdsproxy.server.fast_path import connection_class
 from imdsproxy.server.listeners import Listener, close
 from imdsproxy.server.reader import Reader
@@ -28,25 +30,27 @@ _GRACE = 10
 # Seconds: how long, while ending, a client that has just connected has for its request, and how often to look.
 _FIRST_WORD = 1.0
 _LOOK = 0.01
-# From 3.13 on, a closed server takes its socket's file away, be it a service manager's; `Listener` knows whose it is.
-_KEEPING_THE_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server over listeners of several kinds; it tells the application of the end first."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the parts it joins, all by name
         self,
         config: uvicorn.Config,
+        *,
         application: Application,
         listeners: Sequence[Listener],
         connections: Mapping[tuple[bool, bool], type[Connection]],
+        crowd: Crowd,
         started: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._application = application
         self._listeners = listeners
         self._connections = connections
+        self._crowd = crowd
+        self._accepting: list[tuple[Listener, Acceptor, Arrivals]] = []
         self._tell_started = started
         self._ending = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -56,19 +60,27 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
-            reader = partial(self._reader, self._connections[listener.admin, listener.path is not None])
-            backlog = self.config.backlog
-            if listener.path is None:
-                server = await loop.create_server(reader, sock=listener.socket, backlog=backlog)
+            make = partial(self._connection, self._connections[listener.admin, listener.path is not None])
+            if sys.platform == "win32":  # its loop does not wait for readiness, and `windows_loop` accepts
+                self.servers.append(await loop.create_server(partial(_reader, make), sock=listener.socket))
             else:
-                server = await loop.create_unix_server(
-                    reader, sock=listener.socket, backlog=backlog, **_KEEPING_THE_FILE
-                )
-            self.servers.append(server)
+                self._accept(listener, make, loop)
         self._tell_started()
 
-    def _reader(self, connection: type[Connection]) -> Reader:
-        return Reader(connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state))
+    def _accept(self, listener: Listener, make: Callable[[], Connection], loop: asyncio.AbstractEventLoop) -> None:
+        arrivals = Arrivals(self._application, self._crowd, make, loop, admin=listener.admin)
+        acceptor = Acceptor(
+            listener.socket,
+            loop,
+            arrivals.take,
+            is_full=lambda: self._crowd.is_spent,
+            now=self._application.clock.monotonic,
+        )
+        self._accepting.append((listener, acceptor, arrivals))
+        acceptor.start()
+
+    def _connection(self, way: type[Connection]) -> Connection:
+        return way(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def main_loop(self) -> None:
         """Wait for the end. uvicorn would look for it ten times a second, on every node and in every pod."""
@@ -90,7 +102,11 @@ class _Server(uvicorn.Server):
         self._application.readiness.stopping = True
         for server in self.servers:
             server.close()
+        for listener, acceptor, _ in self._accepting:
+            acceptor.close(accept_waiting=not listener.inherited)
         close(self._listeners)  # a service manager's sockets stay open there, and who connects waits for the next start
+        for _, _, arrivals in self._accepting:
+            await arrivals.wait()
         # uvicorn closes at once whoever has connected and not been read from yet.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_WORD):
@@ -105,6 +121,10 @@ class _Server(uvicorn.Server):
                 await asyncio.wait(self.server_state.tasks, timeout=1)
 
 
+def _reader(make: Callable[[], Connection]) -> Reader:
+    return Reader(make())
+
+
 def run(
     application: Application,
     listeners: Sequence[Listener],
@@ -113,15 +133,20 @@ def run(
     announce: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until a signal ends it, and close the listeners. `announce` is called once all of them are served."""
-    room = descriptor_room()
-    crowd = Crowd(room.connections)
+    crowd = Crowd(most_connections())
     connections = {
         (admin, unix): connection_class(header_timeout, admin=admin, unix=unix, crowd=crowd)
         for admin, unix in product((False, True), repeat=2)
     }
     config = uvicorn_config(application, connections[False, False])
-    config.backlog = room.backlog
-    server = _Server(config, application, listeners, connections, announce)
+    server = _Server(
+        config,
+        application=application,
+        listeners=listeners,
+        connections=connections,
+        crowd=crowd,
+        started=announce,
+    )
     try:
         with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
             runner.run(_run(server, application))

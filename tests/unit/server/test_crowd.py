@@ -117,10 +117,30 @@ def test_the_beginning_and_the_end_are_logged_once(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("descriptors", [64, 100, 200, 1024, 16384, 65536])
-def test_limit_leaves_descriptors_for_imds_and_for_one_burst(descriptors: int) -> None:
+def test_limit_leaves_descriptors_for_imds_and_for_those_that_are_refused(descriptors: int) -> None:
     found = room(descriptors)
-    assert found.backlog >= 1
-    assert found.connections >= ADMIN_RESERVE
+    assert found >= ADMIN_RESERVE
     if descriptors >= 200:
-        assert found.connections + found.backlog + RESERVE <= descriptors
-        assert found.connections + ANSWERED + RESERVE <= descriptors
+        assert found + max(ANSWERED, ADMIN_RESERVE) + RESERVE <= descriptors
+
+
+def test_members_that_made_room_hold_their_descriptors_until_they_have_ended() -> None:
+    members = [Connection(float(number)) for number in range(200)]
+    crowd = _filled(len(members), *members)
+    taken = 0
+    while not crowd.is_spent:
+        assert crowd.admit(Connection(), 500.0) is Admission.STAY
+        taken += 1
+    closed = [member for member in members if member.closed]
+    assert taken <= ANSWERED + 1
+    assert len(members) + taken <= crowd.limit + ANSWERED
+    for member in closed:
+        crowd.leave(member)
+    assert not crowd.is_spent
+
+
+def test_a_full_crowd_of_which_none_is_closing_is_not_waited_for() -> None:
+    crowd = _filled(4, *(Connection() for _ in range(4)))
+    for _ in range(ANSWERED + 5):
+        crowd.admit(Connection(), 1.0)
+        assert not crowd.is_spent

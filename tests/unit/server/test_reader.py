@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from imdsproxy.server.connection import Connection
+from imdsproxy.server.crowd import Admission
 from imdsproxy.server.flow import Brake
 from imdsproxy.server.reader import LONGEST_READ, Reader
 
@@ -219,3 +220,27 @@ def test_new_connection_is_idle_after_a_second_only(monkeypatch: pytest.MonkeyPa
         connection.connection_lost(None)
 
     asyncio.run(connect())
+
+
+def test_connection_that_waits_for_its_refusal_is_never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be closed without its answer."""
+
+    async def connect() -> None:
+        loop = asyncio.get_running_loop()
+        connection, _ = _connection()
+        connection.admission = Admission.ANSWER
+        made = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: made + 5.0)
+        assert connection.idle_since is None
+        connection.connection_lost(None)
+
+    asyncio.run(connect())
+
+
+def test_connection_without_a_transport_is_not_idle() -> None:
+    async def make() -> None:
+        config = uvicorn.Config(_never, http=Connection, lifespan="off", log_config=None, proxy_headers=False)
+        config.load()
+        assert Connection(config, ServerState(), {}).idle_since is None
+
+    asyncio.run(make())

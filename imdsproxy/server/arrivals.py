@@ -1,0 +1,85 @@
+"""New connections of one listener: refused at once if there are too many, else handed over to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from imdsproxy.server.connection import Connection
+from imdsproxy.server.crowd import Admission, Crowd
+from imdsproxy.server.listeners import process_at
+from imdsproxy.server.parse_errors import TOO_MANY
+from imdsproxy.server.reader import Reader
+
+if TYPE_CHECKING:
+    from imdsproxy.server.acceptor import Address
+    from imdsproxy.server.application import Application
+
+_READ = 65536
+
+
+class Arrivals:
+    """Takes what an `Acceptor` accepts."""
+
+    def __init__(
+        self,
+        application: Application,
+        crowd: Crowd,
+        make: Callable[[], Connection],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        admin: bool = False,
+    ) -> None:
+        """`make` returns a connection without a transport; `admin` says whether it comes by the admin listener."""
+        self._application = application
+        self._crowd = crowd
+        self._make = make
+        self._loop = loop
+        self._admin = admin
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    def take(self, accepted: socket.socket, address: Address) -> bool:
+        """Take a connection, and return whether it is served already."""
+        accepted.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        connection = self._make()
+        admission = self._crowd.admit(connection, self._loop.time(), admin=self._admin)
+        if admission is not Admission.STAY and (_dropped(accepted) or admission is Admission.CLOSE):
+            self._crowd.leave(connection)
+            self._refuse(accepted, address)
+            return True
+        connection.admission = admission
+        task = self._loop.create_task(self._hand_over(accepted, connection))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return False
+
+    async def wait(self) -> None:
+        """Wait until every connection that was taken is among the server's connections."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def _hand_over(self, accepted: socket.socket, connection: Connection) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: Reader(connection), accepted)
+        except OSError:
+            self._crowd.leave(connection)
+            accepted.close()
+
+    def _refuse(self, accepted: socket.socket, address: Address) -> None:
+        """Answer and close, in one step and without a transport, so that it takes a descriptor for no longer."""
+        client = address[0] if isinstance(address, tuple) else (process_at(accepted) or ("-",))[0]
+        with accepted:
+            try:
+                accepted.send(self._application.refuse(TOO_MANY, client))
+            except OSError:
+                return  # the client has gone, and hears of nothing
+
+
+def _dropped(accepted: socket.socket) -> bool:
+    """Read what the client has sent, since it may lose an answer that is behind unread bytes; return if it was any."""
+    try:
+        return bool(accepted.recv(_READ))
+    except OSError:
+        return False

@@ -1,0 +1,166 @@
+"""New connections over real sockets: crowds, the end, and want of descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from imdsproxy.emulator import EmulatorServer
+from tests.integration.attacks.kit import CLOSE, HOST, read_answer, request
+from tests.integration.attacks.listeners import read_all
+from tests.kit import ProxyProcess, get, running_proxy, wait_until
+
+if sys.platform != "win32":
+    import resource
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="the limit of another process is Linux' alone"),
+]
+
+HEALTHY = request(b"/-/healthy", HOST)
+LAST = request(b"/-/healthy", HOST, CLOSE)
+Connect = Callable[[], socket.socket]
+
+
+@pytest.fixture
+def proxy(imds: EmulatorServer, tmp_path: Path) -> Iterator[ProxyProcess]:
+    with running_proxy(tmp_path, upstream=imds.url, uds=tmp_path / "socket", admin_port=0) as process:
+        yield process
+
+
+@pytest.fixture(params=["port", "socket", "admin port"])
+def connect(request: pytest.FixtureRequest, proxy: ProxyProcess, tmp_path: Path) -> Iterator[Connect]:
+    """Connect to one of the listeners; every connection is closed after the test."""
+    admin = int(proxy.log.partition("serves=/-/")[0].rpartition("http://127.0.0.1:")[2].split()[0])
+    with contextlib.ExitStack() as stack:
+
+        def connected() -> socket.socket:
+            by_path = request.param == "socket"
+            new = stack.enter_context(socket.socket(socket.AF_UNIX if by_path else socket.AF_INET))
+            new.settimeout(20)
+            new.connect(
+                str(tmp_path / "socket")
+                if by_path
+                else ("127.0.0.1", admin if request.param == "admin port" else proxy.port)
+            )
+            return new
+
+        yield connected
+
+
+def _status(connection: socket.socket) -> int | None:
+    with connection.makefile("rb") as stream:
+        answer = read_answer(stream)
+    return None if answer is None else answer.status
+
+
+@contextlib.contextmanager
+def _stopped(proxy: ProxyProcess) -> Iterator[None]:
+    """Hold the process, so that everything comes at once for it."""
+    proxy.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        proxy.signal(signal.SIGCONT)
+
+
+def test_all_that_come_at_once_are_answered_and_again(proxy: ProxyProcess, connect: Connect) -> None:
+    with _stopped(proxy):
+        clients = [connect() for _ in range(300)]
+        for number, client in enumerate(clients):
+            if number % 2:  # the others say nothing yet
+                client.sendall(HEALTHY)
+    assert {_status(client) for client in clients[1::2]} == {200}
+    for client in clients:
+        client.sendall(HEALTHY)
+    assert {_status(client) for client in clients} == {200}
+
+
+def test_a_request_in_pieces_is_one_however_it_comes(proxy: ProxyProcess, connect: Connect) -> None:
+    body = b"x" * 40_000  # more than one read takes
+    whole = request(b"/-/healthy", HOST, b"X-Pad: " + body + b"\r\n") + HEALTHY
+    for cut in (1, 20, len(HEALTHY), 16_384, 16_385, 33_000, len(whole)):
+        with _stopped(proxy):
+            client = connect()
+            client.sendall(whole[:cut])
+        client.sendall(whole[cut:])
+        with client.makefile("rb") as stream:
+            answers = [read_answer(stream), read_answer(stream)]
+        assert [answer and answer.status for answer in answers] == [200, 200]
+
+
+def test_a_client_that_ends_its_sending_or_resets_before_it_is_accepted(proxy: ProxyProcess, connect: Connect) -> None:
+    with _stopped(proxy):
+        ended = connect()
+        ended.sendall(HEALTHY)
+        ended.shutdown(socket.SHUT_WR)
+        silent = connect()
+        silent.shutdown(socket.SHUT_WR)
+        gone = connect()
+        gone.sendall(HEALTHY)
+        if gone.family == socket.AF_INET:
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        gone.close()
+    assert read_all(ended).startswith(b"HTTP/1.1 200 OK")
+    assert read_all(silent) == b""
+    client = connect()
+    client.sendall(LAST)
+    assert read_all(client).startswith(b"HTTP/1.1 200 OK")
+    assert "Traceback" not in proxy.log
+
+
+def test_whoever_has_connected_before_the_end_is_answered(proxy: ProxyProcess, connect: Connect) -> None:
+    with _stopped(proxy):
+        clients = [connect() for _ in range(100)]
+        for client in clients[::2]:
+            client.sendall(HEALTHY)
+        proxy.signal(signal.SIGTERM)
+    for client in clients[1::2]:
+        client.sendall(HEALTHY)
+    assert {_status(client) for client in clients} == {200}
+    assert proxy.process.wait(15) == 0
+    assert "Traceback" not in proxy.log
+
+
+def test_while_no_descriptor_is_left_clients_wait_and_then_are_answered(proxy: ProxyProcess, connect: Connect) -> None:
+    pid = proxy.process.pid
+    _, hard = before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    most = max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most + 1, hard))
+    taken = [socket.create_connection(("127.0.0.1", proxy.port), timeout=10) for _ in range(most)]  # gaps, too
+    try:
+        clients = [connect() for _ in range(20)]
+        for client in clients:
+            client.sendall(HEALTHY)
+        wait_until(lambda: "connections have to wait" in proxy.log)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    assert {_status(client) for client in clients} == {200}
+    for each in taken:
+        each.sendall(LAST)
+        assert read_all(each).startswith(b"HTTP/1.1 200 OK")
+        each.close()
+    wait_until(lambda: "connections are accepted again" in proxy.log)
+    assert proxy.log.count("connections have to wait") == proxy.log.count("connections are accepted again")
+    assert "Traceback" not in proxy.log
+    assert get(proxy.port, "/-/healthy").status == 200
+
+
+def test_the_end_while_no_descriptor_is_left(proxy: ProxyProcess) -> None:
+    pid = proxy.process.pid
+    most = max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most + 1, most + 1))
+    with contextlib.ExitStack() as stack:
+        for _ in range(most):
+            stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), timeout=10))
+        wait_until(lambda: "connections have to wait" in proxy.log)
+        proxy.signal(signal.SIGTERM)
+        assert proxy.process.wait(15) == 0
+    assert "Traceback" not in proxy.log

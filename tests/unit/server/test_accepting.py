@@ -1,0 +1,44 @@
+"""How long a turn of accepting may take, and what a failed accept means."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from imdsproxy.server.accepting import LEAST_TURN, LONGEST_TURN, Failure, failure, turn_seconds
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        (0.0, LEAST_TURN),
+        (LEAST_TURN, LEAST_TURN),
+        (0.02, 0.02),
+        (LONGEST_TURN, LONGEST_TURN),
+        (60.0, LONGEST_TURN),
+    ],
+)
+def test_new_connections_get_the_time_that_the_others_had(others: float, expected: float) -> None:
+    assert turn_seconds(others) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.EAGAIN, Failure.NONE_LEFT),
+        (errno.EWOULDBLOCK, Failure.NONE_LEFT),
+        (errno.ECONNABORTED, Failure.GONE),
+        (errno.EINTR, Failure.GONE),
+        (errno.EPERM, Failure.GONE),
+        (errno.EPROTO, Failure.GONE),
+        (errno.EMFILE, Failure.NO_ROOM),
+        (errno.ENFILE, Failure.NO_ROOM),
+        (errno.ENOBUFS, Failure.NO_ROOM),
+        (errno.ENOMEM, Failure.NO_ROOM),
+        (errno.EINVAL, Failure.NO_ROOM),
+        (None, Failure.NO_ROOM),
+    ],
+)
+def test_each_error_of_accept_has_one_consequence(number: int | None, expected: Failure) -> None:
+    assert failure(number) is expected

@@ -1,0 +1,201 @@
+"""Accepting turn by turn: how many are taken, when it pauses, and what is said about that."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import pytest
+
+from imdsproxy.server.accepting import LEAST_TURN, LONGEST_TURN, MOST_UNSERVED, PAUSE
+from imdsproxy.server.acceptor import Acceptor
+
+
+class Listening:
+    """A listening socket at which connections, given by numbers, and errors of accept(2) wait."""
+
+    def __init__(self, waiting: Iterable[int | OSError]) -> None:
+        self.waiting = list(waiting)
+
+    def accept(self) -> tuple[int, str]:
+        if not self.waiting:
+            raise BlockingIOError(errno.EAGAIN, "none waits")
+        first = self.waiting.pop(0)
+        if isinstance(first, OSError):
+            if first.errno == errno.EMFILE:
+                self.waiting.insert(0, first)  # it stays so until a descriptor is free
+            raise first
+        return first, "its address"
+
+
+class Loop:
+    """An event loop that turns when it is told to."""
+
+    def __init__(self) -> None:
+        self.reader: Callable[[], None] | None = None
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.cancelled = 0
+
+    def add_reader(self, _listening: object, callback: Callable[[], None]) -> None:
+        assert self.reader is None
+        self.reader = callback
+
+    def remove_reader(self, _listening: object) -> None:
+        assert self.reader is not None
+        self.reader = None
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Loop:
+        self.timers.append((delay, callback))
+        return self
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+    def turn(self) -> None:
+        assert self.reader is not None
+        self.reader()
+
+
+class House:
+    """An acceptor with all that it needs; each connection takes `cost` seconds."""
+
+    def __init__(self, *waiting: int | OSError, cost: float = 0.0) -> None:
+        self.listening = Listening(waiting)
+        self.loop = Loop()
+        self.time = 100.0
+        self.cost = cost
+        self.taken: list[int] = []
+        self.room = 1_000_000
+        self.served = True
+        self.acceptor = Acceptor(
+            cast("Any", self.listening),
+            cast("Any", self.loop),
+            self._take,
+            is_full=lambda: len(self.taken) >= self.room,
+            now=lambda: self.time,
+        )
+        self.acceptor.start()
+
+    def _take(self, connection: object, address: object) -> bool:
+        assert address == "its address"
+        self.taken.append(cast("int", connection))
+        self.time += self.cost
+        return self.served
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def _said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+def test_one_turn_takes_every_connection_that_waits() -> None:
+    house = House(*range(4000))
+    house.loop.turn()
+    assert house.taken == list(range(4000))
+
+
+def test_those_that_are_not_served_at_once_are_taken_some_a_turn() -> None:
+    house = House(*range(4000))
+    house.served = False
+    house.loop.turn()
+    house.loop.turn()
+    assert house.taken == list(range(2 * MOST_UNSERVED))
+
+
+def test_a_turn_lasts_as_long_as_the_others_had_and_the_next_goes_on() -> None:
+    house = House(*range(1000), cost=0.001)
+    house.time += 0.02
+    house.loop.turn()
+    assert len(house.taken) == pytest.approx(20, abs=1)
+    house.time += 0.03
+    house.loop.turn()
+    assert len(house.taken) == pytest.approx(50, abs=2)
+
+
+@pytest.mark.parametrize(("others", "seconds"), [(0.0, LEAST_TURN), (5.0, LONGEST_TURN)])
+def test_a_turn_is_never_nothing_and_never_without_end(others: float, seconds: float) -> None:
+    house = House(*range(1000), cost=0.001)
+    house.time += others
+    house.loop.turn()
+    assert len(house.taken) == pytest.approx(seconds / 0.001, abs=1)
+
+
+def test_clients_that_have_gone_take_no_turn_from_the_next() -> None:
+    house = House(_error(errno.ECONNABORTED), 1, _error(errno.EPROTO), _error(errno.ECONNABORTED), 2)
+    house.loop.turn()
+    assert house.taken == [1, 2]
+
+
+def test_only_those_are_taken_for_which_there_is_room() -> None:
+    house = House(1, 2, 3)
+    house.room = 2
+    house.loop.turn()
+    assert house.taken == [1, 2]
+    house.room = 3
+    house.loop.turn()
+    assert house.taken == [1, 2, 3]
+
+
+def test_want_of_descriptors_pauses_and_recovers_and_each_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    house = House(1, _error(errno.EMFILE), 2, 3)
+    with caplog.at_level(logging.INFO, "imdsproxy.server.acceptor"):
+        house.loop.turn()
+        for _ in range(3):
+            assert house.loop.reader is None, "it does not spin"
+            delay, resume = house.loop.timers.pop()
+            assert delay == PAUSE
+            resume()
+            house.loop.turn()
+        assert house.taken == [1]
+        del house.listening.waiting[0]
+        house.loop.timers.pop()[1]()
+        house.loop.turn()
+    assert house.taken == [1, 2, 3]
+    assert _said(caplog) == [
+        ("WARNING", "connections have to wait: none can be accepted"),
+        ("INFO", "connections are accepted again"),
+    ]
+    assert vars(caplog.records[0])["fields"]["because"] == os.strerror(errno.EMFILE)
+
+
+def test_whoever_waits_at_the_end_is_accepted() -> None:
+    house = House(*range(500))
+    house.served = False
+    house.acceptor.close(accept_waiting=True)
+    assert house.taken == list(range(500))
+    assert house.loop.reader is None
+
+
+def test_whoever_waits_at_a_socket_that_goes_on_is_left_to_the_next_process() -> None:
+    house = House(1, 2)
+    house.acceptor.close(accept_waiting=False)
+    assert house.taken == []
+    assert house.loop.reader is None
+
+
+def test_the_end_during_a_pause_leaves_no_timer() -> None:
+    house = House(_error(errno.EMFILE))
+    house.loop.turn()
+    house.acceptor.close(accept_waiting=True)
+    assert house.loop.cancelled == 1
+
+
+def test_what_fails_in_taking_one_does_not_end_accepting() -> None:
+    house = House(1, 2)
+
+    def take(_connection: object, _address: object) -> bool:
+        raise RuntimeError("a fault")
+
+    broken = Acceptor(
+        cast("Any", house.listening), cast("Any", Loop()), take, is_full=lambda: False, now=lambda: house.time
+    )
+    with pytest.raises(RuntimeError, match="a fault"):
+        broken._turn()
+    house.loop.turn()
+    assert house.taken == [2]
