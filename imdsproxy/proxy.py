@@ -98,8 +98,8 @@ class Proxy:
             return hit.served  # most requests; IMDS's health is nothing to them
         return self._not_fresh(task, decision, self.store.get(request.target.key), now)
 
-    def at_once(self, request: Request, now: float) -> RenderedHit | None:
-        """Give the hit that `answer` would give, where it would give one for want of any other wish of the client's."""
+    def fresh_hit(self, request: Request, now: float) -> RenderedHit | None:
+        """Return the fresh hit for `request`, or None if it needs the full path (non-GET, no-cache, bypass, miss)."""
         if request.method != "GET" or request.no_cache or request.target.bypass:
             return None
         decision = self.policy.decide(request)

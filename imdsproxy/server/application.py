@@ -135,7 +135,7 @@ class Application:
         """Return the host names accepted at a listener, which are more at a Unix socket."""
         return self._accepted_hosts[unix]
 
-    def at_once(
+    def fresh_hit(
         self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float, accepted_hosts: AcceptedHosts
     ) -> tuple[RenderedHit, Key] | None:
         """Return the fresh hit that a GET in HTTP/1.1 is, and its key; None if it is anything else.
@@ -145,7 +145,7 @@ class Application:
         request = read("GET", raw, headers, accepted_hosts, readings=self._readings)
         if isinstance(request, Refusal):
             return None
-        hit = self.proxy.at_once(request, now)
+        hit = self.proxy.fresh_hit(request, now)
         return None if hit is None else (hit, request.target.key)
 
     def refuse(self, refusal: Refusal, client: str) -> bytes:

@@ -1,7 +1,7 @@
 """uvicorn's parsing of requests, with bounds.
 
-The request target is handed on as it was on the wire, since its absolute form, a fragment or a CONNECT must be seen to
-be refused.
+The request target is passed on as it was on the wire, because the application refuses absolute forms of other hosts,
+fragments and CONNECT.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _END = b"\r\n\r\n"
 _SHORTEST = len(b"GET / HTTP/1.1")
 # Within a body an empty line ends nothing. Pieces of this length take few steps and contain few further requests.
 _BODY_PIECE = 512
-# The fields that say more of a request than what is asked for: what follows its head, or on which terms.
+# The fields that say what follows the head of a request, or on which terms.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
-# What a chunk's frame may take for each byte in it, before it counts as something else than a body.
+# Bytes of chunk framing that are accepted for each byte of body.
 _FRAME = 16
 
 
@@ -33,38 +33,38 @@ class _RefusedError(Exception):
 
 
 class _Pipeline(list[tuple[RequestResponseCycle, Any]]):
-    """Stands in for uvicorn's deque, which takes 760 bytes even if it is empty."""
+    """Replaces uvicorn's deque, which takes 760 bytes even if it is empty."""
 
     __slots__ = ()
 
     def appendleft(self, item: tuple[RequestResponseCycle, Any]) -> None:
-        """Add to what `pop` takes from the other end."""
+        """Add an item at the end that `pop` does not take from."""
         self.insert(0, item)
 
 
 class BoundedParser(HttpToolsProtocol):
     """Parses one request after another, as long as none has to wait."""
 
-    # Beside uvicorn's attributes, which fill a dictionary: a few more would double it in each connection.
+    # Slots, because uvicorn's attributes fill a dictionary: a few more would double it in each connection.
     __slots__ = ("_beside_body", "_cycles", "_framed", "_in_head", "_refusal", "_trailing", "_unparsed", "_whole")
 
     cycle: RequestResponseCycle | None  # type: ignore[assignment]  # there is none before the first
     flow: Brake
     admin = False
-    """Only the pages under `/-/` are served."""
+    """Whether only the pages under `/-/` are served."""
     unix = False
-    """The listener is a Unix socket."""
+    """Whether the listener is a Unix socket."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.pipeline = _Pipeline()  # type: ignore[assignment]  # it has what uvicorn needs of a deque
+        self.pipeline = _Pipeline()  # type: ignore[assignment]  # it has the methods that uvicorn uses
         self._in_head = True
-        self._whole = True  # what came in last was the end of a request
+        self._whole = True  # the last byte parsed was the end of a request
         self._framed = False  # a field of this request is one of `_FRAMING`
-        self._beside_body = 0  # bytes that came in since the last whole head or request and are no body
+        self._beside_body = 0  # bytes since the last complete head or request that are not body
         self._trailing = 0  # bytes in the trailers of this request
-        self._refusal = MALFORMED  # what is answered if the parser stops
-        self._unparsed = b""  # what was read and waits for the answers to earlier requests
+        self._refusal = MALFORMED  # the answer if the parser stops
+        self._unparsed = b""  # bytes that wait for the answers to earlier requests
         self._cycles: list[RequestResponseCycle] = []  # requests that wait for their answers, in order
 
     def _parse(self) -> None:
@@ -90,7 +90,7 @@ class BoundedParser(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except HttpParserUpgrade:
-            pass  # a client that offers to change protocols gets HTTP/1.1
+            pass  # an offer to change protocols is answered in HTTP/1.1
         except HttpParserError:
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("")
@@ -100,7 +100,7 @@ class BoundedParser(HttpToolsProtocol):
             self._refuse(HEAD_TOO_LONG)
 
     def on_message_begin(self) -> None:
-        """Count a new head from here. What uvicorn keeps of a request is made once that is needed."""
+        """Start a new head. uvicorn's objects for a request are made only when they are needed."""
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -110,14 +110,14 @@ class BoundedParser(HttpToolsProtocol):
         self._trailing = 0
 
     def on_url(self, url: bytes) -> None:
-        """Take a piece of the target in."""
+        """Append a piece of the target."""
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one field in. A trailer is none: it comes after the request was judged (RFC 9110 section 6.5.1)."""
+        """Append a field, or count a trailer: the request is decided by then (RFC 9110 section 6.5.1)."""
         if self._in_head:
             name = name.lower()
-            if len(self.headers) >= MOST_FIELDS:  # at once: a field in memory takes thirty times its bytes
+            if len(self.headers) >= MOST_FIELDS:  # checked here, because a field takes thirty times its bytes
                 self._stop_parsing(HEAD_TOO_LONG)
             self.headers.append((name, value))
             if name in _FRAMING:
@@ -130,18 +130,18 @@ class BoundedParser(HttpToolsProtocol):
                 self._stop_parsing(HEAD_TOO_LONG)
 
     def on_headers_complete(self) -> None:
-        """Hand the target on as it was on the wire, and the rest to uvicorn."""
-        # `_beside_body` does not know of a head that began in the midst of a read.
+        """Check the head, and pass the target on as it was on the wire. uvicorn does the rest."""
+        # `_beside_body` is not exact for a head that began in the middle of a read.
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > LONGEST_HEAD:
             self._stop_parsing(HEAD_TOO_LONG)
         if self.parser.get_http_version() not in {"1.0", "1.1"}:
             self._stop_parsing(MALFORMED)
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         if codings and codings != [b"chunked"]:
-            self._stop_parsing(MALFORMED)  # RFC 9112 section 6.1: what else it says of the body's length is in doubt
+            self._stop_parsing(MALFORMED)  # RFC 9112 section 6.1: the length of the body is in doubt
         upgrade = self.parser.should_upgrade()
         if upgrade and (codings or any(name == b"content-length" and value != b"0" for name, value in self.headers)):
-            self._stop_parsing(UPGRADE_WITH_BODY)  # the parser takes what follows for the other protocol
+            self._stop_parsing(UPGRADE_WITH_BODY)  # the parser takes the following bytes for the other protocol
         self._in_head = False
         self._beside_body = 0
         target, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -156,7 +156,7 @@ class BoundedParser(HttpToolsProtocol):
             PRESENCE_EXTENSION: presence,
         }
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # ASGI leaves the type open
-        # uvicorn would take the target apart, and stumble over the forms that are no path.
+        # uvicorn would parse the target, and fail at the forms that are not a path.
         self.url = b"/"
         super().on_headers_complete()
         while self._cycles and self._cycles[0].response_complete:
@@ -165,20 +165,20 @@ class BoundedParser(HttpToolsProtocol):
         cycle.message_event = presence  # type: ignore[assignment]  # its task has not begun yet
         self._cycles.append(cycle)
         if upgrade:
-            # The offer to change protocols is ignored (RFC 9110 section 7.8); what follows is not HTTP/1.1 for sure.
+            # The offer to change protocols is ignored (RFC 9110 section 7.8). The following bytes may not be HTTP/1.1.
             cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body in."""
+        """Count a piece of the body, and pass it to uvicorn."""
         self._beside_body = max(0, self._beside_body - _FRAME * len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
-        self._rest_begins()
+        """End the request."""
+        self._end_request()
         super().on_message_complete()
 
-    def _rest_begins(self) -> None:
+    def _end_request(self) -> None:
         self._whole = True
         self._in_head = True
         self._beside_body = 0
@@ -198,4 +198,4 @@ class BoundedParser(HttpToolsProtocol):
 
     @abstractmethod
     def _stop_deadline(self) -> None:
-        """The request is whole."""
+        """Cancel the deadline, because the request is complete."""

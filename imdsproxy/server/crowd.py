@@ -1,6 +1,6 @@
-"""How many connections there may be, so that descriptors remain for IMDS and for operators.
+"""The limit of connections, which keeps descriptors free for IMDS and for operators.
 
-A process that has no descriptor left can neither ask IMDS nor accept the connection that it could tell so.
+A process without free descriptors can neither connect to IMDS nor accept a connection to refuse it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OVER = 0.9
 
 
 class Admission(Enum):
-    """What becomes of a new connection."""
+    """How a new connection is treated."""
 
     STAY = "stay"
     ANSWER = "answer its first request with 503"
@@ -42,11 +42,11 @@ class Admission(Enum):
 
 
 class Member(Protocol):
-    """A connection as far as this module needs it."""
+    """The part of a connection that this module uses."""
 
     @property
     def idle_since(self) -> float | None:
-        """The loop's time of the last answer, or None while a request is here or an answer is not yet taken."""
+        """The loop's time of the last answer; None during a request, or while an answer is not yet sent in full."""
         ...
 
     def close_idle(self) -> bool:
@@ -59,16 +59,16 @@ class Crowd:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._members: OrderedDict[Member, None] = OrderedDict()  # those not looked at for longest first
-        self._closing: set[Member] = set()  # they made room, and keep their descriptors until the loop's next turn
+        self._members: OrderedDict[Member, None] = OrderedDict()  # the least recently checked first
+        self._closing: set[Member] = set()  # closed to make room; each has its descriptor until the loop's next turn
         self._refused = 0
         self._none_idle_until = -math.inf
 
     def admit(self, new: Member, now: float, *, admin: bool = False) -> Admission:
-        """Return what becomes of a new connection.
+        """Return how a new connection is treated.
 
         At the limit, the connections that have been idle for longest are closed to make room. If none is idle, the
-        new one is refused. That is logged once, and once when it is over.
+        new one is refused. The first refusal is logged, and so is the end of the refusals.
         """
         count = len(self._members) + 1
         admission = Admission.STAY
@@ -99,7 +99,7 @@ class Crowd:
     def _make_room(self, now: float) -> bool:
         """Close some of the connections that have been idle for longest; return whether there were any.
 
-        Only so many are looked at, in turn, that no new connection holds the loop for long.
+        Only `_LOOKED_AT` connections are checked, in turn, so that a new connection never blocks the loop for long.
         """
         if now < self._none_idle_until:
             return False
@@ -120,7 +120,7 @@ class Crowd:
 
 
 def most_connections() -> int:
-    """Raise the soft limit of descriptors as far as allowed, and return how many connections it leaves room for."""
+    """Raise the soft limit of descriptors as far as allowed, and return the number of connections that fit."""
     if sys.platform == "win32":
         return _DESCRIPTORS  # no such limit
     import contextlib  # noqa: PLC0415  # for the lines below alone
@@ -137,5 +137,5 @@ def most_connections() -> int:
 
 
 def room(descriptors: int) -> int:
-    """Return how many connections so many descriptors leave room for."""
+    """Return the number of connections that fit into this number of descriptors."""
     return max(ADMIN_RESERVE, descriptors - RESERVE - ANSWERED)

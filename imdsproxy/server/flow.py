@@ -8,20 +8,20 @@ import sys
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
-# Why nothing is read: the application has not yet taken the body that came (uvicorn's own reason); a request waits for
-# the answer to an earlier one; the last read was a full one, and other connections come first; this is the end.
+# The reasons not to read: the application has not yet taken the body (uvicorn's own reason); a request waits for the
+# answer to an earlier one; the last read was full, so other connections come first; the connection ends.
 _BODY, _WAITING, _TURN, _END = 1, 2, 4, 8
 
 
 class Brake(FlowControl):
-    """uvicorn's flow control, with reasons of its own to stop reading.
+    """uvicorn's flow control, with more reasons to stop reading.
 
-    uvicorn itself resumes reading after each answer, so that one connection that sends requests without end would have
-    any number of them parsed and in memory.
+    uvicorn resumes reading after each answer. A connection that sends requests without end would have any number of
+    them parsed and in memory.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        # Not uvicorn's own, which makes an event at once. Most connections never need it, and it takes 1 kB.
+        # uvicorn's own constructor is not called: it makes an event of 1 kB, which most connections never need.
         self._transport = transport
         self._pauses = 0
         self.write_paused = False
@@ -29,7 +29,7 @@ class Brake(FlowControl):
 
     @property
     def delays(self) -> bool:
-        """Whether it is the proxy that does not read on, and not for a moment only."""
+        """Whether the proxy has stopped reading, for more than one turn of the loop."""
         return self._pauses & ~_TURN != 0
 
     @property
@@ -58,7 +58,7 @@ class Brake(FlowControl):
         """Read on after `hold`."""
         self._resume(_WAITING)
 
-    def let_others(self, loop: asyncio.AbstractEventLoop) -> None:
+    def yield_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Stop reading until the other connections have had their turn."""
         if not self._transport.is_closing():
             self._pause(_TURN)
@@ -69,18 +69,18 @@ class Brake(FlowControl):
         self._pause(_END)
 
     async def drain(self) -> None:
-        """Wait until the client takes more."""
+        """Wait until the transport accepts more."""
         if self.write_paused:
             if self._writable is None:
                 self._writable = asyncio.Event()
             await self._writable.wait()
 
     def pause_writing(self) -> None:
-        """Note that the client takes less than it is sent."""
+        """Note that the client reads more slowly than the proxy writes."""
         self.write_paused = True
 
     def resume_writing(self) -> None:
-        """Note that the client takes what it is sent, and wake up who waits for that."""
+        """Note that the client has caught up, and wake the coroutines that wait in `drain`."""
         self.write_paused = False
         if self._writable is not None:
             self._writable.set()
@@ -99,7 +99,7 @@ class Brake(FlowControl):
 
 
 def hung_up(transport: asyncio.Transport) -> bool:
-    """Return whether the peer is gone altogether, rather than only at the end of its sending (poll(2), POLLHUP).
+    """Return whether the peer has closed both directions, and not only its sending (poll(2), POLLHUP).
 
     Over TCP, a peer that has closed its socket looks like one that has ended its sending, until it sends a reset.
     """

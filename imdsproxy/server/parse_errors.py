@@ -1,4 +1,4 @@
-"""Answers to what never became a request: it could not be read, was too long, or took too long to come."""
+"""Answers to bytes that never became a request: unreadable, too long, or too slow."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from imdsproxy.protocol.response_writer import head
 from imdsproxy.records import refused
 
 LONGEST_HEAD = 65536
-"""Bytes of a request beside its body, at the most."""
+"""The maximum length in bytes of a request without its body."""
 MOST_FIELDS = 100
 
-MALFORMED = Refusal(400, "malformed", "invalid_request", "This is no HTTP/1.1 request that can be read without doubt.")
+MALFORMED = Refusal(400, "malformed", "invalid_request", "This is not an unambiguous HTTP/1.1 request.")
 HEAD_TOO_LONG = Refusal(
     431,
     "head-too-long",
@@ -42,7 +42,7 @@ UNKNOWN_METHOD = Refusal(
 
 
 def written(refusal: Refusal, *further: tuple[bytes, bytes]) -> bytes:
-    """Write the answer with which the connection ends, with these fields more."""
+    """Return the last answer of a connection, with these further fields."""
     served = refused(refusal)
     fields = [*served.headers(), *further, (b"connection", b"close")]
     return b"%b\r\n%b" % (head(refusal.status, fields), served.response.body)

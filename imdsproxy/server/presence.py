@@ -1,4 +1,4 @@
-"""Whether the client of a request is still there while its answer is waited for."""
+"""Whether the client of a request is still connected while it waits for the answer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Result = TypeVar("Result")
 class Presence:
     """The presence of one request's client.
 
-    It also stands in for the event by which uvicorn's cycle hears of a body or of the end, because `asyncio.Event`
-    takes several times the memory, and there is one for each client that waits.
+    It also replaces the event that tells uvicorn's cycle of a body or a disconnect. `asyncio.Event` takes several times
+    the memory, and each waiting client has one.
     """
 
     __slots__ = ("_gone", "_is_set", "_on_gone", "_waiter")
@@ -25,11 +25,11 @@ class Presence:
         self._on_gone: Callable[[], object] | None = None
 
     def has_left(self) -> bool:
-        """Return whether the client has gone."""
+        """Return whether the client has disconnected."""
         return self._gone
 
     def leave(self) -> None:
-        """Note that the client has gone, and end the waiting for its answer."""
+        """Note that the client has disconnected, and cancel the wait for its answer."""
         self._gone = True
         self.set()
         if self._on_gone is not None:
@@ -37,9 +37,10 @@ class Presence:
             on_gone()
 
     async def wait_for(self, answer: Coroutine[Any, Any, Result]) -> Result | None:
-        """Wait for the answer in the current task, but no longer than the client does; None if it has gone.
+        """Return the answer, or None as soon as the client has disconnected.
 
-        A task for the answer and one for the client would take 5 kB more for each client that waits.
+        This waits in the current task. A task for the answer and one for the client would take 5 kB more for each
+        waiting client.
         """
         task = asyncio.current_task()
         if task is None or self.has_left():
@@ -49,22 +50,22 @@ class Presence:
         try:
             return await answer
         except asyncio.CancelledError:
-            if self.has_left() and not task.uncancel():  # nothing else has cancelled the task
+            if self.has_left() and not task.uncancel():  # only the disconnect has cancelled the task
                 return None
             raise
         finally:
             self._on_gone = None
 
-    # As asyncio.Event, for uvicorn's cycle, of which only one coroutine waits at a time
+    # The methods of asyncio.Event that uvicorn's cycle uses. Only one coroutine waits at a time.
 
     def set(self) -> None:
-        """Wake up the coroutine that waits."""
+        """Wake the coroutine that waits."""
         self._is_set = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def clear(self) -> None:
-        """Make the next one wait."""
+        """Reset the event, so that the next `wait` waits."""
         self._is_set = False
 
     async def wait(self) -> None:

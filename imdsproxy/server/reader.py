@@ -1,4 +1,4 @@
-"""Reading from connections in small pieces, in turn."""
+"""Read from connections in small pieces, in turn."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import asyncio
 from imdsproxy.server.connection import Connection
 
 LONGEST_READ = 16_384
-"""Bytes that one read takes from a connection, so that one client neither holds the loop nor fills the memory."""
+"""The maximum bytes of one read, so that one client can neither block the loop nor fill the memory."""
 
-# One buffer serves all connections: both event loops fill it and hand it over in one step.
+# All connections share one buffer, because both event loops fill it and pass it on in one step.
 _BUFFER = memoryview(bytearray(LONGEST_READ))
 
 
@@ -22,7 +22,7 @@ class Reader(asyncio.BufferedProtocol):
         self._connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Start the connection."""
         self._connection.connection_made(transport)  # type: ignore[arg-type]  # as uvicorn's
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -31,10 +31,10 @@ class Reader(asyncio.BufferedProtocol):
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Hand on what was read. After a full read, there is more for sure, and others come first."""
+        """Pass on what was read. After a full read there is probably more, so other connections come first."""
         connection = self._connection
         if nbytes == LONGEST_READ:
-            connection.flow.let_others(connection.loop)
+            connection.flow.yield_turn(connection.loop)
         connection.data_received(_BUFFER[:nbytes].tobytes())
 
     def eof_received(self) -> bool:
@@ -42,13 +42,13 @@ class Reader(asyncio.BufferedProtocol):
         return self._connection.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """End the connection."""
         self._connection.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client takes less than it is sent."""
+        """Pass on that the client reads more slowly than the proxy writes."""
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """The client takes what it is sent."""
+        """Pass on that the client has caught up."""
         self._connection.resume_writing()

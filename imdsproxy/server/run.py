@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _GRACE = 10
-# Seconds: how long, while ending, a client that has just connected has for its request, and how often to look.
-_FIRST_WORD = 1.0
-_LOOK = 0.01
+# During shutdown, the seconds that a new connection has for its first bytes, and the seconds between two checks.
+_FIRST_BYTES = 1.0
+_CHECK = 0.01
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server over listeners of several kinds; it tells the application of the end first."""
+    """uvicorn's server over listeners of several kinds. At shutdown it marks the application as not ready first."""
 
     def __init__(  # noqa: PLR0913  # the parts it joins, all by name
         self,
@@ -51,12 +51,12 @@ class _Server(uvicorn.Server):
         self._connections = connections
         self._crowd = crowd
         self._accepting: list[tuple[Listener, Acceptor, Arrivals]] = []
-        self._tell_started = started
+        self._report_started = started
         self._ending = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve, and only then say so: from that line on signals are heeded."""
+        """Start to serve, then report it. From that report on signals are handled."""
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
@@ -65,7 +65,7 @@ class _Server(uvicorn.Server):
                 self.servers.append(await loop.create_server(partial(_reader, make), sock=listener.socket))
             else:
                 self._accept(listener, make, loop)
-        self._tell_started()
+        self._report_started()
 
     def _accept(self, listener: Listener, make: Callable[[], Connection], loop: asyncio.AbstractEventLoop) -> None:
         arrivals = Arrivals(self._application, self._crowd, make, loop, admin=listener.admin)
@@ -83,39 +83,42 @@ class _Server(uvicorn.Server):
         return way(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def main_loop(self) -> None:
-        """Wait for the end. uvicorn would look for it ten times a second, on every node and in every pod."""
+        """Wait for a signal. uvicorn's own loop would wake ten times a second."""
         self._loop = asyncio.get_running_loop()
         if not self.should_exit:
             await self._ending.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; the second Ctrl-C does not wait. uvicorn's own would raise the signal once more."""
+        """Start the shutdown. A second Ctrl-C forces it.
+
+        uvicorn's own handler would raise the signal again at the end.
+        """
         del frame
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._ending.set)  # a signal comes in the midst of anything
+            self._loop.call_soon_threadsafe(self._ending.set)  # a signal can interrupt any line of code
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, see out what is under way, end."""
+        """Stop accepting, finish the requests under way, stop."""
         self._application.readiness.stopping = True
         for server in self.servers:
             server.close()
         for listener, acceptor, _ in self._accepting:
             acceptor.close(accept_waiting=not listener.inherited)
-        close(self._listeners)  # a service manager's sockets stay open there, and who connects waits for the next start
+        close(self._listeners)  # a service manager keeps its sockets open; new clients wait there for the next start
         for _, _, arrivals in self._accepting:
             await arrivals.wait()
-        # uvicorn closes at once whoever has connected and not been read from yet.
+        # uvicorn closes at once each connection from which nothing was read yet.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST_WORD):
-                while any(  # noqa: ASYNC110  # uvicorn tells nobody of a first byte
+            async with asyncio.timeout(_FIRST_BYTES):
+                while any(  # noqa: ASYNC110  # uvicorn has no event for the first byte
                     isinstance(one, Connection) and one.silent for one in self.server_state.connections
                 ):
-                    await asyncio.sleep(_LOOK)
+                    await asyncio.sleep(_CHECK)
         await super().shutdown(sockets)
-        if self.force_exit:  # then uvicorn leaves both undone, and the loop's end would cut them off with a traceback
+        if self.force_exit:  # uvicorn skips both then, and the loop's end would cut them off with a traceback
             await self.lifespan.shutdown()
             if self.server_state.tasks:
                 await asyncio.wait(self.server_state.tasks, timeout=1)
@@ -132,7 +135,14 @@ def run(
     header_timeout: float,
     announce: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until a signal ends it, and close the listeners. `announce` is called once all of them are served."""
+    """Serve until a signal, then close the listeners.
+
+    Args:
+        application: The application.
+        listeners: The listeners, in the order in which they are served.
+        header_timeout: Seconds that a client has for a whole request.
+        announce: Called once all listeners are served.
+    """
     crowd = Crowd(most_connections())
     connections = {
         (admin, unix): connection_class(header_timeout, admin=admin, unix=unix, crowd=crowd)
@@ -155,7 +165,7 @@ def run(
 
 
 def uvicorn_config(application: Application, connection: type[Connection]) -> uvicorn.Config:
-    """Give what uvicorn is told: the application is served as it is, by these connections, and no header is added."""
+    """Return uvicorn's configuration: the application unwrapped, these connections, no additional header."""
     return uvicorn.Config(
         application,
         http=connection,
@@ -163,7 +173,7 @@ def uvicorn_config(application: Application, connection: type[Connection]) -> uv
         lifespan="on",
         log_config=None,
         access_log=False,
-        # No header is added to IMDS's own, and none of a client's is believed.
+        # Add no header to IMDS's own, and trust none of a client's.
         server_header=False,
         date_header=False,
         proxy_headers=False,
@@ -174,14 +184,14 @@ def uvicorn_config(application: Application, connection: type[Connection]) -> uv
 
 def _loop_factory(config: uvicorn.Config) -> Callable[[], asyncio.AbstractEventLoop] | None:
     if sys.platform == "win32":
-        from imdsproxy.server.windows_loop import WindowsLoop  # noqa: PLC0415  # exists there only
+        from imdsproxy.server.windows_loop import WindowsLoop  # noqa: PLC0415  # exists on Windows only
 
         return WindowsLoop
     return config.get_loop_factory()
 
 
 async def _run(server: _Server, application: Application) -> None:
-    # Windows has no SIGHUP, and its event loop takes no signals.
+    # Windows has no SIGHUP, and its event loop handles no signals.
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, application.drop_entries)
     await server.serve(sockets=[])

@@ -1,7 +1,7 @@
-"""Windows' own event loop, which goes on accepting when a client is gone before it was accepted.
+"""An event loop for Windows that continues to accept when one accept fails.
 
-asyncio's proactor closes the listening socket when one accept fails, as it does for a client that connects and resets
-at once (ERROR_NETNAME_DELETED): from then on nobody is served, while the process lives on.
+An accept fails if its client connects and resets at once (ERROR_NETNAME_DELETED). asyncio's proactor then closes the
+listening socket, so the process continues to run but serves no new client.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import socket
 import sys
 from typing import Any
 
-assert sys.platform == "win32"  # noqa: S101  # there is no such loop elsewhere; this tells the type checker
+assert sys.platform == "win32"  # noqa: S101  # for the type checker, because the loop exists on Windows only
 
 logger = logging.getLogger(__name__)
 
-# The task that asyncio starts beside every accept; it fails as well, and nobody waits for it.
-_BESIDE = "IocpProactor.accept.<locals>.accept_coro"
+# The task that asyncio starts with every accept. It fails as well, and is awaited nowhere.
+_ACCEPT_TASK = "IocpProactor.accept.<locals>.accept_coro"
 # Seconds from one failed accept to the next, and from one line about it to the next.
 _PAUSE = 0.01
 _REMINDER = 60.0
@@ -27,7 +27,7 @@ class _Proactor(asyncio.IocpProactor):
     _reminded_at = float("-inf")
 
     def accept(self, listener: socket.socket) -> asyncio.Future[Any]:
-        """Accept the next client; fails only once the listener is closed."""
+        """Accept the next client. This fails only after the listener is closed."""
         return asyncio.get_running_loop().create_task(self._accept_one(listener))
 
     async def _accept_one(self, listener: socket.socket) -> Any:
@@ -48,14 +48,14 @@ class _Proactor(asyncio.IocpProactor):
 
 
 class WindowsLoop(asyncio.ProactorEventLoop):
-    """asyncio's loop for Windows, over the accepting of this module."""
+    """asyncio's loop for Windows, with this module's proactor."""
 
     def __init__(self) -> None:
         super().__init__(_Proactor())
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Report an exception that was not retrieved, unless it is that of an accept that is tried again."""
+        """Report an unretrieved exception, unless it is that of an accept that is retried."""
         task = context.get("future")
-        beside = isinstance(task, asyncio.Task) and getattr(task.get_coro(), "__qualname__", "") == _BESIDE
-        if not (beside and isinstance(context.get("exception"), OSError)):
+        accepts = isinstance(task, asyncio.Task) and getattr(task.get_coro(), "__qualname__", "") == _ACCEPT_TASK
+        if not (accepts and isinstance(context.get("exception"), OSError)):
             super().call_exception_handler(context)

@@ -1,8 +1,7 @@
-"""The fast lane seen from outside: real processes, raw sockets, and a client that says the same again and again.
+"""The fast path from outside: real processes, raw sockets, and a client that repeats its requests.
 
-Whatever a head is worth, it is worth the same the thousandth time: to the byte, to the second, to the closed
-connection. What is sent over a connection is tried with a proxy without the lane as well, so that both are held to one
-standard.
+A known head gets the same answer as when it was new: every byte, every second, every closed connection. Most tests run
+with the fast path and without it, so that one expectation holds for both.
 """
 
 from __future__ import annotations
@@ -56,23 +55,23 @@ MEBIBYTE = 1 << 20
 SETTINGS = {"port": 0, "budget_requests": 1000, "retry_max": 0, "ttl": "/metadata/instance=600"}
 
 # What is no setting, and is changed for a test before the proxy begins.
-WITHOUT_LANE = "import imdsproxy.server.fast_path as lane; lane.FastPathConnection = lane.Connection"
+WITHOUT_FAST_PATH = "import imdsproxy.server.fast_path as module; module.FastPathConnection = module.Connection"
 IMPATIENT = f"import imdsproxy.server.connection as connection; connection.KEEP_ALIVE = {KEEP_ALIVE}"
-PATIENT_AT_THE_END = "import imdsproxy.server.run as server; server._FIRST_WORD = 9.0"
+PATIENT_SHUTDOWN = "import imdsproxy.server.run as server; server._FIRST_BYTES = 9.0"
 COUNTING = """
 import atexit, sys
 from imdsproxy.server.application import Application
 from imdsproxy.server.known_heads import KnownHeads
 counts = {"read": 0, "known": 0}
-at_once, find = Application.at_once, KnownHeads.find
-def counted_at_once(*given):
+fresh_hit, find = Application.fresh_hit, KnownHeads.find
+def counted_fresh_hit(*given):
     counts["read"] += 1
-    return at_once(*given)
+    return fresh_hit(*given)
 def counted_find(*given):
     found = find(*given)
     counts["known"] += found is not None
     return found
-Application.at_once, KnownHeads.find = counted_at_once, counted_find
+Application.fresh_hit, KnownHeads.find = counted_fresh_hit, counted_find
 atexit.register(lambda: print("counted", counts["read"], counts["known"], file=sys.stderr))
 """
 
@@ -83,7 +82,7 @@ def running(folder: Path, before: str = "", **settings: object) -> Iterator[Prox
     program = (
         f"{before}\nimport sys; from imdsproxy.cli.main import main; sys.argv = ['imdsproxy']; raise SystemExit(main())"
     )
-    log = folder / f"lane-{time.monotonic_ns()}.log"
+    log = folder / f"fast-path-{time.monotonic_ns()}.log"
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", program],
@@ -205,7 +204,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("lane")
+    return tmp_path_factory.mktemp("fast path")
 
 
 @pytest.fixture(scope="module")
@@ -227,15 +226,15 @@ def proxy(imds: EmulatorServer, folder: Path, socket_path: Path, admin_port: int
 
 
 @pytest.fixture(scope="module")
-def without_lane(imds: EmulatorServer, folder: Path) -> Iterator[ProxyProcess]:
-    with running(folder, WITHOUT_LANE, upstream=imds.url) as process:
+def without_fast_path(imds: EmulatorServer, folder: Path) -> Iterator[ProxyProcess]:
+    with running(folder, WITHOUT_FAST_PATH, upstream=imds.url) as process:
         yield process
 
 
-@pytest.fixture(params=["lane", "without lane"])
+@pytest.fixture(params=["fast path", "without fast path"])
 def either(request: pytest.FixtureRequest) -> ProxyProcess:
     """The proxy as it is, and one of which every request goes the full way."""
-    name = "proxy" if request.param == "lane" else "without_lane"
+    name = "proxy" if request.param == "fast path" else "without_fast_path"
     process = request.getfixturevalue(name)
     assert isinstance(process, ProxyProcess)
     return process
@@ -704,13 +703,13 @@ def test_another_method_is_judged_anew(proxy: ProxyProcess, method: str) -> None
             assert client.rest().startswith(b"HTTP/1.1 405 ")
 
 
-def test_every_byte_of_a_known_head_matters(proxy: ProxyProcess, without_lane: ProxyProcess) -> None:
-    """One bit of one byte is turned, whichever; what comes of it is what comes of it without the lane."""
+def test_every_byte_of_a_known_head_matters(proxy: ProxyProcess, without_fast_path: ProxyProcess) -> None:
+    """One bit of one byte is turned, whichever; what comes of it is what comes of it without the fast path."""
     head = known(proxy.port)
-    assert known(without_lane.port) == head
+    assert known(without_fast_path.port) == head
     for place in range(len(head)):
         altered = head[:place] + bytes([head[place] ^ 1]) + head[place + 1 :]
-        assert outcome(proxy, head, altered) == outcome(without_lane, head, altered), altered
+        assert outcome(proxy, head, altered) == outcome(without_fast_path, head, altered), altered
     assert is_hit(get(proxy.port, INSTANCE))
 
 
@@ -733,10 +732,10 @@ def outcome(process: ProxyProcess, head: bytes, altered: bytes) -> list[tuple[in
 # --- how long a connection lasts
 
 
-@pytest.fixture(scope="module", params=["lane", "without lane"])
+@pytest.fixture(scope="module", params=["fast path", "without fast path"])
 def impatient(request: pytest.FixtureRequest, imds: EmulatorServer, folder: Path) -> Iterator[ProxyProcess]:
     """Both, with short times for the idle and for the slow."""
-    before = IMPATIENT if request.param == "lane" else f"{IMPATIENT}; {WITHOUT_LANE}"
+    before = IMPATIENT if request.param == "fast path" else f"{IMPATIENT}; {WITHOUT_FAST_PATH}"
     with running(folder, before, upstream=imds.url, header_timeout=HEADER_TIMEOUT) as process:
         known(process.port)
         known(process.port, LEAF)
@@ -835,8 +834,8 @@ def _is_reset(client: Client) -> bool:
 
 
 def test_the_end_comes_soon_and_cuts_no_answer_off(imds: EmulatorServer, tmp_path: Path) -> None:
-    """Who was served by the lane is not taken for one who has not spoken yet."""
-    with running(tmp_path, PATIENT_AT_THE_END, upstream=imds.url) as process:
+    """Who was served by the fast path is not taken for one who has not spoken yet."""
+    with running(tmp_path, PATIENT_SHUTDOWN, upstream=imds.url) as process:
         head = known(process.port)
         served, failures = Counter[int](), []
 

@@ -1,7 +1,7 @@
-"""The fast lane never has a view of its own: with it and without it, the same bytes get the same answers.
+"""The fast path changes no answer: with it and without it, the same bytes get the same answers.
 
-Two proxies in the same virtual time, one with the lane and one without, are told the same history. After every step
-they must have done the same: to the byte and the moment on every connection, at IMDS, in the figures and in the log.
+Two proxies in the same virtual time, one with the fast path and one without, get the same history. After every step
+their connections, their requests to IMDS, their metrics and their logs must be equal, byte for byte and in time.
 """
 
 from __future__ import annotations
@@ -360,7 +360,7 @@ def imds_answers(sky: Sky, sent: Sent, count: int) -> Response | Failure:
 # --- The two proxies
 
 
-class _CountedRepeats(KnownHeads):
+class _CountedHeads(KnownHeads):
     def __init__(self, application: _Counted, max_bytes: int) -> None:
         super().__init__(application.proxy, max_bytes)
         self._ways = application.ways
@@ -377,16 +377,16 @@ class _Counted(Application):
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self.ways: Counter[str] = Counter()
-        self.known_heads = _CountedRepeats(self, parts["shares"].heads)
+        self.known_heads = _CountedHeads(self, parts["shares"].heads)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.ways["full"] += 1
         await super().__call__(scope, receive, send)
 
-    def at_once(
+    def fresh_hit(
         self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float, accepted_hosts: AcceptedHosts
     ) -> tuple[RenderedHit, Key] | None:
-        found = super().at_once(raw, headers, now, accepted_hosts)
+        found = super().fresh_hit(raw, headers, now, accepted_hosts)
         self.ways["at once"] += found is not None
         return found
 
@@ -699,7 +699,7 @@ HOUSES = st.builds(
 # --- What must hold
 
 
-LANE = connection_class(Connection.header_timeout)
+FAST_PATH = connection_class(Connection.header_timeout)
 
 
 class _Steady(random.Random):
@@ -715,9 +715,9 @@ def steady_pauses() -> Iterator[None]:
         yield
 
 
-def compare(house: House, history: Sequence[Step], lane: type[Connection] = LANE) -> Counter[str]:
-    """Live through a history with the lane and without it; gives by which way how many requests went with it."""
-    with logged() as log, steady_pauses(), World(Connection, house, log) as without, World(lane, house, log) as with_it:
+def compare(house: House, history: Sequence[Step], fast: type[Connection] = FAST_PATH) -> Counter[str]:
+    """Live through a history with the fast path and without it; gives by which way how many requests went with it."""
+    with logged() as log, steady_pauses(), World(Connection, house, log) as without, World(fast, house, log) as with_it:
         log.lines.clear()
         for step in history:
             expected = without.perform(step)
@@ -798,7 +798,7 @@ def _borrowing(make: Callable[[bytes], bytearray | memoryview]) -> Callable[[byt
     return lend
 
 
-@pytest.mark.parametrize("way", [Connection, LANE])
+@pytest.mark.parametrize("way", [Connection, FAST_PATH])
 @pytest.mark.parametrize("make", [bytearray, lambda data: memoryview(bytearray(data))], ids=["bytearray", "memoryview"])
 def test_reads_that_are_not_bytes_are_answered_as_bytes_are(
     way: type[Connection], make: Callable[[bytes], bytearray | memoryview], monkeypatch: pytest.MonkeyPatch
@@ -844,7 +844,7 @@ def test_the_histories_lead_every_way() -> None:
     @settings(max_examples=50, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
     @given(house=HOUSES, history=HISTORIES)
     def live(house: House, history: list[Step]) -> None:
-        with logged() as log, steady_pauses(), World(LANE, house, log) as world:
+        with logged() as log, steady_pauses(), World(FAST_PATH, house, log) as world:
             for step in history:
                 world.perform(step)
             ways.update(world.application.ways)
@@ -919,7 +919,7 @@ def test_a_hit_is_the_same_until_the_moment_it_names(
 def test_a_connection_holds_nothing_of_what_it_was_sent() -> None:
     """It may be a body of a megabyte, or a token that SIGHUP was to do away with."""
     with logged() as log, steady_pauses(), World(FastPathConnection, House(), log) as world:
-        for _ in range(5):  # parsed the full way, parsed on the lane, known by its bytes
+        for _ in range(5):  # parsed the full way, parsed on the fast path, known by its bytes
             world.perform(Repeat(0, HITS[0], 1, 0.25))
             held = [one for one in vars(world.wires[0][2]).values() if isinstance(one, (RenderedHit, tuple))]
             assert not any(isinstance(part, RenderedHit) for one in held for part in one)

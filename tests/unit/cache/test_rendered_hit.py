@@ -228,7 +228,7 @@ def test_within_its_time_a_hit_is_what_would_be_written_anew(found: tuple[Entry,
 
 @given(fresh_entries())
 def test_a_hit_is_repeated_for_as_long_as_it_is_true(found: tuple[Entry, float]) -> None:
-    """It would be right to write each anew, but nothing would be won by the lane."""
+    """It would be right to write each anew, but nothing would be won by the fast path."""
     entry, now = found
     hit = write(entry, "e", now)
     beyond = max(now, hit.until) + ROUNDING

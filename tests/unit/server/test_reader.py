@@ -130,7 +130,7 @@ def test_reading_goes_on_once_no_reason_against_it_is_left() -> None:
         brake = Brake(transport)
         brake.hold()
         brake.pause_reading()
-        brake.let_others(asyncio.get_running_loop())
+        brake.yield_turn(asyncio.get_running_loop())
         assert [brake.held, brake.delays, brake.stopped] == [True, True, False]
         brake.resume_reading()
         brake.release()
