@@ -1,4 +1,4 @@
-"""The decisions of accepting: how long one turn may take, and what a failed accept(2) means."""
+"""Decisions about accepting: how long one turn may take, and what a failed accept(2) means."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import errno
 from enum import Enum
 
 LEAST_TURN = 0.005
-"""Seconds that a turn of accepting may take in any case, so that new connections never starve."""
+"""The minimum seconds of a turn of accepting, so that new connections never starve."""
 LONGEST_TURN = 0.05
-"""Seconds that a turn of accepting takes at most, so that a flood of new connections holds no one up for long."""
+"""The maximum seconds of a turn of accepting, so that a flood of new connections delays others only briefly."""
 MOST_UNSERVED = 16
-"""Connections of one turn that wait to be served. Others wait where they take less memory, in the system's queue, and
-many a client that only asks and goes has gone by then."""
+"""Connections that one turn accepts and does not serve at once. Others wait in the system's queue, which takes less
+memory; many short-lived clients have disconnected by the time they are accepted."""
 PAUSE = 0.1
-"""Seconds without accepting after the process or the system had no room for one more connection."""
+"""Seconds without accepting after the process or the system had no room for another connection."""
 
 
 class Failure(Enum):
-    """What follows from a failed accept(2)."""
+    """The meaning of a failed accept(2)."""
 
     NONE_LEFT = "no connection waits"
-    GONE = "this client has gone; the next may be accepted"
+    GONE = "this client has disconnected; the next may be accepted"
     NO_ROOM = "no connection can be accepted for a while"
 
 
@@ -37,9 +37,9 @@ _GONE = frozenset(
 
 
 def failure(number: int | None) -> Failure:
-    """Return what follows from this error number.
+    """Return the meaning of an error number.
 
-    An unknown one counts as want of room, because to try again at once could go on without end.
+    An unknown number counts as `NO_ROOM`, because an immediate retry could repeat without end.
     """
     if number in _NONE_LEFT:
         return Failure.NONE_LEFT
@@ -47,8 +47,8 @@ def failure(number: int | None) -> Failure:
 
 
 def turn_seconds(others: float) -> float:
-    """Return how long this turn may take, if the event loop did other things for so many seconds since the last.
+    """Return how many seconds this turn may take; `others` are the seconds of other work since the last turn.
 
-    New connections get as much time as those that are there already, within limits.
+    New connections get as much time as existing ones, within limits.
     """
     return min(max(others, LEAST_TURN), LONGEST_TURN)

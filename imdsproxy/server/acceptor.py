@@ -1,7 +1,7 @@
-"""Accepting: in each turn of the event loop all connections that wait, for as long as the others had since the last.
+"""Accept all waiting connections in each turn of the event loop, for as long as other work took since the last turn.
 
-An event loop's own servers are not fair in a crowd. uvloop accepts one connection a turn and then serves every other
-connection, so that with a thousand busy ones some are not accepted for seconds.
+An event loop's own servers are unfair under load. uvloop accepts one connection a turn and then serves every other
+connection. With a thousand busy connections, a new one may wait for seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Address = Any
-"""What accept(2) says of the other end: a tuple over TCP, text at a Unix socket."""
+"""The peer's address from accept(2): a tuple over TCP, text at a Unix socket."""
 
 
 class Acceptor:
@@ -38,11 +38,11 @@ class Acceptor:
         """Accept nothing until `start`.
 
         Args:
-            listening: does not block.
-            loop: tells when connections wait.
-            take: takes a new connection, and returns whether it is served already.
-            is_full: whether the next connection has to wait until the loop has closed others.
-            now: a monotonic clock, in seconds.
+            listening: A non-blocking socket.
+            loop: The event loop, which reports waiting connections.
+            take: Takes a new connection, and returns whether it is served already.
+            is_full: Returns whether the next connection has to wait until the loop has closed others.
+            now: A monotonic clock, in seconds.
         """
         self._listening = listening
         self._loop = loop
@@ -54,14 +54,14 @@ class Acceptor:
         self._resumption: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Accept from now on."""
+        """Start to accept."""
         self._loop.add_reader(self._listening, self._turn)
 
     def close(self, *, accept_waiting: bool) -> None:
-        """Accept no more. The socket stays open.
+        """Stop accepting. The socket stays open.
 
         Args:
-            accept_waiting: take those that wait first, because they are reset if the socket is closed.
+            accept_waiting: Whether to accept the waiting connections first. Closing the socket would reset them.
         """
         if self._resumption is None:
             self._loop.remove_reader(self._listening)
@@ -72,7 +72,7 @@ class Acceptor:
             self._accept_until(self._now() + turn_seconds(math.inf), math.inf)
 
     def _turn(self) -> None:
-        """Accept until no connection waits, or the time of this turn is over. The loop calls again for the rest."""
+        """Accept until no connection waits, or this turn is over. The loop calls this again for the rest."""
         began = self._now()
         try:
             found = self._accept_until(began + turn_seconds(began - self._ended), MOST_UNSERVED)
@@ -83,7 +83,7 @@ class Acceptor:
             self._resumption = self._loop.call_later(PAUSE, self._resume)
 
     def _accept_until(self, end: float, most_unserved: float) -> Failure | None:
-        """Accept until this moment, or until so many are not yet served; return the failure that ended it before."""
+        """Accept until `end`, or until `most_unserved` are not yet served. Return the failure that ended it earlier."""
         unserved = 0
         while unserved < most_unserved and not self._is_full():
             try:
@@ -91,11 +91,11 @@ class Acceptor:
             except OSError as error:
                 found = failure(error.errno)
                 if found is Failure.NO_ROOM:
-                    self._say_failing(error)
+                    self._log_failing(error)
                 if found is not Failure.GONE:
                     return found
             else:
-                self._say_accepting()
+                self._log_accepting()
                 unserved += not self._take(connection, address)
             if self._now() >= end:
                 break
@@ -105,13 +105,13 @@ class Acceptor:
         self._resumption = None
         self.start()
 
-    def _say_failing(self, error: OSError) -> None:
+    def _log_failing(self, error: OSError) -> None:
         if not self._failing:
             self._failing = True
             fields = {"because": error.strerror or str(error), "raise": "LimitNOFILE= or ulimit -n"}
             logger.warning("connections have to wait: none can be accepted", extra={"fields": fields})
 
-    def _say_accepting(self) -> None:
+    def _log_accepting(self) -> None:
         if self._failing:
             self._failing = False
             logger.info("connections are accepted again")

@@ -1,6 +1,6 @@
-"""The ASGI application: messages in, messages out, and the pages under `/-/`.
+"""The ASGI application: requests to the proxy, and the pages under `/-/`.
 
-What is under `/metadata/` goes straight to the proxy; Starlette has the rest: the pages and the lifespan.
+Requests under `/metadata/` go straight to the proxy. Starlette serves the pages and the lifespan.
 """
 
 from __future__ import annotations
@@ -132,15 +132,15 @@ class Application:
             )
 
     def accepted_hosts(self, *, unix: bool) -> AcceptedHosts:
-        """Return the host names accepted at a listener, which are more at a Unix socket."""
+        """Return the host names accepted at a listener. A Unix socket accepts every name."""
         return self._accepted_hosts[unix]
 
     def fresh_hit(
         self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float, accepted_hosts: AcceptedHosts
     ) -> tuple[RenderedHit, Key] | None:
-        """Return the fresh hit that a GET in HTTP/1.1 is, and its key; None if it is anything else.
+        """Return the fresh hit for a GET in HTTP/1.1, and its key, or None if the request needs the full path.
 
-        It is what `__call__` would answer, without all that only those need who have to wait.
+        The hit is the answer that `__call__` would send.
         """
         request = read("GET", raw, headers, accepted_hosts, readings=self._readings)
         if isinstance(request, Refusal):
@@ -167,7 +167,7 @@ class Application:
         self.known_heads.clear()
 
     async def _serve(self, request: Request, scope: Scope, receive: Receive) -> RequestRecord | None:
-        """Give the answer, or None if the client has gone."""
+        """Return the record of the answer, or None if the client has disconnected."""
         if request.method == "POST":
             body = await read_body(receive)
             if body is None:
@@ -183,11 +183,11 @@ class Application:
         except asyncio.CancelledError:
             if not self.readiness.stopping:
                 raise
-            return refused(_ENDING)  # its time to finish is over, and an answer is better than none
+            return refused(_ENDING)  # the time to finish is over, and any answer is better than none
 
     async def _send(self, served: RequestRecord, send: Send) -> None:
         headers = served.headers()
-        if served.forward is None and served.age is None:  # the proxy's own words bear the proxy's own date
+        if served.forward is None and served.age is None:  # the proxy's own answer needs a Date
             headers.append(self.date())
         await send({"type": "http.response.start", "status": served.response.status, "headers": headers})
         await send({"type": "http.response.body", "body": served.response.body})
@@ -226,7 +226,7 @@ class Application:
 def log_request(
     served: RequestRecord, seconds: float, client: tuple[str, int] | None, method: str, written: bytes
 ) -> None:
-    """Write the access log's line; of the target as it was written its path, and no query."""
+    """Write a line of the access log, with the path of the target as it was on the wire, and without its query."""
     fields = {
         "client": client[0] if client else "-",
         "method": method,

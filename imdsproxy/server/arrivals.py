@@ -1,4 +1,4 @@
-"""New connections of one listener: refused at once if there are too many, else handed over to the event loop."""
+"""New connections of one listener: refused at once if there are too many, otherwise passed to the event loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READ = 65536
 
 
 class Arrivals:
-    """Takes what an `Acceptor` accepts."""
+    """Takes the connections that an `Acceptor` accepts."""
 
     def __init__(
         self,
@@ -32,7 +32,15 @@ class Arrivals:
         *,
         admin: bool = False,
     ) -> None:
-        """`make` returns a connection without a transport; `admin` says whether it comes by the admin listener."""
+        """Serve the connections of one listener.
+
+        Args:
+            application: The application.
+            crowd: The limit of connections.
+            make: Returns a connection without a transport.
+            loop: The event loop.
+            admin: Whether it is the admin listener.
+        """
         self._application = application
         self._crowd = crowd
         self._make = make
@@ -68,17 +76,20 @@ class Arrivals:
             accepted.close()
 
     def _refuse(self, accepted: socket.socket, address: Address) -> None:
-        """Answer and close, in one step and without a transport, so that it takes a descriptor for no longer."""
+        """Answer and close in one step, without a transport, so that the descriptor is free at once."""
         client = address[0] if isinstance(address, tuple) else (process_at(accepted) or ("-",))[0]
         with accepted:
             try:
                 accepted.send(self._application.refuse(TOO_MANY, client))
             except OSError:
-                return  # the client has gone, and hears of nothing
+                return  # the client has disconnected
 
 
 def _dropped(accepted: socket.socket) -> bool:
-    """Read what the client has sent, since it may lose an answer that is behind unread bytes; return if it was any."""
+    """Discard the bytes that the client has sent, and return whether there were any.
+
+    Closing a socket with unread bytes resets it, and the client may lose the answer.
+    """
     try:
         return bool(accepted.recv(_READ))
     except OSError:

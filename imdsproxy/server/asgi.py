@@ -1,4 +1,4 @@
-"""What ASGI tells of a request: its target, who asks, its body, and whether the client is still there."""
+"""Read a request from ASGI: its target, its client, its body, and whether the client is still connected."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
 TARGET_EXTENSION = "imdsproxy.protocol.target"
-"""Under this name in `scope["extensions"]` the server gives the request target as it was on the wire."""
+"""The name in `scope["extensions"]` of the request target as it was on the wire."""
 
 ADMIN_EXTENSION = "imdsproxy.admin"
-"""Under this name it says whether the request came by a listener that has the pages under `/-/` and nothing else."""
+"""The name there of a bool: the request came by a listener with the pages under `/-/` only."""
 
 UNIX_EXTENSION = "imdsproxy.unix"
-"""Under this name it says whether the request came by a Unix socket."""
+"""The name there of a bool: the request came by a Unix socket."""
 PRESENCE_EXTENSION = "imdsproxy.presence"
-"""Under this name it gives the `Presence` of the client."""
+"""The name there of the client's `Presence`."""
 
 _PIPELINED = Refusal(
     400,
@@ -36,19 +36,19 @@ _PIPELINED = Refusal(
 )
 
 LONGEST_BODY = 65536
-"""Bytes of a request's body, at the most."""
+"""The maximum length in bytes of a request's body."""
 
 
 def extension(scope: Scope, name: str) -> object:
-    """Give what the server says under a name of ours, None if it is another server."""
+    """Return the value of an extension, or None if the server is another than `imdsproxy serve`."""
     return (scope.get("extensions") or {}).get(name)
 
 
 def by_unix_socket(scope: Scope) -> bool:
-    """Whether a request came by a Unix socket.
+    """Return whether a request came by a Unix socket.
 
-    Under a server that is not ours, `server` is then a path without a port (ASGI, HTTP connection scope). Some give a
-    host without a port over TCP, so a path has to look like one.
+    Under another server, `server` is then a path without a port (ASGI, HTTP connection scope). Some servers have a host
+    without a port over TCP, so a path must begin with a slash.
     """
     ours = extension(scope, UNIX_EXTENSION)
     host, port = scope.get("server") or ("", 0)
@@ -68,11 +68,11 @@ def whose(request: Request, scope: Scope) -> str:
 
 
 def target(scope: Scope, receive: Receive) -> bytes | Refusal:
-    """Return the target as it was on the wire, as far as the server tells, or the refusal if it must not be guessed.
+    """Return the target as it was on the wire, or a refusal if it is unknown and must not be guessed.
 
-    The authority of an absolute-form target stands above Host (RFC 9112 section 3.2.2). Our own connection hands the
-    target on; hypercorn and uvicorn's h11 leave the authority in `raw_path`; uvicorn's httptools keeps it to itself;
-    granian drops it, and there Host decides.
+    The authority of an absolute-form target overrides Host (RFC 9112 section 3.2.2). `imdsproxy serve` passes the
+    target on. hypercorn and uvicorn's h11 leave the authority in `raw_path`. uvicorn's httptools has it in its
+    protocol only. granian drops it, so Host decides there.
     """
     written = extension(scope, TARGET_EXTENSION)
     if isinstance(written, bytes):
@@ -86,10 +86,10 @@ def target(scope: Scope, receive: Receive) -> bytes | Refusal:
 
 
 def _target_of_uvicorn(receive: Receive) -> bytes | Refusal | None:
-    """Return the target that uvicorn's httptools protocol has read, None under any other server.
+    """Return the target that uvicorn's httptools protocol has read; None under any other server.
 
-    It knows that of the newest request only. One with another sent behind it is refused: clients that pipeline are
-    rare, and no authority may get in unseen.
+    The protocol has the target of the newest request only. A request with another one behind it is refused, because
+    its authority is unknown. Clients that pipeline are rare.
     """
     cycle = getattr(receive, "__self__", None)
     protocol = getattr(getattr(cycle, "on_response", None), "__self__", None)
@@ -100,7 +100,7 @@ def _target_of_uvicorn(receive: Receive) -> bytes | Refusal | None:
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    """Read a request's body, a little more than is allowed at the most; None if the client has gone."""
+    """Return a request's body, cut off soon after `LONGEST_BODY` bytes; None if the client has disconnected."""
     body = bytearray()
     while True:
         message = await receive()
@@ -112,7 +112,7 @@ async def read_body(receive: Receive) -> bytes | None:
 
 
 def unless_gone(answer: Waiting, scope: Scope, receive: Receive) -> Coroutine[Any, Any, RequestRecord | None]:
-    """Wait for the answer, but no longer than the client does; None if it has gone."""
+    """Return the answer, or None as soon as the client has disconnected."""
     presence = extension(scope, PRESENCE_EXTENSION)
     return presence.wait_for(answer) if isinstance(presence, Presence) else _watching(answer, receive)
 

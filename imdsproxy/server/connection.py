@@ -1,7 +1,7 @@
-"""One client's connection: uvicorn's HTTP/1.1 protocol, kept from being held for ever or filled without end.
+"""One client's connection: uvicorn's HTTP/1.1 protocol with limits of time.
 
-What uvicorn leaves open is closed here: a request that trickles, a client that connects and says nothing or never
-reads, one that has gone. What bounds a request is in `bounded_parser`.
+uvicorn has no limit for a slow request, a silent client, a client that never reads its answer, or one that has
+disconnected. The limits of size are in `bounded_parser`.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ KEEP_ALIVE = 75
 """Seconds after which an idle connection is closed."""
 MOST_HALF_CLOSED = 256
 """Clients of a listener that may wait for an answer after they have ended their sending."""
-# Seconds between two looks whether a client that has ended its sending is still there.
-_LOOK = 1.0
+# Seconds between two checks whether a client that has ended its sending is still connected.
+_CHECK = 1.0
 # Seconds that a client has for its first bytes, where there are too many connections.
 _CROWDED = 1.0
-# A line that is HTTP in all but a method which the parser has never heard of.
+# A request line whose method the parser does not know.
 _REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
 
 
 class Connection(BoundedParser):
-    """A connection with limits of its own."""
+    """A connection with limits of time."""
 
     __slots__ = ("_deadline", "_deaf", "_idle_since", "_latest", "_made", "_watch_for_end", "admission")
 
     header_timeout = 10.0
-    """Seconds for a whole request, from its first byte; a subclass made at start has the user's value."""
+    """Seconds for a whole request, from its first byte. A subclass made at start has the user's value."""
 
     crowd: Crowd | None = None
-    """The limit of connections; none under a server that is not ours."""
+    """The limit of connections; None for no limit."""
     half_closed = 0
     """Connections of this class that wait for an answer after their client has ended its sending."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._latest = b""  # what is just being read
+        self._latest = b""  # the bytes of the current read
         self._watch_for_end: asyncio.TimerHandle | None = None  # the client has sent all that it will send
         self.admission: Admission | None = None  # None until the crowd has been asked
         self._made = 0.0  # the loop's time of the connection's beginning
@@ -60,11 +60,11 @@ class Connection(BoundedParser):
 
     @property
     def silent(self) -> bool:
-        """Whether no request has come yet."""
+        """Whether no request has arrived yet."""
         return self.cycle is None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Begin; a client that says nothing is idle from the start."""
+        """Start the connection. A silent client is idle from the start."""
         super().connection_made(transport)
         self.flow = Brake(transport)
         self.client = self.client or peer(transport)
@@ -78,7 +78,7 @@ class Connection(BoundedParser):
             self._deadline = self.loop.call_later(_CROWDED, self._refuse, TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End; no timer outlives the connection."""
+        """End the connection, and cancel its timers."""
         if self.crowd is not None:
             self.crowd.leave(self)
         self._unset_keepalive_if_required()
@@ -88,14 +88,14 @@ class Connection(BoundedParser):
         if self._watch_for_end is not None:
             self._watch_for_end.cancel()
             type(self).half_closed -= 1
-        for cycle in self._cycles:  # uvicorn tells the newest only, and the others would write to a closed connection
+        for cycle in self._cycles:  # uvicorn ends the newest only, and others would write to a closed connection
             _disconnect(cycle)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes | bytearray | memoryview) -> None:
-        """Take in what was read, as bytes.
+        """Process what was read, as bytes.
 
-        Windows' own event loop hands over a bytearray (CPython 3.11), which has no hash and can be changed later.
+        Windows' own event loop passes a bytearray (CPython 3.11), which has no hash and can change later.
         """
         if self.admission is Admission.ANSWER:
             self._refuse(TOO_MANY)
@@ -112,7 +112,7 @@ class Connection(BoundedParser):
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio's
         """Return whether the connection stays open for answers after the client has ended its sending.
 
-        RFC 9112 section 9.6 allows that. A client that has gone looks the same over TCP, so there is a limit.
+        RFC 9112 section 9.6 allows that. Over TCP, a disconnected client looks the same, so their number is limited.
         """
         self._stop_deadline()
         newest = self.cycle
@@ -122,15 +122,15 @@ class Connection(BoundedParser):
             if not self._owes or type(self).half_closed >= MOST_HALF_CLOSED or hung_up(self.transport):
                 return False
             type(self).half_closed += 1
-            self._watch_for_end = self.loop.call_later(_LOOK, self._look_for_end)
+            self._watch_for_end = self.loop.call_later(_CHECK, self._check_for_end)
         return True
 
-    def _look_for_end(self) -> None:
-        """Look whether a client that has ended its sending has gone altogether. The event loop does not read on."""
+    def _check_for_end(self) -> None:
+        """Abort if the client has disconnected. The event loop no longer reads, so it does not notice."""
         if hung_up(self.transport):
             self.transport.abort()
         else:
-            self._watch_for_end = self.loop.call_later(_LOOK, self._look_for_end)
+            self._watch_for_end = self.loop.call_later(_CHECK, self._check_for_end)
 
     @property
     def _owes(self) -> bool:
@@ -138,13 +138,13 @@ class Connection(BoundedParser):
         return bool(self._unparsed) or any(not (each.response_complete or each.disconnected) for each in self._cycles)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what the parser could not read; `msg` is uvicorn's, and ours says more."""
+        """Refuse bytes that the parser could not read, with a message of the proxy's own instead of `msg`."""
         del msg
         unknown = isinstance(sys.exc_info()[1], HttpParserInvalidMethodError) and _REQUEST_LINE.match(self._latest)
         self._refuse(UNKNOWN_METHOD if unknown else self._refusal)
 
     def on_response_complete(self) -> None:
-        """An answer is on its way; whoever does not take it is not waited for without end."""
+        """Parse the next request, and start the write timeout if the response has not been drained."""
         self._idle_since = self.loop.time()
         super().on_response_complete()
         if not self.transport.is_closing():
@@ -156,21 +156,21 @@ class Connection(BoundedParser):
             self._watch()
 
     def pause_writing(self) -> None:
-        """The client takes less than it is sent."""
+        """Start the write timeout, because the client reads more slowly than the proxy writes."""
         super().pause_writing()
         self._watch()
 
     def resume_writing(self) -> None:
-        """The client takes what it is sent."""
+        """Cancel the write timeout, because the client has caught up."""
         super().resume_writing()
         if self._deaf is not None:
             self._deaf.cancel()
             self._deaf = None
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, at once if its client does not even take what it was sent.
+        """Close an idle connection, or abort it if its client has not read the last answer.
 
-        Its timer is not moved by every request; it finds out how long the connection has been idle when it rings.
+        Requests do not restart the timer. When it fires, this checks how long the connection has been idle.
         """
         since = self._made if self._idle_since is None else self._idle_since
         left = since + KEEP_ALIVE - self.loop.time() if self._idle else KEEP_ALIVE
@@ -183,10 +183,10 @@ class Connection(BoundedParser):
 
     @property
     def idle_since(self) -> float | None:
-        """The loop's time of the last answer, or None while a request is here or an answer is not yet taken.
+        """The loop's time of the last answer; None during a request, or while an answer is not yet sent in full.
 
-        A new connection is not idle during its first second, because its request may be under way. One that is to be
-        refused is not idle either, because it would be closed without its answer.
+        A new connection is not idle during its first second, because its request may be under way. A connection that
+        will be refused is not idle either, because it would be closed without its answer.
         """
         if self.timeout_keep_alive_task is None or self.admission is Admission.ANSWER:
             return None  # without a transport it is a new one
@@ -205,7 +205,7 @@ class Connection(BoundedParser):
 
     @property
     def _idle(self) -> bool:
-        """Whether no request is here, in part or waiting for its answer."""
+        """Whether there is no request: none in part, and none that waits for its answer."""
         return self._whole and (self.cycle is None or self.cycle.response_complete)
 
     def _watch(self) -> None:
@@ -229,7 +229,7 @@ class Connection(BoundedParser):
             self._refuse(TOO_SLOW)
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer and close; while earlier requests still wait for their answers, close after those instead."""
+        """Answer and close. If earlier requests wait for their answers, close after those instead."""
         self._stop_deadline()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
@@ -237,7 +237,7 @@ class Connection(BoundedParser):
                 cycle.keep_alive = False
                 self.flow.stop()
                 return
-            cycle.disconnected = True  # this very request; the application's answer to it goes nowhere
+            cycle.disconnected = True  # it is this request, and the application's answer to it must not be sent
         if isinstance(self.app, Application):
             self.transport.write(self.app.refuse(refusal, self.client[0] if self.client else "-"))
         else:
@@ -248,6 +248,6 @@ class Connection(BoundedParser):
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:
-    """Note that the client of a request has gone, and end the waiting for its answer."""
+    """Note that the client of a request has disconnected, and cancel the wait for its answer."""
     cycle.disconnected = True
     cast("Presence", cycle.message_event).leave()

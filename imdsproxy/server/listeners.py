@@ -1,4 +1,4 @@
-"""Where clients come in: TCP, a Unix socket, the admin's port, and sockets that a service manager opened before."""
+"""Open the listeners: TCP, a Unix socket, the admin port, and sockets inherited from a service manager."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _OWNER_AND_GROUP = 0o660
 _UNIX = getattr(socket, "AF_UNIX", -1)  # Windows has no such family
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): process, user, group
 if sys.platform == "win32":
-    # There a second program may listen at a port in use, and take its clients, unless the first forbids it.
+    # On Windows a second program can listen at a port in use, and take its clients, unless the first forbids it.
     _PORT_RULE = socket.SO_EXCLUSIVEADDRUSE
 else:
-    _PORT_RULE = socket.SO_REUSEADDR  # a proxy may start again while its old connections run out
+    _PORT_RULE = socket.SO_REUSEADDR  # a proxy can restart while its old connections end
 
 
 class Listener:
@@ -47,12 +47,19 @@ class Listener:
         inherited: bool = False,
         made: tuple[str, os.stat_result] | None = None,
     ) -> None:
-        """`made` is the file of a Unix socket that this process made, and that goes with it."""
+        """Wrap a listening socket.
+
+        Args:
+            listening: The socket.
+            admin: Whether only the pages under `/-/` are served there.
+            inherited: Whether a service manager opened it.
+            made: The file of a Unix socket that this process made, and removes when it closes the listener.
+        """
         self.socket = listening
         self.inherited = inherited
-        """Whether a service manager keeps it open as well, so that who waits there is served by the next process."""
+        """Whether a service manager keeps it open too, so that the next process serves the clients that wait there."""
         self.admin = admin
-        """Only the pages under `/-/` are served there."""
+        """Whether only the pages under `/-/` are served there."""
         self._made = made
         address = listening.getsockname()
         self.path: str | None = None
@@ -71,7 +78,7 @@ class Listener:
             self.reaches_out = not ipaddress.ip_address(host).is_loopback
 
     def close(self) -> None:
-        """Close it, and take away the file of a Unix socket that is still this one's."""
+        """Close the listener, and remove the file of its Unix socket unless another process has replaced it."""
         self.socket.close()
         if self._made is not None:
             path, file = self._made
@@ -81,10 +88,13 @@ class Listener:
 
 
 def open_listeners(config: Config, environ: MutableMapping[str, str]) -> list[Listener]:
-    """Open what the settings name, the TCP listener first; raises StartError.
+    """Open the listeners of the settings, and return them, the TCP listener first.
 
-    What a service manager hands over stands instead: a TCP socket for HOST and PORT, a Unix socket for UDS, one called
-    `admin` for ADMIN_HOST and ADMIN_PORT.
+    Inherited sockets of a service manager replace them: a TCP socket replaces HOST and PORT, a Unix socket UDS, and one
+    called `admin` ADMIN_HOST and ADMIN_PORT.
+
+    Raises:
+        StartError: A listener cannot be opened.
     """
     listeners = _inherited(environ)
     try:
@@ -102,7 +112,7 @@ def open_listeners(config: Config, environ: MutableMapping[str, str]) -> list[Li
 
 
 def close(listeners: Iterable[Listener]) -> None:
-    """Close them all."""
+    """Close all listeners."""
     for listener in listeners:
         listener.close()
 
@@ -126,7 +136,7 @@ def process_at(connection: socket.socket) -> tuple[str, int] | None:
 
 
 def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:
-    """Take the sockets that were handed to this very process (sd_listen_fds(3)); nobody after it is to take them."""
+    """Return the sockets that a service manager passed to this process, and clear the variables (sd_listen_fds(3))."""
     process, count, names = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if process != str(os.getpid()) or sys.platform == "win32":
         return []
@@ -154,7 +164,7 @@ def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:
 
 
 def _tcp(host: str, port: int, prefix: str = "") -> socket.socket:
-    """Listen at the address of two settings, whose names begin so behind `IMDSPROXY_`."""
+    """Listen at the address of two settings; `prefix` comes before HOST and PORT in their names."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -180,7 +190,7 @@ def _tcp(host: str, port: int, prefix: str = "") -> socket.socket:
 
 
 def _unix(path: str) -> Listener:
-    """Listen at a path. What an ended proxy left there is replaced in one step, so that clients always find one."""
+    """Listen at a path. The file of an ended proxy is replaced in one step, so that clients always find a socket."""
     if sys.platform == "win32":
         raise StartError("IMDSPROXY_UDS: Python knows no Unix sockets on Windows")
     _refuse_taken(path)
@@ -211,7 +221,7 @@ def _refuse_taken(path: str) -> None:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise StartError(f"IMDSPROXY_UDS={path} is there, and is no socket; name another path, or remove it")
     except OSError:
-        return  # nothing there, or nothing that may be seen; binding says which
+        return  # nothing is there, or it may not be seen; binding will report which
     with socket.socket(_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
