@@ -168,7 +168,7 @@ class Budget:
         state.blocked_until = max(state.blocked_until, now + state.window)
 
     def rate(self, now: float) -> float:
-        """The share of the full rate that is used at this moment, above 0, at most 1."""
+        """Return the share of the full rate that is used now: above 0, at most 1."""
         state = self.state
         if state.rate >= 1.0:
             return 1.0

@@ -128,7 +128,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(folder: Path) -> str:
-    """What one short run printed; its results are in the folder."""
+    """Return the output of one short run, whose results are in the folder."""
     temporary = folder / "temporary"
     temporary.mkdir()
     flags = [EFFORT, "--json", str(folder / "figures.json"), "--results", str(folder / "results")]

@@ -233,7 +233,7 @@ def without_fast_path(imds: EmulatorServer, folder: Path) -> Iterator[ProxyProce
 
 @pytest.fixture(params=["fast path", "without fast path"])
 def either(request: pytest.FixtureRequest) -> ProxyProcess:
-    """The proxy as it is, and one of which every request goes the full way."""
+    """Return the proxy with the fast path, and one without."""
     name = "proxy" if request.param == "fast path" else "without_fast_path"
     process = request.getfixturevalue(name)
     assert isinstance(process, ProxyProcess)
@@ -450,7 +450,7 @@ OLD_STAYING = head_of(INSTANCE, "Connection: keep-alive", version="1.0")
 
 @pytest.fixture
 def bodies(either: ProxyProcess) -> dict[bytes, str]:
-    """What the bodies of the answers are called; the heads are known from then on."""
+    """Return names for the bodies of the answers; the heads are known from then on."""
     found = {}
     for name, target in (("a", INSTANCE), ("b", LEAF)):
         with Client(either.port) as client:

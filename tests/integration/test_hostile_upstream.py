@@ -121,7 +121,7 @@ def shared(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def unhurt(shared: ProxyProcess) -> Iterator[ProxyProcess]:
-    """The proxy of all these tests, which has to come through each of them."""
+    """Run the proxy of all these tests, which must survive each of them."""
     seen = len(shared.log)
     yield shared
     assert shared.process.poll() is None
@@ -133,7 +133,7 @@ def unhurt(shared: ProxyProcess) -> Iterator[ProxyProcess]:
 
 @pytest.fixture
 def proxy(unhurt: ProxyProcess, upstream: Upstream) -> Iterator[ProxyProcess]:
-    """The same, and afterwards it still has its whole budget."""
+    """Return that proxy, whose whole budget must be available after the test."""
     yield unhurt
     assert at_once(unhurt, upstream) == AT_ONCE
 

@@ -107,7 +107,7 @@ def running(folder: Path, *arguments: str, module: str = "imdsproxy", **settings
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
-    """It could not start, and said why in one line."""
+    """Assert that the proxy did not start, and gave the reason in one line."""
     assert result.returncode == 2, result
     assert result.stdout == ""
     assert result.stderr.startswith("imdsproxy"), result.stderr
@@ -282,7 +282,7 @@ class Figures:
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
-    """The figures of a proxy to which everything has happened that is counted."""
+    """Return the metrics of a proxy after every event that they count."""
     emulator = Emulator(rate=0, identity_rate=0)
     settings: dict[str, Any] = {
         "budget_requests": 100,
@@ -440,7 +440,7 @@ def _ended_over_a_long_request(folder: Path) -> Farewell:
 def farewell(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], Farewell] | None]:
-    """The ten seconds of grace are waited out beside the other tests of this module."""
+    """Wait for the ten seconds of grace while the other tests of this module run."""
     if sys.platform == "win32" or not any("too_long_for_the_end" in item.name for item in request.session.items):
         yield None
         return

@@ -81,7 +81,7 @@ def arrivals(imds: EmulatorServer) -> Arrivals:
 
 @pytest.fixture(scope="module")
 def proxy(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
-    """A proxy that waits for nothing but for IMDS itself."""
+    """Run a proxy that waits for IMDS only."""
     settings: dict[str, Any] = {"upstream": imds.url, "budget_requests": 1000, "retry_max": 0, "read_timeout": 1}
     with running_proxy(tmp_path_factory.mktemp("events"), **settings) as process:
         yield process
@@ -213,7 +213,7 @@ def test_an_acknowledgement_passes_and_the_next_question_is_answered_afresh(
 
 @pytest.fixture(scope="module")
 def patient(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
-    """A proxy that would try again at once, and often."""
+    """Run a proxy that would retry at once, and often."""
     settings: dict[str, Any] = {"upstream": imds.url, "budget_requests": 1000, "retry_base": 0.05}
     with running_proxy(tmp_path_factory.mktemp("patient"), **settings) as process:
         yield process

@@ -51,7 +51,7 @@ def shared(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def shared_impatient(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
-    """The proxy with `KEEP_ALIVE` seconds for the idle, and the same time limit for a head."""
+    """Run a proxy that closes idle connections, and times out heads, after `KEEP_ALIVE` seconds."""
     log = tmp_path_factory.mktemp("impatient") / "log"
     settings = {"port": 0, "upstream": imds.url, "header_timeout": HEADER_TIMEOUT, "budget_requests": 1000}
     with log.open("w", encoding="utf-8") as stderr:

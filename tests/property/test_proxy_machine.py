@@ -158,7 +158,7 @@ class ProxyMachine(RuleBasedStateMachine):
             self.wrong.append(error)
 
     def check(self, index: int, served: RequestRecord) -> None:
-        """What every answer must be, at the moment it is given."""
+        """Check what holds for every answer, at the moment of the answer."""
         now = self.loop.time()
         if served.response.status != 200:
             assert served.response.status in {410, 429, 500, 502, 504}

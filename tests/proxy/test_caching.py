@@ -16,7 +16,7 @@ LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
 
 
 def numbered() -> Imds:
-    """An IMDS whose every answer is another."""
+    """Return an IMDS whose answers all differ."""
     imds = Imds()
     imds.answer = lambda sent: ok(str(imds.sent.index(sent) + 1))
     return imds

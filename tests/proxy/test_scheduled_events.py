@@ -26,7 +26,7 @@ FAILURES: dict[str, Response | Failure] = {
 
 
 def numbered(latency: float = 0.0) -> Imds:
-    """An IMDS whose every answer is another, by the order in which it was asked."""
+    """Return an IMDS whose answers all differ, numbered by the order of requests."""
     imds = Imds(latency=latency)
     imds.answer = lambda sent: ok(str(imds.sent.index(sent) + 1))
     return imds

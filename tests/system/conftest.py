@@ -60,6 +60,6 @@ def _able() -> None:
 
 @pytest.fixture
 def azure(tmp_path: Path) -> Iterator[Azure]:
-    """The hosts of `topology`, just made: no redirect, no proxy, nothing has reached IMDS."""
+    """Make the hosts of `topology`: no redirect, no proxy, no request at IMDS yet."""
     with running_azure(tmp_path) as azure:
         yield azure

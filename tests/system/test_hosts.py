@@ -96,7 +96,7 @@ def _ended(pid: str) -> bool:
 
 
 def _networks() -> set[str]:
-    """The networks that any process on this machine is in."""
+    """Return the networks of all processes on this machine."""
     found = set()
     for process in Path("/proc").glob("[0-9]*/ns/net"):
         with contextlib.suppress(OSError):

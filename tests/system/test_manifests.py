@@ -74,7 +74,7 @@ def on_the_node(node: Node, layout: str) -> Iterator[RunningPod]:
 
 
 def seen(pod: RunningPod) -> list[str]:
-    """What the example program has been answered so far."""
+    """Return the answers that the example program has got so far."""
     return pod.log("example").splitlines()
 
 
@@ -307,7 +307,7 @@ def test_the_nodes_proxy_without_tokens_gives_metadata_only(azure: Azure, node: 
 
 
 def program_at_the_socket(groups: tuple[int, ...], *targets: str) -> Pod:
-    """A pod of somebody's that asks at the node's socket, as a user of its own in these groups."""
+    """Run a pod that sends requests to the node's socket, as a user of its own in these groups."""
     chained, plain = manifests.pod("sidecar-chained"), manifests.pod("job")
     (program,) = copy.deepcopy(plain.spec["containers"])
     (mount,) = chained.container("imdsproxy").fields["volumeMounts"]

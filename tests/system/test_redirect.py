@@ -224,5 +224,5 @@ def test_a_proxy_started_into_a_loop_becomes_ready_once_it_is_exempt(azure: Azur
 
 
 def loaded(host: Host) -> str:
-    """The host's whole ruleset, without what its counters have counted."""
+    """Return the host's whole ruleset, without the values of its counters."""
     return host.run("nft", "--stateless", "list", "ruleset").stdout

@@ -81,7 +81,7 @@ def run(*command: str, check: bool = True) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A machine's files: systemd's own units, ours, and the programs they name."""
+    """Make a machine's files: systemd's units, the project's, and the programs that they name."""
     folder = tmp_path / "root"
     shutil.copytree("/usr/lib/systemd/system", folder / "usr/lib/systemd/system", symlinks=True)
     ours = folder / "etc/systemd/system"
@@ -273,7 +273,7 @@ def get_unix(path: Path, target: str) -> Answer:
 
 @pytest.fixture
 def activated(azure: Azure, tmp_path: Path) -> Iterator[tuple[HostedProxy, Path]]:
-    """The service as its units have it run in vm: sockets opened beforehand, started by who connects first."""
+    """Run the service in vm as its units do: sockets opened beforehand, started by the first connection."""
     service = settings_of("imdsproxy.service")
     unix = tmp_path / "imdsproxy.sock"
     command = confinement("imdsproxy.service", *arguments(*service["ExecStart"]))

@@ -41,7 +41,7 @@ def layout_containers(layout: str) -> list[Container]:
 
 
 def proxies(layout: str) -> list[Container]:
-    """The containers that run the proxy itself."""
+    """Return the containers that run the proxy itself."""
     return [container for container in layout_containers(layout) if container.name == "imdsproxy"]
 
 
@@ -379,7 +379,7 @@ def read_patch(component: str, shape: str) -> tuple[Any, Any]:
 
 
 def workload(kind: str, inits: bool = True) -> Document:
-    """A document of this kind, with no more in it than has to be, and with two init containers or none."""
+    """Return a minimal document of this kind, with two init containers or none."""
     spec: Document = {"containers": [{"name": "app", "image": "app:1"}]}
     if inits:
         spec["initContainers"] = [{"name": name, "image": "app:1"} for name in ("first", "second")]

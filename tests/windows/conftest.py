@@ -13,7 +13,7 @@ from tests.windows.wine import Process, Windows, missing
 
 @pytest.fixture(scope="session")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Windows]:
-    """A Windows of these tests' own; skip where it cannot be, or fail where REQUIRE_SYSTEM_TESTS says that it can."""
+    """Prepare a Windows for these tests; skip if it is not available, or fail if REQUIRE_SYSTEM_TESTS demands it."""
     if reason := missing():
         if os.environ.get("REQUIRE_SYSTEM_TESTS"):
             pytest.fail(f"REQUIRE_SYSTEM_TESTS is set, but {reason}", pytrace=False)
@@ -27,14 +27,14 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Windows]:
 
 @pytest.fixture(scope="module")
 def imds() -> Iterator[EmulatorServer]:
-    """An emulated IMDS on this side, whose clock and records the tests can trust."""
+    """Run an emulated IMDS on this side, whose clock and records the tests can trust."""
     with run_in_thread() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def proxy(windows: Windows, imds: EmulatorServer) -> Iterator[Process]:
-    """The proxy on Windows, in front of that IMDS; at the end nothing in its log may be an error."""
+    """Run the proxy on Windows in front of that IMDS; at the end its log must have no error."""
     with windows.proxy(upstream=imds.url, max_wait=30, ttl="/metadata/instance=600") as process:
         process.wait_for("readiness ready")
         yield process

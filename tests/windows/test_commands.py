@@ -45,7 +45,7 @@ REFUSE = {
 
 @pytest.fixture(scope="module")
 def done(windows: Windows) -> dict[str, subprocess.CompletedProcess[str]]:
-    """What each of those command lines came to; several run at a time, because each spends most of it waiting."""
+    """Return the result of each command line; several run at a time, because each mostly waits."""
     lines = [*SUCCEED, *REFUSE]
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(lines, pool.map(lambda line: windows.run(*line.split()), lines), strict=True))

@@ -39,7 +39,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Starter:
 
 @pytest.fixture(scope="module")
 def shared(imds: EmulatorServer, start: Starter) -> Iterator[ProxyProcess]:
-    """The process of one file's tests; after all that was sent, no label of its metrics is of a client's making."""
+    """Run a proxy for one file's tests; afterwards no label of its metrics may come from a client."""
     with start(imds.url) as process:
         yield process
         check_labels(process)
@@ -47,7 +47,7 @@ def shared(imds: EmulatorServer, start: Starter) -> Iterator[ProxyProcess]:
 
 @pytest.fixture
 def proxy(shared: ProxyProcess) -> Iterator[ProxyProcess]:
-    """The same, which has to come through each of the tests unhurt."""
+    """Return that proxy, which must survive each test unharmed."""
     seen = len(shared.log)
     yield shared
     assert shared.process.poll() is None
@@ -57,7 +57,7 @@ def proxy(shared: ProxyProcess) -> Iterator[ProxyProcess]:
 
 @pytest.fixture(scope="module")
 def guarded(imds: EmulatorServer, start: Starter) -> Iterator[ProxyProcess]:
-    """A proxy with rules: what is allowed, what is denied, whose name it goes by."""
+    """Run a proxy with rules: allowed and denied paths, accepted host names."""
     with start(
         imds.url,
         allow="/metadata/instance,/metadata/identity,/metadata/versions",
@@ -70,6 +70,6 @@ def guarded(imds: EmulatorServer, start: Starter) -> Iterator[ProxyProcess]:
 
 @pytest.fixture
 def trap() -> Iterator[int]:
-    """The port of a listener on loopback to which nobody may ever connect."""
+    """Return the port of a loopback listener to which no test may cause a connection."""
     with forbidden_port() as port:
         yield port

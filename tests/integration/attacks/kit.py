@@ -84,7 +84,7 @@ def read_answer(stream: BinaryIO, *, head: bool = False) -> Answer | None:
 
 
 def assert_refused(answer: Answer, status: int, *details: str) -> None:
-    """The proxy's own answer: its status, its reason, and JSON that says what to do."""
+    """Assert that this is the proxy's own answer: its status, its reason, and JSON that says what to do."""
     assert answer.status == status, answer
     assert answer.headers["cache-status"] in {f"imdsproxy; detail={detail}" for detail in details}, answer
     assert answer.headers["content-type"].startswith("application/json"), answer

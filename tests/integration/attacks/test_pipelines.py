@@ -167,7 +167,7 @@ def test_flood_on_one_connection_takes_no_memory_and_leaves_the_others_served(
 
 @pytest.fixture(scope="module")
 def slow(start: Starter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Everywhere, EmulatorServer]]:
-    """A proxy in front of an IMDS that takes 0.3 s for everything."""
+    """Run a proxy in front of an IMDS that takes 0.3 s for every request."""
     emulator = Emulator(rate=0, identity_rate=0, identity_concurrency=0, latency=0.3)
     with (
         run_in_thread(emulator) as imds,

@@ -25,7 +25,7 @@ def arrivals(imds: EmulatorServer) -> Arrivals:
 
 @pytest.fixture(scope="module")
 def proxy(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
-    """The proxy that needs no setting of its own, but for a budget that no test has to wait for."""
+    """Run a proxy with the defaults, except for a budget that no test has to wait for."""
     with running_proxy(tmp_path_factory.mktemp("proxy"), upstream=imds.url, budget_requests=1000) as process:
         yield process
         assert "Traceback" not in process.log

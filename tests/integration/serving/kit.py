@@ -28,7 +28,7 @@ NO_HEADER_OTHER = b'{ "error": "Bad request: . Required metadata header not spec
 
 
 def assert_own(answer: Answer, status: int, detail: str) -> None:
-    """An answer of the proxy's own: JSON in IMDS's form, and the reason in one word."""
+    """Assert that this is the proxy's own answer: JSON in IMDS's form, and the reason in one word."""
     assert answer.status == status, answer
     assert cache_status(answer) == {"detail": detail}
     assert answer.headers["content-type"] == "application/json; charset=utf-8"

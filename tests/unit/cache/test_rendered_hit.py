@@ -196,7 +196,7 @@ MOMENTS = st.floats(0.0, 1e8)
 
 @st.composite
 def fresh_entries(draw: st.DrawFn) -> tuple[Entry, float]:
-    """An entry of any life, and a moment at which it is fresh."""
+    """Draw an entry with any lifetime, and a moment at which it is fresh."""
     sent_at = draw(MOMENTS)
     if draw(st.booleans()):
         entry = token(draw(st.integers(302, 604_800)), sent_at=sent_at)

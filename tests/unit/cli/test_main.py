@@ -60,7 +60,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
 
 
 def plain(**values: object) -> Config:
-    """Settings as the server gets them: plain values, from the child that read them."""
+    """Return settings as the server gets them: plain values, from the child that read them."""
     return Settings(**values).config()  # type: ignore[arg-type]
 
 
