@@ -11,7 +11,7 @@ import pytest
 from imdsproxy.emulator import Emulator, run_in_thread
 from tests.clients.callers import CASES, Case, environment, result, start
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.client]
 
 TARGET = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource="
 SELECTORS = {"client_id": "client_id", "object_id": "object_id", "resource_id": "msi_res_id"}

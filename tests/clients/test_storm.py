@@ -13,7 +13,7 @@ from tests.clients.callers import CASES, environment, result, start
 from tests.kit import most_in_a_second, running_proxy
 from tests.size import size
 
-pytestmark = [pytest.mark.process, pytest.mark.large]
+pytestmark = [pytest.mark.process, pytest.mark.large, pytest.mark.client]
 
 PROCESSES = size(short=20, full=100)
 RESOURCES = [f"https://service{number}.example" for number in range(8)]

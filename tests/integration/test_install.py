@@ -21,6 +21,7 @@ from tests.kit import ROOT
 
 pytestmark = [
     pytest.mark.process,
+    pytest.mark.client,
     pytest.mark.skipif(shutil.which("make") is None, reason="not installed: make"),
     pytest.mark.skipif(sys.platform == "win32", reason="the Makefile is for POSIX systems"),
 ]

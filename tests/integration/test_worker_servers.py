@@ -26,6 +26,7 @@ from tests.targets import INSTANCE, TOKEN
 
 pytestmark = [
     pytest.mark.process,
+    pytest.mark.client,
     pytest.mark.skipif(sys.platform == "win32", reason="gunicorn and Unix sockets are POSIX only"),
 ]
 END_SECONDS = 15.0

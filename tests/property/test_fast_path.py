@@ -43,6 +43,9 @@ from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 from tests.virtual import VirtualClock
 from tests.wire import SteppedLoop, Wire
 
+# Measuring coverage would double its time, and other tests reach the same branches.
+pytestmark = pytest.mark.no_cover
+
 LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
 NETWORK = "/metadata/instance/network?api-version=2021-02-01"
 BIG = "/metadata/instance?api-version=2021-12-13"

@@ -18,7 +18,10 @@ from benchmarks.scaling.simulation import simulate
 from benchmarks.scaling.tables import TABLES
 from tests.kit import ROOT
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a budget is shared on Linux only")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="a budget is shared on Linux only"),
+    pytest.mark.no_cover,  # measuring coverage would double its time, and other tests reach the same branches
+]
 
 ONE_BUDGET = (Layout.FILE, Layout.CHAINED, Layout.DAEMON)
 BY_PODS = [workload for workload in Workload if workload not in {Workload.RENEWAL, Workload.ARRIVAL}]

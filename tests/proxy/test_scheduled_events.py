@@ -15,6 +15,9 @@ from tests import virtual
 from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, in_turn, ok, status, token
 from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 
+# Measuring coverage would double its time, and other tests reach the same branches.
+pytestmark = pytest.mark.no_cover
+
 ACKNOWLEDGEMENT = b'{"StartRequests":[{"EventId":"x"}]}'
 FAILURES: dict[str, Response | Failure] = {
     **{str(code): status(code) for code in (410, 429, 500, 502, 503, 504)},

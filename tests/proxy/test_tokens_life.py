@@ -16,6 +16,9 @@ from tests import virtual
 from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, in_turn, ok, status, token
 from tests.targets import TOKEN
 
+# Measuring coverage would double its time, and other tests reach the same branches.
+pytestmark = pytest.mark.no_cover
+
 LIFE = 86400
 HOUR = 3600
 MARGIN = 300
