@@ -23,6 +23,7 @@ from imdsproxy.errors import ImdsproxyError, SettingsError
 from imdsproxy.ops import logs
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
+from imdsproxy.ops.snapshot import take_snapshot
 from imdsproxy.policy import Policy
 from imdsproxy.protocol.address import IMDS
 from imdsproxy.protocol.failures import FailureRules
@@ -164,7 +165,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     )
     store = Store(shares.entries, clock)
     proxy = Proxy(policy=policy, store=store, fetcher=fetcher, clock=clock, derives=config.derive, max_keys=shares.keys)
-    metrics.watch(proxy, clock)
+    metrics.watch(lambda: take_snapshot(proxy))
     return Parts(proxy, metrics, _accepted_hosts(config, instance), shares, close)
 
 

@@ -142,6 +142,10 @@ class Proxy:
         why = "stale-if-error" if standing is Freshness.ON_ERROR else None
         return from_cache(entry, task.decision.endpoint, now, why)
 
+    def now(self) -> float:
+        """Return the monotonic time that all deadlines in here refer to."""
+        return self._clock.monotonic()
+
     def drop(self, path: str | None = None) -> int:
         """Drop every entry, or those of one path (lower case) and below; says how many.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from imdsproxy.clock import Clock
-from imdsproxy.ops import logs
-from imdsproxy.proxy import Proxy
+from imdsproxy.ops.snapshot import Snapshot
 from imdsproxy.records import Outcome, RequestRecord, UpstreamAttempt
 
 if TYPE_CHECKING:
@@ -69,9 +67,9 @@ class Metrics:
         if attempt.retried_after is not None:
             self._retries.labels(attempt.endpoint, attempt.retried_after).inc()
 
-    def watch(self, proxy: Proxy, clock: Clock) -> None:
+    def watch(self, snapshot: Callable[[], Snapshot]) -> None:
         """Register gauges that read the proxy's state when the metrics are collected."""
-        self.registry.register(_State(proxy, clock))
+        self.registry.register(_State(snapshot))
 
     def text(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
@@ -111,30 +109,26 @@ class _Answers(Collector):
 class _State(Collector):
     """The proxy's state at the moment of collection."""
 
-    def __init__(self, proxy: Proxy, clock: Clock) -> None:
-        self._proxy = proxy
-        self._clock = clock
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
-        now = self._clock.monotonic()
+        state = self._snapshot()
         available = GaugeMetricFamily("imdsproxy_budget_available", "Permits available now.", labels=["class"])
-        for budget, limiter in self._proxy.fetcher.limiters.items():
-            available.add_metric([budget.value], limiter.budget.available(now))
+        for budget, permits in state.permits.items():
+            available.add_metric([budget.value], permits)
         yield available
-        store = self._proxy.store
-        store.sweep()
-        yield GaugeMetricFamily("imdsproxy_cache_entries", "Entries in the cache.", value=len(store))
-        yield GaugeMetricFamily("imdsproxy_cache_bytes", "Bytes the cache holds.", value=store.bytes)
-        expiry = store.soonest_token_expiry()
+        yield GaugeMetricFamily("imdsproxy_cache_entries", "Entries in the cache.", value=state.entries)
+        yield GaugeMetricFamily("imdsproxy_cache_bytes", "Bytes the cache holds.", value=state.bytes)
         soonest = GaugeMetricFamily(
             "imdsproxy_token_expiry_seconds", "Remaining life of the cached access token that expires first."
         )
-        if expiry is not None:
-            soonest.add_metric([], expiry - now)
+        if state.token_expiry is not None:
+            soonest.add_metric([], state.token_expiry)
         yield soonest
         yield CounterMetricFamily(
             "imdsproxy_log_dropped",
             "Log lines dropped because standard error was not read or could not be written.",
-            value=logs.dropped(),
+            value=state.log_lines_dropped,
         )

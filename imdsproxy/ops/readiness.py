@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from random import SystemRandom
 
+from imdsproxy.ops.snapshot import take_snapshot
 from imdsproxy.policy import Policy, Refuse
 from imdsproxy.protocol.messages import Refusal, Request, Target
 from imdsproxy.protocol.target import read_target
@@ -35,8 +36,9 @@ class Readiness:
         """Why the proxy is not ready, in one sentence, or None once it is."""
         if self.stopping:
             return "The proxy is shutting down."
-        if not self._proxy.fetcher.health.answered:
-            return f"IMDS has not answered yet: {self._proxy.fetcher.trouble or 'it has just been asked'}"
+        state = take_snapshot(self._proxy)
+        if not state.imds_answered:
+            return f"IMDS has not answered yet: {state.trouble or 'it has just been asked'}"
         return None if self._warm else f"Warming up: {self._last_word}"
 
     async def become(self) -> None:

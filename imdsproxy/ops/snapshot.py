@@ -1,0 +1,49 @@
+"""The state of the proxy at one moment, as metrics and readiness report it.
+
+Only this module reads the proxy's parts for that purpose, so that all reports agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from imdsproxy.ops import logs
+from imdsproxy.protocol.messages import BudgetClass
+from imdsproxy.proxy import Proxy
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the proxy holds, and what it knows of IMDS."""
+
+    permits: Mapping[BudgetClass, int]
+    """Permits available now."""
+    entries: int
+    """Entries in the cache."""
+    bytes: int
+    """Bytes the cache holds."""
+    token_expiry: float | None
+    """Remaining life, in seconds, of the cached access token that expires first; None without one."""
+    imds_answered: bool
+    """Whether IMDS has answered since the start, and not with a failure."""
+    trouble: str | None
+    """Why the latest request to IMDS failed; None if none did."""
+    log_lines_dropped: int
+    """Log lines dropped since the start, because standard error was not read or could not be written."""
+
+
+def take_snapshot(proxy: Proxy) -> Snapshot:
+    """Return the state at this moment. Entries past their last bound are dropped first."""
+    now = proxy.now()
+    proxy.store.sweep()
+    expiry = proxy.store.soonest_token_expiry()
+    return Snapshot(
+        permits={budget: limiter.budget.available(now) for budget, limiter in proxy.fetcher.limiters.items()},
+        entries=len(proxy.store),
+        bytes=proxy.store.bytes,
+        token_expiry=None if expiry is None else expiry - now,
+        imds_answered=proxy.fetcher.health.answered,
+        trouble=proxy.fetcher.trouble,
+        log_lines_dropped=logs.dropped(),
+    )
