@@ -35,6 +35,9 @@ from imdsproxy.upstream.task import FetchTask
 _SHARED = "shared"
 _SHARED_WITHOUT_METADATA = "shared without Metadata"
 
+# Bytes of target and fields of a request that is seen out although all its clients have gone.
+_LONGEST_OUTLIVING = 4096
+
 Waiting = Coroutine[Any, Any, RequestRecord]
 
 
@@ -188,7 +191,9 @@ class Proxy:
         flight = self.flights.under_way(key)
         if flight is None:
             ticket = task.ticket(background=background, max_wait=max_wait)
-            return self.flights.start(key, partial(self._fly, task), ticket), True
+            flight = self.flights.start(key, partial(self._fly, task), ticket)
+            flight.outlives_clients = isinstance(task.decision, Cache) and not _is_long(task.request)
+            return flight, True
         if not background:
             self.fetcher.limiter(task.decision).join(flight.ticket, task.client)
             flight.clients += 1
@@ -210,12 +215,12 @@ class Proxy:
             failed = not flight.landed.done() or _failed(flight.landed.result())
             if failed and lookup(stale, now) is not Freshness.MISS:
                 return from_cache(stale, task.decision.endpoint, now, "stale-if-error")
-        landing = await self._landing(task, flight)
+        landing = await self._landing(flight)
         while isinstance(landing, TurnedAway) and landing.in_vain and not led:
             # Whoever began it had waited longer; the rest of one's own time is left.
             left = self.fetcher.limiter(task.decision).max_wait - (self._clock.monotonic() - began)
             flight, led = self._flight(task, wish, max_wait=max(0.0, left))
-            landing = await self._landing(task, flight)
+            landing = await self._landing(flight)
         if wish and isinstance(landing, TurnedAway):  # it was not granted after all
             self._guard.withdraw_bypass(task.request.target.key)
         outcome = Outcome.BYPASS if wish else Outcome.MISS
@@ -230,16 +235,15 @@ class Proxy:
         return self._alone(task, self.flights.start(None, partial(self._fly, task), task.ticket()))
 
     async def _alone(self, task: FetchTask, flight: CollapsedFetch[FetchResult]) -> RequestRecord:
-        landing = await self._landing(task, flight)
+        landing = await self._landing(flight)
         return self._served(task, landing, Outcome.BYPASS, "method" if task.once else "bypass")
 
-    async def _landing(self, task: FetchTask, flight: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
-        """Wait for a fetch. One that keeps nothing ends with the last of its clients."""
+    async def _landing(self, flight: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
+        """Wait for a fetch. One that keeps nothing, or whose request is long, ends with the last of its clients."""
         try:
             return await asyncio.shield(flight.landed)
         except asyncio.CancelledError:
-            if isinstance(task.decision, Forward):
-                self.flights.leave(flight)
+            self.flights.leave(flight)
             raise
 
     async def _fly(self, task: FetchTask, flight: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
@@ -289,6 +293,12 @@ class Proxy:
             forward_status=landing.response.status,
             stored=entry is not None,
         )
+
+
+def _is_long(request: Request) -> bool:
+    """Whether a request takes so much memory that it is not kept without a client who answers for it."""
+    fields = sum(len(name) + len(value) for name, value in request.headers)
+    return len(request.target.raw) + fields > _LONGEST_OUTLIVING
 
 
 def _failed(landing: FetchResult | Failure) -> bool:

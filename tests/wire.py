@@ -126,6 +126,7 @@ class Wire(asyncio.Transport):
         """What the client got, and when."""
         self.end: tuple[float, str] | None = None
         """When the connection was lost, and of what."""
+        self._high_water = _HIGH_WATER
         self.fullest = 0
         """The most bytes that were in the write buffer."""
         loop.call_soon(self._begin)
@@ -170,9 +171,13 @@ class Wire(asyncio.Transport):
             return
         self._flush()
         self.fullest = max(self.fullest, len(self._outbox))
-        if len(self._outbox) > _HIGH_WATER and not self._writing_paused:
+        if len(self._outbox) > self._high_water and not self._writing_paused:
             self._writing_paused = True
             self._protocol.pause_writing()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert low is None
+        self._high_water = _HIGH_WATER if high is None else high
 
     def get_write_buffer_size(self) -> int:
         return 0 if self._closed else len(self._outbox)

@@ -12,10 +12,12 @@ from imdsproxy.cli.startup_checks import check_loop, check_targets, check_upstre
 from imdsproxy.config import Config
 from imdsproxy.errors import ImdsproxyError
 from imdsproxy.server.listeners import Listener, close, open_listeners
+from imdsproxy.server.memory_bound import connections_within, memory_limit, most_memory
 from imdsproxy.server.run import run
 
 logger = logging.getLogger(__name__)
 
+_FEWEST_CONNECTIONS = 64
 START_FAILED = 2
 """Exit status where the settings, or this machine, do not allow a start."""
 
@@ -45,9 +47,25 @@ def serve(config: Config, warnings: Sequence[str] = (), announce: Callable[[str]
         application,
         listeners,
         header_timeout=config.header_timeout,
+        connections=_connections(config),
         announce=lambda: _report(listeners, config, announce),
     )
     return 0
+
+
+def _connections(config: Config) -> int:
+    """Return how many connections there may be within the memory of this container or unit."""
+    limit = memory_limit()
+    found = connections_within(limit, config.cache_max_bytes, config.max_body_bytes)
+    if limit is not None and found < _FEWEST_CONNECTIONS:
+        needed = most_memory(config.cache_max_bytes, config.max_body_bytes, _FEWEST_CONNECTIONS)
+        fields = {"limit": limit, "needed": needed, "connections": _FEWEST_CONNECTIONS}
+        logger.warning(
+            "the memory limit of this container or unit is below what clients can make the proxy take; raise it, "
+            "or lower IMDSPROXY_CACHE_MAX_BYTES or IMDSPROXY_MAX_BODY_BYTES",
+            extra={"fields": fields},
+        )
+    return max(_FEWEST_CONNECTIONS, found)
 
 
 def _report(listeners: Sequence[Listener], config: Config, announce: Callable[[str], None]) -> None:

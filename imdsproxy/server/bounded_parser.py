@@ -15,7 +15,22 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.server.asgi import ADMIN_EXTENSION, PRESENCE_EXTENSION, TARGET_EXTENSION, UNIX_EXTENSION
 from imdsproxy.server.flow import Brake
-from imdsproxy.server.parse_errors import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, MOST_FIELDS, UPGRADE_WITH_BODY
+from imdsproxy.server.held_bytes import (
+    SHARE,
+    HeldBytes,
+    weight_of_body,
+    weight_of_field,
+    weight_of_part,
+    weight_of_target,
+)
+from imdsproxy.server.parse_errors import (
+    HEAD_TOO_LONG,
+    LONGEST_HEAD,
+    MALFORMED,
+    MOST_FIELDS,
+    NO_MEMORY,
+    UPGRADE_WITH_BODY,
+)
 from imdsproxy.server.presence import Presence
 
 _END = b"\r\n\r\n"
@@ -46,7 +61,20 @@ class BoundedParser(HttpToolsProtocol):
     """Parses one request after another, as long as none has to wait."""
 
     # Slots, because uvicorn's attributes fill a dictionary: a few more would double it in each connection.
-    __slots__ = ("_beside_body", "_cycles", "_framed", "_in_head", "_refusal", "_trailing", "_unparsed", "_whole")
+    __slots__ = (
+        "_beside_body",
+        "_cycles",
+        "_earlier",
+        "_framed",
+        "_in_head",
+        "_refusal",
+        "_taken",
+        "_trailing",
+        "_unparsed",
+        "_unsent",
+        "_weight",
+        "_whole",
+    )
 
     cycle: RequestResponseCycle | None  # type: ignore[assignment]  # there is none before the first
     flow: Brake
@@ -54,6 +82,8 @@ class BoundedParser(HttpToolsProtocol):
     """Whether only the pages under `/-/` are served."""
     unix = False
     """Whether the listener is a Unix socket."""
+    held = HeldBytes()
+    """What all connections of a server hold beyond their shares; a subclass made at start has the server's."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,6 +96,12 @@ class BoundedParser(HttpToolsProtocol):
         self._refusal = MALFORMED  # the answer if the parser stops
         self._unparsed = b""  # bytes that wait for the answers to earlier requests
         self._cycles: list[RequestResponseCycle] = []  # requests that wait for their answers, in order
+        # Weights as in `held_bytes`: of the newest request until it is answered, of those before it, of answers that
+        # the client does not take; and what this connection has from the pool.
+        self._weight = 0
+        self._earlier = 0
+        self._unsent = 0
+        self._taken = 0
 
     def _parse(self) -> None:
         """Parse one request after another, until one has to wait for the answer to an earlier one.
@@ -84,6 +120,20 @@ class BoundedParser(HttpToolsProtocol):
             self.flow.hold()
         else:
             self.flow.release()
+        if not self._settle() and not self.transport.is_closing():
+            self._refuse(NO_MEMORY)
+
+    def _settle(self) -> bool:
+        """Take what is held beyond the share from the pool, or give it back; return False if there is no room."""
+        # The parser keeps a field to itself until it is whole.
+        newest = self._weight if self._whole else max(self._weight, weight_of_part(self._beside_body))
+        beyond = max(0, newest + self._earlier + self._unsent + len(self._unparsed) - SHARE)
+        if beyond == self._taken:
+            return True
+        if not self.held.move(self._taken, beyond):
+            return False
+        self._taken = beyond
+        return True
 
     def _feed(self, piece: bytes) -> None:
         self._beside_body += len(piece)
@@ -104,6 +154,8 @@ class BoundedParser(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+        self._earlier += self._weight
+        self._weight = 0
         self._in_head = True
         self._whole = False
         self._framed = False
@@ -112,6 +164,7 @@ class BoundedParser(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """Append a piece of the target."""
         self.url += url
+        self._weight += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Append a field, or count a trailer: the request is decided by then (RFC 9110 section 6.5.1)."""
@@ -120,6 +173,7 @@ class BoundedParser(HttpToolsProtocol):
             if len(self.headers) >= MOST_FIELDS:  # checked here, because a field takes thirty times its bytes
                 self._stop_parsing(HEAD_TOO_LONG)
             self.headers.append((name, value))
+            self._weight += weight_of_field(name, value)
             if name in _FRAMING:
                 self._framed = True
                 if name == b"expect" and value.lower() == b"100-continue":
@@ -142,6 +196,9 @@ class BoundedParser(HttpToolsProtocol):
         upgrade = self.parser.should_upgrade()
         if upgrade and (codings or any(name == b"content-length" and value != b"0" for name, value in self.headers)):
             self._stop_parsing(UPGRADE_WITH_BODY)  # the parser takes the following bytes for the other protocol
+        self._weight += weight_of_target(self.url)
+        if not self._settle():
+            self._stop_parsing(NO_MEMORY)
         self._in_head = False
         self._beside_body = 0
         target, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -171,12 +228,18 @@ class BoundedParser(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Count a piece of the body, and pass it to uvicorn."""
         self._beside_body = max(0, self._beside_body - _FRAME * len(body))
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._weight += weight_of_body(len(body))
+            if not self._settle():
+                self._stop_parsing(NO_MEMORY)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the request."""
         self._end_request()
         super().on_message_complete()
+        if self.cycle is not None and self.cycle.response_complete:
+            self._weight = 0
 
     def _end_request(self) -> None:
         self._whole = True

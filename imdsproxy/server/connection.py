@@ -19,6 +19,7 @@ from imdsproxy.server.application import Application
 from imdsproxy.server.bounded_parser import BoundedParser
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.flow import Brake, hung_up, unread
+from imdsproxy.server.held_bytes import SHARE
 from imdsproxy.server.listeners import peer
 from imdsproxy.server.parse_errors import TOO_MANY, TOO_SLOW, UNKNOWN_METHOD, written
 from imdsproxy.server.presence import Presence
@@ -66,7 +67,8 @@ class Connection(BoundedParser):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Start the connection. A silent client is idle from the start."""
         super().connection_made(transport)
-        self.flow = Brake(transport)
+        self.flow = Brake(transport, self.held)
+        transport.set_write_buffer_limits(high=SHARE)
         self.client = self.client or peer(transport)
         self._made = self.loop.time()
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self.timeout_keep_alive_handler)
@@ -83,8 +85,10 @@ class Connection(BoundedParser):
             self.crowd.leave(self)
         self._unset_keepalive_if_required()
         self._stop_deadline()
-        self.resume_writing()
         self._unparsed = b""
+        self.resume_writing()
+        self._weight = self._earlier = 0
+        self._settle()
         if self._watch_for_end is not None:
             self._watch_for_end.cancel()
             type(self).half_closed -= 1
@@ -146,6 +150,7 @@ class Connection(BoundedParser):
     def on_response_complete(self) -> None:
         """Parse the next request, and start the write timeout if the response has not been drained."""
         self._idle_since = self.loop.time()
+        self._note_answered()
         super().on_response_complete()
         if not self.transport.is_closing():
             if self._unparsed or self.flow.held:
@@ -159,10 +164,15 @@ class Connection(BoundedParser):
         """Start the write timeout, because the client reads more slowly than the proxy writes."""
         super().pause_writing()
         self._watch()
+        self._unsent = self.transport.get_write_buffer_size()
+        if not self._settle():
+            self.loop.call_soon(self.transport.abort)  # not within the transport's own write
 
     def resume_writing(self) -> None:
         """Cancel the write timeout, because the client has caught up."""
         super().resume_writing()
+        self._unsent = 0
+        self._settle()
         if self._deaf is not None:
             self._deaf.cancel()
             self._deaf = None
@@ -228,12 +238,28 @@ class Connection(BoundedParser):
         elif not self.transport.is_closing():
             self._refuse(TOO_SLOW)
 
+    def _note_answered(self) -> None:
+        """Let go of what the answered request held. An idle connection would keep a long one until the next."""
+        self._earlier = 0
+        newest = self.cycle
+        if newest is not None and newest.response_complete and self._whole:
+            if self._weight > SHARE:
+                self.url, self.headers = b"", []
+                newest.scope["headers"] = []
+                newest.scope.pop("extensions", None)
+                newest.body = bytearray()
+            self._weight = 0
+        self._settle()
+
     def _refuse(self, refusal: Refusal) -> None:
         """Answer and close. If earlier requests wait for their answers, close after those instead."""
         self._stop_deadline()
+        self._unparsed = b""
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if self._in_head or self.pipeline or cycle.response_started:
+                if not self._whole:  # the beginning of another request, which nothing follows
+                    self.url, self.headers, self._weight = b"", [], 0
                 cycle.keep_alive = False
                 self.flow.stop()
                 return

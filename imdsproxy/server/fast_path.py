@@ -14,10 +14,13 @@ from imdsproxy.protocol.messages import Key
 from imdsproxy.server.application import Application, log_request
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Crowd
+from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.known_heads import UNIX_MARK
 from imdsproxy.server.parse_errors import LONGEST_HEAD
 
 _END = b"\r\n\r\n"
+# A longer body is not copied, because the copy would stay for as long as the client does not read it.
+_LONGEST_JOINED = 16_384
 
 
 class FastPathConnection(Connection):
@@ -87,6 +90,7 @@ class FastPathConnection(Connection):
             return
         hit, key = self._hit
         self._hit = None  # otherwise each connection would keep the last body in memory
+        self._weight = 0
         self._end_request()
         self._answer(hit, self._began)
         if self._latest.startswith(b"GET %b HTTP/" % self.url):
@@ -99,7 +103,10 @@ class FastPathConnection(Connection):
     def _answer(self, hit: RenderedHit, began: float, head: bytes | None = None) -> None:
         """Write the answer to the request that was just parsed, or to `head`, a known head that was not."""
         self._answered = True
-        self.transport.write(hit.head + hit.body)
+        if len(hit.body) > _LONGEST_JOINED:
+            self.transport.writelines((hit.head, hit.body))
+        else:
+            self.transport.write(hit.head + hit.body)
         self._idle_since = self.loop.time()
         self.server_state.total_requests += 1
         seconds = self._now() - began
@@ -110,7 +117,12 @@ class FastPathConnection(Connection):
 
 
 def connection_class(
-    header_timeout: float, *, admin: bool = False, unix: bool = False, crowd: Crowd | None = None
+    header_timeout: float,
+    *,
+    admin: bool = False,
+    unix: bool = False,
+    crowd: Crowd | None = None,
+    held: HeldBytes | None = None,
 ) -> type[Connection]:
     """Return the protocol class for a listener.
 
@@ -121,7 +133,8 @@ def connection_class(
         admin: Whether only the pages under `/-/` are served there. The fast path never answers those.
         unix: Whether the listener is a Unix socket.
         crowd: The limit of connections; None for no limit.
+        held: The pool of memory that all listeners share; None for one of its own.
     """
     base = Connection if admin else FastPathConnection
-    values = {"header_timeout": header_timeout, "admin": admin, "unix": unix, "crowd": crowd}
-    return type(base.__name__, (base,), values)
+    values = {"admin": admin, "unix": unix, "crowd": crowd, "held": held or HeldBytes()}
+    return type(base.__name__, (base,), {"header_timeout": header_timeout, **values})

@@ -8,6 +8,8 @@ import sys
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from imdsproxy.server.held_bytes import HeldBytes
+
 # The reasons not to read: the application has not yet taken the body (uvicorn's own reason); a request waits for the
 # answer to an earlier one; the last read was full, so other connections come first; the connection ends.
 _BODY, _WAITING, _TURN, _END = 1, 2, 4, 8
@@ -20,9 +22,10 @@ class Brake(FlowControl):
     them parsed and in memory.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, held: HeldBytes) -> None:
         # uvicorn's own constructor is not called: it makes an event of 1 kB, which most connections never need.
         self._transport = transport
+        self._held = held
         self._pauses = 0
         self.write_paused = False
         self._writable: asyncio.Event | None = None
@@ -69,11 +72,22 @@ class Brake(FlowControl):
         self._pause(_END)
 
     async def drain(self) -> None:
-        """Wait until the transport accepts more."""
-        if self.write_paused:
-            if self._writable is None:
-                self._writable = asyncio.Event()
+        """Wait until the transport accepts more, with the next answer in hand; few connections at once may do so.
+
+        Only a client that sends requests ahead and does not read its answers makes the proxy wait here.
+        """
+        if not self.write_paused:
+            return
+        if self._writable is None:
+            self._writable = asyncio.Event()
+        if not self._held.wait_behind():
+            self._transport.abort()
             await self._writable.wait()
+            return
+        try:
+            await self._writable.wait()
+        finally:
+            self._held.go_on()
 
     def pause_writing(self) -> None:
         """Note that the client reads more slowly than the proxy writes."""

@@ -33,7 +33,15 @@ TOO_MANY = Refusal(
     503,
     "connections",
     "service_unavailable",
-    "This proxy has as many connections as its limit of open files allows (LimitNOFILE=, ulimit -n). Ask again.",
+    "This proxy has as many connections as its limits of open files (LimitNOFILE=, ulimit -n) and memory allow. "
+    "Ask again.",
+    ((b"retry-after", b"1"),),
+)
+NO_MEMORY = Refusal(
+    503,
+    "memory",
+    "service_unavailable",
+    "Long requests, and answers that are not read, take all the memory that they may have in this proxy. Ask again.",
     ((b"retry-after", b"1"),),
 )
 UNKNOWN_METHOD = Refusal(

@@ -20,7 +20,9 @@ from imdsproxy.server.arrivals import Arrivals
 from imdsproxy.server.connection import KEEP_ALIVE, Connection
 from imdsproxy.server.crowd import Crowd, most_connections
 from imdsproxy.server.fast_path import connection_class
+from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.listeners import Listener, close
+from imdsproxy.server.memory_bound import MOST_CONNECTIONS
 from imdsproxy.server.reader import Reader
 
 if TYPE_CHECKING:
@@ -133,6 +135,7 @@ def run(
     listeners: Sequence[Listener],
     *,
     header_timeout: float,
+    connections: int = MOST_CONNECTIONS,
     announce: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until a signal, then close the listeners.
@@ -141,19 +144,21 @@ def run(
         application: The application.
         listeners: The listeners, in the order in which they are served.
         header_timeout: Seconds that a client has for a whole request.
+        connections: The most connections at once; fewer if the limit of open files has no room for them.
         announce: Called once all listeners are served.
     """
-    crowd = Crowd(most_connections())
-    connections = {
-        (admin, unix): connection_class(header_timeout, admin=admin, unix=unix, crowd=crowd)
+    crowd = Crowd(min(most_connections(), connections))
+    held = HeldBytes()
+    classes = {
+        (admin, unix): connection_class(header_timeout, admin=admin, unix=unix, crowd=crowd, held=held)
         for admin, unix in product((False, True), repeat=2)
     }
-    config = uvicorn_config(application, connections[False, False])
+    config = uvicorn_config(application, classes[False, False])
     server = _Server(
         config,
         application=application,
         listeners=listeners,
-        connections=connections,
+        connections=classes,
         crowd=crowd,
         started=announce,
     )

@@ -182,7 +182,8 @@ class Settings(BaseSettings):
     cache_max_bytes: Bytes = Field(
         16_777_216,
         description="Most bytes of everything that grows with what clients ask for: cached "
-        "answers (13/16), known heads, and what is remembered of targets, hosts and keys.",
+        "answers (13/16), known heads, and what is remembered of targets, hosts and keys. The whole process stays "
+        "below 80 MiB + 1.25 x this + 32 x MAX_BODY_BYTES + 32 KiB for each of at most 4096 connections.",
     )
     max_body_bytes: Bytes = Field(
         1_048_576, description="Most bytes of an upstream body; a larger one is refused with 502."

@@ -20,6 +20,8 @@ sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
 import httpx  # noqa: E402  # after the line above
 
+BODIES_AT_ONCE = 8
+"""Bodies of the longest size that may be received at once."""
 SLOW_READ_TIMEOUT = 130.0
 """Seconds: the first scheduled-events request may take two minutes (Microsoft's scheduled-events page)."""
 
@@ -42,6 +44,7 @@ class UpstreamClient:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._max_body_bytes = max_body_bytes
+        self._receiving = 0  # bytes of all bodies that are not whole yet
         self._url = httpx.URL(scheme="http", host=address.host, port=address.port, path="/")
         # The transport, not the client: a client adds headers, cookies, redirects and authentication of its own.
         self._transport = httpx.AsyncHTTPTransport(
@@ -108,20 +111,29 @@ class UpstreamClient:
                 _CONTROL.search(value) for _, value in response.headers.raw
             ):
                 return self._unreadable()
-            body = bytearray()
-            # Raw bytes, not decoded ones: the client gets the body as IMDS encoded it.
-            async for part in cast("AsyncIterable[bytes]", response.stream):
-                body += part
-                if len(body) > self._max_body_bytes:
-                    return Failure(
-                        FailureKind.TOO_LARGE,
-                        f"{self.address} sent more than {self._max_body_bytes} bytes; "
-                        "raise IMDSPROXY_MAX_BODY_BYTES if that is right.",
-                    )
-            answer = Response(response.status_code, to_client(response.headers.raw), bytes(body))
+            body = await self._receive_body(cast("AsyncIterable[bytes]", response.stream))
+            if isinstance(body, Failure):
+                return body
+            answer = Response(response.status_code, to_client(response.headers.raw), body)
             return self._loop() if reports_loop(answer) else answer
         finally:
             await response.aclose()
+
+    async def _receive_body(self, parts: AsyncIterable[bytes]) -> bytes | Failure:
+        """Return a body as IMDS encoded it, not decoded. All bodies that are received at once have one bound."""
+        body = bytearray()
+        most = BODIES_AT_ONCE * self._max_body_bytes
+        try:
+            async for part in parts:
+                body += part
+                self._receiving += len(part)
+                if len(body) > self._max_body_bytes:
+                    return self._too_large(self._max_body_bytes)
+                if self._receiving > most:
+                    return self._too_large(most, " in several answers at once")
+            return bytes(body)
+        finally:
+            self._receiving -= len(body)
 
     def _loop(self) -> Failure:
         """Say what to mend, as far as this end of the loop knows: a redirect, or its own setting."""
@@ -144,6 +156,12 @@ class UpstreamClient:
         return Failure(
             FailureKind.UNREADABLE,
             f"{self.address} answered what is no whole HTTP response. Is it the metadata service?",
+        )
+
+    def _too_large(self, most: int, where: str = "") -> Failure:
+        return Failure(
+            FailureKind.TOO_LARGE,
+            f"{self.address} sent more than {most} bytes{where}; raise IMDSPROXY_MAX_BODY_BYTES if that is right.",
         )
 
     def _too_slow(self, error: Exception, read_timeout: float) -> Failure:

@@ -44,6 +44,8 @@ class CollapsedFetch(Generic[Result]):
         """A request of it is at IMDS at this moment."""
         self.wanted = True
         """Somebody may still make use of what it brings; if not, a failed try is not tried again."""
+        self.outlives_clients = False
+        """It goes on when the last client has gone."""
         self.clients = 1
         """How many wait for it."""
 
@@ -86,7 +88,7 @@ class CollapsedFetches(Generic[Result]):
         Such a request is seen out, and can be joined meanwhile.
         """
         flight.clients -= 1
-        if flight.clients > 0:
+        if flight.clients > 0 or flight.outlives_clients:
             return
         flight.wanted = False
         if flight.sending:

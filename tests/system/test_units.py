@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from imdsproxy.server.crowd import room
+from imdsproxy.server.memory_bound import MOST_CONNECTIONS, most_memory
 from imdsproxy.settings.load import Settings
 from tests.kit import METADATA, ROOT, Answer, wait_until
 from tests.system import confined
@@ -313,9 +315,12 @@ def test_the_service_has_room_for_what_it_needs(azure: Azure, activated: tuple[H
     proxy, _ = activated
     service = settings_of("imdsproxy.service")
     assert proxy.get(INSTANCE).status == 200
+    settings = Settings()
     most = int(service["MemoryHigh"][0].removesuffix("M")) * 1024 * 1024
-    connections = int(service["LimitNOFILE"][0]) * 8 * 1024
-    assert proxy.resident_bytes() + Settings().cache_max_bytes + connections < most
+    connections = min(MOST_CONNECTIONS, room(int(service["LimitNOFILE"][0])))
+    assert connections == MOST_CONNECTIONS
+    assert most_memory(settings.cache_max_bytes, settings.max_body_bytes, connections) < most
+    assert proxy.resident_bytes() < most_memory(settings.cache_max_bytes, settings.max_body_bytes, 1)
     threads = len(list(Path(f"/proc/{proxy.process.pid}/task").iterdir()))
     # asyncio's own pool, which resolves names, and the child that reads the settings.
     assert threads + 5 <= int(service["TasksMax"][0])

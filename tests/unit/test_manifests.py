@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from imdsproxy.server import run as server
+from imdsproxy.server.memory_bound import MOST_CONNECTIONS, connections_within
 from imdsproxy.settings.load import Settings, load
 from imdsproxy.settings.places import parse_upstream
 from tests import manifests
@@ -321,6 +322,15 @@ def test_every_container_says_what_it_needs_and_how_much_it_may_take(container: 
     resources = container.fields["resources"]
     for name in ("cpu", "memory"):
         assert quantity(resources["requests"][name]) <= quantity(resources["limits"][name])
+
+
+@every_proxy
+def test_limit_of_memory_is_above_the_worst_case_of_enough_connections(container: Container) -> None:
+    """A sidecar serves one pod, the proxy of a node as many clients as there may be."""
+    config = Settings().config()
+    limit = int(quantity(container.fields["resources"]["limits"]["memory"]))
+    connections = connections_within(limit, config.cache_max_bytes, config.max_body_bytes)
+    assert connections >= (MOST_CONNECTIONS if container.pod.kind == "DaemonSet" else 900)
 
 
 def quantity(text: str) -> float:

@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Admission
 from imdsproxy.server.flow import Brake
+from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.reader import LONGEST_READ, Reader
 
 LEAST = b"GET / HTTP/1.1\r\n\r\n"
@@ -34,6 +35,9 @@ class _Transport(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         self.written += data
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        del high, low
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -127,7 +131,7 @@ def test_one_read_becomes_few_requests(begin: bytes) -> None:
 def test_reading_goes_on_once_no_reason_against_it_is_left() -> None:
     async def steps() -> None:
         transport = _Transport()
-        brake = Brake(transport)
+        brake = Brake(transport, HeldBytes())
         brake.hold()
         brake.pause_reading()
         brake.yield_turn(asyncio.get_running_loop())
@@ -146,7 +150,7 @@ def test_reading_goes_on_once_no_reason_against_it_is_left() -> None:
 
 def test_answer_waits_until_the_client_takes_more() -> None:
     async def steps() -> None:
-        brake = Brake(_Transport())
+        brake = Brake(_Transport(), HeldBytes())
         await brake.drain()
         brake.pause_writing()
         waiting = [asyncio.get_running_loop().create_task(brake.drain()) for _ in range(2)]
