@@ -127,6 +127,14 @@ _TABLE = (
 )
 _BY_PATH = {row.path: row for row in _TABLE}
 
+# Microsoft's scheduled-events page, and clients' sources, 2026.
+_EVENTS_VERSIONS = frozenset(
+    {
+        *("2017-03-01", "2017-08-01", "2017-11-01", "2019-01-01", "2019-04-01", "2019-08-01", "2020-07-01"),
+        "2024-07-09",
+    }
+)
+
 ENDPOINTS = frozenset(row.endpoint for row in _TABLE) | {"none"}
 """Every value that the `endpoint` label of a metric can have."""
 
@@ -253,6 +261,15 @@ def _override(settings: Mapping[str, float], segments: Segments, open_to_all: bo
         if value is not None:
             return value
     return None
+
+
+def is_usual(target: Target) -> bool:
+    """Return whether this is a scheduled-events target that clients are known to ask for: a version, nothing else."""
+    return (
+        len(target.parameters) == 1
+        and target.parameters[0][0] == "api-version"
+        and (target.parameters[0][1] in _EVENTS_VERSIONS)
+    )
 
 
 def _longest(segments: Segments) -> _Row:

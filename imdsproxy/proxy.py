@@ -24,6 +24,7 @@ from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
 from imdsproxy.policy import Cache, Decision, Forward, Policy, Refuse
 from imdsproxy.protocol.messages import Failure, Key, Refusal, Request, Response
+from imdsproxy.protocol.peer import UNKNOWN, Peer
 from imdsproxy.protocol.target import read_target, without_bypass
 from imdsproxy.records import Outcome, RequestRecord, refused
 from imdsproxy.upstream.collapsing import CollapsedFetch, CollapsedFetches
@@ -76,14 +77,14 @@ class Proxy:
         self._parts = DerivedEntries(store, clock, max_keys) if derives else None
         self._guard = RefreshGuard(clock, max_keys)
 
-    def answer(self, request: Request, client: str = "") -> RequestRecord | Waiting:
+    def answer(self, request: Request, client: Peer = UNKNOWN) -> RequestRecord | Waiting:
         """Answer at once, or give a coroutine to wait for; cancelling it ends the waiting, not the flight.
 
         Where requests have to wait, clients take turns; whose request it is, `client` says.
         """
         return self.perform(request, self.policy.decide(request), client)
 
-    def perform(self, request: Request, decision: Decision, client: str = "") -> RequestRecord | Waiting:
+    def perform(self, request: Request, decision: Decision, client: Peer = UNKNOWN) -> RequestRecord | Waiting:
         """Do what was decided about a request."""
         if isinstance(decision, Refuse):
             return refused(decision.refusal)
@@ -210,9 +211,9 @@ class Proxy:
         flight, led = joined
         began = self._clock.monotonic()
         if stale is not None:
-            await asyncio.wait((flight.landed, flight.stumbled), return_when=asyncio.FIRST_COMPLETED)
+            soon = await flight.result_or_stumble()
             now = self._clock.monotonic()
-            failed = not flight.landed.done() or _failed(flight.landed.result())
+            failed = soon is None or _failed(soon)
             if failed and lookup(stale, now) is not Freshness.MISS:
                 return from_cache(stale, task.decision.endpoint, now, "stale-if-error")
         landing = await self._landing(flight)
@@ -241,7 +242,7 @@ class Proxy:
     async def _landing(self, flight: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
         """Wait for a fetch. One that keeps nothing, or whose request is long, ends with the last of its clients."""
         try:
-            return await asyncio.shield(flight.landed)
+            return await flight.result()
         except asyncio.CancelledError:
             self.flights.leave(flight)
             raise

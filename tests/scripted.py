@@ -14,6 +14,7 @@ from imdsproxy.app import Parts, build
 from imdsproxy.config import Config
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Request, Response
+from imdsproxy.protocol.peer import Peer
 from imdsproxy.protocol.request_parser import AcceptedHosts, read
 from imdsproxy.records import RequestRecord
 from imdsproxy.settings.places import parse_upstream
@@ -157,8 +158,9 @@ class Stage:
         assert not isinstance(request, Refusal), request
         return request._replace(body=body)
 
-    async def get(self, target: str = INSTANCE, *, client: str = "", **more: Any) -> RequestRecord:
-        answer = self.proxy.answer(self.request(target, **more), client)
+    async def get(self, target: str = INSTANCE, *, client: str | Peer = "", **more: Any) -> RequestRecord:
+        peer = client if isinstance(client, Peer) else Peer(address=client)
+        answer = self.proxy.answer(self.request(target, **more), peer)
         return unmarked(answer if isinstance(answer, RequestRecord) else await answer)
 
     def start(self, target: str = INSTANCE, **more: Any) -> asyncio.Task[RequestRecord]:

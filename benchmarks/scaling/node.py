@@ -19,6 +19,7 @@ from imdsproxy.emulator.limits import Limits
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import Failure, FailureKind, Headers, Request, Response
+from imdsproxy.protocol.peer import Peer
 from imdsproxy.protocol.request_parser import read
 from imdsproxy.records import RequestRecord
 from imdsproxy.upstream.client import SLOW_READ_TIMEOUT
@@ -174,6 +175,7 @@ class Node:
 async def _answer(parts: Parts, method: str, target: bytes, headers: Headers, client: str = "") -> RequestRecord:
     request = read(method, target, headers, parts.accepted_hosts)
     assert isinstance(request, Request), request
-    named = client or f"imdsproxy {request.hops[-1]}"
-    answer = parts.proxy.answer(request, named)
+    # A pod comes by its address; a sidecar by the socket, where all sidecars are processes of one user.
+    peer = Peer(address=client) if client else Peer(user=65532, proxy=request.hops[-1])
+    answer = parts.proxy.answer(request, peer)
     return answer if isinstance(answer, RequestRecord) else await answer

@@ -1,73 +1,170 @@
 """A queue in which clients take turns, and of one client the things it asks for.
 
-A client with a thousand places in it delays another's only place by one turn. What several clients wait for stands in
-the queue of each of them and leaves all at once.
+The queue is a tree: one level for each level of a client's turn, then one for the kinds of what it asks for. On every
+level those who wait take turns, so that a client with a thousand items delays another's only item by one turn. An item
+for which several clients wait stands in the queue of each of them and leaves all at once.
+
+Adding and removing cost the same however many wait.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from collections.abc import Container
 from typing import Generic, TypeVar
+
+from imdsproxy.budget.turns import Turn
 
 Item = TypeVar("Item")
 
+_EXACT_ROUNDS = 64
+"""Rounds up to which the estimate is exact; beyond it errs on the long side."""
 
-class FairQueue(Generic[Item]):
-    """Items by client and kind, first come first served only within one kind of one client."""
+
+class _Node(Generic[Item]):
+    """A level on which children take turns. The innermost nodes have items, in order of arrival, and no children."""
+
+    __slots__ = ("children", "items", "waiting", "with_more")
 
     def __init__(self) -> None:
-        self._clients: OrderedDict[str, OrderedDict[str, deque[Item]]] = OrderedDict()
-        self._places: dict[Item, list[tuple[str, str]]] = {}
+        self.children: OrderedDict[str, _Node[Item]] = OrderedDict()
+        self.items: dict[Item, None] = {}
+        self.waiting = 0
+        """Items in it, and below it."""
+        self.with_more: list[int] = []
+        """At index n: how many children have more than n waiting."""
 
-    def add(self, item: Item, client: str, kind: str) -> None:
-        """Let an item wait at the end of a client's queue for this kind, where it does not wait already."""
+    def before_own(self, name: str, own: int) -> int:
+        """Bound what the other children have served before one child has been served `own` + 1 times."""
+        rounds, child = own + 1, self.children.get(name)
+        own_waiting = 0 if child is None else child.waiting
+        exact = min(rounds, _EXACT_ROUNDS)
+        before = sum(self.with_more[:exact]) - min(own_waiting, exact)
+        if rounds > exact < len(self.with_more):
+            others = self.with_more[exact] - (own_waiting > exact)
+            before += others * (rounds - exact)
+        return min(before, self.waiting - own_waiting)
+
+
+class FairQueue(Generic[Item]):
+    """Items by turn and kind, first come first served only within one kind of one client.
+
+    An item has one kind, and may have the turns of several clients.
+    """
+
+    def __init__(self) -> None:
+        self._root: _Node[Item] = _Node()
+        self._places: dict[Item, list[tuple[str, ...]]] = {}
+        self.kinds: dict[str, int] = {}
+        """How many items of each kind wait."""
+
+    def add(self, item: Item, turn: Turn, kind: str) -> None:
+        """Let an item wait at the end of a client's queue for this kind, unless it waits there already."""
+        path = (*turn, kind)
         places = self._places.setdefault(item, [])
-        if (client, kind) not in places:
-            places.append((client, kind))
-            self._clients.setdefault(client, OrderedDict()).setdefault(kind, deque()).append(item)
+        if path in places:
+            return
+        if not places:
+            self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        places.append(path)
+        node = self._root
+        for name in path:
+            node.waiting += 1
+            child = node.children.get(name)
+            if child is None:
+                child = node.children[name] = _Node()
+            if len(node.with_more) == child.waiting:
+                node.with_more.append(0)
+            node.with_more[child.waiting] += 1
+            node = child
+        node.waiting += 1
+        node.items[item] = None
 
-    def first(self) -> Item:
-        """Give the item whose turn it is; LookupError if there is none."""
-        if not self._clients:
-            raise LookupError("nobody waits")
-        kinds = next(iter(self._clients.values()))
-        return next(iter(kinds.values()))[0]
+    def first(self, skipped: Container[str] = ()) -> Item | None:
+        """Return the item whose turn it is, or None. Items of the skipped kinds have no turn."""
+        path = self._first(self._root, skipped)
+        return None if path is None else next(iter(self._node(path).items))
 
-    def take(self) -> Item:
-        """Take out the item whose turn it is; in the next round its client is last, and its kind its client's last."""
-        client, kinds = next(iter(self._clients.items()))
-        kind, items = next(iter(kinds.items()))
-        item = items[0]
-        kinds.move_to_end(kind)
-        self._clients.move_to_end(client)
+    def take(self, skipped: Container[str] = ()) -> Item:
+        """Remove and return the item whose turn it is; its client, and its kind, come last in the next round.
+
+        Raises:
+            LookupError: No item of a kind that is not skipped waits.
+        """
+        path = self._first(self._root, skipped)
+        if path is None:
+            raise LookupError("nothing waits")
+        node = self._root
+        for name in path:
+            node.children.move_to_end(name)
+            node = node.children[name]
+        item = next(iter(node.items))
         self.remove(item)
         return item
 
     def remove(self, item: Item) -> None:
-        """Take an item out, wherever it waits; KeyError if it does not."""
-        for client, kind in self._places.pop(item):
-            kinds = self._clients[client]
-            kinds[kind].remove(item)
-            if not kinds[kind]:
-                del kinds[kind]
-            if not kinds:
-                del self._clients[client]
+        """Remove an item wherever it waits. Raise KeyError if it does not wait."""
+        places = self._places.pop(item)
+        kind = places[0][-1]
+        self.kinds[kind] -= 1
+        if not self.kinds[kind]:
+            del self.kinds[kind]
+        for path in places:
+            node = self._root
+            for name in path:
+                node.waiting -= 1
+                child = node.children[name]
+                node.with_more[child.waiting - 1] -= 1
+                if not node.with_more[-1]:
+                    node.with_more.pop()
+                if child.waiting == 1:
+                    del node.children[name]
+                node = child
+            node.waiting -= 1
+            del node.items[item]
 
-    def ahead_of_new(self, client: str, kind: str) -> int:
-        """Count those who would get their turn before a new item, at the most.
+    def ahead_of_new(self, turn: Turn, kind: str) -> int:
+        """Bound the number of items that would get their turn before a new one.
 
-        The new one is its client's (n + 1)th to be served, and every other client is served n + 1 times before.
+        On each level the new one is its client's (n + 1)th to be served, and every other client is served n + 1 times
+        before, or as often as it has items.
         """
-        kinds = self._clients.get(client, OrderedDict[str, deque[Item]]())
-        own = len(kinds.get(kind, ()))
-        own += sum(min(len(items), own + 1) for name, items in kinds.items() if name != kind)
-        others = (self.waiting(name) for name in self._clients if name != client)
-        # What stands in several queues was counted in each.
-        return min(len(self), own + sum(min(waiting, own + 1) for waiting in others))
+        path = (*turn, kind)
+        nodes: list[_Node[Item] | None] = [self._root]
+        for name in path:
+            above = nodes[-1]
+            nodes.append(None if above is None else above.children.get(name))
+        leaf = nodes.pop()
+        ahead = 0 if leaf is None else leaf.waiting
+        for name, node in zip(reversed(path), reversed(nodes), strict=True):
+            if node is not None:
+                ahead += node.before_own(name, ahead)
+        return min(len(self), ahead)  # an item that stands in several queues was counted in each
 
-    def waiting(self, client: str) -> int:
-        """Count what waits for a client."""
-        return sum(map(len, self._clients.get(client, {}).values()))
+    def waiting(self, turn: Turn, kind: str | None = None) -> int:
+        """Count what waits for a client, of all kinds or of one."""
+        node = self._node(turn if kind is None else (*turn, kind))
+        return node.waiting
+
+    def _node(self, path: tuple[str, ...]) -> _Node[Item]:
+        node = self._root
+        for name in path:
+            child = node.children.get(name)
+            if child is None:
+                return _Node()
+            node = child
+        return node
+
+    def _first(self, node: _Node[Item], skipped: Container[str]) -> tuple[str, ...] | None:
+        for name, child in node.children.items():
+            if child.items:
+                if name not in skipped:
+                    return (name,)
+            else:
+                below = self._first(child, skipped)
+                if below is not None:
+                    return (name, *below)
+        return None
 
     def __contains__(self, item: object) -> bool:
         return item in self._places

@@ -1,49 +1,136 @@
-"""A few places for requests that may hold a token for minutes, so that the others keep some."""
+"""A few places for requests that may hold a permit for minutes, so that the others keep some."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
 
-from imdsproxy.budget.fair_queue import FairQueue
+from cachetools import LRUCache
+
+from imdsproxy.budget.shares import SILENCE, Recall
+from imdsproxy.budget.turns import Turn
+from imdsproxy.clock import Clock
 
 # One client may wait for so many of the few places at once: more different scheduled-events targets than there are.
 _MOST_PLACES_WANTED = 8
+_REMEMBERED_CLIENTS = 4096
+_PRESSED_EVERY = 0.1
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """A place, taken or wanted."""
+
+    turn: Turn
+    usual: bool
+    """Clients are known to ask for this target. All other targets count together."""
+    recall: Recall
+    """How to end the request that has the place."""
+    free: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    taken_at: float = 0.0
+    recalled: bool = False
+
+    @property
+    def client(self) -> str:
+        """With whom others take turns for places."""
+        return self.turn[0]
 
 
 class FairSemaphore:
-    """So many places, taken before a token; clients take turns for them."""
+    """So many places, taken before a permit; clients take turns for them.
 
-    def __init__(self, count: int) -> None:
+    One client may have them all while no other waits. Once another waits, a request that has been under way for
+    `SILENCE` seconds is recalled: one of a client that has several, or one for an unusual target if a usual one waits.
+    """
+
+    def __init__(self, count: int, clock: Clock) -> None:
         self._free = count
-        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._clock = clock
+        self._waiting: dict[Place, None] = {}
+        self._wanted: Counter[tuple[str, bool]] = Counter()
+        self._held: list[Place] = []
+        self._handed_out = 0
+        self._served: LRUCache[str, int] = LRUCache(_REMEMBERED_CLIENTS)  # when each client got a place last
+        self._alarm: asyncio.TimerHandle | None = None
 
-    async def take(self, client: str, max_wait: float) -> bool:
-        """Wait for a place, at most so many seconds; says whether it was taken, and then `give_back` is due."""
+    async def acquire(self, place: Place, max_wait: float) -> bool:
+        """Wait for a place for at most `max_wait` seconds; return whether it was taken, and has to be released."""
         if self._free > 0:
             self._free -= 1
+            self._hand_out(place)
             return True
-        if self._waiting.waiting(client) >= _MOST_PLACES_WANTED:
+        if self._wanted[place.client, place.usual] >= _MOST_PLACES_WANTED:
             return False
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(turn, client, "")
+        self._waiting[place] = None
+        self._wanted[place.client, place.usual] += 1
+        if self._alarm is None and any(self._goes_before(place, held) for held in self._held):
+            self._press()
         try:
             async with asyncio.timeout(max_wait):
-                await turn
+                await place.free
         except (TimeoutError, asyncio.CancelledError) as error:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-            elif not turn.cancelled():
-                self.give_back()  # its turn came in the same moment
+            if place in self._waiting:
+                self._withdraw(place)
+            elif not place.free.cancelled():
+                self.release(place)  # its turn came in the same moment
             if isinstance(error, TimeoutError):
                 return False
             raise
         return True
 
-    def give_back(self) -> None:
+    def release(self, place: Place) -> None:
         """Leave the place to the next."""
-        while self._waiting:
-            turn = self._waiting.take()
-            if not turn.done():  # else it was cancelled, and its task has not run since
-                turn.set_result(None)
+        self._held.remove(place)
+        while (following := self._next()) is not None:
+            self._withdraw(following)
+            if not following.free.done():  # else it was cancelled, and its task has not run since
+                following.free.set_result(None)
+                self._hand_out(following)
+                self._press()
                 return
         self._free += 1
+
+    def _next(self) -> Place | None:
+        """Return whose turn it is: of the clients with the fewest places the one that got a place the longest ago."""
+        places = Counter(place.client for place in self._held)
+        return min(
+            self._waiting,
+            key=lambda place: (places[place.client], not place.usual, self._served.get(place.client, 0)),
+            default=None,
+        )
+
+    def _withdraw(self, place: Place) -> None:
+        del self._waiting[place]
+        self._wanted[place.client, place.usual] -= 1
+        if not self._wanted[place.client, place.usual]:
+            del self._wanted[place.client, place.usual]
+
+    def _hand_out(self, place: Place) -> None:
+        self._handed_out += 1
+        self._served[place.client] = self._handed_out
+        place.taken_at = self._clock.monotonic()
+        self._held.append(place)
+
+    def _press(self) -> None:
+        """Recall a request for the sake of the next who waits, or look again when one may be recalled."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        following = self._next()
+        if following is None or any(place.recalled for place in self._held):
+            return
+        unfair = [place for place in self._held if self._goes_before(following, place)]
+        if not unfair:
+            return
+        place = max(unfair, key=lambda place: (not place.usual, place.taken_at))
+        left = place.taken_at + SILENCE - self._clock.monotonic()
+        if left <= 0 and place.recall.end is not None:
+            place.recalled = True
+            place.recall.end()
+        else:  # it may still wait for its permit
+            self._alarm = asyncio.get_running_loop().call_later(max(left, _PRESSED_EVERY), self._press)
+
+    def _goes_before(self, waiting: Place, held: Place) -> bool:
+        places = Counter(place.client for place in self._held)
+        return (waiting.usual and not held.usual) or places[held.client] > places[waiting.client] + 1

@@ -1,91 +1,68 @@
-"""Who gets the next token: those whose client waits before background refreshes, and clients in turn."""
+"""Who gets the next permit: requests for which a client waits before background refreshes, and clients in turn."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import Protocol
-
-from cachetools import TTLCache
 
 from imdsproxy.budget.bucket import Permit
 from imdsproxy.budget.fair_queue import FairQueue
+from imdsproxy.budget.permits import Permits
+from imdsproxy.budget.promises import Promises
+from imdsproxy.budget.shares import Recall, Shares
+from imdsproxy.budget.turns import turn_of
 from imdsproxy.clock import Clock
+from imdsproxy.protocol.peer import UNKNOWN, Peer
 
 LATEST_START = 5.0
-"""Seconds after which a token that was taken is not used any more: a process that was stopped meanwhile may be too
-late, since others count on its request having ended."""
+"""Seconds after which a permit that was taken is not used any more: a process that was stopped meanwhile may be too
+late, because others count on its request having ended."""
 
-# Those who are told of a time so many seconds away may not come back at all.
-_LONGEST_PROMISE = 120.0
-_REMEMBERED_CLIENTS = 4096
-_MOST_CLIENTS = 16
+_MOST_TURNS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
-    """No token within the longest wait; `retry_after` whole seconds on there should be one."""
+    """No permit within the longest wait; in `retry_after` whole seconds there should be one."""
 
     retry_after: int
     in_vain: bool = False
-    """It was waited for, and others who came later may wait on."""
-
-
-class Permits(Protocol):
-    """A budget: this process's own, or one that it shares."""
-
-    @property
-    def requests(self) -> int:
-        """How many tokens there are."""
-        ...
-
-    def reserve(self, now: float, lease: float, *, background: bool) -> Permit | float:
-        """Give a token, or the seconds until asking again may succeed; infinity waits for `release`."""
-        ...
-
-    def release(self, token: Permit, now: float, *, counts: bool = True) -> None:
-        """Give back a token whose request is over."""
-        ...
-
-    def release_unused(self, token: Permit) -> None:
-        """Give back a token that was not used."""
-        ...
-
-    def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
-        """Learn of a 429."""
-        ...
-
-    def available(self, now: float) -> int:
-        """Count the tokens that could be taken at this moment."""
-        ...
-
-    def expected_wait(self, ahead: int, now: float) -> float:
-        """Estimate the wait of one who has so many before it."""
-        ...
+    """The request was queued and its time ran out. Clients who joined it later may wait on."""
 
 
 class Ticket:
-    """A place in the queue for a token; one flight holds one ticket for all of its tries."""
+    """A place in the queue for a permit; one fetch holds one ticket for all of its attempts."""
 
-    __slots__ = ("background", "clients", "deadline", "kind", "max_wait", "slow", "turn")
+    __slots__ = ("background", "deadline", "kind", "max_wait", "recall", "slow", "turn", "turns")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all but the first two by name
         self,
-        client: str = "",
+        client: Peer = UNKNOWN,
         kind: str = "",
         *,
         background: bool = False,
         slow: bool = False,
         max_wait: float = math.inf,
+        recall: Recall | None = None,
     ) -> None:
-        self.clients = [client]
-        """Who waits for it; each of them brings it a turn."""
+        """Make a ticket.
+
+        Args:
+            client: Who waits for it.
+            kind: The endpoint that is asked, or `""` for none.
+            background: No client waits for it.
+            slow: Its request may take minutes.
+            max_wait: The seconds that its client may still wait, if that is less than others may.
+            recall: How its request can be ended; None if it must be seen out.
+        """
+        self.turns = [turn_of(client)]
+        """The turns of all clients who wait for it; each brings it forward."""
         self.kind = kind
         self.background = background
         self.slow = slow
         self.max_wait = max_wait
-        """What its client may still wait, where that is less than others may."""
+        self.recall = recall
         self.turn: asyncio.Future[Permit | TurnedAway] | None = None
         self.deadline: asyncio.TimerHandle | None = None
 
@@ -93,8 +70,8 @@ class Ticket:
 class Limiter:
     """The queue before one budget. Deciding is synchronous; only waiting is not.
 
-    `leases` are the seconds after which a token whose request nobody ended comes back, of ordinary requests and of
-    slow ones; only a budget that outlives its process needs them.
+    `leases` are the seconds after which a permit whose request was never ended returns, for ordinary and for slow
+    requests; only a budget that outlives its process needs them.
     """
 
     def __init__(
@@ -107,12 +84,11 @@ class Limiter:
         self._waiting: FairQueue[Ticket] = FairQueue()
         self._background: FairQueue[Ticket] = FairQueue()
         self._alarm: asyncio.TimerHandle | None = None
-        # When there should be a token for a client that was turned away.
-        self._promises: TTLCache[str, float] = TTLCache(_REMEMBERED_CLIENTS, _LONGEST_PROMISE, clock.monotonic)
-        self._last_promise = -math.inf
+        self._shares = Shares()
+        self._promises = Promises(clock)
 
-    async def enter(self, ticket: Ticket) -> Permit | TurnedAway:
-        """Wait for a token. Every token is given back by `leave` or `forgo`."""
+    async def acquire(self, ticket: Ticket) -> Permit | TurnedAway:
+        """Wait for a permit. Each is returned by `release` or `release_unused`."""
         if not ticket.background:
             wait = self._expected_wait(ticket)
             if wait > min(self.max_wait, ticket.max_wait):
@@ -120,7 +96,7 @@ class Limiter:
         turn: asyncio.Future[Permit | TurnedAway] = asyncio.get_running_loop().create_future()
         ticket.turn = turn
         if ticket.background:
-            self._background.add(ticket, "", ticket.kind)
+            self._background.add(ticket, turn_of(UNKNOWN), ticket.kind)
         else:
             self._queue(ticket)
         self._advance()
@@ -135,57 +111,61 @@ class Limiter:
                 ticket.deadline.cancel()
                 ticket.deadline = None
 
-    def leave(self, token: Permit, *, counts: bool = True) -> None:
-        """Give back a token whose request is over; `counts` as for `Budget.release`."""
-        self.budget.release(token, self._clock.monotonic(), counts=counts)
+    def release(self, permit: Permit, *, counts: bool = True, answered: bool = True) -> None:
+        """Return a permit whose request is over.
+
+        Args:
+            permit: What `acquire` returned.
+            counts: Whether the time it was held says something about other requests.
+            answered: Whether its endpoint answered, with whatever status.
+        """
+        now = self._clock.monotonic()
+        self._shares.end(permit.holder, now, answered=answered)
+        self.budget.release(permit, now, counts=counts)
         self._advance()
 
-    def release_unused(self, token: Permit) -> None:
-        """Give back a token that was not used."""
-        self.budget.release_unused(token)
+    def release_unused(self, permit: Permit) -> None:
+        """Return a permit that was not used."""
+        self._shares.forget(permit.holder)
+        self.budget.release_unused(permit)
         self._advance()
 
-    def too_late(self, token: Permit) -> bool:
-        """Whether a token that was not used yet may not be used any more."""
-        return self._clock.monotonic() - token.taken_at > LATEST_START
+    def too_late(self, permit: Permit) -> bool:
+        """Return whether a permit that was not used yet may not be used any more."""
+        return self._clock.monotonic() - permit.taken_at > LATEST_START
 
-    def join(self, ticket: Ticket, client: str) -> None:
+    def join(self, ticket: Ticket, client: Peer) -> None:
         """From now on this client waits for it, too."""
+        turn = turn_of(client)
         if ticket.background:
             ticket.background = False
-            ticket.clients = [client]
+            ticket.turns = [turn]
             if ticket in self._background:
                 self._background.remove(ticket)
                 self._queue(ticket)
                 self._advance()
-        elif client not in ticket.clients:
-            # Of very many, those bring it the soonest turn that have the least waiting.
-            ticket.clients = [*sorted(ticket.clients, key=self._waiting.waiting)[: _MOST_CLIENTS - 1], client]
+        elif turn not in ticket.turns:
+            # Keep the clients with the shortest queues, which bring it forward the most.
+            ticket.turns = [*sorted(ticket.turns, key=self._waiting.waiting)[: _MOST_TURNS - 1], turn]
             if ticket in self._waiting:
-                self._waiting.add(ticket, client, ticket.kind)
+                self._waiting.add(ticket, turn, ticket.kind)
 
     def _expected_wait(self, ticket: Ticket) -> float:
-        ahead = min(self._waiting.ahead_of_new(client, ticket.kind) for client in ticket.clients)
-        return self.budget.expected_wait(ahead, self._clock.monotonic())
+        now = self._clock.monotonic()
+        ahead = min(self._waiting.ahead_of_new(turn, ticket.kind) for turn in ticket.turns)
+        full = self._full(self._waiting, now)
+        if full and ticket.kind not in full:  # requests to endpoints that hold their share are not ahead of it
+            ahead = min(ahead, sum(count for kind, count in self._waiting.kinds.items() if kind not in full))
+        return self.budget.expected_wait(ahead, now)
 
     def _turned_away(self, ticket: Ticket, wait: float, *, in_vain: bool = False) -> TurnedAway:
-        """Tell when there should be a token: after this wait, and after the other clients that were told before.
-
-        Were all clients told the same, they would all come back at once, and most of them in vain.
-        """
         now = self._clock.monotonic()
-        client = ticket.clients[0]
-        moment = max(now + wait, self._promises.get(client, -math.inf))
-        if client not in self._promises:
-            requests = self.budget.requests
-            between = (self.budget.expected_wait(requests, now) - self.budget.expected_wait(0, now)) / requests
-            moment = min(max(moment, self._last_promise + between), now + max(wait, _LONGEST_PROMISE))
-            self._last_promise = self._promises[client] = moment
+        moment = self._promises.make(ticket.turns[0], self.budget, wait, now)
         return TurnedAway(max(1, math.ceil(moment - now)), in_vain=in_vain)
 
     def _queue(self, ticket: Ticket) -> None:
-        for client in ticket.clients:
-            self._waiting.add(ticket, client, ticket.kind)
+        for turn in ticket.turns:
+            self._waiting.add(ticket, turn, ticket.kind)
         max_wait = min(self.max_wait, ticket.max_wait)
         ticket.deadline = asyncio.get_running_loop().call_later(max_wait, self._out_of_time, ticket)
 
@@ -199,24 +179,48 @@ class Limiter:
             if ticket in queue:
                 queue.remove(ticket)
         turn = ticket.turn
-        if turn is not None and turn.done() and not turn.cancelled() and isinstance(token := turn.result(), Permit):
-            self.release_unused(token)  # its turn came in the same moment in which it was cancelled
+        if turn is not None and turn.done() and not turn.cancelled() and isinstance(permit := turn.result(), Permit):
+            self.release_unused(permit)  # its turn came in the same moment in which it was cancelled
+
+    def _full(self, queue: FairQueue[Ticket], now: float) -> frozenset[str]:
+        """Return the endpoints whose requests in this queue get no permit now."""
+        waiting = self._waiting.kinds if queue is self._waiting else (*self._waiting.kinds, *queue.kinds)
+        return self._shares.full(self._share, waiting, now)
+
+    @property
+    def _share(self) -> int:
+        return max(1, self.budget.concurrent // 2)
 
     def _advance(self) -> None:
-        """Hand out the tokens that are there, and set the alarm for the next that comes back."""
+        """Hand out the permits that are there, and set the alarm for the next one."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        while queue := self._waiting or self._background:
-            ticket = queue.first()
+        now = self._clock.monotonic()
+        look_again = math.inf
+        while (found := self._next(now)) is not None:
+            queue, ticket, skipped = found
             if ticket.turn is None or ticket.turn.done():  # cancelled, and its task has not run since
                 queue.remove(ticket)
                 continue
-            lease = self._leases[ticket.slow]
-            token = self.budget.reserve(self._clock.monotonic(), lease, background=ticket.background)
-            if not isinstance(token, Permit):
-                if token < math.inf:
-                    self._alarm = asyncio.get_running_loop().call_later(token, self._advance)
-                return
-            queue.take()
-            ticket.turn.set_result(token)
+            permit = self.budget.reserve(now, self._leases[ticket.slow], background=ticket.background)
+            if not isinstance(permit, Permit):
+                look_again = now + permit
+                if not ticket.background:
+                    look_again = min(look_again, self._shares.recall(self._share, now))
+                break
+            queue.take(skipped)
+            self._shares.lend(permit.holder, ticket.kind, now, ticket.recall)
+            ticket.turn.set_result(permit)
+        if look_again < math.inf:
+            self._alarm = asyncio.get_running_loop().call_later(look_again - now, self._advance)
+
+    def _next(self, now: float) -> tuple[FairQueue[Ticket], Ticket, frozenset[str]] | None:
+        """Return the ticket whose turn it is, its queue, and the endpoints that were passed over."""
+        for queue in (self._waiting, self._background):
+            if queue:
+                skipped = self._full(queue, now)
+                ticket = queue.first(skipped)
+                if ticket is not None:
+                    return queue, ticket, skipped
+        return None

@@ -80,6 +80,11 @@ class SharedBudget:
         """How many tokens there were when it was last looked."""
         return self._budget.requests
 
+    @property
+    def concurrent(self) -> int:
+        """How many of them may be lent at once."""
+        return self._budget.concurrent
+
     def reserve(self, now: float, lease: float, *, background: bool) -> Permit | float:
         """Take a token, or say when to ask again, which is soon: others give theirs back unseen."""
         own = self._own_budget.reserve(now)

@@ -29,10 +29,10 @@ from imdsproxy.server.asgi import (
     LONGEST_BODY,
     by_unix_socket,
     extension,
+    peer_of,
     read_body,
     target,
     unless_gone,
-    whose,
 )
 from imdsproxy.server.known_heads import KnownHeads
 from imdsproxy.server.parse_errors import written
@@ -175,7 +175,7 @@ class Application:
             if len(body) > LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
             request = request._replace(body=body)
-        answer = self.proxy.answer(request, whose(request, scope))
+        answer = self.proxy.answer(request, peer_of(request, scope))
         if isinstance(answer, RequestRecord):
             return answer
         try:

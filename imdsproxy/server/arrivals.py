@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from imdsproxy.protocol.peer import UNKNOWN
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.listeners import process_at
@@ -77,7 +78,7 @@ class Arrivals:
 
     def _refuse(self, accepted: socket.socket, address: Address) -> None:
         """Answer and close in one step, without a transport, so that the descriptor is free at once."""
-        client = address[0] if isinstance(address, tuple) else (process_at(accepted) or ("-",))[0]
+        client = address[0] if isinstance(address, tuple) else (process_at(accepted) or UNKNOWN).name
         with accepted:
             try:
                 accepted.send(self._application.refuse(TOO_MANY, client))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from imdsproxy.protocol.messages import Refusal, Request
+from imdsproxy.protocol.peer import Peer
 from imdsproxy.proxy import Waiting
 from imdsproxy.records import RequestRecord
-from imdsproxy.server.listeners import ELSEWHERE
 from imdsproxy.server.presence import Presence
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ UNIX_EXTENSION = "imdsproxy.unix"
 """The name there of a bool: the request came by a Unix socket."""
 PRESENCE_EXTENSION = "imdsproxy.presence"
 """The name there of the client's `Presence`."""
+
+PEER_EXTENSION = "imdsproxy.peer"
+"""Under this name it gives the `Peer` at the other end of a Unix socket."""
 
 _PIPELINED = Refusal(
     400,
@@ -55,16 +58,12 @@ def by_unix_socket(scope: Scope) -> bool:
     return bool(ours) if ours is not None else port is None and host.startswith("/")
 
 
-def client_address(scope: Scope) -> str:
-    """Name the client, by its address or as the process that it is."""
+def peer_of(request: Request, scope: Scope) -> Peer:
+    """Return what is known of the client: what the server tells, and the proxy that the request names."""
+    known = extension(scope, PEER_EXTENSION)
     client = scope.get("client")
-    return client[0] if client else "-"
-
-
-def whose(request: Request, scope: Scope) -> str:
-    """Name the one with whom others take turns; a proxy in another container is told from the next by its own word."""
-    client = client_address(scope)
-    return f"{client}, imdsproxy {request.hops[-1]}" if request.hops and client.startswith(ELSEWHERE) else client
+    peer = known if isinstance(known, Peer) else Peer(address=client[0] if client else None)
+    return peer._replace(proxy=request.hops[-1]) if request.hops else peer
 
 
 def target(scope: Scope, receive: Receive) -> bytes | Refusal:

@@ -13,7 +13,14 @@ from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from imdsproxy.protocol.messages import Refusal
-from imdsproxy.server.asgi import ADMIN_EXTENSION, PRESENCE_EXTENSION, TARGET_EXTENSION, UNIX_EXTENSION
+from imdsproxy.protocol.peer import Peer
+from imdsproxy.server.asgi import (
+    ADMIN_EXTENSION,
+    PEER_EXTENSION,
+    PRESENCE_EXTENSION,
+    TARGET_EXTENSION,
+    UNIX_EXTENSION,
+)
 from imdsproxy.server.flow import Brake
 from imdsproxy.server.held_bytes import (
     SHARE,
@@ -67,6 +74,7 @@ class BoundedParser(HttpToolsProtocol):
         "_earlier",
         "_framed",
         "_in_head",
+        "_peer",
         "_refusal",
         "_taken",
         "_trailing",
@@ -94,6 +102,7 @@ class BoundedParser(HttpToolsProtocol):
         self._beside_body = 0  # bytes since the last complete head or request that are not body
         self._trailing = 0  # bytes in the trailers of this request
         self._refusal = MALFORMED  # the answer if the parser stops
+        self._peer: Peer | None = None  # the client at the other end of a Unix socket
         self._unparsed = b""  # bytes that wait for the answers to earlier requests
         self._cycles: list[RequestResponseCycle] = []  # requests that wait for their answers, in order
         # Weights as in `held_bytes`: of the newest request until it is answered, of those before it, of answers that
@@ -211,6 +220,7 @@ class BoundedParser(HttpToolsProtocol):
             ADMIN_EXTENSION: self.admin,
             UNIX_EXTENSION: self.unix,
             PRESENCE_EXTENSION: presence,
+            PEER_EXTENSION: self._peer,
         }
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # ASGI leaves the type open
         # uvicorn would parse the target, and fail at the forms that are not a path.

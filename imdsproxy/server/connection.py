@@ -69,7 +69,9 @@ class Connection(BoundedParser):
         super().connection_made(transport)
         self.flow = Brake(transport, self.held)
         transport.set_write_buffer_limits(high=SHARE)
-        self.client = self.client or peer(transport)
+        self._peer = peer(transport)
+        if self._peer is not None:
+            self.client = (self._peer.name, 0)
         self._made = self.loop.time()
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self.timeout_keep_alive_handler)
         if self.crowd is not None and self.admission is None:  # `Arrivals` asks before there is a transport

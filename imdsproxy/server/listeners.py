@@ -18,11 +18,10 @@ from pathlib import Path
 
 from imdsproxy.config import Config
 from imdsproxy.errors import StartError
+from imdsproxy.protocol.peer import Peer
 
 BACKLOG = 4096
 """Connections that may wait to be accepted at one listener; the system may allow fewer (net.core.somaxconn)."""
-ELSEWHERE = "another container, user "
-"""So begin the names of clients that come by a Unix socket from where no process has a number here."""
 
 _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _ADMIN_NAME = "admin"
@@ -117,22 +116,22 @@ def close(listeners: Iterable[Listener]) -> None:
         listener.close()
 
 
-def peer(transport: asyncio.Transport) -> tuple[str, int] | None:
-    """Name the process at the other end of a transport over a Unix socket; None for other transports."""
+def peer(transport: asyncio.Transport) -> Peer | None:
+    """Return the process at the other end of a transport over a Unix socket, or None for other transports."""
     connection = transport.get_extra_info("socket")
     return None if connection is None else process_at(connection)
 
 
-def process_at(connection: socket.socket) -> tuple[str, int] | None:
-    """Name the process at the other end of a Unix socket (unix(7), SO_PEERCRED); None for other sockets.
+def process_at(connection: socket.socket) -> Peer | None:
+    """Return the process at the other end of a Unix socket (unix(7), SO_PEERCRED), or None for other sockets.
 
-    One in another container has no number here, but its user has.
+    A process in another container has no number here, but its user has.
     """
     if sys.platform != "linux" or connection.family != socket.AF_UNIX:
         return None
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, _ = _CREDENTIALS.unpack(credentials)
-    return (f"process {process}" if process else f"{ELSEWHERE}{user}"), 0
+    return Peer(user=user, process=process or None)
 
 
 def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Generic, TypeVar
 
 from imdsproxy.budget.limiter import Ticket
@@ -32,16 +31,23 @@ FetchKey = tuple[Key, str]
 class CollapsedFetch(Generic[Result]):
     """One way to IMDS and back, all its tries included."""
 
-    def __init__(self, ticket: Ticket) -> None:
+    def __init__(self, key: FetchKey | None, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()
+        self.key = key
         self.ticket = ticket
         self.landed: asyncio.Future[Result | Failure] = loop.create_future()
-        self.stumbled: asyncio.Future[None] = loop.create_future()
-        """Done once a first try has failed: whoever can be served stale need not wait on."""
+        self.stumbled = False
+        """An attempt has failed, or all is over: a client that can be served stale need not wait on."""
+        self._patient: set[asyncio.Future[None]] = set()
+        self._impatient: set[asyncio.Future[None]] = set()
         self.keeps = True
         """What it brings may be kept. Not any more once its key was dropped: it may be older than the drop."""
         self.sending = False
         """A request of it is at IMDS at this moment."""
+        self.recalled = False
+        """A request of it was ended once because others waited."""
+        self.task: asyncio.Task[Result | Failure] | None = None
+        """What performs it."""
         self.wanted = True
         """Somebody may still make use of what it brings; if not, a failed try is not tried again."""
         self.outlives_clients = False
@@ -50,9 +56,45 @@ class CollapsedFetch(Generic[Result]):
         """How many wait for it."""
 
     def stumble(self) -> None:
-        """Tell those who wait that a try has failed."""
-        if not self.stumbled.done():
-            self.stumbled.set_result(None)
+        """Wake those who can be served stale: an attempt has failed."""
+        self.stumbled = True
+        self._wake(self._impatient)
+
+    def land(self, result: Result | Failure) -> None:
+        """Hand the result to all who wait for it."""
+        self.landed.set_result(result)
+        self.stumble()
+        self._wake(self._patient)
+
+    async def result(self) -> Result | Failure:
+        """Wait for the result."""
+        if not self.landed.done():
+            await self._wait_in(self._patient)
+        return self.landed.result()
+
+    async def result_or_stumble(self) -> Result | Failure | None:
+        """Wait for the result, or until an attempt has failed; then return None."""
+        if not self.stumbled:
+            await self._wait_in(self._impatient)
+        return self.landed.result() if self.landed.done() else None
+
+    # Thousands may wait for one fetch and hang up together. Each of them costs the same to forget; a callback of a
+    # future would be searched for among those of all others.
+
+    @staticmethod
+    async def _wait_in(waiting: set[asyncio.Future[None]]) -> None:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.add(woken)
+        try:
+            await woken
+        finally:
+            waiting.discard(woken)
+
+    @staticmethod
+    def _wake(waiting: set[asyncio.Future[None]]) -> None:
+        for woken in waiting:
+            if not woken.done():
+                woken.set_result(None)
 
 
 class CollapsedFetches(Generic[Result]):
@@ -73,13 +115,14 @@ class CollapsedFetches(Generic[Result]):
         ticket: Ticket | None = None,
     ) -> CollapsedFetch[Result]:
         """Start a flight; without a key nobody can join it."""
-        flight = CollapsedFetch[Result](ticket or Ticket())
+        flight = CollapsedFetch[Result](key, ticket or Ticket())
         if key is not None:
             self._listed[key] = flight
         task = asyncio.get_running_loop().create_task(self._run(flight, fly))
+        flight.task = task
         self._tasks[task] = flight
         # A task that is cancelled before its first step never runs at all; this is called even then.
-        task.add_done_callback(partial(self._land, key))
+        task.add_done_callback(self._land)
         return flight
 
     def leave(self, flight: CollapsedFetch[Result]) -> None:
@@ -93,10 +136,9 @@ class CollapsedFetches(Generic[Result]):
         flight.wanted = False
         if flight.sending:
             return
-        for key in [key for key, listed in self._listed.items() if listed is flight]:
-            del self._listed[key]
-        for task in [task for task, flown in self._tasks.items() if flown is flight]:
-            task.cancel()
+        self._unlist(flight)
+        if flight.task is not None:
+            flight.task.cancel()
 
     def forget(self, concerns: Callable[[Key], bool]) -> None:
         """Let nobody join the flights of these keys any more, nor what they bring be kept."""
@@ -114,13 +156,15 @@ class CollapsedFetches(Generic[Result]):
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def _land(self, key: FetchKey | None, task: asyncio.Task[Result | Failure]) -> None:
-        flight = self._tasks.pop(task)
+    def _unlist(self, flight: CollapsedFetch[Result]) -> None:
         # Only if it is still the one: after `forget` another may fly under this key.
-        if key is not None and self._listed.get(key) is flight:
-            del self._listed[key]
-        flight.stumble()
-        flight.landed.set_result(_ENDED if task.cancelled() else task.result())
+        if flight.key is not None and self._listed.get(flight.key) is flight:
+            del self._listed[flight.key]
+
+    def _land(self, task: asyncio.Task[Result | Failure]) -> None:
+        flight = self._tasks.pop(task)
+        self._unlist(flight)
+        flight.land(_ENDED if task.cancelled() else task.result())
 
     @staticmethod
     async def _run(flight: CollapsedFetch[Result], fly: Fly[Result]) -> Result | Failure:

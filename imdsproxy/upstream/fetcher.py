@@ -20,6 +20,7 @@ from imdsproxy.records import UpstreamAttempt
 from imdsproxy.upstream.collapsing import CollapsedFetch
 from imdsproxy.upstream.headers import dated, to_upstream
 from imdsproxy.upstream.health import Change, Health
+from imdsproxy.upstream.recalling import unless_recalled
 from imdsproxy.upstream.retry import RetryRules, next_delay, retry_after
 from imdsproxy.upstream.task import Fetched, FetchTask, Sender
 
@@ -41,6 +42,10 @@ _AFTER_A_PROXY = 2.0
 # no setting says that it is one.
 _MOST_AT_A_PROXY = 256
 _MOST_AT_A_STRANGER = 5
+_RECALLED = "recalled"
+_SILENT = Failure(
+    FailureKind.TIMEOUT, "IMDS has not answered this request, and requests to other endpoints had to be sent."
+)
 
 
 class Fetcher:
@@ -85,8 +90,8 @@ class Fetcher:
         # tokens stay with the others (of a budget of one there is no half). An approval waits for no question: an
         # eviction leaves 30 seconds.
         requests = limiters[BudgetClass.GENERAL].budget.requests
-        self._slow = FairSemaphore(max(1, requests // 2))
-        self._slow_once = FairSemaphore(1) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
+        self._slow = FairSemaphore(max(1, requests // 2), clock)
+        self._slow_once = FairSemaphore(1, clock) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
         self._away_waiting = 0
 
     def limiter(self, decision: Forward | Cache) -> Limiter:
@@ -118,7 +123,7 @@ class Fetcher:
             few = decision.slow and not self.proxied
             tried = await (self._try_slow if few else self._try)(task, flight, fetched)
             if tried is None:
-                continue  # IMDS went away while this one waited for its permit
+                continue  # IMDS went away while this one waited for its permit, or others waited for this one
             if isinstance(tried, TurnedAway):
                 return tried if fetched is None else fetched
             fetched = tried
@@ -139,19 +144,23 @@ class Fetcher:
         max_wait = self.limiters[task.decision.budget].max_wait
         places = self._slow_once if task.once else self._slow
         wanted_at = self._clock.monotonic()
-        if not await places.take(task.client, max_wait):
+        place = task.place(flight.ticket)
+        if not await places.acquire(place, max_wait):
             return self._turn_away(task, wanted_at, TurnedAway(max(1, math.ceil(max_wait))))
         try:
             return await self._try(task, flight, before)
         finally:
-            places.give_back()
+            places.release(place)
 
     async def _try(self, task: FetchTask, flight: AnyFetch, before: Fetched | None) -> Fetched | TurnedAway | None:
-        """Send once, when a token is there; None if IMDS may not be asked any more by then."""
+        """Send once, when a permit is there; None if that has to be done again.
+
+        It has if IMDS may not be asked any more by then, or if the request was recalled because others wait.
+        """
         request, decision = task.request, task.decision
         limiter = self.limiter(decision)
         wanted_at = self._clock.monotonic()
-        token = await limiter.enter(flight.ticket)
+        token = await limiter.acquire(flight.ticket)
         if isinstance(token, TurnedAway):
             return self._turn_away(task, wanted_at, token)
         if not self.health.may_ask(flight) or limiter.too_late(token):
@@ -160,30 +169,40 @@ class Fetcher:
         headers = to_upstream(request, decision, self._instance, shared=task.shared, proxied=self.proxied)
         flight.sending = True
         verdict: Verdict | None = None
+        answered = False
         try:
             slow = decision.slow or self.proxied
-            result = await self._upstream.send(request.method, request.target.raw, headers, request.body, slow=slow)
+            sending = self._upstream.send(request.method, request.target.raw, headers, request.body, slow=slow)
+            result = await unless_recalled(sending, flight.ticket.recall)
             if isinstance(result, Response):
+                answered = True
                 result = dated(result, self._clock.wall())
-            verdict = self.failure_rules.judge(request, result)
-            self._learn(flight, decision, verdict, token.taken_at)  # before the permit can go to the next
+            if result is not None:
+                verdict = self.failure_rules.judge(request, result)
+                self._learn(flight, decision, verdict, token.taken_at)  # before the permit can go to the next
         finally:
             flight.sending = False
             if verdict is not None and _came_back(verdict):  # it never reached IMDS, so it costs nothing there
                 limiter.release_unused(token)
             else:
-                limiter.leave(token, counts=not decision.slow)
+                limiter.release(token, counts=answered and not decision.slow, answered=answered)
         self._notify(
             UpstreamAttempt(
                 decision.endpoint,
                 decision.budget,
                 token.taken_at - wanted_at,
-                verdict.word,
+                _RECALLED if verdict is None else verdict.word,
                 self._clock.monotonic() - token.taken_at,
                 retried_after=None if before is None else before.verdict.word,
             )
         )
-        return Fetched(verdict, token.taken_at)
+        if verdict is not None:
+            return Fetched(verdict, token.taken_at)
+        if flight.recalled or not flight.wanted:
+            return Fetched(self.failure_rules.judge(request, _SILENT), token.taken_at)
+        flight.recalled = True
+        flight.stumble()
+        return None
 
     def _turn_away(self, task: FetchTask, wanted_at: float, away: TurnedAway) -> TurnedAway:
         decision = task.decision

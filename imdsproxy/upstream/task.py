@@ -6,10 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from imdsproxy.budget.fair_semaphore import Place
 from imdsproxy.budget.limiter import Ticket
-from imdsproxy.policy import Cache, Forward
+from imdsproxy.budget.shares import Recall
+from imdsproxy.budget.turns import turn_of
+from imdsproxy.policy import Cache, Forward, is_usual
 from imdsproxy.protocol.failures import Verdict
 from imdsproxy.protocol.messages import Failure, Headers, Request, Response
+from imdsproxy.protocol.peer import UNKNOWN, Peer
 
 
 class Sender(Protocol):
@@ -28,7 +32,7 @@ class FetchTask:
 
     request: Request
     decision: Forward | Cache
-    client: str = ""
+    client: Peer = UNKNOWN
     """For whom; clients take turns where they have to wait."""
     shared: bool = False
     """Its answer goes to every client that asks meanwhile, though it is not kept."""
@@ -44,9 +48,22 @@ class FetchTask:
         return isinstance(self.decision, Cache) or self.decision.add_metadata
 
     def ticket(self, *, background: bool = False, max_wait: float = math.inf) -> Ticket:
-        """Give it a place of its own in the queue for a token."""
-        slow = self.decision.slow
-        return Ticket(self.client, self.decision.endpoint, background=background, slow=slow, max_wait=max_wait)
+        """Return a ticket for the queue before the budget.
+
+        What is sent once, an approval above all, has a share of its own beside the questions to its endpoint.
+        """
+        return Ticket(
+            self.client,
+            f"{self.decision.endpoint} once" if self.once else self.decision.endpoint,
+            background=background,
+            slow=self.decision.slow,
+            max_wait=max_wait,
+            recall=None if self.once else Recall(),
+        )
+
+    def place(self, ticket: Ticket) -> Place:
+        """Return what to wait with for one of the few places of slow requests."""
+        return Place(turn_of(self.client), self.once or is_usual(self.request.target), ticket.recall or Recall())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from imdsproxy.budget.bucket import Budget, Permit
 from imdsproxy.budget.limiter import Limiter, Ticket, TurnedAway
+from imdsproxy.protocol.peer import Peer
 from tests import virtual
 from tests.size import examples
 
@@ -27,7 +28,7 @@ async def one_request(
     limiter: Limiter, before: float, after: float, arrivals: list[float], *, background: bool = False
 ) -> bool:
     """Send one: it reaches IMDS after `before` seconds and is answered `after` seconds later."""
-    token = await limiter.enter(Ticket(background=background))
+    token = await limiter.acquire(Ticket(background=background))
     if isinstance(token, TurnedAway):
         return False
     try:
@@ -35,7 +36,7 @@ async def one_request(
         arrivals.append(asyncio.get_running_loop().time())
         await asyncio.sleep(after)
     finally:
-        limiter.leave(token)
+        limiter.release(token)
     return True
 
 
@@ -128,10 +129,10 @@ def test_foreground_goes_before_background_and_each_in_order_of_arrival() -> Non
         limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=1e9)
 
         async def one(name: str, *, background: bool) -> None:
-            token = await limiter.enter(Ticket(background=background))
+            token = await limiter.acquire(Ticket(background=background))
             assert isinstance(token, Permit)
             order.append(name)
-            limiter.leave(token)
+            limiter.release(token)
 
         names = [("a", False), ("refresh 1", True), ("b", False), ("refresh 2", True), ("c", False)]
         await asyncio.gather(*(one(name, background=flag) for name, flag in names))
@@ -147,10 +148,10 @@ def test_a_wait_beyond_the_longest_is_told_at_once_and_how_long_it_would_be() ->
         limiter = Limiter(Budget(5, 1.0), virtual.VirtualClock(), max_wait=2.0)
 
         async def one() -> tuple[float, int | None]:
-            got = await limiter.enter(Ticket())
+            got = await limiter.acquire(Ticket())
             if isinstance(got, TurnedAway):
                 return loop.time() - began, got.retry_after
-            limiter.leave(got)
+            limiter.release(got)
             return loop.time() - began, None
 
         return list(await asyncio.gather(*(one() for _ in range(20))))
@@ -166,9 +167,9 @@ def test_a_wait_that_turns_out_longer_than_expected_ends_when_it_is_too_long() -
     async def scenario() -> tuple[float, object]:
         loop = asyncio.get_running_loop()
         limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=5.0)
-        assert isinstance(await limiter.enter(Ticket()), Permit)
+        assert isinstance(await limiter.acquire(Ticket()), Permit)
         began = loop.time()
-        result = await limiter.enter(Ticket())  # the first one never comes back
+        result = await limiter.acquire(Ticket())  # the first one never comes back
         return loop.time() - began, result
 
     waited, result = virtual.run(scenario())
@@ -185,15 +186,15 @@ def test_a_background_ticket_that_a_client_now_waits_for_takes_its_place_in_the_
         tickets = {name: Ticket(background=True) for name in ("one", "two", "three")}
 
         async def one(name: str) -> None:
-            token = await limiter.enter(tickets[name])
+            token = await limiter.acquire(tickets[name])
             assert isinstance(token, Permit)
             order.append(name)
-            limiter.leave(token)
+            limiter.release(token)
 
         tasks = [loop.create_task(one(name)) for name in tickets]
         await asyncio.sleep(0.5)
-        limiter.join(tickets["three"], "a")
-        limiter.join(tickets["three"], "a")
+        limiter.join(tickets["three"], Peer("a"))
+        limiter.join(tickets["three"], Peer("a"))
         await asyncio.gather(*tasks)
 
     virtual.run(scenario())

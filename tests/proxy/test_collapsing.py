@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any, NoReturn
 
 import pytest
 
@@ -271,5 +272,52 @@ def test_a_flight_that_is_ended_before_its_first_step_lands_all_the_same() -> No
         await stage.proxy.flights.close()
         assert (await waiting).detail == "internal-error"
         assert stage.imds.count == 0
+
+    virtual.run(scenario())
+
+
+class Unsearchable(dict[Any, Any]):
+    """A dict of which nothing is found but by its key."""
+
+    def __iter__(self) -> NoReturn:
+        raise AssertionError("somebody walks through all of it")
+
+    items = values = keys = __iter__
+
+
+def test_a_client_that_hangs_up_is_not_searched_for_among_all_others() -> None:
+    async def scenario() -> None:
+        stage = Stage(upstream="unix:/run/stuck")
+        stage.imds.latency = 1e6
+        asked = [stage.start(f"/metadata/reprovisiondata?x={number}") for number in range(600)]
+        await asyncio.sleep(1)
+        flights = stage.proxy.flights
+        assert len(flights) == 600
+        known, flights._tasks = flights._tasks, Unsearchable(flights._tasks)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert {task.cancelled() for task in asked} == {True}
+        assert len(flights) == 256, "those that are at the daemon are seen out"
+        flights._tasks = {task: flight for task, flight in known.items() if not task.done()}
+        await flights.close()
+
+    virtual.run(scenario())
+
+
+def test_thousands_who_wait_for_one_answer_leave_no_trace_when_they_hang_up() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.imds.latency = 5.0
+        first, *others = [stage.start(INSTANCE) for _ in range(2_000)]
+        await asyncio.sleep(1)
+        (flight,) = stage.proxy.flights._tasks.values()
+        assert flight.landed._callbacks == [] or not flight.landed._callbacks, "they would be searched one by one"
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        assert len(flight._patient) == 1
+        assert (await first).response.status == 200
+        assert not flight._patient
 
     virtual.run(scenario())

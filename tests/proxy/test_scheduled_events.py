@@ -358,7 +358,8 @@ class TestAcknowledging:
             stage.imds.latency = 0.0
             began = stage.now
             assert (await stage.get(INSTANCE)).response.status == 200
-            assert stage.now == began
+            # Of two, an approval has taken the place of a question, whose permit returns a window later.
+            assert stage.now - began <= (0.5 if requests == 2 else 0.0)
             for task in slow:
                 task.cancel()
             await stage.proxy.flights.close()

@@ -7,8 +7,11 @@ import asyncio
 import pytest
 
 from imdsproxy.budget.bucket import Budget, Permit
-from imdsproxy.budget.fair_semaphore import FairSemaphore
+from imdsproxy.budget.fair_semaphore import FairSemaphore, Place
 from imdsproxy.budget.limiter import Limiter, Ticket
+from imdsproxy.budget.shares import Recall
+from imdsproxy.budget.turns import turn_of
+from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import Imds, Stage, token
@@ -36,9 +39,9 @@ async def pass_through(limiter: Limiter, client: str, kind: str = "") -> float:
     """Take a token and give it back at once; gives the seconds that it took to get it."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    token = await limiter.enter(Ticket(client, kind))
+    token = await limiter.acquire(Ticket(Peer(client), kind))
     assert isinstance(token, Permit)
-    limiter.leave(token)
+    limiter.release(token)
     return loop.time() - began
 
 
@@ -79,7 +82,7 @@ def test_the_wait_that_is_expected_is_the_wait_that_comes(waiting: str, client: 
         await pass_through(limiter, "first")
         others = [loop.create_task(pass_through(limiter, name[0], name[1])) for name in waiting.split()]
         await asyncio.sleep(0)
-        ahead = limiter._waiting.ahead_of_new(client, kind)
+        ahead = limiter._waiting.ahead_of_new(turn_of(Peer(client)), kind)
         assert limiter.budget.expected_wait(ahead, loop.time()) == pytest.approx(seconds)
         assert await pass_through(limiter, client, kind) == pytest.approx(seconds)
         await asyncio.gather(*others)
@@ -152,39 +155,45 @@ def test_identity_and_scheduled_events_go_before_background_refreshes() -> None:
     virtual.run(scenario())
 
 
+def place(client: str = "", *, usual: bool = True) -> Place:
+    return Place(turn_of(Peer(client)), usual, Recall())
+
+
 def test_few_places_go_round_among_clients() -> None:
     order: list[str] = []
 
     async def scenario() -> None:
-        places = FairSemaphore(1)
+        places = FairSemaphore(1, virtual.VirtualClock())
 
         async def one(name: str) -> None:
-            if await places.take(name[0], 100):
+            mine = place(name[0])
+            if await places.acquire(mine, 100):
                 order.append(name)
                 await asyncio.sleep(1)
-                places.give_back()
+                places.release(mine)
             else:
                 order.append(f"{name} refused")
 
         await asyncio.gather(*map(one, [*(f"a{number}" for number in range(12)), "b0", "c0"]))
 
     virtual.run(scenario())
-    assert order[:5] == ["a0", "a9 refused", "a10 refused", "a11 refused", "a1"]
-    assert order[5:7] == ["b0", "c0"], "eight of one client may wait, and others take turns with them"
+    assert order[:5] == ["a0", "a9 refused", "a10 refused", "a11 refused", "b0"]
+    assert order[5:7] == ["c0", "a1"], "eight of one client may wait, and others take turns with them"
 
 
 def test_a_place_whose_client_gave_up_goes_to_the_next() -> None:
     async def scenario() -> None:
-        places = FairSemaphore(1)
-        assert await places.take("a", 1)
-        assert not await places.take("b", 1)
-        waiting = asyncio.get_running_loop().create_task(places.take("c", 100))
+        places = FairSemaphore(1, virtual.VirtualClock())
+        first = place("a")
+        assert await places.acquire(first, 1)
+        assert not await places.acquire(place("b"), 1)
+        waiting = asyncio.get_running_loop().create_task(places.acquire(place("c"), 100))
         await asyncio.sleep(1)
-        places.give_back()
+        places.release(first)
         waiting.cancel()  # in the moment in which its turn came
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert await places.take("d", 0)
+        assert await places.acquire(place("d"), 0)
 
     virtual.run(scenario())
 
@@ -213,10 +222,10 @@ def test_a_turn_that_comes_in_the_moment_of_hanging_up_goes_to_the_next(
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
-        held = await limiter.enter(Ticket())
+        held = await limiter.acquire(Ticket())
         assert isinstance(held, Permit)
-        gone = loop.create_task(limiter.enter(Ticket(background=background)))
-        following = loop.create_task(limiter.enter(Ticket(background=True)))
+        gone = loop.create_task(limiter.acquire(Ticket(background=background)))
+        following = loop.create_task(limiter.acquire(Ticket(background=True)))
         await asyncio.sleep(0)
         if cancelled_first:
             gone.cancel()
@@ -236,22 +245,25 @@ def test_a_turn_that_comes_in_the_moment_of_hanging_up_goes_to_the_next(
 
 def test_a_place_goes_past_those_who_have_just_given_up() -> None:
     async def scenario() -> None:
-        places = FairSemaphore(1)
-        assert await places.take("a", 1)
+        places = FairSemaphore(1, virtual.VirtualClock())
+        held = place("a")
+        assert await places.acquire(held, 1)
         loop = asyncio.get_running_loop()
         for give_up_first in (True, False):
-            waiting = loop.create_task(places.take("b", 100))
-            following = loop.create_task(places.take("c", 100))
+            waiting = loop.create_task(places.acquire(place("b"), 100))
+            behind = place("c")
+            following = loop.create_task(places.acquire(behind, 100))
             await asyncio.sleep(0)
             if give_up_first:
                 waiting.cancel()
-            places.give_back()
+            places.release(held)
+            held = behind
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             assert await following
-        places.give_back()
-        assert await places.take("d", 0)
+        places.release(held)
+        assert await places.acquire(place("d"), 0)
 
     virtual.run(scenario())
 
@@ -344,5 +356,72 @@ def test_nobody_is_told_a_time_out_of_all_proportion() -> None:
         assert max(await told("")) == 120
         await asyncio.sleep(200)
         assert max(await told("one client")) == 3, "it alone asked for so much, and can have the next token then"
+
+    virtual.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("attackers", "other"),
+    [
+        ([Peer(address=f"127.0.1.{number}") for number in range(60)], Peer(user=1000, process=1)),
+        ([Peer(address=f"127.0.1.{number}") for number in range(60)], Peer(address="10.0.0.7")),
+        ([Peer(user=1001, process=number) for number in range(60)], Peer(user=1000, process=99)),
+        ([Peer(user=1001, proxy=f"forged {number}") for number in range(60)], Peer(user=1000)),
+        ([Peer(address="10.0.0.8", proxy=f"forged {number}") for number in range(60)], Peer(address="10.0.0.7")),
+        ([Peer(address=f"2001:db8::{number}") for number in range(60)], Peer(address="10.0.0.7")),
+    ],
+    ids=["loopback", "loopback, by address", "processes", "via", "via, by address", "an IPv6 network"],
+)
+def test_a_client_with_many_faces_has_the_turns_of_one(attackers: list[Peer], other: Peer) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        number = 0
+
+        async def ask_for_ever(attacker: Peer) -> None:
+            nonlocal number
+            while True:
+                number += 1
+                await stage.get(leaf(number), client=attacker)
+                await asyncio.sleep(0.05)
+
+        loop = asyncio.get_running_loop()
+        flood = [loop.create_task(ask_for_ever(attacker)) for attacker in attackers]
+        await asyncio.sleep(5.0)
+        for question in range(20):
+            began = stage.now
+            assert (await stage.get(leaf(-question - 1), client=other)).response.status == 200
+            assert stage.now - began <= 1.1, "one round"
+        for task in flood:
+            task.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+        await stage.proxy.flights.close()
+
+    virtual.run(scenario())
+
+
+def test_proxies_at_a_socket_are_told_times_one_after_another() -> None:
+    async def scenario() -> None:
+        stage = Stage(max_wait=2.0)
+
+        async def told(number: int) -> int | None:
+            served = await stage.get(leaf(number), client=Peer(user=65532, proxy=f"sidecar {number}"))
+            return int(served.response.header(b"retry-after") or 0) if served.response.status == 429 else None
+
+        seconds = [one for one in await asyncio.gather(*map(told, range(200))) if one is not None]
+        assert max(seconds) == 40
+        assert max(map(seconds.count, seconds)) <= 10
+
+    virtual.run(scenario())
+
+
+def test_forged_proxies_do_not_put_another_user_off() -> None:
+    async def scenario() -> None:
+        stage = Stage(max_wait=2.0)
+        flood = [stage.start(leaf(number), client=Peer(user=1001, proxy=f"forged {number}")) for number in range(2_000)]
+        await asyncio.sleep(0)
+        others = [stage.start(leaf(-number), client=Peer(user=1000, process=1)) for number in range(1, 21)]
+        told = [int((await one).response.header(b"retry-after") or 0) for one in others]
+        assert 0 < max(told) <= 5
+        await asyncio.gather(*flood)
 
     virtual.run(scenario())

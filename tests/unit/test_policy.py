@@ -6,7 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from imdsproxy.policy import ENDPOINTS, STABLE_LEAVES, Cache, Decision, Forward, Lifetimes, MetadataRule, Policy, Refuse
+from imdsproxy.policy import (
+    ENDPOINTS,
+    STABLE_LEAVES,
+    Cache,
+    Decision,
+    Forward,
+    Lifetimes,
+    MetadataRule,
+    Policy,
+    Refuse,
+    is_usual,
+)
 from imdsproxy.protocol.messages import BudgetClass, Refusal, Request, Target
 from imdsproxy.protocol.request_parser import AcceptedHosts, read
 from imdsproxy.protocol.target import read_target
@@ -429,3 +440,20 @@ def test_a_flood_of_long_targets_leaves_little_behind() -> None:
     finally:
         tracemalloc.stop()
     assert left < 500_000
+
+
+@pytest.mark.parametrize(
+    ("query", "usual"),
+    [
+        ("?api-version=2020-07-01", True),
+        ("?API-Version=2024-07-09", True),
+        ("?api-version=2020-07-02", False),
+        ("?api-version=2020-07-01&x=1", False),
+        ("?x=2020-07-01", False),
+        ("", False),
+    ],
+)
+def test_usual_scheduled_events_target_is_a_known_version_and_nothing_else(query: str, usual: bool) -> None:
+    target = read_target(f"/metadata/scheduledevents{query}".encode())
+    assert isinstance(target, Target)
+    assert is_usual(target) is usual

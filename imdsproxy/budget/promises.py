@@ -1,0 +1,45 @@
+"""What clients that are turned away are told, so that they do not all come back at once and mostly in vain."""
+
+from __future__ import annotations
+
+import math
+
+from cachetools import TTLCache
+
+from imdsproxy.budget.permits import Permits
+from imdsproxy.budget.turns import Turn
+from imdsproxy.clock import Clock
+
+# Clients who are told to come back later than in so many seconds may not come back at all.
+_LONGEST_PROMISE = 120.0
+_REMEMBERED_CLIENTS = 4096
+
+
+class Promises:
+    """The moments at which there should be a permit for clients that were turned away, one client after another.
+
+    Only the first promise to a user, or to an address, is one more for all. Its processes, and the proxies that it
+    names, are promised one after another among themselves, so that forged ones put nobody else off.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._moments: TTLCache[Turn, float] = TTLCache(_REMEMBERED_CLIENTS, _LONGEST_PROMISE, clock.monotonic)
+        self._last_to: TTLCache[str, float] = TTLCache(_REMEMBERED_CLIENTS, _LONGEST_PROMISE, clock.monotonic)
+        self._last = -math.inf
+
+    def make(self, turn: Turn, budget: Permits, wait: float, now: float) -> float:
+        """Return the moment at which there should be a permit for this client.
+
+        It comes after this wait, and after the moments that others were told before.
+        """
+        moment = max(now + wait, self._moments.get(turn, -math.inf))
+        if turn not in self._moments:
+            requests = budget.requests
+            between = (budget.expected_wait(requests, now) - budget.expected_wait(0, now)) / requests
+            first = turn[0] not in self._last_to
+            last = self._last if first else self._last_to[turn[0]]
+            moment = min(max(moment, last + between), now + max(wait, _LONGEST_PROMISE))
+            self._moments[turn] = self._last_to[turn[0]] = moment
+            if first:
+                self._last = moment
+        return moment

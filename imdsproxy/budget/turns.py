@@ -1,0 +1,41 @@
+"""With whom a client takes turns: the one function that says so."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from imdsproxy.protocol.peer import Peer
+
+Turn = tuple[str, ...]
+"""The levels of a client's turn, the outermost first. All turns have the same number of levels."""
+
+_NETWORK_BITS = 64
+
+
+def turn_of(peer: Peer) -> Turn:
+    """Return the levels on which a client takes turns: who it is, which part of that it is, and which proxy it names.
+
+    1. Users take turns, and within a user its processes.
+    2. Where the user is not known, addresses take turns. All loopback addresses are one client, because a process can
+       choose any of them. An IPv6 network of 64 bits is one client, because one machine usually has a whole one, and
+       its addresses take turns within it.
+    3. The instance in `Imdsproxy-Via` divides a turn and never adds one, because any client can write it.
+    """
+    proxy = peer.proxy or ""
+    if peer.user is not None:
+        return f"user {peer.user}", "" if peer.process is None else str(peer.process), proxy
+    return *_turn_of_address(peer.address or ""), proxy
+
+
+def _turn_of_address(written: str) -> tuple[str, str]:
+    try:
+        address = ipaddress.ip_address(written)
+    except ValueError:
+        return written, ""
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    if address.is_loopback:
+        return "loopback", ""
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address), ""
+    return str(ipaddress.ip_network((int(address), _NETWORK_BITS), strict=False)), str(address)

@@ -1,0 +1,189 @@
+"""An endpoint that hangs delays another by about a window, and not by the time that IMDS is given to answer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+
+from imdsproxy.protocol.messages import Failure, Headers, Response
+from imdsproxy.protocol.peer import Peer
+from imdsproxy.records import Outcome
+from tests import virtual
+from tests.scripted import SLOW, Imds, Stage
+from tests.targets import EVENTS
+
+READ_TIMEOUT = 30.0
+
+
+@dataclass
+class Hanging(Imds):
+    """Answers everything soon, but for targets in which this stands."""
+
+    hangs: str = ""
+
+    async def send(
+        self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
+    ) -> Response | Failure:
+        hangs = self.hangs in target.decode()
+        self.latency = (130.0 if slow else READ_TIMEOUT) if hangs else 0.02
+        answer = await super().send(method, target, headers, body, slow=slow)
+        return SLOW if hangs else answer
+
+
+def leaf(number: int) -> str:
+    return f"/metadata/instance/compute/tagsList/{number}?api-version=2021-02-01"
+
+
+def balancer(number: int) -> str:
+    return f"/metadata/loadbalancer?api-version=2020-10-01&x={number}"
+
+
+async def poll_for_ever(stage: Stage, target: str, client: str | Peer = "10.0.0.9") -> None:
+    while True:
+        await stage.get(target, client=client)
+        await asyncio.sleep(0.1)
+
+
+async def end(stage: Stage, pollers: list[asyncio.Task[None]]) -> None:
+    for task in pollers:
+        task.cancel()
+    await asyncio.gather(*pollers, return_exceptions=True)
+    await stage.proxy.flights.close()
+
+
+@pytest.mark.parametrize("budget", [2, 3, 5, 20])
+@pytest.mark.parametrize("client", ["10.0.0.9", "10.0.0.8"], ids=["same client", "another"])
+def test_pollers_of_an_endpoint_that_hangs_delay_a_miss_elsewhere_by_about_a_window(budget: int, client: str) -> None:
+    waits: list[float] = []
+
+    async def scenario() -> None:
+        stage = Stage(Hanging(hangs="loadbalancer"), budget_requests=budget)
+        loop = asyncio.get_running_loop()
+        pollers = [loop.create_task(poll_for_ever(stage, balancer(number))) for number in range(budget + 1)]
+        await asyncio.sleep(3.0)
+        for number in range(60):
+            began = stage.now
+            assert (await stage.get(leaf(number), client=client)).outcome is Outcome.MISS
+            waits.append(stage.now - began)
+            await asyncio.sleep(1.3)
+        await end(stage, pollers)
+
+    virtual.run(scenario())
+    assert max(waits) <= 1.1
+    assert sorted(waits)[len(waits) // 2] <= 0.1, "only the first has to wait"
+
+
+def test_one_permit_has_no_half_and_whoever_holds_it_is_waited_for() -> None:
+    async def scenario() -> None:
+        stage = Stage(Hanging(hangs="loadbalancer"), budget_requests=1, max_wait=100.0)
+        hung = stage.start(balancer(1))
+        await asyncio.sleep(1.0)
+        began = stage.now
+        await stage.get(leaf(1))
+        assert stage.now - began >= READ_TIMEOUT - 1
+        hung.cancel()
+        await stage.proxy.flights.close()
+
+    virtual.run(scenario())
+
+
+def test_an_endpoint_that_is_merely_slow_has_all_permits_while_nothing_else_waits() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(latency=3.0))
+        asked = [stage.start(leaf(number)) for number in range(5)]
+        await asyncio.sleep(2.0)
+        assert stage.imds.under_way == 5
+        await asyncio.gather(*asked)
+        assert stage.imds.count == 5
+
+    virtual.run(scenario())
+
+
+def test_a_recalled_request_is_sent_again_and_answered_and_a_second_time_it_is_given_up() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(latency=3.0))
+        asked = [stage.start(leaf(number), client=str(number)) for number in range(5)]
+        await asyncio.sleep(1.5)
+        stage.imds.latency = 0.02
+        assert (await stage.get("/metadata/versions", client="b")).outcome is Outcome.MISS
+        assert {served.response.status for served in await asyncio.gather(*asked)} == {200}
+        assert stage.imds.count == 5 + 1 + 3
+
+    virtual.run(scenario())
+
+
+def test_a_request_that_is_sent_once_is_never_recalled() -> None:
+    async def scenario() -> None:
+        stage = Stage(Imds(latency=5.0), max_wait=100.0)
+        posts = [
+            stage.start(f"/metadata/identity/issuecredential?cred-api-version=2.0&x={number}", method="POST")
+            for number in range(5)
+        ]
+        await asyncio.sleep(2.0)
+        assert stage.imds.under_way == 2, "so it keeps to its half even while nothing else waits"
+        assert (await stage.get(leaf(1))).response.status == 200
+        assert {served.response.status for served in await asyncio.gather(*posts)} == {200}
+        assert stage.imds.count == 6
+
+    virtual.run(scenario())
+
+
+def test_clients_who_wait_for_an_endpoint_that_hangs_are_not_ahead_of_others() -> None:
+    async def scenario() -> None:
+        stage = Stage(Hanging(hangs="loadbalancer"))
+        hung = [stage.start(balancer(number), client=f"10.0.1.{number}") for number in range(1, 200)]
+        await asyncio.sleep(2.0)
+        began = stage.now
+        assert (await stage.get(leaf(1), client="10.0.0.8")).outcome is Outcome.MISS
+        assert stage.now - began <= 1.1
+        for task in hung:
+            task.cancel()
+        await stage.proxy.flights.close()
+
+    virtual.run(scenario())
+
+
+JUNK = "&junk="
+USUAL = Peer(user=1000, process=5)
+
+
+@pytest.mark.parametrize("requests", [2, 5])
+@pytest.mark.parametrize(
+    "attacker",
+    [Peer(user=1001, process=7), USUAL, Peer(address="127.0.0.9")],
+    ids=["another user", "the same client", "loopback"],
+)
+def test_junk_on_scheduled_events_does_not_keep_another_from_its_polls(requests: int, attacker: Peer) -> None:
+    async def scenario() -> None:
+        stage = Stage(Hanging(hangs=JUNK), budget_requests=requests)
+        loop = asyncio.get_running_loop()
+        pollers = [loop.create_task(poll_for_ever(stage, f"{EVENTS}{JUNK}{number}", attacker)) for number in range(40)]
+        await asyncio.sleep(5.0)
+        for _ in range(25):
+            began = stage.now
+            assert (await stage.get(EVENTS, client=USUAL)).response.status == 200
+            assert stage.now - began <= 3.0, "one request's silence, and a round"
+            await asyncio.sleep(1.1)
+        await end(stage, pollers)
+
+    virtual.run(scenario())
+
+
+def test_of_usual_questions_a_client_with_several_gives_way_to_a_client_with_none() -> None:
+    async def scenario() -> None:
+        stage = Stage(Hanging(hangs="version=2017"))
+        held = [
+            stage.start(f"/metadata/scheduledevents?api-version={version}", client=Peer(user=1, process=number))
+            for number, version in enumerate(("2017-03-01", "2017-08-01", "2017-11-01"))
+        ]
+        await asyncio.sleep(2.0)
+        began = stage.now
+        assert (await stage.get(EVENTS, client=Peer(user=2, process=9))).response.status == 200
+        assert stage.now - began <= 2.1
+        for task in held:
+            task.cancel()
+        await stage.proxy.flights.close()
+
+    virtual.run(scenario())

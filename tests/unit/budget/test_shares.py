@@ -1,0 +1,118 @@
+"""How many permits one endpoint may hold; what that comes to is in `tests/proxy/test_hanging_endpoints.py`."""
+
+from __future__ import annotations
+
+import math
+
+from imdsproxy.budget.shares import SILENCE, Recall, Shares
+
+SHARE = 2
+
+
+def lent(shares: Shares, kind: str, numbers: range, now: float = 0.0) -> list[int]:
+    """Lend permits whose requests can be recalled; returns the list to which recalled ones are added."""
+    ended: list[int] = []
+    for number in numbers:
+        shares.lend(number, kind, now, Recall(lambda number=number: ended.append(number)))  # type: ignore[misc]
+    return ended
+
+
+def test_an_endpoint_alone_may_have_every_permit() -> None:
+    shares = Shares()
+    lent(shares, "x", range(5))
+    assert shares.full(SHARE, ["x"], 0.5) == frozenset()
+
+
+def test_while_another_waits_an_endpoint_keeps_to_its_share() -> None:
+    shares = Shares()
+    lent(shares, "x", range(1))
+    assert shares.full(SHARE, ["x", "y"], 0.0) == frozenset()
+    lent(shares, "x", range(1, 2))
+    assert shares.full(SHARE, ["x", "y"], 0.0) == {"x"}
+
+
+def test_of_two_endpoints_that_have_their_shares_neither_waits_for_the_other() -> None:
+    shares = Shares()
+    lent(shares, "x", range(2))
+    lent(shares, "y", range(2, 4))
+    assert shares.full(SHARE, ["x", "y"], 0.0) == frozenset()
+    assert shares.full(SHARE, ["x", "y", "z"], 0.0) == {"x", "y"}
+
+
+def test_what_cannot_be_recalled_keeps_to_its_share_always() -> None:
+    shares = Shares()
+    for number in range(2):
+        shares.lend(number, "x", 0.0, None)
+    assert shares.full(SHARE, ["x"], 0.0) == {"x"}
+
+
+def test_a_request_without_an_endpoint_is_bound_to_nothing() -> None:
+    shares = Shares()
+    lent(shares, "", range(5))
+    assert shares.full(SHARE, ["", "x"], 9.0) == frozenset()
+    shares.end(0, 9.0, answered=True)
+
+
+def test_a_silent_endpoint_keeps_to_its_share_until_it_answers() -> None:
+    shares = Shares()
+    lent(shares, "x", range(3))
+    assert shares.full(SHARE, ["x"], SILENCE) == {"x"}
+    shares.end(0, SILENCE, answered=True)
+    assert shares.full(SHARE, ["x"], SILENCE + 0.5) == frozenset()
+
+
+def test_beyond_its_share_the_newest_requests_of_a_silent_endpoint_are_recalled_once() -> None:
+    shares = Shares()
+    ended = lent(shares, "x", range(5))
+    assert shares.recall(SHARE, 0.5) == SILENCE
+    assert ended == []
+    assert shares.recall(SHARE, SILENCE) == math.inf
+    assert shares.recall(SHARE, SILENCE) == math.inf
+    assert ended == [4, 3, 2]
+
+
+def test_an_endpoint_within_its_share_is_left_alone() -> None:
+    shares = Shares()
+    ended = lent(shares, "x", range(2))
+    assert shares.recall(SHARE, 9.0) == math.inf
+    assert ended == []
+
+
+def test_what_cannot_be_recalled_or_is_not_sent_yet_is_passed_over_and_looked_at_again() -> None:
+    shares = Shares()
+    shares.lend(1, "x", 0.0, None)
+    ended = lent(shares, "x", range(2, 4))
+    shares.lend(4, "x", 1.5, Recall())
+    shares.lend(5, "x", 1.5, None)
+    assert 2.0 < shares.recall(SHARE, 2.0) < 2.0 + SILENCE
+    assert ended == [3, 2]
+
+
+def test_an_endpoint_that_hung_keeps_to_its_share_until_it_answers_promptly() -> None:
+    shares = Shares()
+    lent(shares, "x", range(1))
+    shares.end(0, 30.0, answered=False)
+    lent(shares, "x", range(2), 31.0)
+    assert shares.full(SHARE, ["x"], 31.0) == {"x"}, "though nothing else waits"
+    shares.end(0, 33.0, answered=True)
+    lent(shares, "x", range(2, 3), 33.0)
+    assert shares.full(SHARE, ["x"], 33.0) == {"x"}, "that was slow"
+    shares.end(2, 33.1, answered=True)
+    lent(shares, "x", range(3, 5), 33.1)
+    assert shares.full(SHARE, ["x"], 33.2) == frozenset()
+
+
+def test_what_fails_at_once_does_not_hang() -> None:
+    shares = Shares()
+    lent(shares, "x", range(3))
+    shares.end(2, 0.1, answered=False)
+    assert shares.full(SHARE, ["x"], 0.1) == frozenset()
+
+
+def test_what_came_back_unused_is_forgotten() -> None:
+    shares = Shares()
+    lent(shares, "x", range(2))
+    shares.forget(0)
+    shares.forget(1)
+    shares.forget(1)
+    assert shares.full(SHARE, ["x", "y"], 9.0) == frozenset()

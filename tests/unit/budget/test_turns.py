@@ -1,0 +1,45 @@
+"""With whom a client takes turns."""
+
+from __future__ import annotations
+
+import pytest
+
+from imdsproxy.budget.turns import turn_of
+from imdsproxy.protocol.peer import UNKNOWN, Peer
+
+
+@pytest.mark.parametrize(
+    ("peer", "turn"),
+    [
+        (UNKNOWN, ("", "", "")),
+        (Peer(address="127.0.0.1"), ("loopback", "", "")),
+        (Peer(address="127.83.4.200"), ("loopback", "", "")),
+        (Peer(address="::1"), ("loopback", "", "")),
+        (Peer(address="::ffff:127.0.0.9"), ("loopback", "", "")),
+        (Peer(address="127.0.0.1", proxy="abc"), ("loopback", "", "abc")),
+        (Peer(address="10.0.0.7"), ("10.0.0.7", "", "")),
+        (Peer(address="::ffff:10.0.0.7"), ("10.0.0.7", "", "")),
+        (Peer(address="10.0.0.7", proxy="abc"), ("10.0.0.7", "", "abc")),
+        (Peer(address="2001:db8:1:2:3::4"), ("2001:db8:1:2::/64", "2001:db8:1:2:3::4", "")),
+        (Peer(address="fe80::1%eth0"), ("fe80::/64", "fe80::1%eth0", "")),
+        (Peer(address="a name"), ("a name", "", "")),
+        (Peer(user=0, process=12), ("user 0", "12", "")),
+        (Peer(user=1000, proxy="abc"), ("user 1000", "", "abc")),
+        (Peer(address="127.0.0.1", user=1000, process=12, proxy="abc"), ("user 1000", "12", "abc")),
+    ],
+)
+def test_turn_goes_by_user_or_else_by_address(peer: Peer, turn: tuple[str, ...]) -> None:
+    assert turn_of(peer) == turn
+
+
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        (UNKNOWN, "-"),
+        (Peer(address="10.0.0.7", proxy="abc"), "10.0.0.7"),
+        (Peer(user=0, process=12), "process 12"),
+        (Peer(user=0), "another container, user 0"),
+    ],
+)
+def test_a_client_has_a_name_for_people(peer: Peer, name: str) -> None:
+    assert peer.name == name
