@@ -4,13 +4,16 @@ The queue is a tree: one level for each level of a client's turn, then one for t
 level those who wait take turns, so that a client with a thousand items delays another's only item by one turn. An item
 for which several clients wait stands in the queue of each of them and leaves all at once.
 
-Adding and removing cost the same however many wait.
+A client that begins to ask for another kind comes last among those who wait for that kind.
+
+Adding, removing and looking for the next cost the same however many wait.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container
+from itertools import count
 from typing import Generic, TypeVar
 
 from imdsproxy.budget.turns import Turn
@@ -24,15 +27,28 @@ _EXACT_ROUNDS = 64
 class _Node(Generic[Item]):
     """A level on which children take turns. The innermost nodes have items, in order of arrival, and no children."""
 
-    __slots__ = ("children", "items", "waiting", "with_more")
+    __slots__ = ("children", "items", "order", "served", "waiting", "with_more")
 
-    def __init__(self) -> None:
-        self.children: OrderedDict[str, _Node[Item]] = OrderedDict()
+    def __init__(self, served: int = 0) -> None:
+        self.children: dict[str, _Node[Item]] = {}
+        self.order: dict[str, OrderedDict[str, _Node[Item]]] = {}
+        """For each kind the children in which an item of it waits; the next to be served comes first."""
         self.items: dict[Item, None] = {}
+        self.served = served
+        """When it was served last, or made: numbers that grow."""
         self.waiting = 0
         """Items in it, and below it."""
         self.with_more: list[int] = []
         """At index n: how many children have more than n waiting."""
+
+    def has(self, kind: str) -> bool:
+        """Return whether an item of this kind waits in it, or below it."""
+        return bool(self.items) or kind in self.order
+
+    def next(self, skipped: Container[str]) -> tuple[str, _Node[Item]] | None:
+        """Return the child whose turn it is, passing over those that have nothing but skipped kinds."""
+        heads = (next(iter(order.items())) for kind, order in self.order.items() if kind not in skipped)
+        return min(heads, key=lambda head: head[1].served, default=None)
 
     def before_own(self, name: str, own: int) -> int:
         """Bound what the other children have served before one child has been served `own` + 1 times."""
@@ -54,25 +70,27 @@ class FairQueue(Generic[Item]):
 
     def __init__(self) -> None:
         self._root: _Node[Item] = _Node()
-        self._places: dict[Item, list[tuple[str, ...]]] = {}
+        self._places: dict[Item, dict[tuple[str, ...], None]] = {}
+        self._numbers = count(1)
         self.kinds: dict[str, int] = {}
         """How many items of each kind wait."""
 
     def add(self, item: Item, turn: Turn, kind: str) -> None:
         """Let an item wait at the end of a client's queue for this kind, unless it waits there already."""
         path = (*turn, kind)
-        places = self._places.setdefault(item, [])
+        places = self._places.setdefault(item, {})
         if path in places:
             return
         if not places:
             self.kinds[kind] = self.kinds.get(kind, 0) + 1
-        places.append(path)
+        places[path] = None
         node = self._root
         for name in path:
             node.waiting += 1
             child = node.children.get(name)
             if child is None:
-                child = node.children[name] = _Node()
+                child = node.children[name] = _Node(next(self._numbers))
+            node.order.setdefault(kind, OrderedDict()).setdefault(name, child)
             if len(node.with_more) == child.waiting:
                 node.with_more.append(0)
             node.with_more[child.waiting] += 1
@@ -82,8 +100,10 @@ class FairQueue(Generic[Item]):
 
     def first(self, skipped: Container[str] = ()) -> Item | None:
         """Return the item whose turn it is, or None. Items of the skipped kinds have no turn."""
-        path = self._first(self._root, skipped)
-        return None if path is None else next(iter(self._node(path).items))
+        node = self._root
+        while (found := node.next(skipped)) is not None:
+            _, node = found
+        return next(iter(node.items), None)
 
     def take(self, skipped: Container[str] = ()) -> Item:
         """Remove and return the item whose turn it is; its client, and its kind, come last in the next round.
@@ -91,13 +111,16 @@ class FairQueue(Generic[Item]):
         Raises:
             LookupError: No item of a kind that is not skipped waits.
         """
-        path = self._first(self._root, skipped)
-        if path is None:
-            raise LookupError("nothing waits")
         node = self._root
-        for name in path:
-            node.children.move_to_end(name)
-            node = node.children[name]
+        while (found := node.next(skipped)) is not None:
+            name, child = found
+            child.served = next(self._numbers)
+            for order in node.order.values():
+                if name in order:
+                    order.move_to_end(name)
+            node = child
+        if not node.items:
+            raise LookupError("nothing waits")
         item = next(iter(node.items))
         self.remove(item)
         return item
@@ -105,23 +128,27 @@ class FairQueue(Generic[Item]):
     def remove(self, item: Item) -> None:
         """Remove an item wherever it waits. Raise KeyError if it does not wait."""
         places = self._places.pop(item)
-        kind = places[0][-1]
+        kind = next(iter(places))[-1]
         self.kinds[kind] -= 1
         if not self.kinds[kind]:
             del self.kinds[kind]
         for path in places:
-            node = self._root
+            nodes = [self._root]
             for name in path:
+                nodes.append(nodes[-1].children[name])
+            del nodes[-1].items[item]
+            nodes[-1].waiting -= 1
+            for name, node, child in zip(reversed(path), nodes[-2::-1], nodes[:0:-1], strict=True):
                 node.waiting -= 1
-                child = node.children[name]
-                node.with_more[child.waiting - 1] -= 1
+                node.with_more[child.waiting] -= 1
                 if not node.with_more[-1]:
                     node.with_more.pop()
-                if child.waiting == 1:
+                if not child.has(kind):
+                    del node.order[kind][name]
+                    if not node.order[kind]:
+                        del node.order[kind]
+                if not child.waiting:
                     del node.children[name]
-                node = child
-            node.waiting -= 1
-            del node.items[item]
 
     def ahead_of_new(self, turn: Turn, kind: str) -> int:
         """Bound the number of items that would get their turn before a new one.
@@ -154,17 +181,6 @@ class FairQueue(Generic[Item]):
                 return _Node()
             node = child
         return node
-
-    def _first(self, node: _Node[Item], skipped: Container[str]) -> tuple[str, ...] | None:
-        for name, child in node.children.items():
-            if child.items:
-                if name not in skipped:
-                    return (name,)
-            else:
-                below = self._first(child, skipped)
-                if below is not None:
-                    return (name, *below)
-        return None
 
     def __contains__(self, item: object) -> bool:
         return item in self._places

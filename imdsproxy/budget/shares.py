@@ -6,7 +6,10 @@ Half of the permits is an endpoint's share. The rules:
 2. While no other waits it may have them all, unless it has requests that cannot be recalled.
 3. If another waits, and an endpoint has more than its share and has been silent for `SILENCE` seconds, its newest
    requests beyond the share are recalled: they are ended, and their permits return one window later.
-4. An endpoint whose requests were recalled, or ended without an answer, keeps to its share until it answers promptly
+4. A request that IMDS has perhaps not read yet would be counted when IMDS reads it, together with those that were sent
+   in its stead. IMDS has read a request if it has answered one that was sent later. Of those that it has perhaps not
+   read, one is recalled, and the next only after IMDS has answered what was sent later.
+5. An endpoint whose requests were recalled, or ended without an answer, keeps to its share until it answers promptly
    again, whether another waits or not. So the first to meet an endpoint that hangs waits, and the next does not.
 
 One permit has no half: with a budget of one, whoever holds it is waited for. A request without an endpoint is bound to
@@ -48,6 +51,10 @@ class Shares:
         self._loans: dict[int, _Loan] = {}
         self._held: dict[str, list[_Loan]] = {}
         self._answered_at: dict[str, float] = {}
+        self._read_until = -math.inf
+        """IMDS has answered a request that was sent at this moment, so it has read those that were sent before."""
+        self._unread: float | None = None
+        """When the last request was sent that was recalled although IMDS had perhaps not read it."""
         self._hanging: set[str] = set()
 
     def lend(self, holder: int, kind: str, now: float, recall: Recall | None) -> None:
@@ -63,6 +70,7 @@ class Shares:
             return
         if answered:
             self._answered_at[loan.kind] = now
+            self._read_until = max(self._read_until, loan.taken_at)
         if now - loan.taken_at >= SILENCE:
             if not answered:
                 self._hanging.add(loan.kind)
@@ -104,14 +112,24 @@ class Shares:
                 continue
             self._hanging.add(kind)
             excess -= sum(loan.recalled for loan in held)
-            for loan in held[::-1]:
-                if excess > 0 and loan.recall is not None and not loan.recalled and loan.recall.end is not None:
+            for loan in [each for each in held[::-1] if each.recall is not None and not each.recalled]:
+                if excess > 0:
                     excess -= 1
-                    loan.recalled = True
-                    loan.recall.end()
-            if excess > 0:  # some are about to be sent
-                look_again = min(look_again, now + _SOON)
+                    if not self._recall(loan):
+                        look_again = min(look_again, now + _SOON)
         return look_again
+
+    def _recall(self, loan: _Loan) -> bool:
+        """Recall a request if it may be; return whether that is all that can be done before IMDS answers again."""
+        if loan.recall is None or loan.recall.end is None:
+            return False  # it is about to be sent
+        if loan.taken_at >= self._read_until:
+            if self._unread is not None and self._unread >= self._read_until:
+                return True
+            self._unread = loan.taken_at
+        loan.recalled = True
+        loan.recall.end()
+        return True
 
     def _forget(self, holder: int) -> _Loan | None:
         loan = self._loans.pop(holder, None)

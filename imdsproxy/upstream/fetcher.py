@@ -44,7 +44,7 @@ _MOST_AT_A_PROXY = 256
 _MOST_AT_A_STRANGER = 5
 _RECALLED = "recalled"
 _SILENT = Failure(
-    FailureKind.TIMEOUT, "IMDS has not answered this request, and requests to other endpoints had to be sent."
+    FailureKind.TIMEOUT, "IMDS did not answer this request, and others waited for its permit; ask again later."
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -12,7 +12,7 @@ from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import SLOW, Imds, Stage
-from tests.targets import EVENTS
+from tests.targets import EVENTS, TOKEN, VERSIONS
 
 READ_TIMEOUT = 30.0
 
@@ -101,7 +101,7 @@ def test_an_endpoint_that_is_merely_slow_has_all_permits_while_nothing_else_wait
     virtual.run(scenario())
 
 
-def test_a_recalled_request_is_sent_again_and_answered_and_a_second_time_it_is_given_up() -> None:
+def test_a_recalled_request_is_sent_again_and_answered() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(latency=3.0))
         asked = [stage.start(leaf(number), client=str(number)) for number in range(5)]
@@ -109,7 +109,54 @@ def test_a_recalled_request_is_sent_again_and_answered_and_a_second_time_it_is_g
         stage.imds.latency = 0.02
         assert (await stage.get("/metadata/versions", client="b")).outcome is Outcome.MISS
         assert {served.response.status for served in await asyncio.gather(*asked)} == {200}
-        assert stage.imds.count == 5 + 1 + 3
+        assert stage.imds.count == 5 + 1 + 1
+
+    virtual.run(scenario())
+
+
+def test_a_request_that_is_recalled_a_second_time_is_given_up() -> None:
+    async def scenario() -> None:
+        stage = Stage(Hanging(hangs=JUNK), budget_requests=2)
+        began = stage.now
+        hung = stage.start(EVENTS + JUNK, client="10.0.0.9")
+        poller = asyncio.get_running_loop().create_task(poll_for_ever(stage, EVENTS, USUAL))
+        served = await hung
+        assert (served.response.status, served.outcome) == (504, Outcome.ERROR)
+        assert b"others waited" in served.response.body
+        assert stage.now - began < 15
+        assert sum(JUNK in sent.target for sent in stage.imds.sent) == 2
+        await end(stage, [poller])
+
+    virtual.run(scenario())
+
+
+@dataclass
+class Stalled(Imds):
+    """Accepts requests and reads none before `reads_from`, then all of them, given up ones too."""
+
+    reads_from: float = 0.0
+    read_at: list[float] = field(default_factory=list)
+
+    async def send(
+        self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
+    ) -> Response | Failure:
+        now = asyncio.get_running_loop().time()
+        self.latency = max(0.0, self.reads_from - now) + 0.02
+        self.read_at.append(max(now, self.reads_from))
+        return await super().send(method, target, headers, body, slow=slow)
+
+
+def test_imds_that_stops_altogether_has_one_request_more_to_read_than_its_budget() -> None:
+    async def scenario() -> None:
+        imds = Stalled()
+        stage = Stage(imds)
+        imds.reads_from = stage.now + 9.0
+        asked = [stage.start(balancer(number)) for number in range(6)]
+        await asyncio.sleep(2.0)
+        asked += [stage.start(leaf(number)) for number in range(3)]
+        asked += [stage.start(TOKEN), stage.start(VERSIONS), stage.start(EVENTS)]
+        await asyncio.gather(*asked)
+        assert imds.read_at.count(imds.reads_from) == 5 + 1
 
     virtual.run(scenario())
 

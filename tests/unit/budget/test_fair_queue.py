@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,26 +21,37 @@ class Naive:
     def __init__(self) -> None:
         self.waiting: list[tuple[Path, int]] = []
         self._served: dict[tuple[str, ...], int] = {}
+        self._place: dict[tuple[tuple[str, ...], str], int] = {}
         self._step = 0
 
     def add(self, item: int, path: Path) -> None:
         for length in range(1, 4):
-            if not any(other[:length] == path[:length] for other, _ in self.waiting):
-                self._step += 1
+            kinds = {other[-1] for other, _ in self.waiting if other[:length] == path[:length]}
+            self._step += 1
+            if not kinds:
                 self._served[path[:length]] = self._step  # it comes last, as one that has just been served
+            if path[-1] not in kinds:
+                self._place[path[:length], path[-1]] = self._step
         self.waiting.append((path, item))
 
     def take(self, skipped: str = "") -> int:
         """Take, level by level, what was served or came the longest ago."""
         ready = [(path, item) for path, item in self.waiting if path[-1] not in skipped]
         for length in range(1, 4):
-            first = min((path[:length] for path, _ in ready), key=self._served.__getitem__)
+            waiting = {(path[:length], path[-1]) for path, _ in ready}
+            heads = [
+                min((one for one in waiting if one[1] == kind), key=self._place.__getitem__)[0]
+                for kind in {kind for _, kind in waiting}
+            ]
+            first = min(heads, key=self._served.__getitem__)
             ready = [(path, item) for path, item in ready if path[:length] == first]
         path, item = ready[0]
         self.waiting.remove((path, item))
         for length in range(1, 4):
             self._step += 1
             self._served[path[:length]] = self._step
+            for kind in "xyz":
+                self._place[path[:length], kind] = self._step
         return item
 
 
@@ -150,6 +163,26 @@ def test_everyone_is_served_once_and_nobody_twice_while_another_waits(places: li
         left.remove(client)
     assert not left
     assert not queue
+
+
+class Unwalkable(dict[str, object]):
+    """Clients of whom none is found but by name."""
+
+    def __iter__(self) -> NoReturn:
+        raise AssertionError("somebody walks through all of them")
+
+    items = values = keys = __iter__
+
+
+def test_clients_who_are_passed_over_are_not_walked_through() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for number in range(1_000):
+        queue.add(number, (str(number), ""), "hangs")
+    queue.add(-1, ("last", ""), "x")
+    queue._root.children = Unwalkable(queue._root.children)  # type: ignore[assignment]
+    assert queue._root.next({"hangs"}) == ("last", queue._root.children["last"])
+    assert queue.take({"hangs"}) == -1
+    assert queue.first({"hangs"}) is None
 
 
 class Compared:

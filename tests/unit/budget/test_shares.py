@@ -61,13 +61,35 @@ def test_a_silent_endpoint_keeps_to_its_share_until_it_answers() -> None:
     assert shares.full(SHARE, ["x"], SILENCE + 0.5) == frozenset()
 
 
+def answer_later_one(shares: Shares, at: float) -> None:
+    """Let IMDS answer another endpoint's request, so that it has read all that was sent before."""
+    shares.lend(99, "y", at, None)
+    shares.end(99, at, answered=True)
+
+
 def test_beyond_its_share_the_newest_requests_of_a_silent_endpoint_are_recalled_once() -> None:
     shares = Shares()
     ended = lent(shares, "x", range(5))
+    answer_later_one(shares, 0.2)
     assert shares.recall(SHARE, 0.5) == SILENCE
     assert ended == []
     assert shares.recall(SHARE, SILENCE) == math.inf
     assert shares.recall(SHARE, SILENCE) == math.inf
+    assert ended == [4, 3, 2]
+
+
+def test_of_requests_that_imds_has_perhaps_not_read_one_is_recalled_until_it_answers_a_later_one() -> None:
+    shares = Shares()
+    ended = lent(shares, "x", range(5))
+    shares.recall(SHARE, 2.0)
+    shares.end(4, 2.0, answered=False)
+    shares.recall(SHARE, 9.0)
+    assert ended == [4], "IMDS may have stopped altogether"
+    answer_later_one(shares, 0.0)
+    shares.recall(SHARE, 9.0)
+    assert ended == [4], "sent no later than these"
+    answer_later_one(shares, 3.0)
+    shares.recall(SHARE, 9.0)
     assert ended == [4, 3, 2]
 
 
@@ -82,6 +104,7 @@ def test_what_cannot_be_recalled_or_is_not_sent_yet_is_passed_over_and_looked_at
     shares = Shares()
     shares.lend(1, "x", 0.0, None)
     ended = lent(shares, "x", range(2, 4))
+    answer_later_one(shares, 0.5)
     shares.lend(4, "x", 1.5, Recall())
     shares.lend(5, "x", 1.5, None)
     assert 2.0 < shares.recall(SHARE, 2.0) < 2.0 + SILENCE
