@@ -26,8 +26,10 @@ pytestmark = [
 ]
 
 PROXIES = 4
-# A lease is these two and five seconds more.
-PATIENCE = {"connect_timeout": 0.5, "read_timeout": 1.0}
+# A lease is these two and five seconds more. The emulator must not read a request later than that, or it counts one that
+# was given up together with the one after it. On a busy machine it was once more than a second late.
+PATIENCE = {"connect_timeout": 0.5, "read_timeout": 4.0}
+LEASE = 9.5
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_killed_ones_cost_their_tokens_for_a_lease_and_nothing_more(slow_imds: E
             time.sleep(1.5)
             kill(proxy)
             stack.enter_context(busy_proxy(tmp_path, slow_imds))
-        time.sleep(9)  # a lease and more
+        time.sleep(LEASE + 2.5)
 
     times = played(tmp_path, slow_imds, trouble)
     assert most_in_a_second(times) <= 5
@@ -121,7 +123,7 @@ def test_stopped_ones_do_not_ask_late(slow_imds: EmulatorServer, tmp_path: Path)
             for proxy in stopped:
                 proxy.signal(signal.SIGCONT)
         proxies[0].signal(signal.SIGSTOP)
-        time.sleep(8)  # longer than its leases
+        time.sleep(LEASE + 1.5)
         proxies[0].signal(signal.SIGCONT)
         time.sleep(2)
 
@@ -150,7 +152,7 @@ def test_whatever_is_done_to_the_file_nobody_asks_too_often(slow_imds: EmulatorS
         for deed in deeds:
             time.sleep(1.0)
             deed()
-        time.sleep(9)
+        time.sleep(LEASE + 2.5)
         for proxy in proxies:
             assert proxy.process.poll() is None
             assert get(proxy.port, "/-/healthy").status == 200

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +108,33 @@ def test_one_clients_flood_does_not_starve_another(imds: EmulatorServer, start: 
             for thread in threads:
                 thread.join(10)
         assert statuses[-1] == 200, f"{len(statuses)} tries, every one turned away"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="users at a Unix socket are told apart on Linux only")
+def test_loopback_addresses_in_numbers_do_not_starve_a_user_at_the_socket(
+    imds: EmulatorServer, start: Starter, tmp_path: Path
+) -> None:
+    uds = tmp_path / "socket"
+    waiting = []
+    settings: dict[str, Any] = {"budget_requests": 5, "budget_window": 1, "max_wait": 3, "uds": uds}
+    with start(imds.url, **settings) as process, contextlib.ExitStack() as stack:
+        for number in range(60):
+            connection = stack.enter_context(socket.socket())
+            connection.bind((f"127.0.1.{number + 1}", 0))
+            connection.connect(("127.0.0.1", process.port))
+            connection.sendall(request(INSTANCE.encode() + b"&flood=%d" % number, HOST))
+            waiting.append(connection)
+        # The last of them has its answer at once, because the queue is full.
+        stream = stack.enter_context(waiting[-1].makefile("rb"))
+        assert (answer := read_answer(stream)) is not None
+        assert answer.status == 429
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(uds))
+            client.sendall(request(INSTANCE.encode() + b"&mine=1", HOST))
+            with client.makefile("rb") as answers:
+                assert (mine := read_answer(answers)) is not None
+                assert mine.status == 200
 
 
 def test_slow_scheduled_events_do_not_hold_the_whole_budget(start: Starter) -> None:
