@@ -12,17 +12,30 @@ Result = TypeVar("Result")
 
 
 async def unless_recalled(sending: Coroutine[Any, Any, Result], recall: Recall | None) -> Result | None:
-    """Return what a request brought, or None if it was recalled. Without `recall` it is always seen out."""
-    if recall is None:
+    """Return what a request brought, or None if it was recalled. Without `recall` it is always seen out.
+
+    It is sent in the current task, because in one of its own it would reach IMDS a step later.
+    """
+    task = asyncio.current_task()
+    if recall is None or task is None:
         return await sending
-    task = asyncio.get_running_loop().create_task(sending)
-    recall.end = task.cancel
+    recalled = False
+    cancelling = task.cancelling()
+
+    def end() -> None:
+        nonlocal recalled
+        recalled = True
+        recall.end = None
+        task.cancel()
+
+    recall.end = end
     try:
-        return await task
+        return await sending
     except asyncio.CancelledError:
-        this = asyncio.current_task()
-        if this is not None and this.cancelling():
+        if not recalled or task.cancelling() > cancelling + 1:  # something else has cancelled the task
             raise
         return None
     finally:
         recall.end = None
+        if recalled:
+            task.uncancel()

@@ -26,8 +26,8 @@ pytestmark = [
 ]
 
 PROXIES = 4
-# A lease is these two and five seconds more. The emulator must not read a request later than that, or it counts one that
-# was given up together with the one after it. On a busy machine it was once more than a second late.
+# A lease is these two and five seconds more. The emulator must not read a request later than that, or it counts one
+# that was given up together with the next. On a busy machine it was once more than a second late.
 PATIENCE = {"connect_timeout": 0.5, "read_timeout": 4.0}
 LEASE = 9.5
 

@@ -192,16 +192,16 @@ class ProxyMachine(RuleBasedStateMachine):
         budget = next(iter(self.stage.proxy.fetcher.limiters.values())).budget
         assert isinstance(budget, Budget)
 
-        async def settle() -> None:
-            # Whoever was just given a token has to be let run to send; if IMDS has just gone, each of a long queue
-            # gets one in turn only to give it back.
+        async def settles() -> bool:
+            # A fetch that has just been given a permit has to be let run to send; if IMDS has just gone, each of a long
+            # queue gets one in turn only to give it back. Both are looked at in the same step.
             for _ in range(200):
                 if budget._in_flight(self.loop.time()) == self.stage.imds.under_way:
-                    break
+                    return True
                 await asyncio.sleep(0)
+            return False
 
-        self.loop.run_until_complete(settle())
-        assert budget._in_flight(self.loop.time()) == self.stage.imds.under_way
+        assert self.loop.run_until_complete(settles())
 
 
 ProxyMachine.TestCase.settings = settings(max_examples=examples(250), stateful_step_count=50, deadline=None)
