@@ -34,11 +34,15 @@ pytestmark = pytest.mark.process
 
 
 def _flood(port: int, requests: Iterator[bytes], batch: int = 50) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection, connection.makefile("rb") as stream:
+    """Send batch after batch, and count the answers by their status lines, because parsing them costs too much."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         while pieces := list(itertools.islice(requests, batch)):
             connection.sendall(b"".join(pieces))
-            for _ in pieces:
-                assert read_answer(stream) is not None
+            received = b""
+            while received.count(b"HTTP/1.1 2") + received.count(b"HTTP/1.1 4") < len(pieces):
+                part = connection.recv(1 << 16)
+                assert part, "the connection was closed"
+                received += part
 
 
 def _flood_together(port: int, floods: Sequence[Iterator[bytes]]) -> None:
@@ -64,17 +68,18 @@ def _refused_keys(connection: int, count: int) -> Iterator[bytes]:
 
 
 def test_a_flood_of_keys_stays_within_the_configured_bound(start: Starter) -> None:
-    bound = 1_000_000
+    bound = 250_000
     with (
         AnsweringServer(lambda _head: ok(b'{"apiVersions":[],"compute":"' + b"x" * 500 + b'"}')) as upstream,
         start(upstream.url, cache_max_bytes=bound, access_log="false", log_level="info") as process,
     ):
-        _flood_together(process.port, [_new_keys(connection, range(200)) for connection in range(4)])
+        # Misses are what takes time here, so the tables are small enough to be full after a few.
+        _flood_together(process.port, [_new_keys(connection, range(60)) for connection in range(4)])
         _flood_together(process.port, [_refused_keys(connection, 200) for connection in range(4)])
         warm = process.resident_bytes()
-        _flood_together(process.port, [_new_keys(connection, range(200, 700)) for connection in range(4)])
+        _flood_together(process.port, [_new_keys(connection, range(60, 190)) for connection in range(4)])
         _flood_together(process.port, [_refused_keys(connection, 500) for connection in range(4)])
-        assert process.resident_bytes() - warm < 5_000_000
+        assert process.resident_bytes() - warm < 1_000_000  # 2 kB a key; it is about 0.3
         assert 0 < process.metric("imdsproxy_cache_bytes") <= bound
         assert get(process.port, INSTANCE).status == 200
         assert process.metric("imdsproxy_requests_total") > 10_000

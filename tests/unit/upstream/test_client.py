@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import Failure, FailureKind
-from imdsproxy.upstream.client import UpstreamClient
+from imdsproxy.upstream.client import BODIES_AT_ONCE, UpstreamClient
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,31 @@ def test_connect_error_tells_the_proxys_own_shortage_from_an_absent_imds(
     assert failure.kind is kind
     assert not failure.sent
     assert words in failure.description
+
+
+def test_bodies_that_arrive_at_once_have_one_bound() -> None:
+    """Twelve bodies of the longest size arrive side by side, of which eight fit; what failed leaves room again."""
+    client = UpstreamClient(Address("127.0.0.1", 9), max_body_bytes=1000)
+
+    async def fetch(everyone_came: asyncio.Event) -> bytes | Failure:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"x" * 999
+            await everyone_came.wait()
+            yield b"x"
+
+        return await client._receive_body(parts())
+
+    async def steps() -> list[bytes | Failure]:
+        everyone_came = asyncio.Event()
+        fetches = [asyncio.create_task(fetch(everyone_came)) for _ in range(12)]
+        await asyncio.sleep(0)
+        everyone_came.set()
+        first = await asyncio.gather(*fetches)
+        return [*first, await fetch(everyone_came)]
+
+    *first, later = asyncio.run(steps())
+    failures = [result for result in first if isinstance(result, Failure)]
+    assert [len(result) for result in first if isinstance(result, bytes)] == [1000] * BODIES_AT_ONCE
+    assert {failure.kind for failure in failures} == {FailureKind.TOO_LARGE}
+    assert "more than 8000 bytes in several answers at once" in failures[0].description
+    assert later == b"x" * 1000
