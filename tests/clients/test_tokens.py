@@ -169,7 +169,7 @@ def test_a_token_from_the_cache_says_how_long_it_still_lives(tmp_path: Path) -> 
         assert len(server.emulator.arrivals) == known
 
 
-def test_a_machine_with_no_identity_is_told_so_in_imdss_words(tmp_path: Path) -> None:
+def test_machine_without_identity_gets_imds_own_error(tmp_path: Path) -> None:
     """A client turns the 400 into a sentence of its own, and IMDS's reason is in it."""
     with run_in_thread(Emulator(identities=())) as server, running_proxy(tmp_path, upstream=server.url) as proxy:
         started = [(case, start(case, environment(tmp_path, proxy.url))) for case in CASES]

@@ -116,7 +116,7 @@ def test_a_client_that_ends_its_sending_or_resets_before_it_is_accepted(proxy: P
     assert "Traceback" not in proxy.log
 
 
-def test_whoever_has_connected_before_the_end_is_answered(proxy: ProxyProcess, connect: Connect) -> None:
+def test_connection_accepted_before_shutdown_is_answered(proxy: ProxyProcess, connect: Connect) -> None:
     with _stopped(proxy):
         clients = [connect() for _ in range(100)]
         for client in clients[::2]:

@@ -94,7 +94,7 @@ def proxies(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_it_is_told_as_imds_tells_it_and_remembered(
+def test_bad_request_gets_imds_own_answer_and_is_stored(
     imds: EmulatorServer, proxies: dict[float, ProxyProcess], case: str
 ) -> None:
     target, real = asked_directly(imds, *REFUSED[case])
@@ -108,7 +108,7 @@ def test_it_is_told_as_imds_tells_it_and_remembered(
 
 
 @pytest.mark.parametrize("case", REFUSED_EACH_TIME)
-def test_where_nothing_is_kept_it_is_told_as_imds_tells_it_each_time(
+def test_bad_request_gets_imds_own_answer_each_time_without_negative_ttl(
     imds: EmulatorServer, proxies: dict[float, ProxyProcess], case: str
 ) -> None:
     target, real = asked_directly(imds, *REFUSED_EACH_TIME[case])

@@ -466,7 +466,7 @@ def test_goals_are_those_of_which_something_was_measured() -> None:
     assert goals.reached(Findings()) == []
 
 
-def test_tables_show_ratios_losses_and_who_is_left_out() -> None:
+def test_tables_show_ratios_losses_and_omitted_servers() -> None:
     findings = some_findings({OURS: 50_000.0, NGINX: 100_000.0})
     findings.goals = goals.reached(findings)
     for written in (tables.text({"cpu": "any"}, findings), tables.markdown({"cpu": "any"}, findings)):
@@ -527,7 +527,7 @@ def test_values_are_short_at_an_axis(value: float, text: str) -> None:
         some_findings({OURS: 1.0, NGINX: 200_000.0, VARNISH: 90.0, BARE: 1.0}),
     ],
 )
-def test_the_picture_is_a_drawing_whose_parts_are_all_within_it(findings: Findings) -> None:
+def test_picture_contains_all_its_parts(findings: Findings) -> None:
     root = ET.fromstring(picture.draw({"cpu": "a <cpu> & more"}, findings))
     wide, high = (float(root.attrib[name]) for name in ("width", "height"))
     for element in root.iter():

@@ -88,7 +88,7 @@ def test_a_429_of_the_daemons_goes_through_with_its_retry_after(limited_imds: Em
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_the_daemons_restart_is_an_error_for_nobody_who_has_an_entry(
+def test_daemon_restart_causes_no_error_for_stored_entries(
     end: signal.Signals, limited_imds: EmulatorServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "imdsproxy.sock"

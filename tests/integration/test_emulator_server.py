@@ -297,7 +297,7 @@ class TestThread:
     def test_the_url_of_an_address(self, host: str, url: str) -> None:
         assert EmulatorServer(host, 80, Emulator()).url == url
 
-    def test_it_stops_at_once_whatever_is_under_way(self) -> None:
+    def test_emulator_stops_at_once_during_any_request(self) -> None:
         emulator = Emulator(latency=0)
         emulator.faults.add(Fault(hang=True, times=1), Fault(latency=60))
         with contextlib.ExitStack() as stack:
@@ -401,7 +401,7 @@ def no_signal_handlers(*_arguments: object) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send a signal to one thread")
 @pytest.mark.parametrize("loop_has_signal_handlers", [True, False])
-def test_the_command_in_this_process_until_it_is_told_to_end(
+def test_command_runs_in_this_process_until_a_signal(
     loop_has_signal_handlers: bool,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -426,7 +426,7 @@ def test_the_command_in_this_process_until_it_is_told_to_end(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_whoever_connects_in_the_moment_of_its_end_is_hung_up_on() -> None:
+def test_connection_during_shutdown_is_closed() -> None:
     """Left open, such a connection would be found by the garbage collector in the middle of some other test."""
     for _ in range(10):
         held: list[socket.socket] = []

@@ -362,7 +362,7 @@ def test_what_is_stale_is_renewed_in_the_background_while_it_is_asked_for_all_th
     assert set(kinds) <= {(0, "0"), (1, "-1"), (2, "-2")}
 
 
-def test_what_may_not_be_stale_is_asked_for_anew_each_second(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_entry_without_stale_bound_is_fetched_again_each_second(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     arrivals, head = Arrivals(imds, "/metadata/scheduledevents"), head_of(EVENTS)
     with Client(proxy.port) as client:
         answers = []
@@ -529,7 +529,7 @@ def test_what_is_sent_in_one_way_or_another_is_answered_once_each_in_order(
         ([A, head_of(INSTANCE, "Connection: Upgrade", "Upgrade: websocket") + A], "a a"),
     ],
 )
-def test_who_wants_it_closed_has_it_closed_each_time(
+def test_connection_close_is_honoured_each_time(
     either: ProxyProcess, bodies: dict[bytes, str], pieces: list[bytes], expected: str
 ) -> None:
     for pause in (0.0, 0.0, 0.001):
@@ -580,9 +580,7 @@ def statuses(client: Client) -> list[int]:
     return [read(message).status for message in iter(client.last_message, b"")]
 
 
-def test_who_asks_first_whether_to_send_a_body_is_told_each_time(
-    either: ProxyProcess, bodies: dict[bytes, str]
-) -> None:
+def test_expect_100_continue_is_answered_each_time(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
     with Client(either.port) as client:
         for _ in range(4):
             client.send(EXPECT)
@@ -624,7 +622,7 @@ def test_a_field_in_the_words_of_a_known_head_is_no_request(either: ProxyProcess
             assert heard(client, 1, bodies) == ["400"], "no field, and one too many of Host"
 
 
-def test_the_end_of_a_head_is_not_taken_for_a_head(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
+def test_end_of_a_known_head_is_not_a_known_head(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
     without_host = A.partition(b"\r\n")[0] + b"\r\n\r\n"
     for _ in range(4):
         with Client(either.port) as client:
@@ -655,7 +653,7 @@ def test_what_is_known_waits_for_what_was_asked_before(
         assert heard_after(client, A, bodies) == "a"
 
 
-def test_who_ends_its_side_after_a_known_head_has_its_answer(proxy: ProxyProcess) -> None:
+def test_client_that_ends_its_side_after_a_known_head_gets_its_answer(proxy: ProxyProcess) -> None:
     head = known(proxy.port)
     for _ in range(5):
         with Client(proxy.port) as client:
@@ -678,7 +676,9 @@ def test_who_ends_its_side_after_a_known_head_has_its_answer(proxy: ProxyProcess
         ("X: 1", 200, None),
     ],
 )
-def test_a_field_more_is_judged_anew(proxy: ProxyProcess, field: str, status: int, detail: str | None) -> None:
+def test_known_head_with_another_field_is_parsed(
+    proxy: ProxyProcess, field: str, status: int, detail: str | None
+) -> None:
     head = known(proxy.port)
     for _ in range(4):
         with Client(proxy.port) as client:
@@ -691,7 +691,7 @@ def test_a_field_more_is_judged_anew(proxy: ProxyProcess, field: str, status: in
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PURGE", "BREW"])
-def test_another_method_is_judged_anew(proxy: ProxyProcess, method: str) -> None:
+def test_known_head_with_another_method_is_parsed(proxy: ProxyProcess, method: str) -> None:
     head = known(proxy.port)
     for _ in range(4):
         with Client(proxy.port) as client:
@@ -756,9 +756,7 @@ def test_a_connection_in_steady_use_stays_and_an_idle_one_is_closed_in_time(impa
 
 @pytest.mark.parametrize("beginning", [A[:1], A[:40], A[:-1]])
 @pytest.mark.parametrize("together", [True, False], ids=["one-packet", "two-packets"])
-def test_a_head_that_is_never_finished_behind_known_ones_has_its_time_and_no_more(
-    impatient: ProxyProcess, beginning: bytes, together: bool
-) -> None:
+def test_unfinished_head_after_known_ones_times_out(impatient: ProxyProcess, beginning: bytes, together: bool) -> None:
     with Client(impatient.port) as client:
         for _ in range(3):
             assert is_hit(client.ask(A))
@@ -888,7 +886,7 @@ print("served", server.server_state.total_requests)
 """
 
 
-def test_requests_of_the_lane_count_for_a_server_that_ends_after_so_many(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_fast_path_requests_count_towards_the_request_limit(imds: EmulatorServer, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(

@@ -309,7 +309,7 @@ def test_an_answer_without_a_body_is_passed_on(proxy: ProxyProcess, upstream: Up
     assert get(proxy.port, asked).body == GOOD
 
 
-def test_a_body_that_a_204_may_not_have_is_nobodys_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_body_after_a_204_is_never_served(proxy: ProxyProcess, upstream: Upstream) -> None:
     for status in (b"204 No Content", b"304 Not Modified"):
         upstream.script = sends(ok(ok(b'{"of":"another"}'), status=status), then_closes=False)
         assert get(proxy.port, target()).status in {204, 304, 502}
@@ -325,7 +325,7 @@ def test_interim_answers_are_passed_over(proxy: ProxyProcess, upstream: Upstream
     assert "link" not in answer.headers
 
 
-def test_gzip_that_nobody_asked_for_is_passed_on_as_it_is(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_unrequested_gzip_is_passed_on_unchanged(proxy: ProxyProcess, upstream: Upstream) -> None:
     packed = gzip.compress(b'{"access_token":"%b","expires_in":"86399"}' % SECRET.encode())
     for asked in (target(), token_target()):
         upstream.script = sends(ok(packed, b"Content-Encoding: gzip"))
@@ -408,7 +408,7 @@ def test_a_token_whose_life_is_in_doubt_is_passed_on_and_not_kept(
     ],
     ids=lambda document: repr(document[:60]),
 )
-def test_what_is_no_token_is_a_failure_and_its_bytes_are_told_to_nobody(
+def test_malformed_token_is_a_failure_and_its_bytes_are_not_served(
     proxy: ProxyProcess, upstream: Upstream, document: bytes
 ) -> None:
     asked, good = token_target() + "&client_id=mine", b'{"access_token":"good","client_id":"mine","expires_in":"86399"}'
@@ -515,7 +515,7 @@ def test_what_follows_an_answer_is_not_the_next_ones(proxy: ProxyProcess, upstre
             assert answer.status == 502 or answer.body == own
 
 
-def test_a_stray_piece_of_a_token_is_told_to_nobody(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_surplus_piece_of_a_token_is_never_served(proxy: ProxyProcess, upstream: Upstream) -> None:
     """What cannot be read may be a piece of another client's token: it is neither logged nor quoted."""
     document = b'{"access_token":"%b"}' % SECRET.encode()
     for raw in (

@@ -350,7 +350,7 @@ def test_every_question_to_imds_is_counted(figures: Figures) -> None:
     assert figures("imdsproxy_upstream_seconds_count") == figures.total(name)
 
 
-def test_budget_cache_and_token_are_told(figures: Figures) -> None:
+def test_metrics_show_budget_cache_and_token(figures: Figures) -> None:
     assert figures("imdsproxy_budget_refused_total", **{"class": "identity"}) == 1
     assert figures("imdsproxy_budget_available", **{"class": "identity"}) == 0
     asked = figures.total("imdsproxy_upstream_requests_total")
@@ -508,7 +508,7 @@ def test_a_signal_is_heeded_as_soon_as_it_says_that_it_listens(number: int, expe
 # --- what it cannot start with
 
 
-def test_a_taken_port_is_told_in_one_line(proxy: ProxyProcess) -> None:
+def test_taken_port_is_reported_in_one_line(proxy: ProxyProcess) -> None:
     assert_one_line(ended(port=proxy.port), f"IMDSPROXY_PORT={proxy.port}", "another imdsproxy")
     assert get(proxy.port, "/-/healthy", {}).status == 200
 
@@ -532,9 +532,7 @@ def test_a_taken_port_is_told_in_one_line(proxy: ProxyProcess) -> None:
     ],
     ids=str,
 )
-def test_what_it_cannot_start_with_is_told_in_one_line(
-    arguments: list[str], settings: dict[str, Any], words: list[str]
-) -> None:
+def test_start_error_is_reported_in_one_line(arguments: list[str], settings: dict[str, Any], words: list[str]) -> None:
     assert_one_line(ended(*arguments, **{"port": 0, **settings}), *words)
 
 
@@ -547,7 +545,7 @@ def test_what_it_cannot_start_with_is_told_in_one_line(
         ("127.0.0.1", "[::ffff:127.0.0.1]"),
     ],
 )
-def test_an_upstream_that_is_the_proxy_itself_is_told_in_one_line(host: str, upstream: str) -> None:
+def test_upstream_that_is_the_proxy_itself_is_reported_in_one_line(host: str, upstream: str) -> None:
     port = free_port()
     assert_one_line(ended(host=host, port=port, upstream=f"http://{upstream}:{port}"), "IMDSPROXY_UPSTREAM", "listens")
 
@@ -680,7 +678,7 @@ def test_the_upstream_can_be_a_unix_socket(tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="Python has no Unix sockets here")
-def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_upstream_socket_is_reported(tmp_path: Path) -> None:
     with running_proxy(tmp_path, ready=False, upstream=f"unix:{tmp_path}/nothing", retry_max=0) as process:
         answer = get(process.port, INSTANCE)
         assert answer.status == 502
@@ -918,7 +916,7 @@ def _children(parent: int) -> list[int]:
 
 
 @needs_demo_ports
-def test_a_wrong_setting_is_told_by_the_demo_too() -> None:
+def test_demo_reports_an_invalid_setting() -> None:
     assert_one_line(ended("demo", "--max-wait", "long"), "IMDSPROXY_MAX_WAIT")
     assert_one_line(ended("demo", "--port", str(EMULATOR_PORT)), str(EMULATOR_PORT))
 

@@ -112,7 +112,7 @@ def test_a_socket_that_another_has_put_in_its_place_is_left_alone(imds: Emulator
     ],
     ids=["a file", "a folder", "no folder"],
 )
-def test_a_path_that_cannot_be_a_socket_is_told(make: object, told: str, tmp_path: Path) -> None:
+def test_unusable_socket_path_is_reported(make: object, told: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     path = folder / "imdsproxy.sock"
@@ -139,7 +139,7 @@ def test_the_admin_port_has_the_pages_and_nothing_else(imds: EmulatorServer, tmp
         assert f"listening address=http://127.0.0.1:{port} serves=/-/" in proxy.log
 
 
-def test_an_admin_port_in_use_is_told_by_its_name(tmp_path: Path) -> None:
+def test_admin_port_in_use_is_reported_by_its_setting(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert f"IMDSPROXY_ADMIN_PORT={port} on 127.0.0.1 cannot be listened at" in refused_start(admin_port=port)
@@ -217,7 +217,7 @@ def test_sockets_that_were_opened_before_stand_for_the_settings(manager: Manager
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_who_connects_while_it_restarts_waits_and_is_served(manager: Manager, end: signal.Signals) -> None:
+def test_connection_during_a_restart_waits_and_is_served(manager: Manager, end: signal.Signals) -> None:
     statuses: list[int] = []
     process = manager.start()
     get(manager.port, INSTANCE)
@@ -246,7 +246,7 @@ def test_who_connects_while_it_restarts_waits_and_is_served(manager: Manager, en
         ({"LISTEN_FDS": "3"}, "descriptor 3 of LISTEN_FDS=3 is no"),
     ],
 )
-def test_what_is_handed_over_and_is_no_listening_socket_is_told(given: dict[str, str], told: str) -> None:
+def test_inherited_descriptor_that_does_not_listen_is_reported(given: dict[str, str], told: str) -> None:
     done = subprocess.run(
         [
             sys.executable,

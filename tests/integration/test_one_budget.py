@@ -96,7 +96,7 @@ def test_many_proxies_ask_no_more_than_one_may(slow_imds: EmulatorServer, tmp_pa
     assert len(times) >= 20, "and nearly all of it is used"
 
 
-def test_killed_ones_cost_their_tokens_for_a_lease_and_nothing_more(slow_imds: EmulatorServer, tmp_path: Path) -> None:
+def test_permits_of_killed_proxies_return_when_their_lease_ends(slow_imds: EmulatorServer, tmp_path: Path) -> None:
     def trouble(proxies: list[ProxyProcess], stack: contextlib.ExitStack) -> None:
         for proxy in proxies[:2]:
             time.sleep(1.5)
@@ -110,7 +110,7 @@ def test_killed_ones_cost_their_tokens_for_a_lease_and_nothing_more(slow_imds: E
     assert len(last) >= 8, "all five are in use again"
 
 
-def test_stopped_ones_do_not_ask_late(slow_imds: EmulatorServer, tmp_path: Path) -> None:
+def test_stopped_proxies_send_no_request_late(slow_imds: EmulatorServer, tmp_path: Path) -> None:
     chance = Random(4711)
 
     def trouble(proxies: list[ProxyProcess], _stack: contextlib.ExitStack) -> None:
@@ -131,7 +131,7 @@ def test_stopped_ones_do_not_ask_late(slow_imds: EmulatorServer, tmp_path: Path)
     assert most_in_a_second(times) <= 5
 
 
-def test_whatever_is_done_to_the_file_nobody_asks_too_often(slow_imds: EmulatorServer, tmp_path: Path) -> None:
+def test_no_damage_to_the_file_exceeds_the_budget(slow_imds: EmulatorServer, tmp_path: Path) -> None:
     chance = Random(4711)
     path = tmp_path / "budget"
 

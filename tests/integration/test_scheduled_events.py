@@ -230,7 +230,7 @@ def patient(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> I
     ],
     ids=lambda value: str(value.status or value.breakage) if isinstance(value, Fault) else "",
 )
-def test_an_acknowledgement_is_sent_once_whatever_comes_of_it(
+def test_acknowledgement_is_sent_once_for_any_outcome(
     patient: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals, fault: Fault, status: int
 ) -> None:
     imds.emulator.faults.add(fault)
@@ -254,7 +254,7 @@ def test_one_that_imds_never_answers_is_sent_once_and_its_client_may_go(
     assert arrivals.methods() == ["POST", "GET"]
 
 
-def test_what_was_asked_before_an_acknowledgement_answers_nobody_who_asks_after_it(
+def test_answer_requested_before_an_acknowledgement_is_not_served_after_it(
     proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals
 ) -> None:
     event = imds.emulator.events.add("Redeploy")
@@ -316,7 +316,7 @@ def test_once_its_second_is_over_a_failure_is_told(
     wait_until(lambda: get(proxy.port, target).status == 200)
 
 
-def test_nobody_asks_for_events_but_clients(start: Start) -> None:
+def test_proxy_itself_never_requests_events(start: Start) -> None:
     with (
         run_in_thread(Emulator(rate=0)) as imds,
         start(imds, warmup=f"{INSTANCE},{TOKEN}", ttl="/metadata=0.2", budget_requests=1000) as process,

@@ -229,7 +229,7 @@ def test_a_slow_request_behind_a_slow_answer(proxy: ProxyProcess, imds: Emulator
     assert statuses[1:] in ([], [408])
 
 
-def test_slow_clients_are_in_nobodys_way(proxy: ProxyProcess) -> None:
+def test_slow_clients_do_not_delay_others(proxy: ProxyProcess) -> None:
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(connected(proxy)) for _ in range(300)]
         for connection in connections:
@@ -363,7 +363,7 @@ def test_a_thousand_clients_that_hang_up_while_they_wait(imds: EmulatorServer, t
 
 
 @pytest.mark.parametrize("path", ["loadbalancer", "scheduledevents", "identity/unknown"])
-def test_those_who_only_ask_and_go_take_little(imds: EmulatorServer, tmp_path: Path, path: str) -> None:
+def test_short_lived_connections_take_little_memory(imds: EmulatorServer, tmp_path: Path, path: str) -> None:
     """Each asks for something else and does not wait: what is queued for them is bounded all the same."""
     imds.emulator.faults.add(Fault(latency=0.5))
     with running_proxy(tmp_path, upstream=imds.url, retry_max=0) as process:
@@ -392,7 +392,7 @@ def test_the_last_to_wait_is_answered_though_the_first_has_gone(proxy: ProxyProc
     assert len(imds.emulator.arrivals) == before + 1
 
 
-def test_the_process_ends_in_time_whatever_its_clients_do(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_shutdown_ends_in_time_for_any_client_behaviour(imds: EmulatorServer, tmp_path: Path) -> None:
     with contextlib.ExitStack() as crowd:
         with running_proxy(tmp_path, upstream=imds.url, header_timeout=HEADER_TIMEOUT) as process:
             assert get(process.port, INSTANCE).status == 200

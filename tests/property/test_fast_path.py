@@ -735,7 +735,7 @@ def compare(house: House, history: Sequence[Step], fast: type[Connection] = FAST
 
 @settings(max_examples=examples(600), deadline=None)
 @given(house=HOUSES, history=HISTORIES)
-def test_with_the_lane_and_without_it_the_same_happens(house: House, history: list[Step]) -> None:
+def test_fast_path_and_full_path_behave_the_same(house: House, history: list[Step]) -> None:
     compare(house, history)
 
 
@@ -836,7 +836,7 @@ def test_an_entry_that_was_dropped_is_not_given_again() -> None:
     size=st.sampled_from([3_700, 6_200, 8_700, 11_100]),
     order=st.tuples(*[st.lists(st.sampled_from([0, 0, 1, 1, 2, 3, 5]), max_size=20)] * 3),
 )
-def test_an_entry_that_left_for_want_of_room_is_not_given_again(size: int, order: tuple[list[int], ...]) -> None:
+def test_evicted_entry_is_not_served_again(size: int, order: tuple[list[int], ...]) -> None:
     history = [Send(0, (HITS[number],), 0.004) for part in order for number in part]
     compare(House(cache_max_bytes=size), history)
 

@@ -145,7 +145,7 @@ def test_ageing_a_token_changes_the_digits_of_expires_in_and_no_other_byte(
         max_leaves=8,
     ).map(lambda document: json.dumps(document).encode())
 )
-def test_any_body_is_a_token_whose_life_is_told_or_is_none(body: bytes) -> None:
+def test_any_body_is_a_token_with_a_life_or_none(body: bytes) -> None:
     found = read_token(body)
     if found is not None:
         document = json.loads(body)

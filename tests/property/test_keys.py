@@ -140,7 +140,7 @@ def test_targets_of_one_key_send_the_same_bytes(data: st.DataObject, meaning: Me
 
 
 @given(st.data(), few, few)
-def test_targets_of_one_key_send_the_same_bytes_whatever_they_mean(
+def test_targets_share_a_key_only_if_they_send_the_same_bytes(
     data: st.DataObject, one: Meaning, other: Meaning
 ) -> None:
     first, second = (read(data.draw(spellings(meaning))) for meaning in (one, other))

@@ -120,7 +120,7 @@ def test_a_crowd_that_asks_for_what_is_refused_costs_one_request() -> None:
     virtual.run(scenario())
 
 
-def test_one_who_asks_all_the_time_costs_one_request_in_each_negative_ttl() -> None:
+def test_repeated_bad_request_is_one_request_in_each_negative_ttl() -> None:
     async def scenario() -> None:
         stage = refusing(latency=0.05)
         began = stage.now
@@ -179,7 +179,7 @@ def test_it_is_never_renewed_in_the_background() -> None:
     virtual.run(scenario())
 
 
-def test_an_acknowledgement_drops_a_refusal_to_tell_events_too() -> None:
+def test_acknowledgement_drops_stored_refusals_too() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(status(404), ok("acknowledged"), ok("events"))))
         assert (await stage.get(EVENTS)).response.status == 404

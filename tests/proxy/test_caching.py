@@ -212,7 +212,7 @@ class TestWhenImdsFails:
 
         virtual.run(scenario())
 
-    def test_staleness_is_bounded_and_never_stamped_anew(self) -> None:
+    def test_stale_entry_keeps_its_deadlines(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(ok("old"), status(500))))
             await stage.get()
@@ -325,7 +325,7 @@ class TestRenewalByTheClientsWish:
 
         virtual.run(scenario())
 
-    def test_those_who_wish_at_the_same_time_share_one_flight(self) -> None:
+    def test_concurrent_renewals_share_one_fetch(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered())
             stage.imds.latency = 0.2
@@ -375,7 +375,7 @@ class TestRenewalByTheClientsWish:
 
         virtual.run(scenario())
 
-    def test_its_failure_is_told_and_the_kept_answer_stays(self) -> None:
+    def test_failed_renewal_is_reported_and_the_entry_stays(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(ok("old"), status(501))))
             await stage.get()
@@ -384,7 +384,7 @@ class TestRenewalByTheClientsWish:
 
         virtual.run(scenario())
 
-    def test_an_older_flight_that_lands_later_does_not_replace_what_the_wish_brought(self) -> None:
+    def test_older_fetch_that_ends_later_does_not_replace_a_renewal(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(latency=3.0))
             stage.imds.answer = lambda sent: ok("wished" if "bypass" in sent.target else "older")

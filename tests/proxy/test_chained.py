@@ -78,7 +78,7 @@ def test_no_more_than_256_are_there_at_once_and_clients_take_turns_beyond() -> N
         ("http://169.254.169.254", [ok()], 5, 5),
     ],
 )
-def test_what_answers_says_who_keeps_the_budget(
+def test_answer_shows_which_proxy_keeps_the_budget(
     upstream: str, answers: list[Response], at_once: int, soon: int
 ) -> None:
     async def scenario() -> None:
@@ -139,7 +139,7 @@ def test_that_it_is_being_stopped_is_not_passed_on() -> None:
     virtual.run(scenario())
 
 
-def test_what_several_caches_said_of_an_answer_stands_in_order() -> None:
+def test_cache_status_members_are_in_order() -> None:
     async def scenario() -> None:
         stage = chained(by_daemon(ok()))
         missed, hit = await stage.get(), await stage.get()
@@ -231,7 +231,7 @@ RESET = Failure(FailureKind.RESET, "broken off")
 
 
 @pytest.mark.parametrize("how", [DOWN, GONE, RESET])
-def test_its_restart_is_an_error_for_nobody_who_has_an_entry(how: Failure) -> None:
+def test_upstream_restart_causes_no_error_for_stored_entries(how: Failure) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(Daemon((1_055.0, 1_085.0), how)), upstream=DAEMON)
         targets = [INSTANCE, TOKEN, VERSIONS, leaf(1)]
@@ -244,7 +244,7 @@ def test_its_restart_is_an_error_for_nobody_who_has_an_entry(how: Failure) -> No
     virtual.run(scenario())
 
 
-def test_who_has_no_entry_waits_for_its_return() -> None:
+def test_client_without_an_entry_waits_for_its_return() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(Daemon((1_001.0, 1_031.0), DOWN)), upstream=DAEMON)
         await stage.get(VERSIONS)
@@ -287,7 +287,7 @@ def test_a_daemon_that_waits_for_imds_itself_is_waited_for() -> None:
     virtual.run(scenario())
 
 
-def test_who_has_something_stale_waits_for_it_no_longer_than_for_imds() -> None:
+def test_stale_entry_is_served_as_soon_as_in_front_of_imds() -> None:
     async def scenario() -> None:
         stage = chained(by_daemon(ok("old")))
         await stage.get()

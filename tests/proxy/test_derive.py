@@ -125,7 +125,7 @@ def test_of_two_wholes_the_newer_is_cut() -> None:
     virtual.run(scenario())
 
 
-def test_its_own_newer_answer_stands() -> None:
+def test_own_newer_entry_is_preferred() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(document(1), ok("own"), document(3))), derive=True)
         await stage.get()

@@ -84,7 +84,7 @@ class TestAForeignAnswer:
 
         virtual.run(scenario())
 
-    def test_is_told_as_502_that_says_what_came_and_quotes_nothing(self, case: str, target: str) -> None:
+    def test_unexpected_answer_is_502_with_a_description_and_no_quote(self, case: str, target: str) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda _sent: FOREIGN[case], raw=True), retry_max=0)
             served = await stage.get(target)
@@ -136,7 +136,7 @@ def test_a_status_that_imds_never_has_displaces_nothing(code: int) -> None:
     virtual.run(scenario())
 
 
-def test_a_token_of_another_identity_is_nobody_s() -> None:
+def test_token_of_another_identity_is_never_served() -> None:
     async def scenario() -> None:
         other = ok('{"access_token":"secret","client_id":"other","expires_in":"86400"}')
         stage = Stage(Imds(lambda _sent: other), retry_max=0)

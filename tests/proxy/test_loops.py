@@ -16,7 +16,7 @@ from tests.targets import INSTANCE, TOKEN
 LOOP = Failure(FailureKind.LOOP, "The rule lacks `meta skuid != 990`.", sent=False)
 
 
-def test_it_is_told_at_once_and_spends_no_token() -> None:
+def test_loop_is_refused_at_once_and_takes_no_permit() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: LOOP))
         began = stage.now
@@ -60,7 +60,7 @@ def test_what_is_kept_is_served_meanwhile_and_a_mended_rule_is_noticed(caplog: p
     virtual.run(scenario())
 
 
-def test_it_is_no_news_of_imds_whose_own_trouble_is_told_once_the_loop_is_mended(
+def test_loop_does_not_change_the_health_of_imds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scenario() -> None:
@@ -75,7 +75,7 @@ def test_it_is_no_news_of_imds_whose_own_trouble_is_told_once_the_loop_is_mended
 
 
 @pytest.mark.parametrize("target", [INSTANCE, TOKEN])
-def test_whoever_waits_together_is_told_together(target: str) -> None:
+def test_collapsed_clients_get_the_loop_together(target: str) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: LOOP, latency=0.1))
         served = await stage.many(100, target)

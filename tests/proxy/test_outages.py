@@ -30,7 +30,7 @@ def leaf(number: int) -> str:
 
 
 class TestGone:
-    def test_one_request_at_a_time_feels_for_its_return_and_then_all_go_on(self) -> None:
+    def test_one_probe_at_a_time_until_imds_is_back(self) -> None:
         async def scenario() -> None:
             stage = Stage(max_wait=60.0)
             began = stage.now
@@ -88,7 +88,7 @@ class TestGone:
 
         virtual.run(scenario())
 
-    def test_for_longer_than_the_limit_everyone_is_told_410(self) -> None:
+    def test_410_beyond_the_limit_is_passed_on_to_all(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(410))))
             began = stage.now
@@ -100,7 +100,7 @@ class TestGone:
 
         virtual.run(scenario())
 
-    def test_another_takes_over_when_the_one_that_feels_gives_up(self) -> None:
+    def test_another_fetch_becomes_the_probe_when_it_gives_up(self) -> None:
         async def scenario() -> None:
             stage = Stage()
             began = stage.now
@@ -114,7 +114,7 @@ class TestGone:
 
         virtual.run(scenario())
 
-    def test_another_takes_over_when_the_client_of_the_one_that_feels_hangs_up(self) -> None:
+    def test_another_fetch_becomes_the_probe_when_its_client_hangs_up(self) -> None:
         async def scenario() -> None:
             stage = Stage()
             stage.imds.answer = gone_for(20, stage.now).answer
@@ -127,7 +127,7 @@ class TestGone:
 
         virtual.run(scenario())
 
-    def test_the_flight_that_waits_for_its_token_when_imds_goes_gives_the_token_back(self) -> None:
+    def test_fetch_that_waits_for_its_permit_at_a_410_returns_the_permit(self) -> None:
         async def scenario() -> None:
             stage = Stage(budget_requests=1)
             began = stage.now
@@ -200,7 +200,7 @@ class TestSilence:
 
         virtual.run(scenario())
 
-    def test_of_one_that_never_answered_is_told_soon(self) -> None:
+    def test_upstream_that_never_answered_fails_soon(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda _sent: self.SILENT, latency=2.0))
             began = stage.now
@@ -270,7 +270,7 @@ def test_failing_and_recovering_are_each_told_once(caplog: pytest.LogCaptureFixt
 
 
 class TestWhatHoldsUpNobody:
-    def test_flights_that_wait_for_the_return_hold_nothing_that_the_one_that_feels_needs(self) -> None:
+    def test_waiting_fetches_hold_nothing_that_the_probe_needs(self) -> None:
         async def scenario() -> None:
             stage = Stage()
             began = stage.now

@@ -153,7 +153,7 @@ def test_where_imds_gives_the_same_token_again_what_is_left_of_it_is_halved_each
     virtual.run(scenario())
 
 
-def test_the_renewal_begins_at_half_of_its_life_and_is_one_request_whoever_asks_meanwhile() -> None:
+def test_token_is_renewed_at_half_of_its_life_by_one_request() -> None:
     async def scenario() -> None:
         issuer = Issuer()
         stage = Stage(Imds(issuer, latency=0.5), token_fresh=LIFE)
@@ -186,7 +186,7 @@ def test_only_the_digits_of_expires_in_change() -> None:
 
 
 @pytest.mark.parametrize("life", [LIFE, 200])
-def test_what_imds_took_to_answer_is_taken_off_for_those_who_waited_too(life: int) -> None:
+def test_response_time_is_subtracted_from_expires_in(life: int) -> None:
     """IMDS may have written `expires_in` at the moment it was asked."""
 
     async def scenario() -> None:
@@ -350,7 +350,7 @@ def test_one_with_under_five_minutes_is_passed_on_and_not_kept(life: int) -> Non
         b"not json",
     ],
 )
-def test_one_whose_life_cannot_be_told_is_passed_on_and_not_kept(body: bytes) -> None:
+def test_token_with_a_doubtful_life_is_passed_on_and_not_stored(body: bytes) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: ok(body)))
         assert (await stage.get(TOKEN)).response.body == body

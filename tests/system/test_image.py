@@ -297,7 +297,7 @@ def test_the_health_check_takes_200_alone(image: Image, answer: bytes | None, sa
     assert (status, said in reason, reason.count("\n")) == (1, True, 1), reason
 
 
-def test_a_port_that_nobody_can_know_is_not_healthy(image: Image) -> None:
+def test_port_zero_is_not_healthy(image: Image) -> None:
     with Host("node") as node:
         status, said = health(node, image, port=0)
     assert status == 1

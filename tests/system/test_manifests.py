@@ -99,7 +99,7 @@ def ended_well(pod: RunningPod, *names: str) -> bool:
 # One pod
 
 
-def test_a_sidecar_serves_its_pod_and_nobody_else(azure: Azure, node: Node) -> None:
+def test_sidecar_serves_its_own_pod_only(azure: Azure, node: Node) -> None:
     with running(node, "sidecar", 3) as pod:
         answers = wait_for_rounds(pod, 2)
         assert all(answer.startswith("200 ") and "imdsproxy; hit" in answer for answer in answers[2:]), answers
@@ -159,7 +159,7 @@ def test_what_has_the_address_built_in_is_redirected_to_the_sidecar(azure: Azure
     assert ended_well(pod, "example", "imdsproxy")
 
 
-def test_while_the_redirected_sidecar_is_away_nobody_gets_past_or_in_its_place(azure: Azure, node: Node) -> None:
+def test_stopped_redirected_sidecar_is_neither_bypassed_nor_replaced(azure: Azure, node: Node) -> None:
     with running(node, "sidecar-redirect", 3) as pod:
         pod["imdsproxy"].process.kill()
         pod["imdsproxy"].process.wait()

@@ -84,7 +84,7 @@ def test_a_neighbour_that_sends_imds_traffic_this_way_does_not_get_the_proxy(azu
 
 
 @OUTSIDERS
-def test_nobody_else_reaches_loopback_though_the_kernel_would_let_them(azure: Azure, name: str, gateway: str) -> None:
+def test_guard_drops_packets_to_loopback_from_outside(azure: Azure, name: str, gateway: str) -> None:
     intruder: Host = getattr(azure, name)
     loopback = f"http://127.0.0.1:{PROXY_PORT}{INSTANCE}"
     with azure.running_proxy() as proxy:
@@ -102,9 +102,7 @@ def test_nobody_else_reaches_loopback_though_the_kernel_would_let_them(azure: Az
 
 
 @OUTSIDERS
-def test_nobody_else_speaks_for_loopback_though_the_kernel_would_let_them(
-    azure: Azure, name: str, gateway: str
-) -> None:
+def test_guard_drops_packets_from_loopback_addresses_from_outside(azure: Azure, name: str, gateway: str) -> None:
     forger: Host = getattr(azure, name)
     forger.sysctl(ROUTE_LOCALNET, 1)
     azure.vm.sysctl(ROUTE_LOCALNET, 1)

@@ -49,7 +49,7 @@ def test_while_the_proxy_is_away_no_other_user_can_be_imds(azure: Azure) -> None
 
 
 @pytest.mark.parametrize("user", [PROXY_USER, ROOT_USER])
-def test_its_own_user_and_root_can_whose_socket_it_is_with_socket_activation(azure: Azure, user: int) -> None:
+def test_own_user_and_root_can_answer_with_socket_activation(azure: Azure, user: int) -> None:
     azure.redirect("--exclusive")
     with serving_in_its_place(azure, user):
         assert azure.vm.fetch(INSTANCE).body == b"forged"

@@ -182,7 +182,7 @@ def test_while_the_proxy_is_away_clients_are_refused_and_none_gets_past_it(azure
         assert len(azure.arrivals()) == came
 
 
-def test_a_missing_exemption_is_told_at_once_and_costs_nothing(azure: Azure) -> None:
+def test_missing_exemption_is_reported_at_once_and_takes_no_permit(azure: Azure) -> None:
     rule = f"meta skuid != {PROXY_USER}"
     with azure.running_proxy() as proxy:
         # The token of the proxy's own first question has to come back.

@@ -143,7 +143,7 @@ def ask(manager: Manager, kind: str) -> str:
         connection.close()
 
 
-def test_who_connects_while_no_proxy_runs_waits_for_the_next(manager: Manager) -> None:
+def test_connection_while_no_proxy_runs_waits_for_the_next(manager: Manager) -> None:
     for _ in range(2):
         with ThreadPoolExecutor(2 * CLIENTS) as threads:
             waiting = [threads.submit(ask, manager, kind) for kind in ("tcp", "unix") for _ in range(CLIENTS)]

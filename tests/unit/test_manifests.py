@@ -267,7 +267,7 @@ def test_the_exempt_user_is_the_proxys_and_no_images(layout: str) -> None:
 
 
 @every_container
-def test_nobody_has_more_than_its_work_needs(container: Container) -> None:
+def test_containers_have_minimal_privileges(container: Container) -> None:
     needed = {
         "imdsproxy-redirect": ["NET_ADMIN"],
         "imdsproxy-redirect-end": ["NET_ADMIN"],

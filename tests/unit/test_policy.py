@@ -244,7 +244,7 @@ OTHER_WORDS = b'{ "error": "Bad request: . Required metadata header not specifie
         ("always", EVENTS, OTHER_WORDS),
     ],
 )
-def test_a_missing_metadata_header_is_told_in_imds_own_words(rule: MetadataRule, path: str, body: bytes) -> None:
+def test_missing_metadata_header_is_refused_in_imds_own_words(rule: MetadataRule, path: str, body: bytes) -> None:
     decision = Policy(require_metadata=rule).decide(ask(path, metadata=False))
     assert isinstance(decision, Refuse)
     assert (decision.refusal.status, decision.refusal.reason) == (400, "metadata-header")
@@ -263,7 +263,7 @@ def test_a_missing_metadata_header_is_told_in_imds_own_words(rule: MetadataRule,
 )
 @pytest.mark.parametrize("rule", ["credentials", "always", "never"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_wrong_metadata_header_is_refused_whatever_the_rule(
+def test_wrong_metadata_header_is_refused_under_every_rule(
     method: str, rule: MetadataRule, path: str, body: bytes
 ) -> None:
     decision = Policy(require_metadata=rule).decide(ask(path, method, wrong=True))
@@ -368,7 +368,7 @@ def test_a_denied_path_is_denied_before_its_header_is_asked_for(method: str) -> 
         ({"/metadata/reprovisiondata": 7}, "/metadata/reprovisiondata/x", Lifetimes(7, 0, 0, 5)),
     ],
 )
-def test_a_ttl_stands_above_a_default_that_says_a_number_by_longest_prefix(
+def test_ttl_overrides_a_numeric_default_by_longest_prefix(
     ttl: dict[str, float], path: str, expected: Lifetimes
 ) -> None:
     assert lifetimes(Policy(ttl=ttl).decide(ask(path))) == expected
@@ -415,9 +415,7 @@ def test_scheduled_events_that_are_not_kept_may_still_take_their_time() -> None:
         ({EVENTS: 9}, EVENTS, 9),
     ],
 )
-def test_a_stale_bound_stands_above_the_default_but_opens_never_only_by_name(
-    stale: dict[str, float], path: str, seconds: float
-) -> None:
+def test_stale_bound_overrides_never_only_by_name(stale: dict[str, float], path: str, seconds: float) -> None:
     assert lifetimes(Policy(stale_if_error=stale).decide(ask(path))).stale_if_error == seconds
 
 

@@ -83,7 +83,7 @@ def test_making_the_fields_leaves_the_kept_answer_as_it_is() -> None:
     assert record.headers() == record.headers()
 
 
-def test_what_another_cache_said_before_is_kept_beside_ones_own() -> None:
+def test_cache_status_keeps_members_of_other_caches() -> None:
     # RFC 9211 section 2: the cache closest to the origin comes first.
     response = Response(200, ((b"cache-status", b"imdsproxy; hit; ttl=9"),), b"")
     fields = RequestRecord(response, "instance", Outcome.HIT, age=1, ttl=59).headers()
@@ -132,7 +132,7 @@ def test_a_try_that_was_turned_away_has_no_status_and_took_no_time() -> None:
         (502, ((b"cache-status", b"imdsproxy; detail=loop"),), False),
     ],
 )
-def test_only_an_imdsproxy_s_own_word_tells_of_a_loop(status: int, headers: Headers, expected: bool) -> None:
+def test_reports_loop_needs_an_imdsproxy_508(status: int, headers: Headers, expected: bool) -> None:
     assert reports_loop(Response(status, headers, b"")) is expected
 
 

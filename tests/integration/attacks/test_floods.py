@@ -160,7 +160,7 @@ def test_slow_scheduled_events_do_not_hold_the_whole_budget(start: Starter) -> N
         assert status == 200
 
 
-def test_nobody_waits_longer_than_allowed_for_slow_scheduled_events(start: Starter) -> None:
+def test_slow_scheduled_events_delay_no_client_beyond_max_wait(start: Starter) -> None:
     """A flood of them: each is answered or turned away within MAX_WAIT, and the next client's turn comes."""
     with (
         run_in_thread(Emulator(rate=0, identity_rate=0, latency=0.2)) as slow,

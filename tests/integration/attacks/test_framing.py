@@ -297,7 +297,7 @@ def test_a_request_split_anywhere_is_the_same_request(proxy: ProxyProcess) -> No
         assert [json.loads(answer.body)["access_token"] for answer in answers] == [token, token]
 
 
-def test_bytes_that_were_once_served_open_no_door_to_others(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_known_head_gives_no_access_to_other_requests(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """Whatever is remembered of a head that is sent again and again: one byte more is another head."""
     head = request(RAW_TOKEN, HOST, TRUE)
     assert [answer.status for answer in converse(proxy.port, head * 5, 5)] == [200] * 5

@@ -100,7 +100,7 @@ PAGES = [
 @both_ways
 @pytest.mark.parametrize("page", PAGES, ids=repr)
 @pytest.mark.parametrize("fields", [(HOST,), (HOST, TRUE), (TO_IMDS,), (TO_IMDS, TRUE)], ids=repr)
-def test_a_web_page_is_forbidden_whatever_else_it_carries(
+def test_request_of_a_web_page_is_forbidden_with_any_other_field(
     everywhere: Everywhere,
     imds: EmulatorServer,
     *,

@@ -256,7 +256,7 @@ def test_a_hop_by_hop_field_ends_at_the_proxy(proxy: ProxyProcess, imds: Emulato
     ],
     ids=repr,
 )
-def test_a_clients_odd_field_is_not_taken_for_trouble_at_imds(
+def test_malformed_client_field_does_not_count_as_an_imds_failure(
     proxy: ProxyProcess, imds: EmulatorServer, field: bytes
 ) -> None:
     """White space around a value is no part of it (RFC 9112 section 5.1)."""

@@ -26,7 +26,7 @@ from tests.targets import INSTANCE, TOKEN
 pytestmark = pytest.mark.process
 
 
-def test_labels_are_few_whatever_is_asked(proxy: ProxyProcess) -> None:
+def test_metric_labels_are_bounded_for_any_request(proxy: ProxyProcess) -> None:
     for number in range(30):
         sent = request(b"/metadata/x%d" % number, HOST) + request(b"/metadata/instance/y%d" % number, HOST)
         converse(proxy.port, sent + request(b"/z%d" % number, HOST) + request(b"/", b"Host: h%d\r\n" % number), 4)

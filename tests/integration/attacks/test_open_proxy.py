@@ -136,7 +136,7 @@ def test_a_method_names_both_where_both_are_allowed(proxy: ProxyProcess, imds: E
 
 
 @pytest.mark.parametrize("target", [b"*", b"http://evil.example/", b"/metadata/../x", b"evil.example:80"])
-def test_options_asks_nobody(proxy: ProxyProcess, imds: EmulatorServer, target: bytes) -> None:
+def test_options_reaches_no_upstream(proxy: ProxyProcess, imds: EmulatorServer, target: bytes) -> None:
     with nothing_arrives(imds):
         (answer,) = until_closed(proxy.port, request(target, HOST, CLOSE, method=b"OPTIONS"))
     assert answer.status in {400, 405}
@@ -220,7 +220,7 @@ def test_what_is_no_http_is_answered_and_dropped(proxy: ProxyProcess, imds: Emul
 
 
 @pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/0.9", b"RTSP/1.1", b"ICE/1.0"])
-def test_another_protocols_name_opens_no_door(proxy: ProxyProcess, imds: EmulatorServer, version: bytes) -> None:
+def test_another_protocol_version_is_refused(proxy: ProxyProcess, imds: EmulatorServer, version: bytes) -> None:
     """Only HTTP/1.0 may do without Host; what is not HTTP/1 is not to be served as if it were."""
     with nothing_arrives(imds):
         answers = until_closed(proxy.port, b"GET " + RAW_TOKEN + b" " + version + b"\r\n" + TRUE + CLOSE + b"\r\n")

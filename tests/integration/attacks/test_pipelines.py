@@ -83,7 +83,7 @@ def test_pipelined_requests_are_answered_in_order(everywhere: Everywhere, kind: 
     assert statuses == [404 if number % 3 else 200 for number in range(count)]
 
 
-def test_pipelined_bodies_and_hits_are_told_apart(everywhere: Everywhere, imds: EmulatorServer) -> None:
+def test_pipelined_bodies_and_hits_are_not_confused(everywhere: Everywhere, imds: EmulatorServer) -> None:
     post = (
         b"POST "
         + EVENTS

@@ -118,7 +118,7 @@ def test_prefixes_end_at_a_segment(
 @pytest.mark.parametrize(
     "path", [b"/metadata", b"/metadata/", b"/metadata/instanceX", b"/metadata/identityX/oauth2/token"]
 )
-def test_an_unknown_path_is_nobodys_entry(proxy: ProxyProcess, imds: EmulatorServer, path: bytes) -> None:
+def test_unknown_path_is_not_stored(proxy: ProxyProcess, imds: EmulatorServer, path: bytes) -> None:
     for _ in range(2):
         before = len(imds.emulator.arrivals)
         (answer,) = converse(proxy.port, request(path + TOKEN_QUERY, HOST))

@@ -72,7 +72,7 @@ def test_the_header_can_be_required_of_everyone(start: Start, arrivals: Arrivals
         assert get(process.port, INSTANCE, {}).status == 400, "an entry does not open the door"
 
 
-def test_the_header_can_be_required_of_nobody(start: Start, arrivals: Arrivals) -> None:
+def test_never_requires_no_metadata_header(start: Start, arrivals: Arrivals) -> None:
     with start(require_metadata_header="never") as process:
         asked = len(arrivals())
         assert [get(process.port, target, {}).status for target in (TOKEN, INFO, INSTANCE, PLATFORM)] == [200] * 3 + [

@@ -69,7 +69,7 @@ def impatient(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) ->
     ],
     ids=["reset", "truncate", "garbage", "hang", "large"],
 )
-def test_a_lasting_trouble_is_told(
+def test_lasting_failure_is_reported(
     impatient: ProxyProcess,
     imds: EmulatorServer,
     arrivals: Arrivals,

@@ -214,7 +214,7 @@ class TestEntry:
     def test_what_is_no_document_of_imds_s_is_not_cut(self, entry: Entry) -> None:
         assert derive(entry, ("compute", "vmId"), target(self.LEAF), LIFETIMES, 110) is None
 
-    def test_a_part_whose_time_is_over_is_none(self) -> None:
+    def test_derive_returns_none_for_an_expired_part(self) -> None:
         entry = whole(Response(200, (SERVER, JSON), DOCUMENT))
         asked = target(self.LEAF)
         assert derive(entry, ("compute", "vmId"), asked, Lifetimes(fresh=10), 109.9) is not None

@@ -156,7 +156,7 @@ TOKEN_LIFETIMES = default("/metadata/identity/oauth2/token")
 
 
 @pytest.mark.parametrize(("took", "left"), [(0, "86400"), (0.99, "86400"), (1, "86399"), (8.5, "86392"), (1e6, "0")])
-def test_those_who_waited_for_a_token_are_told_what_is_left_after_the_wait(took: float, left: str) -> None:
+def test_aged_by_wait_subtracts_whole_seconds_from_a_token(took: float, left: str) -> None:
     assert json.loads(aged_by_wait(token(86400), TOKEN_LIFETIMES, took).body)["expires_in"] == left
 
 
@@ -168,7 +168,7 @@ def test_those_who_waited_for_a_token_are_told_what_is_left_after_the_wait(took:
         (Response(200, (), b"no token"), TOKEN_LIFETIMES),
     ],
 )
-def test_whatever_else_was_waited_for_is_told_as_it_came(response: Response, lifetimes: Lifetimes) -> None:
+def test_aged_by_wait_returns_other_answers_unchanged(response: Response, lifetimes: Lifetimes) -> None:
     assert aged_by_wait(response, lifetimes, 8) is response
 
 

@@ -137,7 +137,7 @@ def test_the_record_of_an_entry_says_whether_it_is_fresh(seconds: float, outcome
     assert (served.outcome, served.ttl, served.age) == (outcome, ttl, int(seconds))
 
 
-def test_the_reason_that_is_given_stands_before_that_of_the_entry() -> None:
+def test_given_detail_replaces_derived() -> None:
     part = replace(kept(), derived=True)
     assert from_cache(part, "instance", SENT).detail == "derived"
     assert from_cache(part, "instance", SENT, "stale-if-error").detail == "stale-if-error"
@@ -182,7 +182,7 @@ def test_a_hit_stays_the_same_until_the_first_of_its_figures_moves_on(
     assert write(entry, "instance", SENT + seconds).until == found
 
 
-def test_an_entry_whose_request_lies_ahead_is_of_age_nought_until_a_second_after_it() -> None:
+def test_entry_sent_in_the_future_has_age_zero() -> None:
     # Two readings of a clock may be out of order by less than it shows.
     entry = kept(lifetimes=Lifetimes(60.5, 0, 0, 0))
     hit = write(entry, "instance", SENT - 0.0001)
@@ -216,7 +216,7 @@ def _moment(draw: st.DrawFn, first: float, end: float) -> float:
 
 
 @given(fresh_entries(), st.floats(0.0, 1.0, exclude_max=True))
-def test_within_its_time_a_hit_is_what_would_be_written_anew(found: tuple[Entry, float], share: float) -> None:
+def test_hit_equals_a_new_rendering_until_its_end(found: tuple[Entry, float], share: float) -> None:
     entry, now = found
     hit = write(entry, "e", now)
     assert hit.until < entry.fresh_until

@@ -14,5 +14,5 @@ def test_the_shares_are_the_setting(max_bytes: int) -> None:
 
 
 @pytest.mark.parametrize(("max_bytes", "keys"), [(1, 64), (1 << 20, 64), (1 << 24, 672), (1 << 40, 4096)])
-def test_a_few_keys_are_guarded_whatever_the_setting(max_bytes: int, keys: int) -> None:
+def test_minimum_of_keys_is_guarded_for_any_setting(max_bytes: int, keys: int) -> None:
     assert divide(max_bytes).keys == keys

@@ -138,7 +138,7 @@ def test_the_emulator_gets_its_own_arguments(stand_in: Callable[..., list[object
     assert calls == [["--port", "1", "--help", "x"]]
 
 
-def test_a_wrong_setting_found_by_the_demo_is_told_as_well(
+def test_demo_reports_an_invalid_setting(
     stand_in: Callable[..., list[object]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in("imdsproxy.cli.demo", "demo", error=SettingsError("IMDSPROXY_X is wrong"))
@@ -200,7 +200,7 @@ def test_config_prints_the_settings(capsys: pytest.CaptureFixture[str], monkeypa
         (["--access-log", "maybe"], 'IMDSPROXY_ACCESS_LOG (flag --access-log) is "maybe", but must be true or false'),
     ],
 )
-def test_a_slip_is_told_in_one_line(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelling_is_reported_in_one_line(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 2
     assert capsys.readouterr() == ("", f"imdsproxy: {told}\n")
 
@@ -248,7 +248,7 @@ def test_what_needs_no_settings_is_answered_without_their_weight(argument: str) 
     assert imported.isdisjoint(heavy)
 
 
-def test_settings_are_told_without_the_server_s_weight() -> None:
+def test_config_does_not_import_the_server() -> None:
     result = run("config", options=["-X", "importtime"])
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "imdsproxy.settings.load" in imported
@@ -315,7 +315,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-def test_who_is_ended_while_it_starts_ends_well() -> None:
+def test_sigterm_during_start_exits_with_zero() -> None:
     # A container's first process would not even notice, if nobody had said what to do.
     program = """
 import os, signal, sys

@@ -60,7 +60,7 @@ def test_loopback_is_guarded_where_pods_are_sent_to_it(host: str, node: bool, ch
 @pytest.mark.parametrize(
     ("user", "users"), [("990", "{ 0, 990 }"), ("imdsproxy", '{ 0, "imdsproxy" }'), ("0", "0"), ("root", "0")]
 )
-def test_nobody_else_answers_where_clients_are_sent(user: str, users: str) -> None:
+def test_exclusive_rule_drops_answers_of_other_users(user: str, users: str) -> None:
     assert f"ip saddr 10.0.0.4 tcp sport 80 meta skuid != {users} counter drop" in rules(
         redirect(user, "10.0.0.4", 80, exclusive=True)
     )
@@ -89,11 +89,11 @@ def test_removal_leaves_nothing_behind() -> None:
     assert lines(removal()) == ["table ip imdsproxy", "delete table ip imdsproxy"]
 
 
-def test_who_meets_itself_is_told_its_rule_and_its_command() -> None:
+def test_loop_advice_matches_rule_and_command() -> None:
     told = missing_exemption(990)
     assert "`meta skuid != 990`" in told
     assert "`imdsproxy redirect --load --uid 990`" in told
 
 
-def test_who_does_not_know_its_number_names_none() -> None:
+def test_loop_advice_without_a_user_number_names_none() -> None:
     assert "--uid USER`" in missing_exemption(None)

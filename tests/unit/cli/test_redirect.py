@@ -82,7 +82,7 @@ def test_it_leads_to_where_the_proxy_listens(host: str, port: int, goal: str) ->
         ({"port": 0}, "IMDSPROXY_PORT=0"),
     ],
 )
-def test_where_it_cannot_lead_is_told(settings: dict[str, object], named: str) -> None:
+def test_unusable_destination_is_reported(settings: dict[str, object], named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         rendered({"uid": "990"}, **settings)
 
@@ -120,7 +120,7 @@ def test_without_a_name_it_is_the_user_of_the_running_unit(tmp_path: Path, monke
         ("echo 4194305", "has just ended"),  # one above the largest process number of Linux
     ],
 )
-def test_a_unit_that_does_not_run_is_told(
+def test_unit_that_does_not_run_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
 ) -> None:
     systemctl(tmp_path, monkeypatch, script)
@@ -129,21 +129,19 @@ def test_a_unit_that_does_not_run_is_told(
     assert "imdsproxy redirect --uid NAME-OR-NUMBER" in str(error.value)
 
 
-def test_a_machine_without_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_systemd_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SettingsError, match="no systemd"):
         rendered({})
 
 
-def test_exempting_root_is_worth_a_note() -> None:
+def test_exempting_root_adds_a_note() -> None:
     for user in ("0", "root"):
         (note,) = redirect(Settings().config(), {"uid": user})[1]
         assert "a user of its own" in note
 
 
-def test_the_kernel_setting_that_pods_need_is_told_where_it_is_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_route_localnet_adds_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = tmp_path / "route_localnet"
     monkeypatch.setattr("imdsproxy.cli.redirect._ROUTE_LOCALNET", setting)
     for value, told in (("0\n", True), ("1\n", False)):
@@ -152,20 +150,18 @@ def test_the_kernel_setting_that_pods_need_is_told_where_it_is_off(
     assert "route_localnet" not in "".join(redirect(Settings(host="10.0.0.4").config(), NODE)[1])
 
 
-def test_nobody_else_may_answer_where_that_is_wished_for() -> None:
+def test_exclusive_adds_the_answer_chain() -> None:
     assert "chain answer {" not in rendered({"uid": "990"})
     assert "skuid != { 0, 990 } counter drop" in rendered({"uid": "990", "exclusive": "true"})
 
 
-def test_that_bans_of_pods_are_walked_round_is_worth_a_note() -> None:
+def test_node_adds_a_note_about_bans_of_pods() -> None:
     assert "NetworkPolicy" in redirect(Settings().config(), NODE)[1][0]
     assert redirect(Settings().config(), {"uid": "990"})[1] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux")
-def test_removing_the_guard_is_worth_a_note_where_loopback_is_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_removal_adds_a_note_if_route_localnet_is_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = tmp_path / "route_localnet"
     monkeypatch.setattr("imdsproxy.cli.redirect._ROUTE_LOCALNET", setting)
     for value, notes in (("0\n", 0), ("1\n", 1)):
@@ -254,7 +250,7 @@ def test_loading_hands_nft_what_would_be_printed_and_says_what_holds(
         ("echo lost >&2; exit 1", "nft does not accept the ruleset: lost"),
     ],
 )
-def test_why_nft_did_not_load_it_is_told_in_one_line(
+def test_nft_failure_is_reported_in_one_line(
     script: str,
     told: str,
     tmp_path: Path,
@@ -266,7 +262,7 @@ def test_why_nft_did_not_load_it_is_told_in_one_line(
     assert capsys.readouterr() == ("", f"imdsproxy: {told}\n")
 
 
-def test_that_there_is_no_nft_is_told_with_what_to_install(
+def test_missing_nft_is_reported_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -279,7 +275,7 @@ def test_that_there_is_no_nft_is_told_with_what_to_install(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script stands for nft")
-def test_an_nft_that_cannot_run_or_does_not_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nft_that_cannot_run_or_does_not_end_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = program("nft", tmp_path, monkeypatch, "exec /bin/sleep 10")
     monkeypatch.setattr("imdsproxy.cli.redirect._LONGEST_LOADING", 0.1)
     with pytest.raises(LoadError, match=r"did not end within 0\.1 seconds"):

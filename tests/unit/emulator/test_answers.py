@@ -159,7 +159,7 @@ class TestPaths:
     def test_segments(self) -> None:
         assert segments_of("/a/../../b%20c//d\\e/") == ("b c", "d", "e")
 
-    def test_identity_is_told_by_the_same_reading(self) -> None:
+    def test_is_identity_uses_the_same_segments(self) -> None:
         assert is_identity(segments_of("/metadata/Identity\\oauth2\\token"))
         assert not is_identity(segments_of("/metadata/identityX"))
         assert not is_identity(segments_of("/metadata"))
@@ -215,7 +215,7 @@ class TestInstance:
     def test_unknown_parameters_do_not_matter(self) -> None:
         assert ask(INSTANCE + "&nothing=true") == ask(INSTANCE)
 
-    def test_provisioning_agents_are_told_more(self) -> None:
+    def test_extended_adds_provisioning_fields(self) -> None:
         newer = INSTANCE.replace("2021-02-01", "2021-08-01")
         told = read(ask(newer + "&extended=true"))
         assert list(told) == ["compute", "network", "extended"]
@@ -272,7 +272,7 @@ class TestToken:
             },
         )
 
-    def test_a_missing_version_is_told_before_a_missing_resource(self) -> None:
+    def test_missing_version_is_reported_before_missing_resource(self) -> None:
         assert ask("/metadata/identity/oauth2/token").body == NO_VERSION
 
     def test_no_identity(self) -> None:

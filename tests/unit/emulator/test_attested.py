@@ -45,7 +45,7 @@ def test_fields_by_version(version: str, fields: list[str]) -> None:
     assert list(payload(COMPUTE, "n", version, NOW)) == fields
 
 
-def test_without_a_nonce_the_time_stands_in() -> None:
+def test_time_replaces_a_missing_nonce() -> None:
     assert payload(COMPUTE, None, "2018-10-01", NOW)["nonce"] == "20231002-123311"
     assert payload(COMPUTE, "", "2018-10-01", NOW)["nonce"] == ""
 

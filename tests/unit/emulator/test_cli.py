@@ -26,7 +26,7 @@ from imdsproxy.emulator.faults import Fault
         (["--prot", "1"], "unrecognized arguments: --prot 1 (--help lists every flag)"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""

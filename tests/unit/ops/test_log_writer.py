@@ -66,7 +66,7 @@ def test_no_thread_before_the_first_line() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be made non-blocking there")
-def test_an_unread_pipe_holds_nobody_up_and_the_loss_is_reported_in_its_place(writer: LogWriter, pipe: Pipe) -> None:
+def test_unread_pipe_blocks_no_caller_and_the_loss_is_reported_in_order(writer: LogWriter, pipe: Pipe) -> None:
     filled = pipe.fill()
     line = "x" * 1000
     count = 3 * MOST_WAITING // 1000

@@ -128,7 +128,7 @@ def test_json_puts_an_exception_into_the_record(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), {(1, 2): 3}])
-def test_json_stays_json_whatever_the_value(value: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_line_is_valid_for_any_value(value: object, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json")
     logger.info("x", extra={"fields": {"value": value}})
     assert json.loads(read_log(capsys))["value"] == str(value)

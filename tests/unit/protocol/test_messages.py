@@ -27,7 +27,7 @@ def test_a_parameter_is_found_by_its_whole_name(name: str, there: bool) -> None:
     assert TARGET.has(name) is there
 
 
-def test_readings_of_the_same_bytes_are_told_apart_unless_they_are_the_same_reading() -> None:
+def test_targets_compare_by_identity() -> None:
     again = Target(TARGET.raw, TARGET.segments, TARGET.parameters, TARGET.key)
     assert again != TARGET
     assert len({TARGET, again, TARGET}) == 2
@@ -47,7 +47,7 @@ def test_an_answer_of_the_proxys_own_is_json_with_its_error_and_what_to_do() -> 
 
 
 @pytest.mark.parametrize("text", ['"},{"', "a\r\nSet-Cookie: x", "\x00\x7f", "\u2028é\U0001f600", "\ud800"])
-def test_whatever_is_quoted_in_an_answer_leaves_it_one_line_of_ascii_json(text: str) -> None:
+def test_refusal_body_is_one_line_of_ascii_json_for_any_text(text: str) -> None:
     body = Refusal(400, "bad-target", "invalid_request", text).response().body
     assert json.loads(body)["error_description"] == text
     assert all(0x20 <= byte < 0x80 for byte in body)
@@ -74,7 +74,7 @@ def test_imds_own_words_stand_instead_of_the_proxys_where_they_are_given() -> No
         (FailureKind.DESCRIPTORS, 503),
     ],
 )
-def test_a_failure_is_told_by_its_status_with_a_time_to_come_back(kind: FailureKind, status: int) -> None:
+def test_failure_refusal_has_its_status_and_retry_after(kind: FailureKind, status: int) -> None:
     refusal = Failure(kind, "It did not answer; ask again.").refusal(7)
     assert refusal.status == status
     assert refusal.reason == kind.value
@@ -84,7 +84,7 @@ def test_a_failure_is_told_by_its_status_with_a_time_to_come_back(kind: FailureK
     assert document["error"] == kind.value.replace("-", "_")
 
 
-def test_a_loop_is_told_without_a_time_to_come_back() -> None:
+def test_loop_refusal_has_no_retry_after() -> None:
     refusal = Failure(FailureKind.LOOP, "Mend the rule.").refusal(7)
     assert (refusal.status, refusal.reason, refusal.error) == (508, "loop", "loop_detected")
     assert refusal.response().header(b"retry-after") is None

@@ -296,7 +296,7 @@ def test_an_absolute_form_at_a_unix_socket_may_name_a_placeholder(raw: bytes, se
         *(("GET", b"/-/metrics"), ("GET", b"/elsewhere"), ("GET", b"/metadata/%2e%2e"), ("PUT", INSTANCE)),
     ],
 )
-def test_what_a_web_page_asks_is_forbidden_whatever_else_it_carries(method: str, raw: bytes, fields: Fields) -> None:
+def test_request_of_a_web_page_is_forbidden_with_any_other_field(method: str, raw: bytes, fields: Fields) -> None:
     refusal = ask(fields, method=method, raw=raw)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (403, "browser")
@@ -350,7 +350,7 @@ def test_an_absolute_form_is_served_for_imds_and_the_upstream_alone(raw: bytes, 
         assert (answer.status, answer.reason) == (403, "other-host")
 
 
-def test_an_absolute_form_stands_above_host() -> None:
+def test_absolute_form_overrides_host() -> None:
     fields = [(b"host", b"attacker.example")]
     assert isinstance(ask(fields, host=False, raw=b"http://169.254.169.254/metadata/instance"), Request)
     refusal = ask([HOST], host=False, raw=b"http://attacker.example/metadata/instance")
@@ -368,7 +368,7 @@ def test_an_absolute_form_still_needs_host_once() -> None:
 @pytest.mark.parametrize(
     ("method", "raw"), [("GET", INSTANCE), ("POST", b"/metadata/scheduledevents"), ("GET", b"/-/ready")]
 )
-def test_x_forwarded_for_is_refused_whatever_it_says(values: list[bytes], method: str, raw: bytes) -> None:
+def test_x_forwarded_for_is_refused_with_any_value(values: list[bytes], method: str, raw: bytes) -> None:
     refusal = ask([(b"x-forwarded-for", value) for value in values], method=method, raw=raw)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (400, "x-forwarded-for")

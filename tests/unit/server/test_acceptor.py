@@ -132,7 +132,7 @@ def test_clients_that_have_gone_take_no_turn_from_the_next() -> None:
     assert house.taken == [1, 2]
 
 
-def test_only_those_are_taken_for_which_there_is_room() -> None:
+def test_acceptor_accepts_only_as_many_as_fit() -> None:
     house = House(1, 2, 3)
     house.room = 2
     house.loop.turn()
@@ -142,7 +142,9 @@ def test_only_those_are_taken_for_which_there_is_room() -> None:
     assert house.taken == [1, 2, 3]
 
 
-def test_want_of_descriptors_pauses_and_recovers_and_each_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_lack_of_descriptors_pauses_accepting_and_both_changes_are_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     house = House(1, _error(errno.EMFILE), 2, 3)
     with caplog.at_level(logging.INFO, "imdsproxy.server.acceptor"):
         house.loop.turn()
@@ -164,7 +166,7 @@ def test_want_of_descriptors_pauses_and_recovers_and_each_is_said_once(caplog: p
     assert vars(caplog.records[0])["fields"]["because"] == os.strerror(errno.EMFILE)
 
 
-def test_whoever_waits_at_the_end_is_accepted() -> None:
+def test_close_accepts_waiting_connections() -> None:
     house = House(*range(500))
     house.served = False
     house.acceptor.close(accept_waiting=True)
@@ -172,7 +174,7 @@ def test_whoever_waits_at_the_end_is_accepted() -> None:
     assert house.loop.reader is None
 
 
-def test_whoever_waits_at_a_socket_that_goes_on_is_left_to_the_next_process() -> None:
+def test_close_leaves_waiting_connections_of_an_inherited_socket() -> None:
     house = House(1, 2)
     house.acceptor.close(accept_waiting=False)
     assert house.taken == []

@@ -124,7 +124,7 @@ def test_what_is_found_is_the_hit(known: Place) -> None:
         HEAD.replace(b"\r\n\r\n", b"\r\nx-forwarded-for: 10.0.0.1\r\n\r\n"),
     ],
 )
-def test_no_other_bytes_are_taken_for_it(known: Place, head: bytes) -> None:
+def test_head_is_known_by_its_exact_bytes(known: Place, head: bytes) -> None:
     assert known.find(head) is None
     assert known.find() is not None
 
@@ -221,7 +221,7 @@ def test_it_is_forgotten_when_its_entry_had_to_leave_the_cache() -> None:
     assert len(place.known_heads) == 0
 
 
-def test_what_is_in_use_by_the_lane_alone_stays_in_the_cache() -> None:
+def test_entry_used_by_the_fast_path_only_stays_in_the_cache() -> None:
     place = Place(cache_max_bytes=room_for(3))
     for key in (A, B):
         place.put(key)
@@ -265,7 +265,7 @@ def test_one_head_is_not_told_what_another_asks_for(known: Place) -> None:
     assert (first.endswith(b"{}"), second.endswith(b'{"b":1}')) == (True, True)
 
 
-def test_a_head_whose_entry_is_gone_already_is_not_taken_in(place: Place) -> None:
+def test_head_without_an_entry_is_not_remembered(place: Place) -> None:
     place.drop(A)
     place.remember(times=3)
     assert len(place.known_heads) == 0
@@ -402,7 +402,7 @@ STEPS = ("ask",) * 6 + ("put", "drop", "pass", "empty")
 
 
 @given(st.data())
-def test_whatever_happens_it_is_never_a_second_opinion(data: st.DataObject) -> None:
+def test_known_heads_never_differ_from_the_full_path(data: st.DataObject) -> None:
     """A found hit is that of the entry in the cache at this moment, in the bytes of this moment; and fresh."""
     place = Place(cache_max_bytes=room_for(2.5))
     keys = (A, B, C)

@@ -28,7 +28,7 @@ def test_where_there_is_no_fork_they_are_read_in_place(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("fork", [pytest.param(True, marks=forks), False])
-def test_what_is_wrong_is_told_in_the_same_sentence(fork: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forked_loader_raises_the_same_error(fork: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fork:
         monkeypatch.delattr(os, "fork", raising=False)
     with pytest.raises(SettingsError, match=r'^IMDSPROXY_PORT \(flag --port\) is "x", but must be a whole number'):

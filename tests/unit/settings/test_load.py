@@ -244,7 +244,7 @@ NOT_JSON = ": it begins like JSON, but is not"
         ),
     ],
 )
-def test_bad_values_are_told_by_name_value_and_remedy(name: str, text: str, rule: str) -> None:
+def test_bad_value_is_reported_with_name_value_and_remedy(name: str, text: str, rule: str) -> None:
     assert refusal({environment_name(name): text}) == f'{environment_name(name)} is "{text}", but must be {rule}'
 
 
@@ -373,7 +373,7 @@ def test_more_listeners_and_a_shared_budget(name: str, text: str, value: object)
         ("ADMIN_HOST", "10.0.0.4:8256"),
     ],
 )
-def test_what_cannot_be_listened_at_or_shared_is_told(name: str, text: str) -> None:
+def test_unusable_places_are_reported(name: str, text: str) -> None:
     assert refusal({f"IMDSPROXY_{name}": text, "IMDSPROXY_UPSTREAM": "http://127.0.0.1:9"}).startswith(
         f"IMDSPROXY_{name} is "
     )
@@ -616,7 +616,7 @@ def test_an_unknown_flag_is_refused() -> None:
     assert refusal({}, {"prot": "1"}) == "--prot is not a setting; did you mean --port?"
 
 
-def test_other_variables_are_nobody_s_business() -> None:
+def test_variables_without_the_prefix_are_ignored() -> None:
     load({}, {"IMDSPROXY": "x", "MY_IMDSPROXY_PORT": "x", "PATH": "x"})
 
 
@@ -726,7 +726,7 @@ def test_a_file_holds_every_kind_of_value(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_bad_file_is_told_with_its_name_and_the_key(content: str | bytes, told: str, tmp_path: Path) -> None:
+def test_bad_file_is_reported_with_its_name_and_key(content: str | bytes, told: str, tmp_path: Path) -> None:
     path = write(tmp_path, content)
     shown = settings_values.shown(path)
     assert refusal({"IMDSPROXY_CONFIG_FILE": path}).startswith(told.format(path=shown))
@@ -826,7 +826,7 @@ def test_every_setting_is_explained(name: str) -> None:
     assert flag_name(name) == "--" + name.replace("_", "-")
 
 
-def test_loaded_tells_settings_and_sources() -> None:
+def test_loaded_has_settings_and_sources() -> None:
     loaded = load({}, {})
     assert isinstance(loaded, Loaded)
     assert set(loaded.sources.values()) == {"default"}

@@ -77,7 +77,7 @@ def test_the_environment_file_sets_the_defaults(read: Reader) -> None:
     ]
 
 
-def test_every_setting_stands_in_the_environment_file_with_its_meaning() -> None:
+def test_environment_file_has_every_setting_with_its_meaning() -> None:
     blocks = (CONFIG / "imdsproxy.env").read_text(encoding="ascii").split("\n\n")[1:]
     for (field, info), block in zip(Settings.model_fields.items(), blocks, strict=True):
         *comment, default, entry = block.splitlines()

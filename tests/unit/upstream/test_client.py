@@ -23,7 +23,7 @@ from imdsproxy.upstream.client import BODIES_AT_ONCE, UpstreamClient
         (errno.ECONNREFUSED, FailureKind.UNREACHABLE, "cannot be reached"),
     ],
 )
-def test_connect_error_tells_the_proxys_own_shortage_from_an_absent_imds(
+def test_connect_error_distinguishes_lack_of_descriptors_from_unreachable_imds(
     number: int, kind: FailureKind, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = UpstreamClient(Address("127.0.0.1", 9))

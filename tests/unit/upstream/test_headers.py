@@ -87,7 +87,7 @@ def test_fields_that_connection_names_end_here() -> None:
 
 
 @pytest.mark.parametrize("value", [b"true", b"false", b"TRUE", b""])
-def test_metadata_goes_once_as_the_decision_says_whatever_the_client_wrote(value: bytes) -> None:
+def test_metadata_header_follows_the_decision_not_the_client(value: bytes) -> None:
     asked = request((b"metadata", value), (b"metadata", value), (b"connection", b"metadata"))
     assert to_upstream(asked, FORWARD, "this") == ((b"metadata", b"true"), HOPS)
     assert to_upstream(asked, FORWARD_AS_IT_CAME, "this") == (HOPS,)

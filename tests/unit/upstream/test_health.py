@@ -59,7 +59,7 @@ def test_the_last_answer_shows_imds_health(result: Verdict, failing: bool, answe
     assert (health.failing, health.answered) == (failing, answered)
 
 
-def test_each_change_of_health_is_told_once() -> None:
+def test_each_change_of_health_is_logged_once() -> None:
     health = Health()
     told = [health.learn("one", result, 0.0) for result in (OK, UNREACHABLE, answer(503), GONE, OK, OK, answer(429))]
     assert told == [None, Change.FAILED, None, None, Change.RECOVERED, None, Change.FAILED]
@@ -73,13 +73,13 @@ def test_having_answered_once_is_not_forgotten(result: Verdict) -> None:
     assert health.answered
 
 
-def test_while_imds_is_gone_only_the_one_that_met_it_may_ask() -> None:
+def test_only_the_probe_may_send_during_a_410() -> None:
     health = gone_for("one")
     assert health.gone is GONE
     assert [health.may_ask(who) for who in ("two", "one", "three", "one")] == [False, True, False, True]
 
 
-def test_a_second_410_does_not_change_who_feels_for_its_return() -> None:
+def test_second_410_does_not_change_the_probe() -> None:
     health = gone_for("one")
     again = answer(410)
     health.learn("two", again, 0.0)
@@ -87,7 +87,7 @@ def test_a_second_410_does_not_change_who_feels_for_its_return() -> None:
     assert [health.may_ask(who) for who in ("one", "two")] == [True, False]
 
 
-def test_who_feels_is_known_by_its_identity_and_nothing_else() -> None:
+def test_probe_is_compared_by_identity() -> None:
     class Empty:
         def __bool__(self) -> bool:
             return False
@@ -120,7 +120,7 @@ def test_no_answer_at_all_does_not_show_that_imds_is_back() -> None:
     assert [health.may_ask(who) for who in ("two", "one")] == [False, True]
 
 
-def test_when_the_one_that_feels_leaves_the_next_to_ask_feels() -> None:
+def test_next_fetch_becomes_the_probe_when_the_probe_leaves() -> None:
     health = gone_for("one")
     health.leave("one")
     assert [health.may_ask(who) for who in ("two", "one", "two")] == [True, False, True]
@@ -132,7 +132,7 @@ def test_the_leaving_of_another_changes_nothing() -> None:
     assert [health.may_ask(who) for who in ("two", "one")] == [False, True]
 
 
-def test_a_new_outage_is_felt_by_whoever_meets_it() -> None:
+def test_first_fetch_of_a_new_outage_becomes_the_probe() -> None:
     health = gone_for("one")
     health.learn("one", OK, 0.0)
     health.learn("two", GONE, 0.0)

@@ -22,7 +22,7 @@ IDENTITY = "         0          0 4294967295\n"
     [(IDENTITY, f"`meta skuid != {os.getuid()}`" if sys.platform != "win32" else ""), ("0 4243 1\n", "--uid USER`")],
     ids=["the machine's numbers", "a user namespace"],
 )
-def test_a_redirected_one_is_told_which_rule_is_missing(
+def test_advice_names_the_missing_rule_of_a_redirect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbered: str, named: str
 ) -> None:
     table = tmp_path / "uid_map"
@@ -41,7 +41,7 @@ def test_where_there_are_no_user_namespaces_the_number_is_the_machine_s(
     assert f"--uid {os.getuid()}`" in UpstreamClient(IMDS)._loop().description
 
 
-def test_one_sent_elsewhere_is_told_which_setting_to_mend() -> None:
+def test_advice_names_the_setting_of_another_upstream() -> None:
     told = UpstreamClient(Address("10.0.0.9", 8254))._loop().description
     assert told.startswith("IMDSPROXY_UPSTREAM=http://10.0.0.9:8254 leads back")
     assert "point it at http://169.254.169.254" in told

@@ -128,7 +128,9 @@ def test_time_spent_counts_against_the_limit(elapsed: float, delay: float | None
     ],
 )
 @pytest.mark.parametrize("status", [410, 429, 503])
-def test_a_retry_after_of_imds_stands_instead(status: int, told: bytes, elapsed: float, delay: float | None) -> None:
+def test_retry_after_of_imds_replaces_the_backoff(
+    status: int, told: bytes, elapsed: float, delay: float | None
+) -> None:
     assert next_delay(answer(status, told), 1, elapsed, RULES) == delay
 
 
