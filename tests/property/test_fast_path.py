@@ -744,7 +744,7 @@ REFUSED = [b"nonsense\r\n\r\n", head(version="2.0"), head(method="BREW"), of_len
 
 
 @pytest.mark.parametrize("number", range(len(WISHES + OTHERS)))
-def test_any_other_head_beside_those_that_are_known(number: int) -> None:
+def test_other_heads_beside_known_ones(number: int) -> None:
     other = (WISHES + OTHERS)[number]
     halves = (other[: len(other) // 2], other[len(other) // 2 :])
     again = Repeat(0, HITS[1], 1, 0.01)
@@ -756,11 +756,11 @@ def test_any_other_head_beside_those_that_are_known(number: int) -> None:
 
 @pytest.mark.parametrize("refused", REFUSED, ids=range(len(REFUSED)))
 @pytest.mark.parametrize("between", [b"", b"\r\n", head(TOKEN), head(INSTANCE, b"Transfer-Encoding: chunked")])
-def test_what_is_refused_behind_a_hit_in_the_same_read(refused: bytes, between: bytes) -> None:
+def test_refusal_after_a_hit_in_the_same_read(refused: bytes, between: bytes) -> None:
     compare(House(), [*KNOWN, Send(0, (HITS[0] + between + refused,)), *KNOWN])
 
 
-def test_what_is_refused_behind_a_hit_that_came_in_pieces() -> None:
+def test_refusal_after_a_hit_in_pieces() -> None:
     compare(House(), [*KNOWN, Send(0, (HITS[0][:-3], HITS[0][-3:] + REFUSED[0])), *KNOWN])
 
 
@@ -919,7 +919,7 @@ def test_a_hit_is_the_same_until_the_moment_it_names(
         assert (after.served, after.head) == (anew.served, anew.head)
 
 
-def test_a_connection_holds_nothing_of_what_it_was_sent() -> None:
+def test_connection_keeps_no_answer_in_memory() -> None:
     """It may be a body of a megabyte, or a token that SIGHUP was to do away with."""
     with logged() as log, steady_pauses(), World(FastPathConnection, House(), log) as world:
         for _ in range(5):  # parsed the full way, parsed on the fast path, known by its bytes

@@ -154,7 +154,7 @@ def test_any_body_is_a_token_with_a_life_or_none(body: bytes) -> None:
 
 
 @given(st.sampled_from(Freshness), st.booleans())
-def test_only_what_may_be_used_is_ever_served(freshness: Freshness, failing: bool) -> None:
+def test_plan_never_serves_an_unusable_entry(freshness: Freshness, failing: bool) -> None:
     chosen = plan(freshness, failing=failing)
     if freshness is Freshness.MISS:
         assert chosen is Plan.FETCH

@@ -148,7 +148,7 @@ def test_targets_share_a_key_only_if_they_send_the_same_bytes(
 
 
 @given(st.data(), meanings)
-def test_what_is_sent_is_read_as_the_same_target(data: st.DataObject, meaning: Meaning) -> None:
+def test_canonical_spelling_is_read_as_the_same_target(data: st.DataObject, meaning: Meaning) -> None:
     target = read(data.draw(spellings(meaning)))
     again = read(target.raw)
     assert (again.raw, again.key, again.segments) == (target.raw, target.key, target.segments)
@@ -165,7 +165,7 @@ def test_two_targets_share_a_key_if_and_only_if_they_say_the_same(
 
 
 @given(st.data(), meanings, meanings)
-def test_what_says_something_else_has_another_key(data: st.DataObject, one: Meaning, other: Meaning) -> None:
+def test_different_meanings_have_different_keys(data: st.DataObject, one: Meaning, other: Meaning) -> None:
     assume(one != other)
     assert read(data.draw(spellings(one))).key != read(data.draw(spellings(other))).key
 
@@ -290,7 +290,7 @@ anything = st.binary(max_size=80) | st.lists(st.sampled_from(FRAGMENTS), max_siz
 @example(b"http://h")
 @example(b"/%" + b"41" * 600)
 @example(b"/?" + b"%00" * 600)
-def test_any_bytes_are_read_or_refused_and_what_is_read_can_be_read_in_one_way_only(raw: bytes) -> None:
+def test_any_bytes_are_refused_or_read_in_one_way_only(raw: bytes) -> None:
     target = read_target(raw)
     if isinstance(target, Refusal):
         assert target.status == 400

@@ -107,5 +107,5 @@ LOCK = "pip install --require-hashes --no-deps --only-binary :all: -r requiremen
         ("uv tool install imdsproxy", 3),
     ],
 )
-def test_what_counts_as_a_fault(text: str, count: int) -> None:
+def test_lock_check_finds_each_kind_of_fault(text: str, count: int) -> None:
     assert len(faults(text)) == count

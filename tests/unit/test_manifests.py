@@ -67,7 +67,7 @@ def test_every_layout_is_rendered_and_nothing_else() -> None:
 
 @with_kubectl
 @every_layout
-def test_what_is_rendered_is_what_the_source_says(layout: str) -> None:
+def test_rendered_manifests_match_their_source(layout: str) -> None:
     def name(document: Document) -> tuple[str, str]:
         return document["kind"], document["metadata"]["name"]
 
@@ -77,7 +77,7 @@ def test_what_is_rendered_is_what_the_source_says(layout: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(MANIFESTS.rglob("kustomization.yaml")), ids=lambda path: path.parent.name)
-def test_every_kustomization_begins_with_what_it_is_for(path: Path) -> None:
+def test_kustomization_begins_with_its_purpose(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert not yaml.safe_load(text).keys() - {"apiVersion", "kind", "namespace", "resources", "components", "patches"}
@@ -134,7 +134,7 @@ def test_the_pod_monitor_finds_every_proxy_and_its_figures() -> None:
 
 
 @every_layout
-def test_what_one_document_names_another_holds(layout: str) -> None:
+def test_references_between_documents_exist(layout: str) -> None:
     found = manifests.documents(layout)
     names = {(document["kind"], document["metadata"]["name"]) for document in found}
     assert len(names) == len(found)
@@ -241,7 +241,7 @@ def test_the_sockets_name_is_the_same_on_both_sides() -> None:
 
 
 @every_layout
-def test_the_end_leaves_time_for_what_is_under_way(layout: str) -> None:
+def test_termination_leaves_time_for_requests_under_way(layout: str) -> None:
     pod = manifests.pod(layout)
     assert pod.grace >= server._GRACE + 5
 
@@ -318,7 +318,7 @@ def test_a_plain_sidecar_needs_no_privilege_of_its_pod(layout: str) -> None:
 
 
 @every_container
-def test_every_container_says_what_it_needs_and_how_much_it_may_take(container: Container) -> None:
+def test_container_states_requests_and_limits(container: Container) -> None:
     resources = container.fields["resources"]
     for name in ("cpu", "memory"):
         assert quantity(resources["requests"][name]) <= quantity(resources["limits"][name])

@@ -111,9 +111,7 @@ def test_the_case_of_a_path_changes_no_rule(path: str, decision: Cache) -> None:
 
 
 @pytest.mark.parametrize(("path", "endpoint", "budget"), NEVER_KEPT)
-def test_what_the_default_policy_does_not_name_is_passed_on_and_never_kept(
-    path: str, endpoint: str, budget: BudgetClass
-) -> None:
+def test_unlisted_path_is_forwarded_and_never_cached(path: str, endpoint: str, budget: BudgetClass) -> None:
     assert Policy().decide(ask(path)) == Forward(endpoint, budget, add_metadata=True)
 
 
@@ -276,9 +274,7 @@ def test_wrong_metadata_header_is_refused_under_every_rule(
     ("method", "to_imds", "body"),
     [("POST", False, OTHER_WORDS), ("GET", True, OTHER_WORDS), ("POST", True, OTHER_WORDS)],
 )
-def test_the_clients_own_header_is_needed_for_a_post_and_for_what_is_addressed_to_imds(
-    method: str, to_imds: bool, body: bytes
-) -> None:
+def test_metadata_header_is_required_for_posts_and_requests_to_imds(method: str, to_imds: bool, body: bytes) -> None:
     request = ask(EVENTS, method, metadata=False, to_imds=to_imds)
     decision = Policy().decide(request)
     assert isinstance(decision, Refuse)

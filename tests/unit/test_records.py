@@ -46,7 +46,7 @@ def test_the_outcomes_are_the_contracts() -> None:
         (served(Outcome.REFUSED), b"imdsproxy"),
     ],
 )
-def test_cache_status_says_what_happened_in_the_words_of_rfc_9211(record: RequestRecord, member: bytes) -> None:
+def test_cache_status_follows_rfc_9211(record: RequestRecord, member: bytes) -> None:
     assert record.cache_status() == member
 
 

@@ -159,7 +159,7 @@ def test_a_client_cannot_spoil_an_entry_by_its_own_headers(start: Starter) -> No
             assert len(head) < 1000
 
 
-def test_what_is_fetched_for_everyone_carries_nothing_of_one_client(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_shared_fetch_carries_no_client_fields(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     before = len(imds.emulator.arrivals)
     fields = [
         *(b"Authorization: Bearer x\r\n", b"Cookie: x\r\n", b"Accept: text/plain\r\n", b"Accept-Encoding: gzip\r\n"),

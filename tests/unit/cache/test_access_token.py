@@ -40,7 +40,7 @@ def read(body: bytes) -> TokenBody:
         (token('"3600"', more=r',"note":"\"expires_in\":\"9\","'), 3600),
     ],
 )
-def test_a_tokens_life_is_what_expires_in_says(body: bytes, life: int) -> None:
+def test_token_life_is_expires_in(body: bytes, life: int) -> None:
     assert read(body).expires_in == life
     assert read(body).aged(0) == body.replace(b'"03600"', b'"3600"')
 
@@ -132,7 +132,7 @@ def test_a_life_that_is_written_where_it_could_not_be_aged_is_in_doubt(body: byt
         (10.0**12, b"0"),
     ],
 )
-def test_what_is_left_is_rounded_down_and_every_other_byte_is_imds_own(seconds: float, left: bytes) -> None:
+def test_aged_rounds_down_and_keeps_every_other_byte(seconds: float, left: bytes) -> None:
     extended = b"%d" % max(0, int(86399 - seconds))
     assert read(CAPTURED).aged(seconds) == CAPTURED.replace(b"86317", left).replace(b"86399", extended)
 

@@ -174,7 +174,7 @@ def test_a_target_that_imds_may_read_otherwise_has_no_wholes(asked: str) -> None
 class TestEntry:
     LEAF = f"/metadata/instance/compute/vmId?{VERSION}&format=text"
 
-    def test_it_has_its_own_lifetimes_from_when_the_whole_was_asked_for(self) -> None:
+    def test_part_has_its_own_lifetimes_from_the_wholes_request(self) -> None:
         part = derive(whole(Response(200, (SERVER, JSON), DOCUMENT)), ("compute", "vmId"), target(self.LEAF),
                       Lifetimes(fresh=30, revalidate=5, stale_if_error=50), 110)  # fmt: skip
         assert part is not None
@@ -211,7 +211,7 @@ class TestEntry:
             ),
         ],
     )
-    def test_what_is_no_document_of_imds_s_is_not_cut(self, entry: Entry) -> None:
+    def test_derive_returns_none_for_other_documents(self, entry: Entry) -> None:
         assert derive(entry, ("compute", "vmId"), target(self.LEAF), LIFETIMES, 110) is None
 
     def test_derive_returns_none_for_an_expired_part(self) -> None:

@@ -139,7 +139,7 @@ def test_a_token_that_cannot_be_read_is_not_kept(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("age", "left"), [(0, "3600"), (0.5, "3599"), (1, "3599"), (1_800, "1800"), (3_299.9, "300"), (9_999, "0")]
 )
-def test_a_served_token_says_what_is_left_of_it_at_that_moment(age: float, left: str) -> None:
+def test_served_token_has_its_remaining_life(age: float, left: str) -> None:
     entry = kept(token(3_600), default(TOKEN))
     assert json.loads(entry.body(SENT + age)) == {"access_token": "x", "expires_in": left}
     assert entry.expires_at == SENT + 3_600
@@ -201,7 +201,7 @@ def test_any_other_status_is_never_kept(status: int, path: str) -> None:
 
 
 @pytest.mark.parametrize("lifetimes", [Lifetimes(), Lifetimes(-1.0), Lifetimes(-9.0, -9.0, -9.0)])
-def test_what_has_no_lifetime_is_not_kept(lifetimes: Lifetimes) -> None:
+def test_make_entry_returns_none_without_a_lifetime(lifetimes: Lifetimes) -> None:
     assert make_entry(OK, lifetimes, SENT, SENT) is None
 
 

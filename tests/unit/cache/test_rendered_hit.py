@@ -101,7 +101,7 @@ def test_a_hit_is_written_as_its_record_says(entry: Entry, seconds: float) -> No
     assert hit.body == read.body
 
 
-def test_what_goes_out_for_a_known_entry() -> None:
+def test_write_renders_a_known_entry() -> None:
     assert message(write(kept(b'{"a":1}'), "instance", SENT + 3.5)) == (
         b"HTTP/1.1 200 OK\r\n"
         b"content-type: application/json; charset=utf-8\r\n"
@@ -114,7 +114,7 @@ def test_what_goes_out_for_a_known_entry() -> None:
     )
 
 
-def test_a_token_goes_out_with_what_is_left_of_it_and_is_otherwise_imds_own() -> None:
+def test_write_renders_a_token_with_its_remaining_life() -> None:
     entry = token(3601)
     body = write(entry, "token", SENT + 2.5).served.response.body
     assert body == b'{"access_token":"x","expires_in":"3598","resource":"r"}'
@@ -241,7 +241,7 @@ def _assert_same(one: RenderedHit, other: RenderedHit) -> None:
 
 
 @pytest.mark.parametrize("life", [1_005, 10_005, 86_399])
-def test_written_again_it_is_what_it_would_be_written_for_the_first_time(life: int) -> None:
+def test_write_with_an_earlier_hit_renders_the_same(life: int) -> None:
     """Also when a token's life loses a digit, and its body with it a byte."""
     for entry in (kept(b'{"a":1}'), token(life)):
         before = None

@@ -122,7 +122,7 @@ def test_reading_the_figures_is_no_use_of_an_entry() -> None:
     assert store.get(A)
 
 
-def test_what_has_gone_leaves_before_what_is_still_good() -> None:
+def test_store_evicts_expired_entries_before_live_ones() -> None:
     clock = FakeClock()
     store = Store(int((entry(clock).size + len(A)) * 2.5), clock)
     store.put(B, entry(clock))
@@ -154,7 +154,7 @@ def test_a_flood_of_keys_stays_within_the_bound() -> None:
     assert 10 < len(store) < 100
 
 
-def test_one_key_put_again_and_again_counts_once() -> None:
+def test_store_counts_a_replaced_key_once() -> None:
     clock = FakeClock()
     store = Store(100_000, clock)
     for size in (1_000, 5_000, 10):
@@ -164,7 +164,7 @@ def test_one_key_put_again_and_again_counts_once() -> None:
 
 
 @pytest.mark.parametrize("body", [0, 100, 5_000])
-def test_what_is_counted_is_no_less_than_what_it_takes(body: int) -> None:
+def test_store_bytes_are_at_least_the_memory_used(body: int) -> None:
     clock = FakeClock()
 
     def filled_with(count: int) -> Store:
@@ -190,7 +190,7 @@ def test_what_is_counted_is_no_less_than_what_it_takes(body: int) -> None:
     assert taken <= store.bytes
 
 
-def test_dropping_takes_what_is_concerned_and_says_how_many() -> None:
+def test_drop_removes_matching_entries_and_returns_their_number() -> None:
     store, clock = filled(room_for=10)
     store.put(C, entry(clock))
     assert store.drop(lambda key: key in (A, C)) == 2
@@ -200,13 +200,13 @@ def test_dropping_takes_what_is_concerned_and_says_how_many() -> None:
     assert (len(store), store.bytes) == (0, 0)
 
 
-def test_dropping_does_not_count_what_had_gone_already() -> None:
+def test_drop_does_not_count_expired_entries() -> None:
     store, clock = filled(room_for=10)
     clock.advance(3660.0)
     assert store.drop(lambda _key: True) == 0
 
 
-def test_a_sweep_leaves_only_what_is_good_in_the_figures() -> None:
+def test_sweep_removes_expired_entries_from_the_figures() -> None:
     store, clock = filled(room_for=10)
     clock.advance(1.0)
     store.put(C, entry(clock))

@@ -240,7 +240,7 @@ def test_help_of_a_command_lists_every_setting(
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version", "sevre"])
-def test_what_needs_no_settings_is_answered_without_their_weight(argument: str) -> None:
+def test_commands_without_settings_do_not_import_them(argument: str) -> None:
     result = run(argument, options=["-X", "importtime"])
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "imdsproxy.cli.main" in imported

@@ -22,7 +22,7 @@ def lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def test_what_this_machine_sends_to_imds_goes_to_the_proxy_except_its_own() -> None:
+def test_output_chain_redirects_all_users_but_the_proxys() -> None:
     assert lines(rules(redirect())) == [
         "table ip imdsproxy",
         "delete table ip imdsproxy",
@@ -66,7 +66,7 @@ def test_exclusive_rule_drops_answers_of_other_users(user: str, users: str) -> N
     )
 
 
-def test_pods_come_in_by_what_pods_are_plugged_into_and_not_from_where_imds_is() -> None:
+def test_prerouting_chain_redirects_pod_interfaces_only() -> None:
     assert (
         f'{IMDS} meta iifkind {{ "bridge", "netkit", "veth" }} fib daddr . iif oif missing '
         "counter dnat to 127.0.0.1:8254"
@@ -79,7 +79,7 @@ def test_loopback_is_neither_reached_nor_feigned_from_outside() -> None:
 
 
 @pytest.mark.parametrize("text", [rules(redirect()), rules(redirect(node=True)), removal()])
-def test_one_table_is_all_that_is_touched(text: str) -> None:
+def test_ruleset_touches_one_table_only(text: str) -> None:
     assert set(re.findall(r"^(?:delete )?table (.*?)(?: \{)?$", text, re.MULTILINE)) == {"ip imdsproxy"}
     # Declared before it is deleted: deleting what is not there would fail.
     assert text.index("\ntable ip imdsproxy\n") < text.index("\ndelete table ip imdsproxy\n")

@@ -54,7 +54,7 @@ def test_the_exempt_user_is_a_number_or_a_name(given: str, written: str) -> None
 @pytest.mark.parametrize(
     "given", ["", "-1", "4294967295", "9" * 5000, "a b", 'a"', "a;", "a\n", "٣", "1x", "x" * 33, "@users"]
 )
-def test_what_is_neither_is_refused_by_its_value(given: str) -> None:
+def test_invalid_user_is_refused_with_its_value(given: str) -> None:
     with pytest.raises(SettingsError, match="neither a user's number nor a user's name"):
         rendered({"uid": given})
 
@@ -68,7 +68,7 @@ def test_what_is_neither_is_refused_by_its_value(given: str) -> None:
         ("10.0.0.4", 80, "10.0.0.4:80"),
     ],
 )
-def test_it_leads_to_where_the_proxy_listens(host: str, port: int, goal: str) -> None:
+def test_redirect_leads_to_the_listening_address(host: str, port: int, goal: str) -> None:
     assert f"dnat to {goal}\n" in rendered({"uid": "990"}, host=host, port=port)
 
 
@@ -177,7 +177,7 @@ def test_removal_adds_a_note_if_route_localnet_is_on(tmp_path: Path, monkeypatch
         ("imdsproxy-remove.nft", ["--remove"]),
     ],
 )
-def test_the_files_in_config_are_what_the_command_prints(
+def test_sample_rulesets_equal_the_printed_ones(
     file: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["redirect", *arguments]) == 0
@@ -214,7 +214,7 @@ def test_a_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) 
         (["--remove"], "calls of 169.254.169.254:80 go to IMDS itself again"),
     ],
 )
-def test_loading_hands_nft_what_would_be_printed_and_says_what_holds(
+def test_load_passes_the_printed_ruleset_to_nft_and_reports_its_effect(
     arguments: list[str],
     told: str,
     tmp_path: Path,

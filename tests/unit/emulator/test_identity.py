@@ -58,7 +58,7 @@ def test_times_of_a_new_token() -> None:
     assert document["ext_expires_in"] == "86399"
 
 
-def test_the_token_says_what_it_is() -> None:
+def test_token_claims_state_that_it_is_emulated() -> None:
     document = ManagedIdentity().token(FIRST, "https://vault.azure.net", NOW, bypass_cache=False)
     assert len(document["access_token"].split(".")) == 3
     assert "emulator" in claims(document)["note"]

@@ -97,7 +97,7 @@ def test_a_pipe_that_is_non_blocking_loses_nothing(writer: LogWriter, pipe: Pipe
     assert writer.dropped == 0
 
 
-def test_what_the_stream_cannot_spell_is_escaped(writer: LogWriter, pipe: Pipe) -> None:
+def test_characters_outside_the_encoding_are_escaped(writer: LogWriter, pipe: Pipe) -> None:
     writer.put("é\ud800")
     assert pipe.read_until(b"\n") == b"\\xe9\\ud800\n"
 
@@ -151,7 +151,7 @@ def test_a_line_that_is_cut_by_a_full_disk_counts_as_dropped_and_spoils_no_other
     assert writer.dropped == dropped
 
 
-def test_where_no_thread_can_start_lines_are_written_at_once(
+def test_lines_are_written_at_once_if_no_thread_can_start(
     writer: LogWriter, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_thread: threading.Thread) -> None:

@@ -84,7 +84,7 @@ def test_answers_are_written_as_the_library_would_write_them(answers: list[Answe
     assert list(text_string_to_metric_families(text.decode())), "the library reads it back"
 
 
-def test_what_a_scrape_says_of_two_answers() -> None:
+def test_metrics_text_after_two_answers() -> None:
     metrics = after([("instance", Outcome.HIT, 0.00004), ("token", Outcome.MISS, 0.25)])
     # The library writes counters under the name that Prometheus's text format has for them.
     assert lines(metrics.text(), *OURS) == [
@@ -161,7 +161,7 @@ def asked(status: str | None, *, retried_after: str | None = None, waited: float
     return UpstreamAttempt("token", BudgetClass.IDENTITY, waited, status, 0.3, retried_after)
 
 
-def test_a_try_is_counted_by_what_became_of_it() -> None:
+def test_attempt_is_counted_by_its_result() -> None:
     metrics = Metrics()
     for one in (asked("200"), asked("200"), asked("upstream-timeout"), asked("200", retried_after="410")):
         metrics.observe_attempt(one)
@@ -223,7 +223,7 @@ def test_the_state_is_read_when_it_is_asked_for(parts: Parts, clock: FakeClock) 
     assert ("imdsproxy_token_expiry_seconds", ()) not in found
 
 
-def test_the_names_are_those_that_users_rely_on(parts: Parts) -> None:
+def test_metric_names_are_stable(parts: Parts) -> None:
     parts.metrics.observe(served(), 0.1)
     parts.metrics.observe_attempt(asked("200", retried_after="410"))
     parts.metrics.observe_attempt(asked(None))

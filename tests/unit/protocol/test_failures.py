@@ -76,7 +76,7 @@ def test_a_status_says_whether_imds_failed(  # noqa: PLR0917  # one argument a c
 
 
 @pytest.mark.parametrize("status", range(200, 600))
-def test_what_is_retried_is_a_failure_and_the_setting_adds_to_both(status: int) -> None:
+def test_retry_statuses_are_failures_too(status: int) -> None:
     verdict = RULES.judge(asked(TEXT), Response(status, (), b""))
     assert verdict.retried is (status in DEFAULT_RETRIED)
     assert verdict.failed or not verdict.retried
@@ -141,7 +141,7 @@ def test_an_acknowledgement_may_be_empty_and_have_any_success() -> None:
         (LEAF, b"[" + b"1," * 200_000 + b"1]"),
     ],
 )
-def test_what_imds_can_have_said_passes(path: str, body: bytes) -> None:
+def test_possible_answer_of_imds_is_accepted(path: str, body: bytes) -> None:
     assert not foreign(path, body)
 
 
@@ -162,7 +162,7 @@ def test_what_imds_can_have_said_passes(path: str, body: bytes) -> None:
     ],
     ids=lambda body: repr(body[:30]),
 )
-def test_what_is_no_document_is_a_failure(path: str, body: bytes) -> None:
+def test_answer_without_a_document_is_a_failure(path: str, body: bytes) -> None:
     assert foreign(path, body)
     assert foreign(path, body, "")
     assert foreign(path, body, "text/html")
@@ -170,7 +170,7 @@ def test_what_is_no_document_is_a_failure(path: str, body: bytes) -> None:
 
 @pytest.mark.parametrize("path", [VERSIONS, INSTANCE, ATTESTED, EVENTS, BALANCER, INFO, TOKEN])
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"null", b'"x"', b"3", b'{"error":"x"}', b'[{"compute":1}]'])
-def test_json_without_what_the_document_always_has_is_a_failure(path: str, body: bytes) -> None:
+def test_json_without_the_documents_names_is_a_failure(path: str, body: bytes) -> None:
     assert foreign(path, body)
 
 

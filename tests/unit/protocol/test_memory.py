@@ -40,7 +40,7 @@ def test_a_result_that_is_used_again_outlives_one_that_is_not() -> None:
 
 
 @pytest.mark.parametrize("max_bytes", [0, 1, 19])
-def test_what_is_larger_than_half_of_the_bound_is_not_kept(max_bytes: int) -> None:
+def test_result_above_half_of_the_bound_is_not_remembered(max_bytes: int) -> None:
     doubled = Doubled(max_bytes)
     assert [doubled.remembered(10), doubled.remembered(10)] == [20, 20]
     assert doubled.calls == [10, 10]

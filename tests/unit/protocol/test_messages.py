@@ -39,7 +39,7 @@ def test_a_field_is_its_first_value_or_none(name: bytes, value: bytes | None) ->
     assert response.header(name) == value
 
 
-def test_an_answer_of_the_proxys_own_is_json_with_its_error_and_what_to_do() -> None:
+def test_refusal_response_is_json_with_error_and_remedy() -> None:
     response = Refusal(403, "denied", "forbidden", "Ask for something else.", ((b"x-more", b"1"),)).response()
     assert response.status == 403
     assert response.headers == ((b"content-type", b"application/json; charset=utf-8"), (b"x-more", b"1"))

@@ -66,7 +66,7 @@ def test_a_plain_request_is_passed_with_its_target_and_its_headers() -> None:
         ("", INSTANCE, b"GET"),
     ],
 )
-def test_another_method_is_refused_with_what_is_allowed(method: str, raw: bytes, allow: bytes) -> None:
+def test_other_method_is_refused_with_allow(method: str, raw: bytes, allow: bytes) -> None:
     refusal = ask(method=method, raw=raw)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (405, "method")
@@ -456,7 +456,7 @@ def test_of_many_hops_the_latest_are_sent_on() -> None:
     assert hops == tuple(f"{number:016x}" for number in range(34, 50))
 
 
-def test_what_is_no_instances_name_is_not_sent_on() -> None:
+def test_invalid_hop_is_not_sent_on() -> None:
     assert accepted([(HOP_HEADER, b"x, aaaaaaaaaaaaaaaa, ,AAAAAAAAAAAAAAAA, " + b"b" * 17)]).hops == ("a" * 16,)
 
 
@@ -473,7 +473,7 @@ def test_what_is_no_instances_name_is_not_sent_on() -> None:
         ("GET", INSTANCE, [HOST, (HOP_HEADER, b"0123456789abcdef")]),
     ],
 )
-def test_a_refusal_is_a_short_json_document_that_says_what_is_wrong(method: str, raw: bytes, fields: Fields) -> None:
+def test_refusal_is_short_json_with_the_reason(method: str, raw: bytes, fields: Fields) -> None:
     refusal = read(method, raw, fields, DOORS)
     assert isinstance(refusal, Refusal)
     body = refusal.response().body
@@ -496,9 +496,7 @@ def test_a_refusal_is_a_short_json_document_that_says_what_is_wrong(method: str,
     ids=["long target", "target", "parameters", "refused target", "long host", "host", "cache-control"],
 )
 @pytest.mark.parametrize("bound", [0, 50_000, 500_000])
-def test_what_a_flood_of_requests_leaves_behind_is_bounded(
-    flood: Callable[[int], tuple[bytes, tuple[bytes, bytes]]], bound: int
-) -> None:
+def test_readings_of_a_flood_are_bounded(flood: Callable[[int], tuple[bytes, tuple[bytes, bytes]]], bound: int) -> None:
     readings = Readings(bound)
 
     def ask_for(number: int) -> None:

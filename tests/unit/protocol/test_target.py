@@ -211,7 +211,7 @@ def test_a_name_given_twice_is_refused_however_it_is_written(query: bytes) -> No
         b"%0a=1",
     ],
 )
-def test_a_query_with_what_belongs_in_none_is_refused(query: bytes) -> None:
+def test_query_with_an_invalid_character_is_refused(query: bytes) -> None:
     refusal = read_target(b"/metadata/instance?" + query)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (400, "bad-target")
@@ -294,7 +294,7 @@ def test_an_absolute_form_that_names_no_readable_http_address_is_refused(raw: by
         (b"http://169.254.169.254/metadata/instance?a=1", b"/metadata/instance?a=1"),
     ],
 )
-def test_what_every_reader_reads_alike_shares_an_entry(one: bytes, other: bytes) -> None:
+def test_equivalent_spellings_share_a_key(one: bytes, other: bytes) -> None:
     assert read(one).key == read(other).key
     # Or the first client's spelling would decide what all others get.
     if not read(one).bypass:
@@ -329,7 +329,7 @@ def test_what_every_reader_reads_alike_shares_an_entry(one: bytes, other: bytes)
         (b"/metadata/instance?a=bypass_cache=true", b"/metadata/instance?a"),
     ],
 )
-def test_what_some_reader_could_read_differently_has_an_entry_of_its_own(one: bytes, other: bytes) -> None:
+def test_ambiguous_spellings_have_keys_of_their_own(one: bytes, other: bytes) -> None:
     assert read(one).key != read(other).key
 
 

@@ -94,13 +94,13 @@ def _said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
-def test_one_turn_takes_every_connection_that_waits() -> None:
+def test_one_turn_accepts_every_waiting_connection() -> None:
     house = House(*range(4000))
     house.loop.turn()
     assert house.taken == list(range(4000))
 
 
-def test_those_that_are_not_served_at_once_are_taken_some_a_turn() -> None:
+def test_unserved_connections_are_accepted_some_a_turn() -> None:
     house = House(*range(4000))
     house.served = False
     house.loop.turn()
@@ -108,7 +108,7 @@ def test_those_that_are_not_served_at_once_are_taken_some_a_turn() -> None:
     assert house.taken == list(range(2 * MOST_UNSERVED))
 
 
-def test_a_turn_lasts_as_long_as_the_others_had_and_the_next_goes_on() -> None:
+def test_turn_lasts_as_long_as_other_work_and_the_next_continues() -> None:
     house = House(*range(1000), cost=0.001)
     house.time += 0.02
     house.loop.turn()
@@ -188,7 +188,7 @@ def test_the_end_during_a_pause_leaves_no_timer() -> None:
     assert house.loop.cancelled == 1
 
 
-def test_what_fails_in_taking_one_does_not_end_accepting() -> None:
+def test_failure_of_take_does_not_end_accepting() -> None:
     house = House(1, 2)
 
     def take(_connection: object, _address: object) -> bool:

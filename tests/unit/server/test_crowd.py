@@ -58,7 +58,7 @@ def test_connection_that_ended_leaves_its_place() -> None:
     assert not any(member.closed for member in members)
 
 
-def test_where_none_is_idle_first_some_are_answered_and_then_all_closed() -> None:
+def test_full_crowd_answers_some_connections_then_closes_all() -> None:
     crowd = _filled(4, *(Connection() for _ in range(4)))
     admissions = [crowd.admit(Connection(), 1.0) for _ in range(ANSWERED + 5)]
     assert admissions == [Admission.ANSWER] * ANSWERED + [Admission.CLOSE] * 5
@@ -70,7 +70,7 @@ def test_admin_has_room_beyond_the_limit() -> None:
     assert admissions == [Admission.STAY] * ADMIN_RESERVE + [Admission.ANSWER]
 
 
-def test_one_new_connection_looks_at_a_bounded_number_of_others() -> None:
+def test_new_connection_checks_a_bounded_number_of_others() -> None:
     members = [Connection() for _ in range(20_000)]
     crowd = _filled(len(members), *members)
     crowd.admit(Connection(), 1.0)

@@ -100,7 +100,7 @@ def test_a_head_is_known_from_when_it_is_seen_for_the_second_time(place: Place) 
     assert len(place.known_heads) == 1
 
 
-def test_what_is_found_is_the_hit(known: Place) -> None:
+def test_find_returns_the_hit(known: Place) -> None:
     known.clock.advance(3.5)
     hit = known.known_heads.find(HEAD, known.now)
     entry = known.store.get(A)
@@ -141,7 +141,7 @@ def test_a_buffer_of_another_type_is_the_same_head(known: Place) -> None:
         (HALF, (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.25, 2.499)),
     ],
 )
-def test_it_is_what_would_be_written_at_that_moment(lifetimes: Lifetimes, moments: tuple[float, ...]) -> None:
+def test_find_returns_the_hit_of_that_moment(lifetimes: Lifetimes, moments: tuple[float, ...]) -> None:
     place = Place()
     entry, began = place.put(lifetimes=lifetimes), place.now
     place.remember()
@@ -162,14 +162,14 @@ def test_a_tokens_life_is_counted_down() -> None:
 
 
 @pytest.mark.parametrize("seconds", [60.0, 61.0, 120.0, 3659.0, 3660.0, 1e9])
-def test_it_is_forgotten_when_it_is_fresh_no_more(known: Place, seconds: float) -> None:
+def test_head_is_forgotten_when_its_entry_is_stale(known: Place, seconds: float) -> None:
     assert known.find() is not None
     known.clock.advance(seconds)
     assert known.find() is None
     assert len(known.known_heads) == 0
 
 
-def test_it_is_forgotten_when_its_entry_is_replaced(known: Place) -> None:
+def test_head_is_forgotten_when_its_entry_is_replaced(known: Place) -> None:
     assert known.find() is not None
     known.clock.advance(0.5)
     known.put(body=b'{"new":1}')
@@ -182,7 +182,7 @@ def test_it_is_forgotten_when_its_entry_is_replaced(known: Place) -> None:
     assert found.endswith(b'{"new":1}')
 
 
-def test_it_is_forgotten_when_its_entry_is_dropped(known: Place) -> None:
+def test_head_is_forgotten_when_its_entry_is_dropped(known: Place) -> None:
     assert known.find() is not None
     known.drop(A)
     assert known.find() is None
@@ -190,7 +190,7 @@ def test_it_is_forgotten_when_its_entry_is_dropped(known: Place) -> None:
 
 
 @pytest.mark.parametrize("way", ["replaced", "dropped"])
-def test_it_is_forgotten_even_while_somebody_holds_what_was_kept(known: Place, way: str) -> None:
+def test_head_is_forgotten_even_if_its_entry_is_referenced(known: Place, way: str) -> None:
     held = known.store.find(A)
     assert known.find() is not None
     if way == "replaced":
@@ -209,7 +209,7 @@ def test_dropped_and_kept_again_it_is_not_the_same(known: Place) -> None:
     assert known.find() is None
 
 
-def test_it_is_forgotten_when_its_entry_had_to_leave_the_cache() -> None:
+def test_head_is_forgotten_when_its_entry_is_evicted() -> None:
     place = Place(cache_max_bytes=room_for(2.5))
     place.put(A)
     place.remember()
@@ -235,7 +235,7 @@ def test_entry_used_by_the_fast_path_only_stays_in_the_cache() -> None:
     assert place.store.find(B) is None
 
 
-def test_what_happens_to_other_entries_is_nothing_to_it(known: Place) -> None:
+def test_head_stays_known_when_other_entries_change(known: Place) -> None:
     before = known.find()
     known.put(B)
     assert known.find() == before
@@ -246,7 +246,7 @@ def test_what_happens_to_other_entries_is_nothing_to_it(known: Place) -> None:
     assert len(known.known_heads) == 1
 
 
-def test_one_entry_answers_all_heads_that_ask_for_it(known: Place) -> None:
+def test_one_entry_answers_all_its_heads(known: Place) -> None:
     known.remember(OTHER)
     assert known.find(OTHER) == known.find()
     known.clock.advance(7.0)
@@ -256,7 +256,7 @@ def test_one_entry_answers_all_heads_that_ask_for_it(known: Place) -> None:
     assert known.find() is None
 
 
-def test_one_head_is_not_told_what_another_asks_for(known: Place) -> None:
+def test_head_never_gets_the_answer_of_another(known: Place) -> None:
     known.put(B, b'{"b":1}')
     known.remember(OTHER, B)
     first, second = known.find(), known.find(OTHER)
@@ -328,7 +328,7 @@ def test_heads_are_bounded_in_number_and_the_oldest_leaves_first(place: Place) -
 
 
 @pytest.mark.parametrize("max_bytes", [0, 1, 200, 4096, 100_000])
-def test_what_is_known_and_what_was_seen_once_stay_within_the_bound(max_bytes: int) -> None:
+def test_known_and_once_seen_heads_stay_within_the_bound(max_bytes: int) -> None:
     place = Place(heads=max_bytes)
     place.put()
     tracemalloc.start()
@@ -377,7 +377,7 @@ def test_heads_that_come_once_take_little(place: Place) -> None:
 
 
 @pytest.mark.parametrize("way", ["left the cache", "replaced", "dropped"])
-def test_what_the_cache_has_let_go_of_is_not_held_by_a_head(way: str) -> None:
+def test_head_keeps_no_evicted_entry_in_memory(way: str) -> None:
     """Bodies may be of a megabyte each, and many heads are never heard of again."""
     place = Place(cache_max_bytes=300_000)
     gc.collect()

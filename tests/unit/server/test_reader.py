@@ -117,7 +117,7 @@ def test_empty_lines_are_parsed_in_few_steps(begin: bytes) -> None:
     [b"", POST + b"Content-Length: 5\r\n\r\n12345", POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"],
     ids=["a head", "a body", "a chunked body"],
 )
-def test_one_read_becomes_few_requests(begin: bytes) -> None:
+def test_one_read_contains_few_requests(begin: bytes) -> None:
     async def steps() -> None:
         connection, transport = _connection()
         connection.data_received(begin + LEAST * 800)

@@ -18,11 +18,11 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot f
 
 
 @forks
-def test_the_values_are_those_that_load_gives() -> None:
+def test_read_config_returns_the_values_of_load() -> None:
     assert read_config(lambda: FLAGS) == (READ.config(), ())
 
 
-def test_where_there_is_no_fork_they_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_config_reads_in_place_without_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fork", raising=False)
     assert read_config(lambda: FLAGS) == (READ.config(), ())
 

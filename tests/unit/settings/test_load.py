@@ -633,7 +633,7 @@ KUBERNETES = {
 }
 
 
-def test_what_kubernetes_injects_for_a_service_of_this_name_is_passed_over() -> None:
+def test_load_ignores_kubernetes_service_links() -> None:
     assert load({}, KUBERNETES) == load({}, {})
     assert load({}, {**KUBERNETES, "IMDSPROXY_PORT": "tcp://[fd00::1]:8254"}).settings.port == 8254
     assert load({"port": "1"}, KUBERNETES).settings.port == 1
@@ -650,7 +650,7 @@ def test_what_kubernetes_injects_for_a_service_of_this_name_is_passed_over() -> 
         "imdsproxy_service_host",
     ],
 )
-def test_what_only_looks_like_it_is_not(name: str) -> None:
+def test_load_refuses_names_that_only_resemble_service_links(name: str) -> None:
     assert refusal({name: "1"}).startswith(f"{name} is not a setting")
 
 

@@ -57,7 +57,7 @@ READERS = pytest.mark.parametrize("read", [as_systemd_reads, as_docker_reads])
 
 
 @pytest.mark.parametrize("name", ["toml", "env"])
-def test_each_file_is_what_the_program_prints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample_file_equals_the_printed_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", f"--{name}"]) == 0
     printed = capsys.readouterr().out
     assert printed == (CONFIG / f"imdsproxy.{name}").read_text(encoding="ascii")
@@ -127,7 +127,7 @@ def test_the_file_in_force_is_in_the_values_and_not_named() -> None:
     "settings",
     [{"upstream": "unix:/run/a\\b"}, {"warmup": ('/metadata/a?b="c"', "/metadata/d,e")}],
 )
-def test_what_systemd_and_docker_read_differently_is_not_written(
+def test_env_refuses_values_that_systemd_and_docker_read_differently(
     settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", False)

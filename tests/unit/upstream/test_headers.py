@@ -21,7 +21,7 @@ def request(*fields: tuple[bytes, bytes], hops: tuple[str, ...] = (), metadata: 
     return Request("GET", target, metadata=metadata, headers=fields, hops=hops)
 
 
-def test_what_is_fetched_for_everyone_carries_nothing_of_one_client() -> None:
+def test_shared_fetch_carries_no_client_fields() -> None:
     asked = request(
         (b"host", b"127.0.0.1"),
         (b"user-agent", b"curl"),
@@ -47,7 +47,7 @@ def test_what_is_fetched_for_everyone_carries_nothing_of_one_client() -> None:
 @pytest.mark.parametrize(
     ("decision", "metadata"), [(FORWARD, ((b"metadata", b"true"),)), (FORWARD_AS_IT_CAME, ())], ids=["added", "not"]
 )
-def test_what_is_passed_on_for_one_client_carries_its_end_to_end_fields(decision: Forward, metadata: Headers) -> None:
+def test_forwarded_request_carries_the_clients_end_to_end_fields(decision: Forward, metadata: Headers) -> None:
     kept = (
         (b"user-agent", b"MSAL"),
         (b"accept", b"application/json"),
@@ -103,7 +103,7 @@ def test_every_request_names_the_proxies_it_has_passed_this_one_last(decision: C
 @pytest.mark.parametrize(
     "hop", [b"x" * 60_000, b"x" * 2_000, b"one\xff\x80", b"", b", ,"], ids=["60 kB", "2 kB", "bytes", "empty", "commas"]
 )
-def test_what_is_no_proxys_name_does_not_travel_with_what_is_fetched_for_everyone(hop: bytes) -> None:
+def test_shared_fetch_carries_only_valid_hops(hop: bytes) -> None:
     # IMDS would answer 400 to a field it cannot take, and that answer would be kept for everyone.
     asked = read(
         "GET", b"/metadata/instance", [(b"host", b"127.0.0.1"), (HOP_HEADER, hop)], AcceptedHosts(instance="0" * 16)

@@ -34,9 +34,7 @@ def test_advice_names_the_missing_rule_of_a_redirect(
 
 
 @posix
-def test_where_there_are_no_user_namespaces_the_number_is_the_machine_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_user_number_without_user_namespaces_is_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imdsproxy.upstream.loop_advice._UID_MAP", tmp_path / "none")
     assert f"--uid {os.getuid()}`" in UpstreamClient(IMDS)._loop().description
 

@@ -72,7 +72,7 @@ def test_any_other_status_is_final(status: int) -> None:
         (FailureKind.INTERNAL, []),
     ],
 )
-def test_what_cannot_be_reached_or_read_is_given_up_after_five_seconds(
+def test_unreachable_or_unreadable_upstream_is_given_up_after_five_seconds(
     kind: FailureKind, expected: list[float]
 ) -> None:
     assert pauses(failure(kind)) == expected
@@ -91,7 +91,7 @@ def test_the_users_rules_stand(rules: RetryRules, expected: list[float]) -> None
     assert pauses(answer(503), rules) == expected
 
 
-def test_the_users_limit_holds_for_what_cannot_be_reached_too() -> None:
+def test_retry_max_bounds_retries_of_an_unreachable_upstream() -> None:
     assert pauses(failure(FailureKind.RESET), RetryRules(limit=2)) == [1, 1]
 
 
