@@ -5,7 +5,6 @@ A field's name is that of its environment variable in lower case: IMDSPROXY_MAX_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
@@ -16,50 +15,20 @@ from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.failures import DEFAULT_RETRIED
 from imdsproxy.settings import parsers as values
 from imdsproxy.settings import places
-from imdsproxy.settings.parsers import LONGEST_SECONDS
+from imdsproxy.settings.forms import (
+    COUNT,
+    Bytes,
+    Count,
+    Form,
+    PathSeconds,
+    PositiveSeconds,
+    Prefixes,
+    Seconds,
+    lowered,
+    none_if_empty,
+)
 
 PREFIX = "IMDSPROXY_"
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a value is written: its placeholder in help, and the words that complete "… must be"."""
-
-    placeholder: str
-    rule: str
-
-
-def _word(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _none_if_empty(value: object) -> object:
-    return None if value == "" else value
-
-
-_COUNT = Form("NUMBER", "a whole number from 1 to 100000")
-Bytes = Annotated[int, Field(ge=1, le=2**40), Form("BYTES", f"a whole number of bytes from 1 to {2**40}")]
-Count = Annotated[int, Field(ge=1, le=100_000), _COUNT]
-Seconds = Annotated[
-    float,
-    Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False),
-    Form("SECONDS", f"a number of seconds from 0 to {LONGEST_SECONDS}"),
-]
-PositiveSeconds = Annotated[
-    float,
-    Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False),
-    Form("SECONDS", f"a number of seconds above 0, at most {LONGEST_SECONDS}"),
-]
-PathSeconds = Annotated[
-    tuple[tuple[str, float], ...],
-    PlainValidator(values.read_path_seconds),
-    Form("PATH=SECONDS,...", "path=seconds pairs under /metadata, separated by commas, or a JSON object"),
-]
-Prefixes = Annotated[
-    tuple[str, ...],
-    PlainValidator(values.read_prefixes),
-    Form("PATH,...", "path prefixes such as /metadata/instance, separated by commas, or a JSON array"),
-]
 
 
 class Settings(BaseSettings):
@@ -95,7 +64,7 @@ class Settings(BaseSettings):
     )
     admin_port: Annotated[
         Annotated[int, Field(ge=0, le=65535)] | None,
-        BeforeValidator(_none_if_empty),
+        BeforeValidator(none_if_empty),
         Form("PORT", "a whole number from 0 to 65535"),
     ] = Field(
         None,
@@ -122,7 +91,7 @@ class Settings(BaseSettings):
         5, description="No more than this many requests reach IMDS in any window of BUDGET_WINDOW seconds."
     )
     budget_window: PositiveSeconds = Field(1, description="Length in seconds of the window of BUDGET_REQUESTS.")
-    identity_budget_requests: Annotated[Count | None, BeforeValidator(_none_if_empty), _COUNT] = Field(
+    identity_budget_requests: Annotated[Count | None, BeforeValidator(none_if_empty), COUNT] = Field(
         None,
         description="Requests for identity paths in any window of BUDGET_WINDOW seconds, on a budget of "
         "their own and at most 5 at once (Azure documents 20); unset, they share BUDGET_REQUESTS.",
@@ -190,7 +159,7 @@ class Settings(BaseSettings):
     )
     require_metadata_header: Annotated[
         Literal["credentials", "always", "never"],
-        BeforeValidator(_word),
+        BeforeValidator(lowered),
         Form("credentials|always|never", "credentials, always or never"),
     ] = Field(
         "credentials",
@@ -223,25 +192,25 @@ class Settings(BaseSettings):
     )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        BeforeValidator(_word),
+        BeforeValidator(lowered),
         Form("debug|info|warning|error", "debug, info, warning or error"),
     ] = Field("info", description="Messages of this severity and above are logged.")
-    log_format: Annotated[Literal["text", "json"], BeforeValidator(_word), Form("text|json", "text or json")] = Field(
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(lowered), Form("text|json", "text or json")] = Field(
         "text", description="Form of the log on standard error: text, or one JSON object a line."
     )
     access_log: Annotated[bool, Form("true|false", "true or false")] = Field(
         default=False, description="Whether each request is logged."
     )
     unknown_settings: Annotated[
-        Literal["refuse", "warn"], BeforeValidator(_word), Form("refuse|warn", "refuse or warn")
+        Literal["refuse", "warn"], BeforeValidator(lowered), Form("refuse|warn", "refuse or warn")
     ] = Field(
         "refuse",
         description="What an unknown IMDSPROXY_ name does at start: refuse stops it, warn logs a line, for fleets "
         "that roll versions back. A misspelt name is refused either way.",
     )
-    config_file: Annotated[
-        str | None, BeforeValidator(_none_if_empty), Form("FILE", "a TOML file that can be read")
-    ] = Field(None, description="TOML file with settings, named in lower case; flags and environment go first.")
+    config_file: Annotated[str | None, BeforeValidator(none_if_empty), Form("FILE", "a TOML file that can be read")] = (
+        Field(None, description="TOML file with settings, named in lower case; flags and environment go first.")
+    )
 
     @property
     def upstream_address(self) -> Address:

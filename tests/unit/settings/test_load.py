@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -58,13 +57,6 @@ DEFAULTS = {
     "unknown_settings": "refuse",
     "config_file": None,
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.upper().startswith("IMDSPROXY_"):
-            monkeypatch.delenv(name)
 
 
 def one(name: str, text: str) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 
@@ -18,13 +17,6 @@ from tests.kit import ROOT
 
 CONFIG = ROOT / "config"
 Reader = Callable[[str], dict[str, str]]
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.upper().startswith("IMDSPROXY_"):
-            monkeypatch.delenv(name)
 
 
 def as_systemd_reads(text: str) -> dict[str, str]:
