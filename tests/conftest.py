@@ -66,6 +66,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 @pytest.fixture(autouse=True)
 def _upstream_is_never_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a process that forgets to name its upstream one where nothing listens."""
+    """Return a process that forgets to name its upstream one where nothing listens."""
     if not ALONE:
         monkeypatch.setenv("IMDSPROXY_UPSTREAM", "http://127.0.0.1:9")

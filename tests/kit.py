@@ -49,12 +49,12 @@ _numbers = itertools.count(1)
 
 
 def unused(target: str) -> str:
-    """Give a target that nobody has asked for: it differs in a parameter that IMDS passes over."""
+    """Return a target that nobody has asked for: it differs in a parameter that IMDS passes over."""
     return f"{target}{'&' if '?' in target else '?'}unused={next(_numbers)}"
 
 
 def cache_status(answer: Answer) -> dict[str, str]:
-    """Give the parameters of Cache-Status; one without a value has the empty one."""
+    """Return the parameters of Cache-Status; one without a value has the empty one."""
     name, *parameters = answer.headers["cache-status"].split("; ")
     assert name == "imdsproxy"
     return {key: value for key, _, value in (parameter.partition("=") for parameter in parameters)}
@@ -84,7 +84,7 @@ class Arrivals:
 
 
 def most_in_a_second(times: Sequence[float]) -> int:
-    """Give the most of these moments that lie within one second, whichever it is; a whole second apart is not."""
+    """Return the most of these moments that lie within one second, whichever it is; a whole second apart is not."""
     ordered = sorted(times)
     return max((sum(first <= one < first + 1.0 for one in ordered) for first in ordered), default=0)
 
@@ -122,12 +122,12 @@ class ProxyProcess:
 
     @property
     def log(self) -> str:
-        """Give the log's whole lines; one may just be being written."""
+        """Return the log's whole lines; one may just be being written."""
         text = self._log.read_text(encoding="utf-8")
         return text[: text.rfind("\n") + 1]
 
     def metric(self, name: str) -> float:
-        """Give the sum of a metric's samples, whatever their labels; 0 if there is none."""
+        """Return the sum of a metric's samples, whatever their labels; 0 if there is none."""
         text = get(self.port, "/-/metrics").body.decode()
         return sum(
             float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith((name + "{", name + " "))
@@ -137,7 +137,7 @@ class ProxyProcess:
         self.process.send_signal(number)
 
     def resident_bytes(self) -> int:
-        """Give the resident memory of the process (Linux)."""
+        """Return the resident memory of the process (Linux)."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
@@ -145,7 +145,7 @@ class ProxyProcess:
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """Give the environment of a process with these settings, named in lower case."""
+    """Return the environment of a process with these settings, named in lower case."""
     ours = {f"IMDSPROXY_{name.upper()}": str(value) for name, value in settings.items()}
     return {**os.environ, "PYTHONPATH": str(ROOT), "IMDSPROXY_UPSTREAM": "http://127.0.0.1:9", **ours}
 
@@ -222,7 +222,7 @@ def _port(process: subprocess.Popen[str], log: Path) -> int:
 
 
 def free_port() -> int:
-    """Give a port where nothing listens at this moment."""
+    """Return a port where nothing listens at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

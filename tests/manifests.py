@@ -73,7 +73,7 @@ class Container:
         return {name: self.fields[name] for name in names if name in self.fields}
 
     def env(self, downward: Mapping[str, str]) -> dict[str, str]:
-        """Give its environment as the manifest has it; `downward` knows the pod's own fields, e.g. `status.podIP`."""
+        """Return its environment as the manifest has it; `downward` knows the pod's own fields, e.g. `status.podIP`."""
         found: dict[str, str] = {}
         for variable in self.fields.get("env", []):
             value = variable.get("value")
@@ -83,7 +83,7 @@ class Container:
         return found
 
     def port(self, named: str | int) -> int:
-        """Give a port of its own by name or number; AssertionError if it is not declared."""
+        """Return a port of its own by name or number; AssertionError if it is not declared."""
         ports = self.fields.get("ports", [])
         found = [port["containerPort"] for port in ports if named in (port.get("name"), port["containerPort"])]
         assert len(found) == 1, f"{self.name} declares no port {named}"
@@ -131,7 +131,7 @@ class Image:
 
 
 def image(name: str) -> Image:
-    """Give an image, whatever its tag: `imdsproxy` is the Dockerfile's last stage, `imdsproxy-STAGE` another."""
+    """Return an image, whatever its tag: `imdsproxy` is the Dockerfile's last stage, `imdsproxy-STAGE` another."""
     stages = _stages((ROOT / "Dockerfile").read_text(encoding="utf-8"))
     stage = name.partition(":")[0].removeprefix("imdsproxy").removeprefix("-")
     found: dict[str, str] = {}
@@ -144,7 +144,7 @@ def image(name: str) -> Image:
 
 
 def _stages(dockerfile: str) -> dict[str, dict[str, str]]:
-    """Give of each stage its last word on each instruction, stages by name or else by number."""
+    """Return of each stage its last word on each instruction, stages by name or else by number."""
     stages: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}
     for line in dockerfile.replace("\\\n", " ").splitlines():
@@ -164,7 +164,7 @@ def kubectl() -> str | None:
 
 
 def source(layout: str) -> Path:
-    """Give the folder of a layout."""
+    """Return the folder of a layout."""
     return MANIFESTS / layout if layout == "node" else MANIFESTS / "overlays" / layout
 
 
@@ -178,17 +178,17 @@ def render(folder: Path) -> str:
 
 
 def read(text: str) -> list[Document]:
-    """Give the documents of a stream of YAML."""
+    """Return the documents of a stream of YAML."""
     return [document for document in yaml.safe_load_all(text) if document is not None]
 
 
 def documents(layout: str) -> list[Document]:
-    """Give what a layout was rendered to."""
+    """Return what a layout was rendered to."""
     return read((RENDERED / f"{layout}.yaml").read_text(encoding="utf-8"))
 
 
 def pods(found: Sequence[Document]) -> Iterator[Pod]:
-    """Give the pods that documents describe."""
+    """Return the pods that documents describe."""
     for document in found:
         if document["kind"] not in _TEMPLATES:
             continue
@@ -200,7 +200,7 @@ def pods(found: Sequence[Document]) -> Iterator[Pod]:
 
 
 def pod(layout: str) -> Pod:
-    """Give the one pod of a layout."""
+    """Return the one pod of a layout."""
     (found,) = pods(documents(layout))
     return found
 

@@ -113,7 +113,7 @@ def ok(body: bytes, *fields: bytes, status: bytes = b"200 OK", length: int | Non
 
 @contextlib.contextmanager
 def forbidden_port() -> Iterator[int]:
-    """Give a port of loopback that is open and to which nobody may connect before the context ends."""
+    """Return a port of loopback that is open and to which nobody may connect before the context ends."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         yield int(listener.getsockname()[1])

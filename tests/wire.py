@@ -25,7 +25,7 @@ _LONGEST_READ = 16_384
 
 
 def on_the_grid(seconds: float) -> float:
-    """Give the next moment that there is in a `SteppedLoop`."""
+    """Return the next moment that there is in a `SteppedLoop`."""
     return math.ceil(seconds * _STEPS) / _STEPS
 
 

@@ -80,13 +80,13 @@ class Got:
 
 
 def environment(home: Path, authority: str | None = None, **more: str) -> dict[str, str]:
-    """Give a client's whole environment: nothing of this machine's but where programs are."""
+    """Return a client's whole environment: nothing of this machine's but where programs are."""
     ours = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(home), **more}
     return ours if authority is None else {**ours, "AZURE_POD_IDENTITY_AUTHORITY_HOST": authority}
 
 
 def command(caller: str, order: Mapping[str, Any], python: str = sys.executable) -> list[str]:
-    """Give the command line of a caller with this order."""
+    """Return the command line of a caller with this order."""
     return [python, "-m", f"tests.clients.{caller}", json.dumps(order)]
 
 

@@ -16,7 +16,7 @@ def only_loopback() -> None:
 
 
 def network() -> str:
-    """Give the name of the network namespace that the calling thread is in."""
+    """Return the name of the network namespace that the calling thread is in."""
     return str(Path("/proc/thread-self/ns/net").readlink())
 
 

@@ -62,7 +62,7 @@ REFUSED_EACH_TIME = {
 
 
 def asked_directly(imds: EmulatorServer, target: str, status: int, words: bytes) -> tuple[str, Answer]:
-    """Give a target of this kind that nobody has asked for, and what IMDS itself says of it, which is this."""
+    """Return a target of this kind that nobody has asked for, and what IMDS itself says of it, which is this."""
     target = unused(target)
     real = get(imds.port, target)
     assert real.status == status

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.process
 
 
 def parts(tree: Any, path: str = "") -> Iterator[tuple[str, bool]]:
-    """Give the path of every string leaf (true) and of every filled container (false) below the top."""
+    """Return the path of every string leaf (true) and of every filled container (false) below the top."""
     if isinstance(tree, str):
         yield path, True
         return

@@ -189,7 +189,7 @@ def known(port: int | Path, target: str = INSTANCE) -> bytes:
 
 
 def rename(imds: EmulatorServer) -> str:
-    """Give the machine another name, so that a new document is told from an old one."""
+    """Return the machine another name, so that a new document is told from an old one."""
     name = f"vm-{next(_numbers)}"
     imds.emulator.instance["compute"]["name"] = name
     return name
@@ -459,7 +459,7 @@ def bodies(either: ProxyProcess) -> dict[bytes, str]:
 
 
 def heard(client: Client, count: int, bodies: dict[bytes, str]) -> list[str]:
-    """Give the names of so many answers; of any other, its status."""
+    """Return the names of so many answers; of any other, its status."""
     answers = [read(client.message()) for _ in range(count)]
     return [bodies.get(answer.body) or str(answer.status) for answer in answers]
 
@@ -576,7 +576,7 @@ def test_what_cannot_be_read_without_doubt_is_refused_and_the_connection_closed(
 
 
 def statuses(client: Client) -> list[int]:
-    """Give those of all answers until the connection is closed."""
+    """Return those of all answers until the connection is closed."""
     return [read(message).status for message in iter(client.last_message, b"")]
 
 
@@ -714,7 +714,7 @@ def test_every_byte_of_a_known_head_matters(proxy: ProxyProcess, without_fast_pa
 
 
 def outcome(process: ProxyProcess, head: bytes, altered: bytes) -> list[tuple[int, bytes, list[str]]]:
-    """Give what is answered to a known head and then to an altered one, but for what differs by the hour."""
+    """Return what is answered to a known head and then to an altered one, but for what differs by the hour."""
     with Client(process.port) as client:
         assert client.ask(head).status == 200
         with contextlib.suppress(ConnectionError):
@@ -917,7 +917,7 @@ def test_fast_path_requests_count_towards_the_request_limit(imds: EmulatorServer
 
 
 def counted(process: ProxyProcess) -> Counter[tuple[str, ...]]:
-    """Give the requests by endpoint and outcome, and how many times were taken."""
+    """Return the requests by endpoint and outcome, and how many times were taken."""
     counts: Counter[tuple[str, ...]] = Counter()
     for family in text_string_to_metric_families(get(process.port, "/-/metrics").body.decode()):
         for sample in family.samples:
@@ -935,7 +935,7 @@ _spellings = iter(("/metadata/Instance", "/metadata/INSTANCE", "/metadata/instan
 
 
 def logged(process: ProxyProcess, path: str) -> list[dict[str, str]]:
-    """Give the access log's lines of a path."""
+    """Return the access log's lines of a path."""
     lines = [line for line in process.log.splitlines() if "imdsproxy.access" in line and f" path={path} " in line]
     return [dict(re.findall(r'(\w+)=("[^"]*"|\S+)', line)) for line in lines]
 
@@ -1003,7 +1003,7 @@ def test_the_same_head_is_an_answer_at_the_socket_and_none_at_the_admins_port(
 
 
 def sized(length: int, number: int = 0) -> bytes:
-    """Give a head of so many bytes."""
+    """Return a head of so many bytes."""
     head = head_of(LEAF, f"X-Number: {number}", "X: ")
     return head[:-4] + b"y" * (length - len(head)) + head[-4:]
 
@@ -1053,6 +1053,6 @@ def _quiet(process: ProxyProcess) -> bool:
 
 
 def _switches(process: ProxyProcess) -> list[str]:
-    """Give how often each of its threads has gone to sleep by itself (proc_pid_status(5))."""
+    """Return how often each of its threads has gone to sleep by itself (proc_pid_status(5))."""
     statuses = sorted(Path(f"/proc/{process.process.pid}/task").glob("*/status"))
     return [line for each in statuses for line in each.read_text().splitlines() if line.startswith("voluntary_")]

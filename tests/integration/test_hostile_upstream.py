@@ -142,7 +142,7 @@ _numbers = itertools.count()
 
 
 def target(path: str = "/metadata/instance") -> str:
-    """Give a target that nobody has asked for yet."""
+    """Return a target that nobody has asked for yet."""
     return f"{path}?api-version=2021-02-01&number={next(_numbers)}"
 
 

@@ -117,7 +117,7 @@ def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> No
 
 
 def obstacle(port: int) -> str:
-    """Give the reason why the proxy is not ready, or `""` if it is."""
+    """Return the reason why the proxy is not ready, or `""` if it is."""
     answer = get(port, "/-/ready", {})
     if answer.status == 200:
         return ""

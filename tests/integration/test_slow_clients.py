@@ -101,7 +101,7 @@ def connected(process: ProxyProcess, *, receive_buffer: int = 0) -> Iterator[soc
 
 
 def statuses_until_closed(connection: socket.socket) -> tuple[list[int], float]:
-    """Give the statuses of all answers and the seconds until the proxy closed."""
+    """Return the statuses of all answers and the seconds until the proxy closed."""
     began, received = time.monotonic(), b""
     with contextlib.suppress(ConnectionError):
         while part := connection.recv(65_536):
@@ -111,7 +111,7 @@ def statuses_until_closed(connection: socket.socket) -> tuple[list[int], float]:
 
 
 def held(process: ProxyProcess, connection: socket.socket) -> bool:
-    """Say whether the process still has this connection open."""
+    """Return whether the process still has this connection open."""
     try:
         near, far = (f":{address[1]:04X}" for address in (connection.getpeername(), connection.getsockname()))
     except OSError:

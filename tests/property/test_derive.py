@@ -29,7 +29,7 @@ INSTANCES = st.dictionaries(st.sampled_from(["compute", "network"]), TREES, min_
 
 
 def nodes(tree: Any, way: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Give every node of a document and the way to it."""
+    """Return every node of a document and the way to it."""
     yield way, tree
     if isinstance(tree, dict):
         for name, child in tree.items():
@@ -48,7 +48,7 @@ def ask(machine: answers.Machine, way: tuple[str, ...], version: str, form: str)
 
 
 def cut_out(whole: Response, top: tuple[str, ...], way: tuple[str, ...], version: str, form: str) -> Response | None:
-    """Give what the proxy derives for a path from a whole that was fetched from the path `top`."""
+    """Return what the proxy derives for a path from a whole that was fetched from the path `top`."""
     written = "/".join(("/metadata/instance", *way)) + f"?api-version={version}" + (f"&format={form}" if form else "")
     target = read_target(written.encode())
     assert isinstance(target, Target)

@@ -77,7 +77,7 @@ def head(
 
 
 def of_length(size: int, target: str = INSTANCE) -> bytes:
-    """Give a head of so many bytes."""
+    """Return a head of so many bytes."""
     plain = head(target, b"X-Pad: ")
     return head(target, b"X-Pad: " + b"x" * (size - len(plain)))
 
@@ -525,7 +525,7 @@ class World:
         return self.loop.call(self._look)
 
     def figures(self) -> list[str]:
-        """Give all figures but the times at which each was first made."""
+        """Return all figures but the times at which each was first made."""
         text = self.loop.call(self.application.metrics.text).decode()
         return sorted(line for line in text.splitlines() if "_created" not in line)
 
@@ -549,7 +549,7 @@ class World:
         self.loop.run_on()
 
     def _wire(self, connection: int) -> Wire:
-        """Give the latest connection of that number, a new one where the server has ended it."""
+        """Return the latest connection of that number, a new one where the server has ended it."""
         wire = next((wire for number, wire, _ in reversed(self.wires) if number == connection), None)
         return self._connect(connection) if wire is None or wire.is_closing() else wire
 

@@ -18,7 +18,7 @@ ORDER = [Freshness.FRESH, Freshness.REVALIDATE, Freshness.ON_ERROR, Freshness.MI
 
 
 def ticks(low: float, high: float) -> st.SearchStrategy[float]:
-    """Give moments in 1/64 s, which floats of this size add and subtract without rounding."""
+    """Return moments in 1/64 s, which floats of this size add and subtract without rounding."""
     return st.integers(round(low * 64), round(high * 64)).map(lambda tick: tick / 64)
 
 

@@ -35,7 +35,7 @@ class Meaning:
 
 
 def spoken(component: Component) -> str:
-    """Give a component as a reader would who takes a plus for a space."""
+    """Return a component as a reader would who takes a plus for a space."""
     return "".join(" " if atom == PLUS else WRITTEN.get(atom, atom) for atom in component).lower()
 
 

@@ -19,7 +19,7 @@ FROM_PROXY = (b"cache-status", b"imdsproxy; fwd=uri-miss; fwd-status=200; ttl=59
 
 
 def by_daemon(response: Response, detail: str = "", age: int | None = None) -> Response:
-    """Give an answer as a daemon passes it on, or its own if it has a `detail`."""
+    """Return an answer as a daemon passes it on, or its own if it has a `detail`."""
     said = (b"cache-status", f"imdsproxy; detail={detail}".encode()) if detail else FROM_PROXY
     aged = () if age is None else ((b"age", b"%d" % age),)
     return Response(response.status, (*response.headers, *aged, said), response.body)

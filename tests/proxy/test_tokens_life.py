@@ -65,7 +65,7 @@ class Issuer:
         return token(int(self.expires[name] - now), name)
 
     def left(self, served: RequestRecord) -> tuple[int, float]:
-        """Give what an answer says is left of its token, and what really is."""
+        """Return what an answer says is left of its token, and what really is."""
         assert served.response.status == 200, served
         body = json.loads(served.response.body)
         return int(body["expires_in"]), self.expires[body["access_token"]] - asyncio.get_running_loop().time()

@@ -29,7 +29,7 @@ table ip probe {
 
 
 def missing() -> str:
-    """Say what this machine lacks to make hosts of namespaces; empty if it lacks nothing."""
+    """Return what this machine lacks to make hosts of namespaces; empty if it lacks nothing."""
     if sys.platform != "linux":
         return "network namespaces exist on Linux only"
     if os.geteuid() != 0:

@@ -169,7 +169,7 @@ def _make_like(source: Path, target: Path) -> None:
 
 
 def _inside(here: Path, target: str) -> Path:
-    """Give a container's absolute path as it is seen from outside of it."""
+    """Return a container's absolute path as it is seen from outside of it."""
     place = here
     for part in Path(target).relative_to("/").parts:
         place /= part

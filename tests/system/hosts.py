@@ -212,7 +212,7 @@ def link(one: Host, one_name: str, other: Host, other_name: str) -> None:
 
 
 def environment(user: int) -> dict[str, str]:
-    """Give the environment of this user's processes: no setting of imdsproxy's, the checkout to be imported."""
+    """Return the environment of this user's processes: no setting of imdsproxy's, the checkout to be imported."""
     ours = {name: value for name, value in os.environ.items() if not name.upper().startswith("IMDSPROXY_")}
     if user != ROOT_USER:
         # Coverage is written into the checkout, where another user may not write.

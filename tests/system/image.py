@@ -32,7 +32,7 @@ _MOST_SAID = 5000  # characters, the last ones
 
 
 def missing() -> str:
-    """Say what this machine lacks to build the image; empty if it lacks nothing."""
+    """Return what this machine lacks to build the image; empty if it lacks nothing."""
     if shutil.which("buildah") is None:
         return "not installed: buildah"
     absent = [path.name for path in (_FETCHED / "base.tar", _FETCHED / "packages", _wheels()) if not path.exists()]
@@ -58,7 +58,7 @@ class Image:
         return [*self.config["Entrypoint"], *self.config["Cmd"]]
 
     def env(self, **settings: object) -> dict[str, str]:
-        """Give the environment of its processes, with these settings of the proxy, named in lower case."""
+        """Return the environment of its processes, with these settings of the proxy, named in lower case."""
         own = dict(one.split("=", 1) for one in self.config["Env"])
         return own | {f"IMDSPROXY_{name.upper()}": str(value) for name, value in settings.items()}
 
@@ -108,7 +108,7 @@ class Builder:
         return tag
 
     def unpack(self, tag: str) -> Image:
-        """Give an image that was built here, unpacked."""
+        """Return an image that was built here, unpacked."""
         config = json.loads(self._buildah("inspect", "--type=image", tag))["Docker"]["config"]
         pushed = self._folder / "pushed"
         self._buildah("push", "--quiet", tag, f"dir:{pushed}")
@@ -140,7 +140,7 @@ class Builder:
 
 
 def build_both(folder: Path) -> tuple[Image, Image]:
-    """Give the proxy's image and that of the redirect."""
+    """Return the proxy's image and that of the redirect."""
     builder = Builder(folder)
     proxy = builder.build("imdsproxy:test")
     redirect = builder.build("imdsproxy:test-redirect", "--target=redirect")

@@ -105,7 +105,7 @@ class RunningPod:
         return self.containers[name]
 
     def log(self, name: str) -> str:
-        """Give what a container has written, in whole lines."""
+        """Return what a container has written, in whole lines."""
         text = self.containers[name].log.read_text(encoding="utf-8")
         return text[: text.rfind("\n") + 1]
 
@@ -269,7 +269,7 @@ class Node:
         return self.folder / f"{self.host.name}-files"
 
     def pod(self, pod: Pod, host: Host, address: str) -> contextlib.AbstractContextManager[RunningPod]:
-        """Give a pod that has not begun; whatever runs in it is ended on the way out."""
+        """Return a pod that has not begun; whatever runs in it is ended on the way out."""
         return self._pod(pod, host, address)
 
     @contextlib.contextmanager

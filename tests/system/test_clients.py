@@ -122,7 +122,7 @@ def _end_trouble(azure: Azure, situation: Situation) -> None:
 
 
 def _ask(azure: Azure, client: Client, tries: int = 1) -> Any:
-    """Give what a client finds out, started so often at the most, a second apart; what it says if it fails."""
+    """Return what a client finds out, started so often at the most, a second apart; what it says if it fails."""
     for turn in range(tries):
         time.sleep(min(turn, 1))
         try:

@@ -34,7 +34,7 @@ def node() -> Iterator[Host]:
 
 
 def status(node: Host, **wishes: object) -> dict[str, str]:
-    """Give what /proc says of a process in a container."""
+    """Return what /proc says of a process in a container."""
     shown = run_contained(node, "cat", "/proc/self/status", env=ENV, **wishes)  # type: ignore[arg-type]
     assert shown.returncode == 0, shown.stderr
     return {name: value.strip() for name, _, value in (line.partition(":") for line in shown.stdout.splitlines())}

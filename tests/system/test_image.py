@@ -87,7 +87,7 @@ def running(azure: Azure, image: Image, *, mounts: Sequence[Mount] = (), **setti
 
 
 def health(node: Host, image: Image, /, *, mounts: Sequence[Mount] = (), **settings: object) -> tuple[int, str]:
-    """Give the status of the image's health check, in a container with these settings, and what it says."""
+    """Return the status of the image's health check, in a container with these settings, and what it says."""
     kind, *command = image.config["Healthcheck"]["Test"]
     assert kind == "CMD"  # not CMD-SHELL
     env = image.env(**settings)
@@ -100,7 +100,7 @@ def health(node: Host, image: Image, /, *, mounts: Sequence[Mount] = (), **setti
 
 
 def files(image: Image) -> dict[str, os.stat_result]:
-    """Give every file, folder and link of an image, by its path there."""
+    """Return every file, folder and link of an image, by its path there."""
     return {f"/{path.relative_to(image.root)}": path.lstat() for path in sorted(image.root.rglob("*"))}
 
 

@@ -60,7 +60,7 @@ def _able(_able: None) -> None:
 
 
 def settings_of(*files: str) -> dict[str, list[str]]:
-    """Give a unit's settings, by name, with those of its drop-ins; an empty one takes back what stood before."""
+    """Return a unit's settings, by name, with those of its drop-ins; an empty one takes back what stood before."""
     found: dict[str, list[str]] = {}
     for file in files:
         for line in (UNITS / file).read_text(encoding="ascii").splitlines():
@@ -205,7 +205,7 @@ def test_the_files_mean_the_same_places_and_the_same_user() -> None:
 
 
 def allowed_calls(settings: dict[str, list[str]]) -> list[str]:
-    """Give the system calls that SystemCallFilter= leaves: the first list allows, those with a tilde take away."""
+    """Return the system calls that SystemCallFilter= leaves: the first list allows, those with a tilde take away."""
     known: dict[str, list[str]] = {}
     group = ""
     for line in run("systemd-analyze", "--no-pager", "syscall-filter").splitlines():
@@ -245,7 +245,7 @@ def confinement(unit: str, *command: str, capabilities: tuple[str, ...] = ()) ->
 
 
 def arguments(command: str) -> list[str]:
-    """Give a unit's command as one of this checkout's, the proxy's user being the tests' own."""
+    """Return a unit's command as one of this checkout's, the proxy's user being the tests' own."""
     program, *rest = command.split()
     assert program == PROGRAM
     return [sys.executable, "-m", "imdsproxy", *(one.replace("=imdsproxy", f"={PROXY_USER}") for one in rest)]

@@ -53,12 +53,12 @@ class HostedProxy(ProxyProcess):
             return get(self.port, target)
 
     def metric(self, name: str) -> float:
-        """Give the sum of a metric's samples, whatever their labels; 0 if there is none."""
+        """Return the sum of a metric's samples, whatever their labels; 0 if there is none."""
         with self.host.inside():
             return super().metric(name)
 
     def answers(self, page: str) -> bool:
-        """Say whether a page under `/-/` is answered with 200 now; AssertionError if the process has ended."""
+        """Return whether a page under `/-/` is answered with 200 now; AssertionError if the process has ended."""
         assert self.process.poll() is None, self.log
         with contextlib.suppress(OSError):
             return self.get(page).status == 200
@@ -97,7 +97,7 @@ class Azure:
                 assert process.wait(15) == 0, proxy.log
 
     def ruleset(self, *flags: str) -> str:
-        """Give what `imdsproxy redirect` prints with these flags, e.g. `--remove`."""
+        """Return what `imdsproxy redirect` prints with these flags, e.g. `--remove`."""
         return self.vm.run(sys.executable, "-m", "imdsproxy", "redirect", *flags).stdout
 
     def redirect(self, *flags: str, user: int | str = PROXY_USER) -> None:
@@ -105,7 +105,7 @@ class Azure:
         self.vm.nft(self.ruleset("--uid", str(user), *flags))
 
     def counted(self, chain: str) -> int:
-        """Give how often the rules of a chain of the redirect's have been met; for NAT once a connection."""
+        """Return how often the rules of a chain of the redirect's have been met; for NAT once a connection."""
         listed = json.loads(self.vm.run("nft", "--json", "list", "chain", "ip", "imdsproxy", chain).stdout)
         rules = [item["rule"] for item in listed["nftables"] if "rule" in item]
         return sum(
@@ -113,7 +113,7 @@ class Azure:
         )
 
     def arrivals(self, target: str = "/") -> list[Arrival]:
-        """Give what has reached IMDS since the test began, oldest first, of targets that begin so."""
+        """Return what has reached IMDS since the test began, oldest first, of targets that begin so."""
         arrivals = [Arrival(**one) for one in json.loads(self._steer("GET", "/-/arrivals"))]
         return [arrival for arrival in arrivals if arrival.target.startswith(target)]
 

@@ -18,7 +18,7 @@ TOKEN = "/metadata/identity/oauth2/token"
 
 
 def default(path: str) -> Lifetimes:
-    """Give the lifetimes that the default policy has for a path."""
+    """Return the lifetimes that the default policy has for a path."""
     return by(Policy(), path)
 
 

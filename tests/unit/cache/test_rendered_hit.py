@@ -208,7 +208,7 @@ def fresh_entries(draw: st.DrawFn) -> tuple[Entry, float]:
 
 
 def _moment(draw: st.DrawFn, first: float, end: float) -> float:
-    """Give a moment before the end, often one at which a second is full, or close by."""
+    """Return a moment before the end, often one at which a second is full, or close by."""
     seconds = draw(st.one_of(st.floats(0.0, 1.0).map(lambda share: share * (end - first)), st.integers(0, 100_000)))
     now = first + seconds + draw(st.sampled_from((0.0, 1e-9, -1e-9, 1e-7, -1e-7, 0.5)))
     assume(first <= now < end)

@@ -28,7 +28,7 @@ def token(clock: FakeClock, life: int) -> Entry:
 
 
 def filled(*, room_for: float) -> tuple[Store, FakeClock]:
-    """Give a store with room for so many entries, A and then B in it."""
+    """Return a store with room for so many entries, A and then B in it."""
     clock = FakeClock()
     store = Store(int((entry(clock).size + len(A)) * room_for), clock)
     assert store.put(A, entry(clock))

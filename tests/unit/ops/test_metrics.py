@@ -40,13 +40,13 @@ def after(answers: Iterable[Answered]) -> Metrics:
 
 
 def lines(text: bytes, *names: str) -> list[str]:
-    """Give what is said of these metrics. When each began, which the library says as well, is nothing to us."""
+    """Return what is said of these metrics. When each began, which the library says as well, is nothing to us."""
     said = [line for line in text.decode().splitlines() if not line.startswith("# ") or "_created" not in line]
     return [line for line in said if line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(names)]
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Give every sample as a scraper reads it, by name and labels."""
+    """Return every sample as a scraper reads it, by name and labels."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(metrics.text().decode())
@@ -55,7 +55,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 
 def by_library(answers: Iterable[Answered]) -> bytes:
-    """Give what the library's own counter and histogram write of the same."""
+    """Return what the library's own counter and histogram write of the same."""
     registry = CollectorRegistry()
     requests = Counter("imdsproxy_requests", "Requests answered.", ["endpoint", "outcome"], registry=registry)
     seconds = Histogram("imdsproxy_request_seconds", "Time to answer a request.", registry=registry, buckets=BOUNDS)

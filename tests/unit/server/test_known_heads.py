@@ -35,7 +35,7 @@ def made(now: float, body: bytes = b"{}", lifetimes: Lifetimes = LIFETIMES) -> E
 
 
 def room_for(entries: float) -> int:
-    """Give the bytes of a cache with room for so many."""
+    """Return the bytes of a cache with room for so many."""
     return int(entries * (made(0.0).size + len("/00?")) * 64 / 52) + 1
 
 
@@ -68,7 +68,7 @@ class Place:
             self.known_heads.remember(head, key)
 
     def find(self, head: bytes = HEAD) -> bytes | None:
-        """Give what would be sent for a head that is known."""
+        """Return what would be sent for a head that is known."""
         found = self.known_heads.find(head, self.now)
         return None if found is None else message(found)
 
@@ -295,7 +295,7 @@ def test_a_head_that_came_by_a_unix_socket_is_not_known_over_tcp(place: Place) -
 
 
 def head_of(length: int, number: int = 0) -> bytes:
-    """Give a head of so many bytes."""
+    """Return a head of so many bytes."""
     beginning, end = b"GET /a HTTP/1.1\r\nx-number: %d\r\nx: " % number, b"\r\n\r\n"
     return beginning + b"y" * (length - len(beginning) - len(end)) + end
 

@@ -23,7 +23,7 @@ UNREACHABLE = judged(Failure(FailureKind.UNREACHABLE, "It cannot be reached.", s
 
 
 def gone_for(first: object) -> Health:
-    """Give the outage in which IMDS answered 410 to `first`."""
+    """Return the outage in which IMDS answered 410 to `first`."""
     health = Health()
     assert health.may_ask(first)
     health.learn(first, GONE, 0.0)

@@ -33,7 +33,7 @@ def failure(kind: FailureKind) -> Verdict:
 
 
 def pauses(result: Verdict, rules: RetryRules = RULES) -> list[float]:
-    """Give the pauses of a request whose tries all end alike and take no time."""
+    """Return the pauses of a request whose tries all end alike and take no time."""
     given: list[float] = []
     for attempt in itertools.count(1):
         delay = next_delay(result, attempt, sum(given), rules)
