@@ -1,21 +1,20 @@
-"""The token bucket: never more than `requests` arrivals at IMDS in any `window` seconds.
+"""The permit bucket: never more than `requests` arrivals at IMDS in any `window` seconds.
 
-A token comes back one whole window after its response arrived, not after it was taken. The proof: let one
-token serve two requests after another, which reach IMDS at a₁ and a₂. The response to the first arrives here
-at r₁ ≥ a₁, the token is back at r₁ + window, and the second request is sent no earlier, so
-a₂ ≥ r₁ + window ≥ a₁ + window. Any one token thus accounts for at most one arrival in any window, and there
-are `requests` tokens. Nothing that the network does in between enters into it. (A plain bucket of five that
-refills at five a second lets ten through in one second.) The price is the latency: the best possible rate is
-requests ÷ (window + latency).
+A permit returns one whole window after its response arrived, not after it was taken. The proof: let one permit serve
+two successive requests, which reach IMDS at a₁ and a₂. The response to the first arrives here at r₁ ≥ a₁, the permit
+returns at r₁ + window, and the second request is sent no earlier, so a₂ ≥ r₁ + window ≥ a₁ + window. One permit
+therefore accounts for at most one arrival in any window, and there are `requests` permits. The delays of the network do
+not matter. (A plain bucket of five that refills at five a second lets ten through in one second.) The price is the
+latency: the best possible rate is requests ÷ (window + latency).
 
-A token is lent for a lease at the most. In one process that is without end, since whoever takes one gives it back.
-Where several processes share the tokens, one of them may be killed, and then the lease takes the place of the response:
-it is longer than any request lasts, so a₁ lies before its end, and the proof stands.
+A permit is lent for a lease. In one process the lease has no end, because every permit is released. If several
+processes share the permits, one of them may be killed, and then the end of the lease replaces the response. The lease
+is longer than any request, so a₁ is before its end, and the proof holds.
 
-A 429 from IMDS means that others on the VM spend too. `Retry-After` is obeyed; without one the rate is halved
-and won back slowly, additively (as TCP does with its window: RFC 5681 section 3.1). At a lower rate a token rests
-for window ÷ rate, at the rate of the moment at which it comes back: what was released while the rate was lowest
-does not rest on when it is won back. Since no rate is above 1, no rest is shorter than a window.
+A 429 from IMDS means that other programs on the VM send requests too. `Retry-After` is obeyed. Without one, the rate is
+halved, and recovers slowly and additively (as TCP does with its window: RFC 5681 section 3.1). At a lower rate a permit
+rests for window ÷ rate, with the rate of the moment at which it returns. A permit that was released at the lowest rate
+therefore returns earlier as the rate recovers. No rate is above 1, so no rest is shorter than a window.
 """
 
 from __future__ import annotations
@@ -27,43 +26,43 @@ from itertools import count
 
 LOWEST_RATE = 1 / 32
 NOBODY = 0
-"""Holds the tokens that are not lent."""
+"""The holder of the permits that are not lent."""
 
 _WON_BACK = 0.05
-"""The share of the full rate that is won back per window without a 429."""
-# How much the newest request counts in the running mean of how long a token is held.
+"""The share of the full rate that is recovered in each window without a 429."""
+# The weight of the newest request in the running mean of how long a permit is held.
 _NEWEST = 0.2
-# Seconds from which on a loan is taken for one that only its lease will end: its holder was killed, or is very slow.
+# Seconds after which a loan probably ends with its lease only: its holder was killed, or is very slow.
 _OVERDUE = 5.0
-# Where tokens are shared: for how many seconds after one has come back others may take it first. They all wake up in
-# that moment, so a few milliseconds make an order: who took none lately, then who did, then background refreshes.
+# The head start in seconds that other processes get for a shared permit that has returned. All processes wake at that
+# moment, so a few milliseconds make an order: those that took none lately, those that did, then background refreshes.
 _TOOK_ONE_JUST_NOW = 0.02
 _NOBODY_WAITS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """A token that is lent."""
+    """A permit that is lent."""
 
     taken_at: float
     holder: int
-    """Which loan it is; no two have the same number."""
+    """The number of the loan, which is unique."""
 
 
 @dataclass(slots=True)
 class State:
-    """All that a budget knows. Times are monotonic seconds."""
+    """The state of a budget. Times are monotonic seconds."""
 
     requests: int
     window: float
     rests_from: list[float] = field(default_factory=list)
-    """Of each token: when it was given back, or, while it is lent, when its lease ends."""
+    """For each permit, when it was released, or the end of its lease while it is lent."""
     holders: list[int] = field(default_factory=list)
-    """Of each token: which loan it is, or NOBODY."""
+    """For each permit, the number of its loan, or NOBODY."""
     lent_at: list[float] = field(default_factory=list)
-    """Of each token: when it was lent last."""
+    """For each permit, when it was last lent."""
     held: float = 0.0
-    """Running mean of how long a request held its token."""
+    """The running mean of how long a request held its permit."""
     blocked_until: float = -math.inf
     rate: float = 1.0
     """The share of the full rate at the time of the last 429 ..."""
@@ -78,7 +77,7 @@ class State:
 
 
 def resized(state: State, requests: int, window: float, now: float) -> State:
-    """Give the state with another size: of too many tokens those that come back first go, new ones rest from now."""
+    """Return the state with another size. Surplus permits are those that return first; new ones rest from now."""
     kept = sorted(zip(state.rests_from, state.holders, state.lent_at, strict=True), reverse=True)[:requests]
     kept += [(now, NOBODY, -math.inf)] * (requests - len(kept))
     return replace(
@@ -92,15 +91,19 @@ def resized(state: State, requests: int, window: float, now: float) -> State:
 
 
 class Budget:
-    """Tokens, and when each comes back. All times are monotonic seconds, given by the caller.
-
-    `concurrent` bounds how many may be in flight at once, where that is fewer than `requests`. `loans` are numbers for
-    them, given where others draw on the same state.
-    """
+    """Permits, and when each returns. All times are monotonic seconds, passed by the caller."""
 
     def __init__(
         self, requests: int, window: float, concurrent: int | None = None, loans: Iterator[int] | None = None
     ) -> None:
+        """Make a budget whose permits are all available.
+
+        Args:
+            requests: The number of permits.
+            window: The window in seconds.
+            concurrent: How many may be lent at once; None for all.
+            loans: The numbers of loans, if other processes use the same state; None for a budget that is not shared.
+        """
         self.state = State(requests, window)
         self._concurrent = concurrent
         self._loans = loans or count(1)
@@ -109,7 +112,7 @@ class Budget:
 
     @property
     def requests(self) -> int:
-        """How many tokens there are."""
+        """The number of permits."""
         return self.state.requests
 
     @property
@@ -118,10 +121,15 @@ class Budget:
         return min(self.requests, self._concurrent or self.requests)
 
     def reserve(self, now: float, lease: float = math.inf, *, background: bool = False) -> Permit | float:
-        """Take a token, lent for `lease` seconds at most; or give the seconds until asking again can succeed.
+        """Return a permit, or the seconds until another call can succeed.
 
-        Infinity means that only `release` can bring a token back. A token that others share is left to them for a
-        moment first; the queue of one's own process sees to its own.
+        Infinity means that no permit returns before a `release`. Other processes get a head start for a shared permit;
+        the queue of this process decides about its own clients.
+
+        Args:
+            now: The current time.
+            lease: Seconds for which the permit is lent.
+            background: Whether no client waits for the request.
         """
         state = self.state
         earliest = min(state.rests_from)
@@ -131,31 +139,38 @@ class Budget:
         if wait > 0:
             return wait
         place = state.rests_from.index(earliest)
-        token = Permit(now, next(self._loans))
+        permit = Permit(now, next(self._loans))
         state.rests_from[place] = now + lease
-        state.holders[place] = token.holder
+        state.holders[place] = permit.holder
         state.lent_at[place] = now
         self._took_one_at = now
-        return token
+        return permit
 
     def release(self, token: Permit, now: float, *, counts: bool = True) -> None:
-        """Give back a token whose request has been answered, or has failed: it rests for one window.
+        """Release a permit whose request was answered or has failed. It rests for one window.
 
-        `counts` is false where the time it was held says nothing about others. One whose lease has ended may have
-        another holder; then there is nothing to give back.
+        If its lease has ended, it may have another holder, and then nothing is released.
+
+        Args:
+            token: The permit.
+            now: The current time.
+            counts: Whether the time it was held is typical for other requests.
         """
         if counts:
             self.state.held += _NEWEST * (now - token.taken_at - self.state.held)
-        self._give_back(token, now)
+        self._free(token, now)
 
     def release_unused(self, token: Permit) -> None:
-        """Give back a token that was taken and not used: nothing was sent, so nothing has to rest."""
-        self._give_back(token, -math.inf)
+        """Release a permit that was not used. Nothing was sent, so it does not rest."""
+        self._free(token, -math.inf)
 
     def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
-        """Learn that IMDS answered 429 to the request whose token was taken at `taken_at`.
+        """Slow down after a 429 from IMDS. Several 429s to concurrent requests halve the rate once.
 
-        Several 429s to requests that were under way together halve the rate once.
+        Args:
+            taken_at: When the permit of the refused request was taken.
+            now: The current time.
+            retry_after: The seconds of `Retry-After`, or None.
         """
         state = self.state
         if retry_after is not None:
@@ -175,18 +190,18 @@ class Budget:
         return min(1.0, state.rate + _WON_BACK * (now - state.rate_at) / state.window)
 
     def available(self, now: float) -> int:
-        """How many tokens could be taken at this moment."""
+        """Return how many permits are available."""
         if now < self.state.blocked_until:
             return 0
         back = sum(1 for rests_from in self.state.rests_from if self._back_at(rests_from) <= now)
         return max(0, min(back, self.concurrent - self._in_flight(now)))
 
     def expected_wait(self, ahead: int, now: float) -> float:
-        """Estimate the seconds until a request with `ahead` others before it gets its token.
+        """Return the estimated seconds until a request with `ahead` others before it gets its permit.
 
-        Each token comes round once in a window plus the time a request holds it; those in flight are taken to
-        have just been sent, which errs on the long side by less than one request's latency. A loan that is overdue is
-        taken to last as long as its lease.
+        Each permit returns once in a window plus the time that a request holds it. Requests in flight are assumed to
+        have just been sent, which makes the estimate too long by less than one request's latency. An overdue loan is
+        assumed to last until its lease ends.
         """
         state = self.state
         if ahead == 0 and max(self._back_at(min(state.rests_from)), state.blocked_until) <= now:
@@ -203,15 +218,15 @@ class Budget:
         rounds, place = divmod(ahead, self.requests)
         return back_at[place] + rounds * (rest + state.held) - now
 
-    def _give_back(self, token: Permit, rests_from: float) -> None:
+    def _free(self, permit: Permit, rests_from: float) -> None:
         state = self.state
-        if token.holder in state.holders:
-            place = state.holders.index(token.holder)
+        if permit.holder in state.holders:
+            place = state.holders.index(permit.holder)
             state.holders[place] = NOBODY
             state.rests_from[place] = rests_from
 
     def _behind(self, now: float, *, background: bool) -> float:
-        """Give the seconds for which others may take a token that has come back first."""
+        """Return the head start, in seconds, that other processes get."""
         if not self._shared:
             return 0.0
         if background:
@@ -223,9 +238,9 @@ class Budget:
         return sum(1 for rests_from in self.state.rests_from if rests_from > now)
 
     def _back_at(self, rests_from: float) -> float:
-        """Give the moment at which a token that rests from then on may be taken, if no other 429 comes.
+        """Return when a permit that rests from that moment on is available, unless another 429 comes.
 
-        The later a token begins to rest, the later it is back, so the one that began first is the first back.
+        The later a permit begins to rest, the later it returns, so the first to rest is the first to return.
         """
         state = self.state
         rested = rests_from + state.window

@@ -1,4 +1,4 @@
-"""Whose a file of a shared budget may be: whoever can write it can spend this VM's allowance, or block it."""
+"""Which files of a shared budget are trusted. A user that can write one can spend this VM's allowance, or block it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _ROOT = 0
 
 
 def doubt(file: os.stat_result, folder: os.stat_result, user: int, groups: Collection[int] = ()) -> str | None:
-    """Return why a file is not to be used by this user, with the remedy, or None if it may be.
+    """Return why this user must not use a file, with the remedy, or None if it may.
 
-    It has to belong to this user, to root, or to the owner of its folder, who could replace it anyway; or to a group
-    of this process that may write it, in a folder that only its owner and group can write, because containers of
-    several users share a file by their group. All others may not write it.
+    The file must belong to this user, to root, or to the owner of its folder, who could replace it anyway. It may also
+    belong to a group of this process that can write it, in a folder that only its owner and group can write to, because
+    containers of several users share a file by their group. Other users must not be able to write it.
     """
     if not stat.S_ISREG(file.st_mode):
         return "it is no ordinary file; name another"

@@ -1,4 +1,4 @@
-"""How a proxy comes to share the budgets in a file."""
+"""Join the proxies that share the budgets in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imdsproxy.budget.shared_file import BudgetFile, BudgetFileError  # noqa: E4
 def share(
     path: str, clock: Clock, window: float, sizes: Sequence[tuple[int, int | None]], leases: tuple[float, float]
 ) -> tuple[list[SharedBudget], Callable[[], None]]:
-    """Join those who share the budgets in a file; return the budgets, and what is to be called at the end.
+    """Join the budgets in a file; return them, and a function that closes them.
 
     Args:
         path: The file; it is made if there is none.

@@ -1,11 +1,9 @@
-"""One budget for every proxy on the VM, in a small file that all of them open.
+"""The file of a budget that all proxies on the VM share: its lock, and what can happen to it.
 
-The algorithm is `budget.Budget`, the bytes are `budget_record`'s; here are the lock, the file and what can happen to
-it.
-
-The lock (flock(2)) is held for some ten microseconds and never waited for: who finds it taken asks again soon. The
-kernel lets go of it when its holder dies. The file is read and written, not mapped: a mapped file that somebody
-truncates kills whoever looks at it (SIGBUS, mmap(2)), and at this size a copy costs a microsecond.
+`bucket` has the algorithm, and `shared_record` the bytes. The lock (flock(2)) is held for about ten microseconds. No
+process waits for it; if it is taken, the next attempt follows soon. The kernel releases it when its holder dies. The
+file is read and written, not mapped: truncating a mapped file kills every process that reads it (SIGBUS, mmap(2)), and
+at this size a copy takes a microsecond.
 """
 
 from __future__ import annotations
@@ -35,30 +33,37 @@ import fcntl  # noqa: E402  # behind the line above
 _OWNER_AND_GROUP = 0o660
 _OPENED = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _CLOSED = -1
-# A lock is held for microseconds; beyond this somebody else than a proxy has it, or a proxy that was stopped. It is
-# longer than a token that was taken may wait for its use.
+# A lock is held for microseconds. Beyond these seconds another program has it, or a stopped proxy. They are longer than
+# a permit may wait for its use.
 _LOCKED_FOR_LONG = LATEST_START + 1.0
 _SEEN_IN_A_ROW = 1.0
-# Locks of places in the list of settings are on bytes beyond the file's end, which may be locked all the same.
+# The locks of places in the list of settings are on bytes beyond the file's end, which can be locked as well.
 _PLACES = 1 << 20
 _FLOCK = struct.Struct("hhqqi")  # struct flock of fcntl_locking(2)
 
 
 class BudgetFileError(ImdsproxyError):
-    """Why the file cannot be used, in one line for people."""
+    """The file cannot be used; the text is one line for people."""
 
 
 class OtherMachineError(Exception):
-    """The file has been begun anew by another machine, or by a kernel of its own on this one."""
+    """Another machine, or another kernel on this one, has started the file again."""
 
 
 class BudgetFile:
-    """The file, which may be damaged, taken away or replaced at any time; then it is begun anew, every token resting.
-
-    `caution` is how many seconds on a token may be back where nothing is known of those that are lent.
-    """
+    """The file, which may be damaged, removed or replaced at any time. It then starts again with every permit lent."""
 
     def __init__(self, path: str, clock: Clock, caution: float) -> None:
+        """Open the file, or make it.
+
+        Args:
+            path: The path of the file.
+            clock: The machine's clock.
+            caution: Seconds after which a permit can return if the loans are unknown.
+
+        Raises:
+            BudgetFileError: The file cannot be used.
+        """
         self._path = Path(path)
         self._clock = clock
         self.caution = caution
@@ -67,7 +72,7 @@ class BudgetFile:
         self._boot = clocks.boot_id()
         self._known = False
         self.trouble = Trouble(path, clock)
-        self._locked_out: tuple[float, float] | None = None  # since when, and when that was seen last
+        self._locked_out: tuple[float, float] | None = None  # since when, and when that was last noticed
         self._process = os.getpid()
         try:
             self._descriptor = self._open(0.0)
@@ -75,7 +80,7 @@ class BudgetFile:
             raise BudgetFileError(error.strerror or str(error)) from None
 
     def lock(self) -> bool:
-        """Take the lock, if it is free; then the file is this path's, and `unlock` is due."""
+        """Take the lock if it is free, and return whether it was taken. The file is then the one at the path."""
         if self._descriptor == _CLOSED:
             return False
         try:
@@ -96,12 +101,12 @@ class BudgetFile:
         return True
 
     def unlock(self) -> None:
-        """Let the next one in."""
+        """Release the lock."""
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def alone(self) -> bool:
-        """Whether no other has this file open; only while locked. From then on others see that it is in use."""
+        """Return whether no other process has this file open; only while locked. Others then see that it is in use."""
         alone = self._hold(fcntl.F_WRLCK)
         self._hold(fcntl.F_RDLCK)
         return alone
@@ -113,19 +118,23 @@ class BudgetFile:
         return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
     def be_present(self, place: int, left: int | None) -> None:
-        """Hold a place in the list of settings, and no longer the one before; the kernel lets go at the end."""
+        """Hold a place in the list of settings instead of `left`. The kernel releases it at the end of the process."""
         self._hold(fcntl.F_RDLCK, _PLACES + place)
         if left is not None and left != place:
             self._hold(fcntl.F_UNLCK, _PLACES + left)
 
     def begin_anew(self) -> None:
-        """Begin a file that nobody else uses, every permit taken to be lent; only while locked."""
+        """Start a file again that no other process uses, with every permit lent; only while locked."""
         self._begin(self._clock.monotonic() + self.caution)
 
     def content(self) -> tuple[records.Header, bytes]:
-        """Give a whole file's header and bytes; only while locked. What is broken goes, or is of before a restart.
+        """Return the file's header and bytes; only while locked.
 
-        Raises UnknownVersionError, and OtherMachineError.
+        A damaged file, or one of an earlier start of the machine, is started again first.
+
+        Raises:
+            UnknownVersionError: The file is of another version.
+            OtherMachineError: Another machine has started it again.
         """
         content = self._read()
         now = self._clock.monotonic()
@@ -133,15 +142,15 @@ class BudgetFile:
         if found is None:
             found, content = self._begin(self.begun_anew(now))
         elif found.boot != self._boot:
-            if self._known:  # since this process has been here, this machine has not been started again
+            if self._known:  # this machine cannot have been restarted while this process ran
                 raise OtherMachineError
-            found, content = self._begin(-math.inf)  # nobody has a token any more
+            found, content = self._begin(-math.inf)  # no permit is lent after a restart
         self._known = True
         return found, content
 
     def begun_anew(self, now: float) -> float:
-        """Tell that something was damaged; gives when the first token may be back."""
-        self.trouble.complain(f"was damaged and is begun anew; no token is given out for {self.caution:g} s")
+        """Log that the file was damaged, and return when the first permit can return."""
+        self.trouble.complain(f"was damaged and starts again; no permit is available for {self.caution:g} s")
         return now + self.caution
 
     def put(self, offset: int, part: bytes) -> None:
@@ -150,20 +159,21 @@ class BudgetFile:
         self.trouble.over()
 
     def look(self) -> bytes:
-        """Give the bytes as they are; a record's checksum tells whether it was just being written."""
+        """Return the bytes without the lock. A record's checksum shows whether it was just being written."""
         with contextlib.suppress(OSError):
             return self._read()
         return b""
 
     def close(self) -> None:
-        """Close it, and with it every lock; nothing is done from then on."""
+        """Close the file, and with it every lock. Later calls of `lock` return False."""
         os.close(self._descriptor)
         self._descriptor = _CLOSED
 
     def _hold(self, kind: int, offset: int = 0) -> bool:
-        """Hold a lock that says that this process is there; return whether others let that be.
+        """Take a lock that shows that this process runs, and return whether the locks of others allow it.
 
-        It belongs to the open file, not to the process (fcntl_locking(2)), so that no other descriptor here drops it.
+        It belongs to the open file, not to the process (fcntl_locking(2)), so that closing another descriptor does not
+        release it.
         """
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
@@ -175,12 +185,12 @@ class BudgetFile:
         return os.pread(self._descriptor, records.SIZE + 1, 0)
 
     def _open(self, caution: float) -> int:
-        """Open the file, and make it where there is none; BudgetFileError if it is no budget's."""
+        """Open the file, or make it. Raises BudgetFileError if it is not a budget."""
         while True:
             try:
                 descriptor = os.open(self._path, _OPENED)
             except FileNotFoundError:
-                with contextlib.suppress(FileExistsError):  # another was first, and its file is as good
+                with contextlib.suppress(FileExistsError):  # another process was first, and its file will do
                     self._make(os.link, self._clock.monotonic() + caution)
                 continue
             except OSError as error:
@@ -195,7 +205,7 @@ class BudgetFile:
             return descriptor
 
     def _check(self, descriptor: int) -> None:
-        """Raise BudgetFileError if the file is no budget's, or of doubtful origin."""
+        """Raise BudgetFileError if the file is not a budget, or is not trusted."""
         folder = self._path.parent.stat()
         file = os.fstat(descriptor)
         why = doubt(file, folder, os.geteuid(), {os.getegid(), *os.getgroups()})
@@ -207,11 +217,11 @@ class BudgetFile:
             self.trouble.complain("is in a folder that every user can write to; better name one that others cannot")
 
     def _make(self, put: Callable[[Path, Path], object], rests_from: float) -> None:
-        """Make a whole file, or none: nobody ever sees a piece of one."""
+        """Make a complete file or none, so that no process ever sees a part of one."""
         unfinished = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         descriptor = os.open(unfinished, _OPENED | os.O_CREAT | os.O_EXCL, _OWNER_AND_GROUP)
         try:
-            os.fchmod(descriptor, _OWNER_AND_GROUP)  # whatever the umask says; others of the group share it
+            os.fchmod(descriptor, _OWNER_AND_GROUP)  # independent of the umask, because the group shares it
             os.pwrite(descriptor, records.empty(self._header(rests_from)), 0)
             put(unfinished, self._path)
         finally:
@@ -235,9 +245,9 @@ class BudgetFile:
             return False
 
     def _follow(self) -> None:
-        """Go over to the file that is at the path now, and take its lock."""
+        """Change to the file that is at the path now, and take its lock."""
         descriptor = self._open(self.caution)
-        self.trouble.complain("was taken away or replaced; what is at its path now is used")
+        self.trouble.complain("was removed or replaced; the file at its path now is used")
         os.close(self._descriptor)
         self._descriptor = descriptor
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -251,9 +261,9 @@ class BudgetFile:
         self._hold(fcntl.F_RDLCK)
 
     def _is_locked_out(self) -> None:
-        """Note that the lock was taken; replace the file if its holder seems to have been stopped with it.
+        """Note that the lock was taken, and replace the file if its holder seems to be stopped.
 
-        When that one goes on, the token that it was about to take is too old to be used.
+        When that process continues, the permit that it was about to take is too old to be used.
         """
         now = self._clock.monotonic()
         since, seen_at = self._locked_out or (now, now)
@@ -268,5 +278,5 @@ class BudgetFile:
                 )
             else:
                 self.trouble.complain(
-                    f"was locked for too long and is begun anew; no token is given out for {self.caution:g} s"
+                    f"was locked for too long and starts again; no permit is available for {self.caution:g} s"
                 )

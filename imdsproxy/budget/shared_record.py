@@ -1,12 +1,12 @@
-"""How budgets lie in a file that several processes share: bytes in, values out, and nothing believed.
+"""The bytes of budgets in a file that several processes share. Every value that is read is checked.
 
-    0     header: magic, version, the machine's boot id, when it was begun, checksum
+    0     header: magic, version, the machine's boot id, when the file was started, checksum
     64    section 0: the general budget
     …     section 1: identity's own budget
 
 A section is one record, written whole, with a number one higher than the last, and a checksum. It has the state of a
-budget and the settings of those who share it, each setting once; whether a proxy with that setting is still there, a
-lock of its own says (`shared_file`). All numbers are little-endian. A layout that differs gets another version.
+budget, and the settings of the proxies that share it, each setting once. A lock for each setting shows whether a proxy
+with it still runs (`shared_file`). All numbers are little-endian. Another layout gets another version.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MOST_TOKENS = 128
 MOST_SETTINGS = 16
 """Different settings of proxies that share one budget at the same time."""
 LONGEST_LEASE = 3600.0
-"""Seconds. What claims to last longer was not written by a proxy."""
+"""Seconds. A record with a longer time was not written by a proxy."""
 
 UNKNOWN = 2**64 - 1
-"""Holds the tokens of a state that was begun without knowing who holds which."""
+"""The holder of the permits of a new state whose loans are unknown."""
 
 _SLACK = 1.0
 _HEADER = struct.Struct("<16sI16sdd")
@@ -46,7 +46,7 @@ SIZE = _HEADER_SPACE + _SECTIONS * _RECORD_SPACE
 
 
 Setting = tuple[int, float]
-"""What a proxy was told: requests, and the window in seconds."""
+"""The settings of a proxy: requests, and the window in seconds."""
 
 Settings = tuple[Setting | None, ...]
 NO_SETTINGS: Settings = (None,) * MOST_SETTINGS
@@ -54,7 +54,7 @@ NO_SETTINGS: Settings = (None,) * MOST_SETTINGS
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A section's state, how many there have been before, and what those who share it were told."""
+    """A section's state, its number, and the settings of the proxies that share it."""
 
     state: State
     number: int
@@ -62,35 +62,41 @@ class Record:
 
 
 class UnknownVersionError(Exception):
-    """The file is a budget, in a layout of another version; the text is that version's number."""
+    """The file is a budget in the layout of another version; the text is that version's number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the file says of itself."""
+    """The header of the file."""
 
     boot: bytes
-    """The machine's boot id (16 bytes): times of another start mean nothing."""
+    """The machine's boot id (16 bytes). Times of another start of the machine are meaningless."""
     begun_at: float
     rests_from: float
-    """From then on the tokens of a section that nobody has written yet rest."""
+    """The moment from which the permits of an unwritten section rest."""
 
 
 def empty(found: Header) -> bytes:
-    """Give a whole new file."""
+    """Return the bytes of a new file."""
     sealed = _sealed(_HEADER.pack(MAGIC, VERSION, found.boot, found.begun_at, found.rests_from))
     return sealed.ljust(SIZE, b"\0")
 
 
 def foreign(content: bytes) -> bool:
-    """Whether a file is somebody else's: it begins with something, and not with the magic or a piece of it."""
+    """Return whether a file is not a budget: it has content that does not begin with the magic, or a part of it."""
     return not MAGIC.startswith(content[: len(MAGIC)])
 
 
 def read_header(content: bytes, boot: bytes, now: float) -> Header | None:
-    """Give the header of a whole file; None where it is broken or no whole one. Raises UnknownVersionError.
+    """Return the header of a complete file, or None if the file is damaged or incomplete.
 
-    `boot` is the boot id of now; times of another start of the machine are not looked at.
+    Args:
+        content: The bytes of the file.
+        boot: The current boot id. Times of another start of the machine are not checked.
+        now: The current monotonic time, in seconds.
+
+    Raises:
+        UnknownVersionError: The file is of another version.
     """
     sealed = _opened(content[: _HEADER.size + _CHECKSUM.size])
     if sealed is None:
@@ -107,17 +113,17 @@ def read_header(content: bytes, boot: bytes, now: float) -> Header | None:
 
 
 def blank(content: bytes, section: int) -> bool:
-    """Whether nobody has written this section yet."""
+    """Return whether this section has never been written."""
     return not any(content[_offset(section) : _offset(section + 1)])
 
 
 def begun(requests: int, window: float, rests_from: float) -> State:
-    """Give the first state of a section: every token rests from then on, or is taken to be lent until then."""
+    """Return the first state of a section, whose permits all rest from that moment on."""
     return State(requests, window, [rests_from] * requests, [UNKNOWN] * requests, [-math.inf] * requests)
 
 
 def read(content: bytes, section: int, now: float) -> Record | None:
-    """Give a section's record; None where it is none that a proxy can have written."""
+    """Return a section's record, or None if no proxy can have written it."""
     begin = _offset(section)
     if len(content) < begin + _RECORD_SPACE:
         return None
@@ -140,7 +146,7 @@ def read(content: bytes, section: int, now: float) -> Record | None:
 
 def write(state: State, section: int, number: int, settings: Settings = NO_SETTINGS) -> tuple[int, bytes]:
     """Return the offset of a section's record, and the record."""
-    # A process that was stopped for hours may have held a token as long.
+    # A process that was stopped for hours may have held a permit as long.
     figures = (min(state.held, LONGEST_LEASE), state.blocked_until, state.rate, state.rate_at)
     parts = [_FIXED.pack(number, state.requests, state.window, *figures)]
     parts += [_SETTING.pack(*(setting or (0, 0.0))) for setting in settings]
@@ -149,7 +155,7 @@ def write(state: State, section: int, number: int, settings: Settings = NO_SETTI
 
 
 def _possible(state: State, now: float) -> bool:
-    """Whether a proxy can have written this. A checksum shows what is broken, and this what is made up."""
+    """Return whether a proxy can have written this. The checksum finds damage, this finds forgery."""
     soon, latest = now + _SLACK, now + LONGEST_LEASE + _SLACK
     tokens = zip(state.rests_from, state.holders, strict=True)
     return (
@@ -168,21 +174,21 @@ def _possible_setting(setting: Setting | None) -> bool:
 
 
 def strictest(settings: Settings) -> Setting:
-    """Return the fewest requests and the longest window of all settings; there has to be one."""
+    """Return the fewest requests and the longest window of all settings, of which there must be one at least."""
     told = [setting for setting in settings if setting is not None]
     return min(requests for requests, _ in told), max(window for _, window in told)
 
 
 def with_own(settings: Settings, own: Setting, present: Callable[[int], bool]) -> tuple[Settings, int] | None:
-    """Return the settings of those who are there, own included, and the place of the own one.
+    """Return the settings of all running proxies, this one included, and the place of its own.
 
     Args:
-        settings: Those that were found.
-        own: This proxy's own.
-        present: Whether another proxy that was told the setting in this place is there.
+        settings: The settings in the record.
+        own: This proxy's setting.
+        present: Returns whether another proxy with the setting in this place runs.
 
     Returns:
-        None if there is no room, because so many proxies that are there were told so many different things.
+        None if the running proxies have too many different settings.
     """
     there = [
         setting if setting is not None and (setting == own or present(place)) else None
@@ -204,7 +210,7 @@ def _sealed(content: bytes) -> bytes:
 
 
 def _opened(sealed: bytes) -> bytes | None:
-    """Give what was sealed; None where the checksum, or all of it, is missing or wrong."""
+    """Return the content without its checksum, or None if that is missing or wrong."""
     content, checksum = sealed[: -_CHECKSUM.size], sealed[-_CHECKSUM.size :]
     good = len(checksum) == _CHECKSUM.size and _CHECKSUM.unpack(checksum)[0] == zlib.crc32(content)
     return content if good and content else None

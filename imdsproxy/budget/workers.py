@@ -1,7 +1,7 @@
-"""The budget of a server's worker processes, for which nobody has named a file.
+"""The budget of a server's worker processes, if no setting names a file.
 
-`uvicorn --workers`, gunicorn, granian and hypercorn run the application in several processes, each of which would keep
-a budget of its own. On Linux they share a file that this module names; elsewhere the second worker is refused.
+`uvicorn --workers`, gunicorn, granian and hypercorn run the application in several processes, and each would have a
+budget of its own. On Linux they share a file that this module names. Elsewhere the second worker is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _held: dict[str, int] = {}  # locks of this process, by path
 
 
 class NoPlaceError(ImdsproxyError):
-    """Why workers cannot share a budget, or cannot be told from one another."""
+    """Workers have no place to share a budget, or there is a second worker where they cannot share one."""
 
 
 def is_worker() -> bool:
@@ -50,7 +50,7 @@ def hold_alone(upstream: Address) -> None:
         except OSError:
             os.close(descriptor)
             raise NoPlaceError("another worker runs already, and workers share a budget on Linux only") from None
-        _held[path] = descriptor  # until the process ends, which lets go of it
+        _held[path] = descriptor  # the end of the process releases the lock
 
 
 def _digest(text: str) -> str:
@@ -58,7 +58,7 @@ def _digest(text: str) -> str:
 
 
 def _own_folder() -> Path:
-    """Return a folder that only this user can write to, although others may write to the one that it is in."""
+    """Return a folder that only this user can write to, even if others can write to its parent."""
     why = "there is no folder to share"
     for place in (_SHARED_MEMORY, tempfile.gettempdir()):
         folder = Path(place) / f"imdsproxy-{_user()}"

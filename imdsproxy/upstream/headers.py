@@ -10,28 +10,28 @@ from imdsproxy.policy import Cache, Forward
 from imdsproxy.protocol.messages import Headers, Request, Response
 from imdsproxy.protocol.request_parser import HOP_HEADER
 
-# RFC 9110 section 7.6.1: they speak of one connection and end there.
+# RFC 9110 section 7.6.1: these fields are for one connection only.
 _HOP_BY_HOP = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
         *(b"proxy-authenticate", b"proxy-authorization", b"proxy-authentication-info"),
     }
 )
-# What the proxy says itself, and what would tell IMDS of another proxy (IMDS refuses such requests).
+# Fields that the proxy sets itself, and fields that reveal a proxy (IMDS refuses such requests).
 _OURS = frozenset(
     {
         *(b"host", b"content-length", b"expect", b"metadata", HOP_HEADER),
         *(b"forwarded", b"via", b"x-real-ip"),
-        # Some servers let these stand above the request's own target and method, which the policy has judged.
+        # Some servers let these override the request's target and method, which the policy has checked.
         *(b"x-original-url", b"x-rewrite-url", b"x-http-method", b"x-http-method-override", b"x-method-override"),
     }
 )
 _FORWARDED = b"x-forwarded"
-# RFC 9110 section 5.5, as strictly as the client to IMDS reads it; what does not fit is not sent on.
+# RFC 9110 section 5.5, as strictly as the client to IMDS reads it. Other values are not forwarded.
 _FIELD_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _METADATA = (b"metadata", b"true")
 _NO_CACHE = (b"cache-control", b"no-cache")
-# Fields by which no answer of IMDS's differs: who asks, what it can read, and names for tracing.
+# Fields that change no answer of IMDS: the client's name, what it accepts, and names for tracing.
 _WITHOUT_CONSEQUENCE = frozenset(
     {
         *(b"accept", b"accept-encoding", b"accept-language", b"user-agent"),
@@ -50,17 +50,17 @@ _OWN = (
 def to_upstream(
     request: Request, decision: Forward | Cache, instance: str, *, shared: bool = False, proxied: bool = False
 ) -> Headers:
-    """Return the fields to send to IMDS, all but Host and Content-Length.
+    """Return the fields to send to IMDS, without Host and Content-Length.
 
-    What is fetched for everyone carries nothing of the client that happened to ask first. What is passed on
-    for one client carries that client's own end-to-end fields. Only another proxy is told of a client's no-cache.
+    A shared fetch carries no field of the client that happened to start it. A request forwarded for one client carries
+    that client's end-to-end fields. A client's no-cache is sent to another proxy only.
 
     Args:
         request: The client's request.
         decision: The policy's decision about it.
         instance: The name of this proxy, by which it recognises its own requests.
-        shared: The request is `shareable`, and its answer goes to every client that asks meanwhile.
-        proxied: The upstream is another imdsproxy.
+        shared: Whether the request is `shareable`, and its answer serves all clients that wait for it.
+        proxied: Whether the upstream is another imdsproxy.
     """
     hops = (HOP_HEADER, ", ".join((*request.hops, instance)).encode("latin-1"))
     if isinstance(decision, Cache):
@@ -70,10 +70,10 @@ def to_upstream(
 
 
 def shareable(request: Request) -> bool:
-    """Whether one answer can serve every client that sends this request at the same time, though it is not kept.
+    """Return whether one answer can serve all clients that send this request at the same time, without being stored.
 
-    It is a plain GET, and nothing of the client goes to IMDS by which the answer could differ: no body, no wish to
-    bypass caches, and no field but those known to be without consequence.
+    It is a GET, and nothing of the client that is sent to IMDS can change the answer: no body, no `bypass_cache` or
+    `no-cache`, and only fields that are known to change no answer.
     """
     if request.method != "GET" or request.body or request.no_cache or request.target.bypass:
         return False
@@ -90,7 +90,7 @@ def _passed_on(request: Request) -> Headers:
 
 
 def to_client(headers: list[tuple[bytes, bytes]]) -> Headers:
-    """Give the fields of IMDS's answer that go on to the client, names in lower case, without Content-Length."""
+    """Return the fields of IMDS's answer for the client, with names in lower case, without Content-Length."""
     fields = [(name.lower(), value) for name, value in headers]
     return tuple(field for field in _end_to_end(fields) if field[0] != b"content-length")
 
@@ -107,7 +107,7 @@ def dated(response: Response, wall: float) -> Response:
 
 
 def _is_ours(name: bytes) -> bool:
-    """Say so in every spelling: some servers take `_` in a field's name for `-`."""
+    """Return whether it is one of the proxy's own fields; `_` counts as `-`, as some servers read it."""
     plain = name.replace(b"_", b"-")
     return plain in _OURS or plain.startswith(_FORWARDED)
 

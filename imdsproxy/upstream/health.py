@@ -1,7 +1,7 @@
-"""What is known of IMDS's health, and who may ask while it is away.
+"""The health of IMDS, and which fetch may send during a 410.
 
-While IMDS is being updated it answers 410 to everything, for up to 70 seconds. Then one request at a time
-feels for its return and all others wait for that one, rather than each spending tokens on the same answer.
+While IMDS is being updated it answers 410 to everything, for up to 70 seconds. One fetch at a time is then the probe.
+All others wait for it, so that they spend no permits on the same answer.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from imdsproxy.protocol.messages import Response
 
 _GONE = 410
 _TOO_MANY = 429
-# What failed longer ago says nothing about now: an update of IMDS takes 70 seconds at the most.
+# Seconds after which a failure says nothing about now: an update of IMDS takes 70 seconds at most.
 _NEWS = 70.0
 
 
 class Change(Enum):
-    """What an answer changed about IMDS's health; worth one line in the log."""
+    """A change of IMDS's health, which is logged in one line."""
 
     FAILED = "failed"
     RECOVERED = "recovered"
@@ -29,43 +29,49 @@ class Change(Enum):
 
 @dataclass(slots=True)
 class Health:
-    """IMDS's health as its last answer showed it. Whoever asks is known by an object of its own."""
+    """IMDS's health after its last answer. Each fetch is identified by an object of its own."""
 
     failing: bool = False
-    """IMDS's last answer was a failure."""
+    """Whether IMDS's last answer was a failure."""
     failed_at: float = -math.inf
     gone: Verdict | None = None
-    """The verdict on the 410 that is passed on to every client while it lasts."""
+    """The verdict on the current 410, which is passed on to every client; None if there is none."""
     answered: bool = False
-    """IMDS has at some time answered, and not with a failure."""
-    _feeling: object | None = None
+    """Whether IMDS has ever answered without a failure."""
+    _probe: object | None = None
 
     def fails(self, now: float) -> bool:
-        """Whether IMDS failed just now, so that asking it first would most likely be for nothing."""
+        """Return whether IMDS failed so recently that the next request will probably fail."""
         return self.failing and now - self.failed_at < _NEWS
 
     def may_ask(self, who: object) -> bool:
-        """Whether `who` may send now. While IMDS is gone, the first that asks becomes the one that feels."""
+        """Return whether `who` may send now. During a 410, the first caller becomes the probe."""
         if self.gone is None:
             return True
-        if self._feeling is None:
-            self._feeling = who
-        return self._feeling is who
+        if self._probe is None:
+            self._probe = who
+        return self._probe is who
 
     def learn(self, who: object, verdict: Verdict, now: float) -> Change | None:
-        """Take in the verdict on what IMDS answered to `who`, at the monotonic moment `now`."""
+        """Update the health, and return the change, if there is one.
+
+        Args:
+            who: The fetch that got the answer.
+            verdict: The verdict on the answer.
+            now: The current monotonic time, in seconds.
+        """
         result, failed = verdict.result, verdict.failed
         if isinstance(result, Response):
-            # A proxy that passes a 410 on has waited for IMDS's return itself.
+            # A proxy that passes a 410 on has waited for IMDS itself.
             if result.status == _GONE and proxy_detail(result) is None:
                 self.gone = verdict
-                if self._feeling is None:
-                    self._feeling = who
+                if self._probe is None:
+                    self._probe = who
             else:
-                self.gone = self._feeling = None
+                self.gone = self._probe = None
             self.answered = self.answered or not failed
             if result.status == _TOO_MANY and proxy_detail(result) is not None:
-                return None  # that proxy has no token to spare, which says nothing of IMDS
+                return None  # that proxy has no permit, which says nothing about IMDS
         change = None
         if failed != self.failing:
             change = Change.FAILED if failed else Change.RECOVERED
@@ -75,8 +81,8 @@ class Health:
         return change
 
     def leave(self, who: object) -> bool:
-        """Let another feel for IMDS's return, as `who` asks no more; says whether it was the one that did."""
-        felt = self._feeling is who
-        if felt:
-            self._feeling = None
-        return felt
+        """Note that `who` sends no more, and return whether it was the probe. The next caller becomes the probe."""
+        probed = self._probe is who
+        if probed:
+            self._probe = None
+        return probed

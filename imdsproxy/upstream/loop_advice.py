@@ -1,4 +1,4 @@
-"""What to change where a redirect sends the proxy's own requests back to it."""
+"""What to change if a redirect sends the proxy's own requests back to it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _UID_MAP = Path("/proc/self/uid_map")
 
 
 def missing_exemption(user: int | None) -> str:
-    """Return which rule is missing where the proxy, run by this user, met itself through a redirect.
+    """Return which rule of the redirect is missing.
 
-    None stands for a user whose number here differs from the one that nft sees, as in a user namespace.
+    Args:
+        user: The proxy's user as nft sees it; None if it is not known, as in a user namespace.
     """
     number = "USER" if user is None else str(user)
     return (

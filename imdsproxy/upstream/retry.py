@@ -1,7 +1,7 @@
-"""When a failed request is tried again: one row a kind of failure.
+"""The pause before a failed request is retried, by kind of failure.
 
-Sources: Microsoft's IMDS page for the 70 seconds of a 410; Microsoft's managed-identity token page for
-retrying 410, 429 and 5xx with growing pauses and for waiting at least a second after a 500.
+Sources: Microsoft's IMDS page for the 70 seconds of a 410. Microsoft's managed-identity token page for retries of 410,
+429 and 5xx with growing pauses, and for a pause of at least a second after a 500.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from imdsproxy.protocol.http_date import read_http_date
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
 
 _LONGEST_PAUSE = 10.0
-# An address where nothing listens is as a rule no VM of Azure's; long patience there only hides that.
+# A machine where nothing listens at this address is rarely an Azure VM, and long retries would only hide that.
 _UNREACHABLE_FOR = 5.0
 _IDENTITY_PAUSE = 1.0
-_LONGEST_TOLD = 3600
-# What is left of the time after the attempt at its very end is a rounding error.
+_LONGEST_RETRY_AFTER = 3600
+# A shorter rest of the time is a rounding error after the last attempt.
 _SHORTEST_PAUSE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class RetryRules:
-    """The user's settings: `base` is the first pause, `limit` bounds all of a request's attempts, in seconds."""
+    """The user's settings, in seconds: `base` is the first pause, `limit` bounds all attempts of a request."""
 
     base: float = 1.0
     limit: float = 70.0
@@ -40,13 +40,17 @@ def next_delay(  # noqa: PLR0913  # what happened, how far it has come, and by w
     known: bool = False,
     proxied: bool = False,
 ) -> float | None:
-    """Return the pause before the next attempt in seconds, or None if there is to be none.
+    """Return the pause before the next attempt in seconds, or None if there is no next attempt.
 
-    Pauses double from `rules.base` up to ten seconds (or that base); a `Retry-After` of IMDS's stands instead. The
-    last attempt begins when `rules.limit` is reached. What cannot be reached or read is given up after five seconds,
-    except silence of an upstream that is known, which clients by themselves would wait out (TCP asks again and again).
-    What was too slow or too large is not retried, since it would be so again. A proxy that has answered before is
-    waited for like IMDS, since it may be being replaced; its answers are passed on, because it has retried by itself.
+    | result | rule |
+    |---|---|
+    | any that is retried | pauses double from `rules.base` up to ten seconds (or that base), until `rules.limit` |
+    | an answer with `Retry-After` | that pause |
+    | unreachable or unreadable | until five seconds, or `rules.limit` if that is shorter |
+    | silence of a known upstream | until `rules.limit`, because TCP itself would retry for clients |
+    | too slow or too large | no retry, because the next answer would be the same |
+    | no answer of a known proxy | until `rules.limit`, because it may be restarting |
+    | an answer of a proxy | no retry, because the proxy has retried itself; only its shutdown is retried |
 
     Args:
         verdict: The verdict on the last attempt.
@@ -54,8 +58,8 @@ def next_delay(  # noqa: PLR0913  # what happened, how far it has come, and by w
         elapsed: Seconds since the first of them began.
         rules: The user's settings.
         budget: The class of the request.
-        known: The upstream has answered before.
-        proxied: The upstream is another imdsproxy.
+        known: Whether the upstream has answered before.
+        proxied: Whether the upstream is another imdsproxy.
     """
     if not verdict.retried:
         return None
@@ -68,9 +72,9 @@ def next_delay(  # noqa: PLR0913  # what happened, how far it has come, and by w
     elif proxy_detail(result) not in {None, ENDING}:
         return None
     else:
-        told = retry_after(result)
-        if told:
-            return told if elapsed + told <= limit else None
+        requested = retry_after(result)
+        if requested:
+            return requested if elapsed + requested <= limit else None
         if result.status >= 500 and budget is BudgetClass.IDENTITY:
             pause = max(pause, _IDENTITY_PAUSE)
     left = limit - elapsed
@@ -88,4 +92,4 @@ def retry_after(response: Response) -> float | None:
         if until is None or now is None:
             return None
         seconds = max(0, until - now)
-    return float(min(seconds, _LONGEST_TOLD))
+    return float(min(seconds, _LONGEST_RETRY_AFTER))

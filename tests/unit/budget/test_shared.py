@@ -218,7 +218,7 @@ def test_damage_is_told_once_and_begun_anew_with_every_token_taken_to_be_lent(
         assert isinstance(other.take(), float)
         assert isinstance(one.take(), float)
     one.release(held)
-    assert said() == ["the shared budget was damaged and is begun anew; no token is given out for 17 s"]
+    assert said() == ["the shared budget was damaged and starts again; no permit is available for 17 s"]
     clock.advance(17.9)
     assert (one.available(), other.available()) == (0, 0)
     clock.advance(0.1)
@@ -253,7 +253,7 @@ def test_when_it_is_taken_away_all_meet_again_in_the_new_one(
     for _ in range(3):
         one.took()
     assert other.available() == 2
-    assert said()[0] == "the shared budget was taken away or replaced; what is at its path now is used"
+    assert said()[0] == "the shared budget was removed or replaced; the file at its path now is used"
 
 
 def test_when_another_budget_is_put_in_its_place_that_one_counts(
@@ -631,7 +631,7 @@ def test_a_lock_that_stays_taken_is_left_behind_with_its_file(
             clock.advance(0.9)
         for _ in range(2):
             assert isinstance(other.take(), float)
-    assert "the shared budget was locked for too long and is begun anew; no token is given out for 17 s" in said()
+    assert "the shared budget was locked for too long and starts again; no permit is available for 17 s" in said()
     assert clock.monotonic() - stopped.taken_at > LATEST_START, "so it is not used any more"
     clock.advance(18)
     for _ in range(3):
