@@ -114,7 +114,7 @@ def assemble(
     """Join parts into an application, which closes them when its lifespan ends."""
 
     async def close() -> None:
-        await parts.proxy.flights.close()
+        await parts.proxy.fetches.close()
         await close_upstream()
         parts.close()
 

@@ -1,9 +1,9 @@
-"""The steps of a request in their order, as the plan table of `freshness` gives them.
+"""The steps of a request in their order, as the plan table of `freshness` has them.
 
-    Request → Policy → lookup → Plan → Flight → (wait for return → token → IMDS → retry?)* → keep → Served
+    Request → Policy → lookup → Plan → collapsed fetch → (probe → permit → IMDS → retry)* → store → RequestRecord
 
-Whatever can be decided is decided in `answer`, in one synchronous step; what has to be waited for comes back
-as a coroutine. `fetch` performs what stands in brackets.
+`answer` makes all decisions in one synchronous step. A request that has to wait continues as a coroutine.
+`upstream.fetcher` performs the steps in brackets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from imdsproxy.budget.limiter import TurnedAway
+from imdsproxy.budget.limiter import NoPermit
 from imdsproxy.cache.derived_entries import DerivedEntries
 from imdsproxy.cache.freshness import Entry, Freshness, Plan, aged_by_wait, lookup, make_entry, plan, replaces
 from imdsproxy.cache.refresh_guard import RefreshGuard
@@ -32,11 +32,11 @@ from imdsproxy.upstream.fetcher import Fetcher
 from imdsproxy.upstream.headers import shareable
 from imdsproxy.upstream.task import FetchTask
 
-# Kinds of fetches whose answer is not kept; one that IMDS gets without `Metadata: true` is another question.
+# Kinds of fetches whose answer is not stored. A request without `Metadata: true` is another request to IMDS.
 _SHARED = "shared"
 _SHARED_WITHOUT_METADATA = "shared without Metadata"
 
-# Bytes of target and fields of a request that is seen out although all its clients have gone.
+# The maximum bytes of target and fields of a request that continues after its last client has disconnected.
 _LONGEST_OUTLIVING = 4096
 
 Waiting = Coroutine[Any, Any, RequestRecord]
@@ -44,19 +44,19 @@ Waiting = Coroutine[Any, Any, RequestRecord]
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """IMDS answered; `entry` is set if the answer was kept, `failed` if it says that IMDS failed."""
+    """An answer of IMDS. `entry` is set if it was stored, `failed` if it means that IMDS failed."""
 
     response: Response
     entry: Entry | None = None
     failed: bool = False
 
 
-FetchResult = StoredAnswer | TurnedAway
-"""What a fetch ends with, beside a Failure."""
+FetchResult = StoredAnswer | NoPermit
+"""The results of a fetch, other than a Failure."""
 
 
 class Proxy:
-    """One IMDS, one cache, one budget a class; as many clients as there are."""
+    """One IMDS, one cache, one budget for each class of requests, any number of clients."""
 
     def __init__(  # noqa: PLR0913  # the parts it works with, all by name
         self,
@@ -72,34 +72,36 @@ class Proxy:
         self.policy = policy
         self.store = store
         self.fetcher = fetcher
-        self.flights = CollapsedFetches[FetchResult]()
+        self.fetches = CollapsedFetches[FetchResult]()
         self._clock = clock
         self._parts = DerivedEntries(store, clock, max_keys) if derives else None
         self._guard = RefreshGuard(clock, max_keys)
 
     def answer(self, request: Request, client: Peer = UNKNOWN) -> RequestRecord | Waiting:
-        """Answer at once, or give a coroutine to wait for; cancelling it ends the waiting, not the flight.
+        """Return the answer, or a coroutine that waits for it. Cancelling the coroutine does not cancel the fetch.
 
-        Where requests have to wait, clients take turns; whose request it is, `client` says.
+        Args:
+            request: The request.
+            client: Its client. Clients take turns when requests wait for permits.
         """
         return self.perform(request, self.policy.decide(request), client)
 
     def perform(self, request: Request, decision: Decision, client: Peer = UNKNOWN) -> RequestRecord | Waiting:
-        """Do what was decided about a request."""
+        """Perform the policy's decision about a request; see `answer`."""
         if isinstance(decision, Refuse):
             return refused(decision.refusal)
         if isinstance(decision, Forward):
             return self._forward(FetchTask(request, decision, client, shared=shareable(request)))
         task = FetchTask(request, decision, client)
-        wish = self._wish(request)
-        if wish:
-            return self._when_landed(task, self._flight(task, wish), wish)
-        if request.target.bypass:  # granted a moment ago, so that now it is a question like any other
+        kind = self._renewal_kind(request)
+        if kind:
+            return self._answer_from(task, self._join_or_start(task, kind), kind)
+        if request.target.bypass:  # the key was renewed a moment ago, so this is now a plain request
             task = FetchTask(request._replace(target=without_bypass(request.target)), decision, client)
         now = self._clock.monotonic()
         hit = self.hit(request.target.key, decision.endpoint, now)
         if hit is not None:
-            return hit.served  # most requests; IMDS's health is nothing to them
+            return hit.served  # the common case, which does not depend on IMDS's health
         return self._not_fresh(task, decision, self.store.get(request.target.key), now)
 
     def fresh_hit(self, request: Request, now: float) -> RenderedHit | None:
@@ -110,61 +112,60 @@ class Proxy:
         return self.hit(request.target.key, decision.endpoint, now) if isinstance(decision, Cache) else None
 
     def hit(self, key: Key, endpoint: str, now: float) -> RenderedHit | None:
-        """Give the hit of a key; None where nothing fresh is kept.
+        """Return the hit of a key, or None if there is no fresh entry.
 
-        It is written once a second, and that counts as the use of the entry.
+        It is rendered once a second, and only that counts as a use of the entry.
         """
-        kept = self.store.peek(key)
-        if kept is not None and kept.hit is not None and now < kept.hit.until:
-            return kept.hit
-        kept = self.store.find(key)
-        entry = None if kept is None else kept.entry
-        if kept is None or entry is None or lookup(entry, now) is not Freshness.FRESH:
+        slot = self.store.peek(key)
+        if slot is not None and slot.hit is not None and now < slot.hit.until:
+            return slot.hit
+        slot = self.store.find(key)
+        entry = None if slot is None else slot.entry
+        if slot is None or entry is None or lookup(entry, now) is not Freshness.FRESH:
             return None
-        kept.hit = write(entry, endpoint, now, kept.hit)
-        return kept.hit
+        slot.hit = write(entry, endpoint, now, slot.hit)
+        return slot.hit
 
     def _not_fresh(self, task: FetchTask, decision: Cache, entry: Entry | None, now: float) -> RequestRecord | Waiting:
-        """Do what the plan table says about a request whose own entry is stale, or not there."""
+        """Perform the plan for a request without a fresh entry of its own."""
         renewal = task
         if self._parts is not None:
-            # With DERIVE it is looked for in the wholes that it is a part of; one renewal of a whole is the renewal of
-            # all parts that were cut out of it.
+            # With DERIVE, the target may be a part of a stored whole. Renewing the whole renews all its parts.
             entry, whole = self._parts.find(task.request.target, entry, decision.lifetimes, now)
-            renewal = task if whole is None else self._errand_of(whole) or task
+            renewal = task if whole is None else self._task_of(whole) or task
             if self._guard.paused(renewal.request.target.key) is not None:
                 renewal = task
         failed_lately = self._guard.paused(task.request.target.key)
-        standing = lookup(entry, now)
-        step = plan(standing, failing=self.fetcher.health.fails(now) or failed_lately is True)
+        freshness = lookup(entry, now)
+        step = plan(freshness, failing=self.fetcher.health.fails(now) or failed_lately is True)
         if entry is None or step is Plan.FETCH:
-            return self._when_landed(task, self._flight(task))
+            return self._answer_from(task, self._join_or_start(task))
         if step is Plan.FETCH_OR_STALE:
-            return self._when_landed(task, self._flight(task), stale=entry)
+            return self._answer_from(task, self._join_or_start(task), stale=entry)
         if step is Plan.SERVE_AND_REFRESH and (failed_lately is None or renewal is not task):
-            self._flight(renewal, background=True)
-        why = "stale-if-error" if standing is Freshness.ON_ERROR else None
+            self._join_or_start(renewal, background=True)
+        why = "stale-if-error" if freshness is Freshness.ON_ERROR else None
         return from_cache(entry, task.decision.endpoint, now, why)
 
     def now(self) -> float:
-        """Return the monotonic time that all deadlines in here refer to."""
+        """Return the current time of the clock that all deadlines use, in monotonic seconds."""
         return self._clock.monotonic()
 
     def drop(self, path: str | None = None) -> int:
-        """Drop every entry, or those of one path (lower case) and below; says how many.
+        """Drop every entry, or those of `path` (lower case) and below, and return how many.
 
-        What is under way is not kept either: it may have been asked before the drop.
+        Results of fetches under way are not stored either, because their requests may be older than the drop.
         """
 
-        def concerns(key: Key) -> bool:
+        def matches(key: Key) -> bool:
             written = key.partition("?")[0].lower()
             return path is None or written == path or written.startswith(path + "/")
 
-        self.flights.forget(concerns)
-        return self.store.drop(concerns)
+        self.fetches.forget(matches)
+        return self.store.drop(matches)
 
-    def _errand_of(self, key: Key) -> FetchTask | None:
-        """Give the errand that fetches what is kept under this key."""
+    def _task_of(self, key: Key) -> FetchTask | None:
+        """Return the task that fetches the entry of this key, or None if the policy does not cache it."""
         target = read_target(key.encode("ascii"))
         if isinstance(target, Refusal):
             return None
@@ -172,85 +173,85 @@ class Proxy:
         decision = self.policy.decide(request)
         return FetchTask(request, decision) if isinstance(decision, Cache) else None
 
-    def _wish(self, request: Request) -> str:
-        """Say by which wish of the client's the entry is to be renewed now, or `""`."""
-        wish = "bypass_cache" if request.target.bypass else "no-cache" if request.no_cache else ""
-        if not wish:
+    def _renewal_kind(self, request: Request) -> str:
+        """Return how the client renews the entry now (`bypass_cache` or `no-cache`), or `""` if it does not."""
+        kind = "bypass_cache" if request.target.bypass else "no-cache" if request.no_cache else ""
+        if not kind:
             return ""
         key = request.target.key
-        joins = self.flights.under_way((key, wish)) is not None
-        return wish if joins or self._guard.grant_bypass(key) else ""
+        joins = self.fetches.under_way((key, kind)) is not None
+        return kind if joins or self._guard.grant_bypass(key) else ""
 
-    def _flight(
-        self, task: FetchTask, wish: str = "", *, background: bool = False, max_wait: float = math.inf
+    def _join_or_start(
+        self, task: FetchTask, kind: str = "", *, background: bool = False, max_wait: float = math.inf
     ) -> tuple[CollapsedFetch[FetchResult], bool]:
-        """Join the flight for this key or start one; says whether it was started.
+        """Join the fetch for this key, or start one; return it, and whether it was started.
 
-        Part of the decision, not of the waiting: by the time somebody waits, the flight may have landed.
+        This belongs to the synchronous decision. When a client begins to wait, the fetch may be done already.
         """
-        key = (task.request.target.key, wish)
-        flight = self.flights.under_way(key)
-        if flight is None:
+        key = (task.request.target.key, kind)
+        fetch = self.fetches.under_way(key)
+        if fetch is None:
             ticket = task.ticket(background=background, max_wait=max_wait)
-            flight = self.flights.start(key, partial(self._fly, task), ticket)
-            flight.outlives_clients = isinstance(task.decision, Cache) and not _is_long(task.request)
-            return flight, True
+            fetch = self.fetches.start(key, partial(self._fetch_and_store, task), ticket)
+            fetch.outlives_clients = isinstance(task.decision, Cache) and not _is_long(task.request)
+            return fetch, True
         if not background:
-            self.fetcher.limiter(task.decision).join(flight.ticket, task.client)
-            flight.clients += 1
-            flight.wanted = True
-        return flight, False
+            self.fetcher.limiter(task.decision).join(fetch.ticket, task.client)
+            fetch.clients += 1
+            fetch.wanted = True
+        return fetch, False
 
-    async def _when_landed(
+    async def _answer_from(
         self,
         task: FetchTask,
         joined: tuple[CollapsedFetch[FetchResult], bool],
-        wish: str = "",
+        kind: str = "",
         stale: Entry | None = None,
     ) -> RequestRecord:
-        flight, led = joined
+        fetch, led = joined
         began = self._clock.monotonic()
         if stale is not None:
-            soon = await flight.result_or_stumble()
+            soon = await fetch.result_or_failed_attempt()
             now = self._clock.monotonic()
             failed = soon is None or _failed(soon)
             if failed and lookup(stale, now) is not Freshness.MISS:
                 return from_cache(stale, task.decision.endpoint, now, "stale-if-error")
-        landing = await self._landing(flight)
-        while isinstance(landing, TurnedAway) and landing.in_vain and not led:
-            # Whoever began it had waited longer; the rest of one's own time is left.
+        result = await self._result_of(fetch)
+        while isinstance(result, NoPermit) and result.timed_out and not led:
+            # The client that started it had waited longer, so this one has time left.
             left = self.fetcher.limiter(task.decision).max_wait - (self._clock.monotonic() - began)
-            flight, led = self._flight(task, wish, max_wait=max(0.0, left))
-            landing = await self._landing(flight)
-        if wish and isinstance(landing, TurnedAway):  # it was not granted after all
+            fetch, led = self._join_or_start(task, kind, max_wait=max(0.0, left))
+            result = await self._result_of(fetch)
+        if kind and isinstance(result, NoPermit):  # the renewal did not take place
             self._guard.withdraw_bypass(task.request.target.key)
-        outcome = Outcome.BYPASS if wish else Outcome.MISS
-        forward = "bypass" if task.shared else "request" if wish else "stale" if stale else "uri-miss"
-        return self._served(task, landing, outcome if led else Outcome.COLLAPSED, forward)
+        outcome = Outcome.BYPASS if kind else Outcome.MISS
+        forward = "bypass" if task.shared else "request" if kind else "stale" if stale else "uri-miss"
+        return self._served(task, result, outcome if led else Outcome.COLLAPSED, forward)
 
     def _forward(self, task: FetchTask) -> Waiting:
-        """Pass a request on whose answer is not kept: together with all that ask the same meanwhile, or alone."""
+        """Forward a request whose answer is not stored, together with the same requests of other clients, or alone."""
         if task.shared:
-            wish = _SHARED if task.adds_metadata else _SHARED_WITHOUT_METADATA
-            return self._when_landed(task, self._flight(task, wish), wish)
-        return self._alone(task, self.flights.start(None, partial(self._fly, task), task.ticket()))
+            kind = _SHARED if task.adds_metadata else _SHARED_WITHOUT_METADATA
+            return self._answer_from(task, self._join_or_start(task, kind), kind)
+        return self._alone(task, self.fetches.start(None, partial(self._fetch_and_store, task), task.ticket()))
 
-    async def _alone(self, task: FetchTask, flight: CollapsedFetch[FetchResult]) -> RequestRecord:
-        landing = await self._landing(flight)
-        return self._served(task, landing, Outcome.BYPASS, "method" if task.once else "bypass")
+    async def _alone(self, task: FetchTask, fetch: CollapsedFetch[FetchResult]) -> RequestRecord:
+        result = await self._result_of(fetch)
+        return self._served(task, result, Outcome.BYPASS, "method" if task.once else "bypass")
 
-    async def _landing(self, flight: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
-        """Wait for a fetch. One that keeps nothing, or whose request is long, ends with the last of its clients."""
+    async def _result_of(self, fetch: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
+        """Wait for a fetch. One that stores nothing, or whose request is long, ends with its last client."""
         try:
-            return await flight.result()
+            return await fetch.result()
         except asyncio.CancelledError:
-            self.flights.leave(flight)
+            self.fetches.leave(fetch)
             raise
 
-    async def _fly(self, task: FetchTask, flight: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
-        """Fetch, and keep what came as far as it deserves it."""
-        fetched = await self.fetcher.fetch(task, flight)
-        if isinstance(fetched, TurnedAway):
+    async def _fetch_and_store(self, task: FetchTask, fetch: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
+        """Fetch, and store the answer if it may be stored."""
+        fetched = await self.fetcher.fetch(task, fetch)
+        if isinstance(fetched, NoPermit):
             return fetched
         result, failed = fetched.verdict.result, fetched.verdict.failed
         decision, key = task.decision, task.request.target.key
@@ -258,60 +259,60 @@ class Proxy:
             if decision.drops is not None:
                 self.drop(decision.drops)
             return result if isinstance(result, Failure) else StoredAnswer(result, failed=failed)
-        if failed or isinstance(result, Failure):  # never kept
+        if failed or isinstance(result, Failure):  # never stored
             self._guard.pause(key, failed=True)
             return result if isinstance(result, Failure) else StoredAnswer(result, failed=True)
         now = self._clock.monotonic()
         entry = make_entry(result, decision.lifetimes, fetched.sent_at, now)
         if task.request.target.bypass and result.status != 200:
-            entry = None  # IMDS may mean the `bypass_cache`, which is no part of the entry's name
+            entry = None  # the error may be about `bypass_cache`, which is not part of the key
         elif self._parts is not None and result.status != 200:
             self._parts.deny(key, fetched.sent_at)
-        kept = (
+        stored = (
             entry is not None
-            and flight.keeps
+            and fetch.keeps
             and replaces(entry, self.store.get(key), now)
             and self.store.put(key, entry)
         )
-        if not kept:
+        if not stored:
             self._guard.pause(key, failed=False)
-        return StoredAnswer(aged_by_wait(result, decision.lifetimes, now - fetched.sent_at), entry if kept else None)
+        return StoredAnswer(aged_by_wait(result, decision.lifetimes, now - fetched.sent_at), entry if stored else None)
 
-    def _served(self, task: FetchTask, landing: FetchResult | Failure, outcome: Outcome, forward: str) -> RequestRecord:
+    def _served(self, task: FetchTask, result: FetchResult | Failure, outcome: Outcome, forward: str) -> RequestRecord:
         endpoint = task.decision.endpoint
-        if isinstance(landing, TurnedAway):
-            return refused(_turned_away(landing), endpoint)
-        if isinstance(landing, Failure):
+        if isinstance(result, NoPermit):
+            return refused(_no_permit(result), endpoint)
+        if isinstance(result, Failure):
             hint = max(1, round(self.fetcher.retry_rules.base))
-            return refused(landing.refusal(hint), endpoint, Outcome.ERROR)
-        entry = landing.entry
+            return refused(result.refusal(hint), endpoint, Outcome.ERROR)
+        entry = result.entry
         return RequestRecord(
-            landing.response,
+            result.response,
             endpoint,
-            Outcome.ERROR if landing.failed else outcome,
+            Outcome.ERROR if result.failed else outcome,
             ttl=None if entry is None else math.floor(entry.fresh_until - self._clock.monotonic()),
             forward=forward,
-            forward_status=landing.response.status,
+            forward_status=result.response.status,
             stored=entry is not None,
         )
 
 
 def _is_long(request: Request) -> bool:
-    """Whether a request takes so much memory that it is not kept without a client who answers for it."""
+    """Return whether a request takes too much memory to continue without a client."""
     fields = sum(len(name) + len(value) for name, value in request.headers)
     return len(request.target.raw) + fields > _LONGEST_OUTLIVING
 
 
-def _failed(landing: FetchResult | Failure) -> bool:
-    return not isinstance(landing, StoredAnswer) or landing.failed
+def _failed(result: FetchResult | Failure) -> bool:
+    return not isinstance(result, StoredAnswer) or result.failed
 
 
-def _turned_away(away: TurnedAway) -> Refusal:
+def _no_permit(refusal: NoPermit) -> Refusal:
     return Refusal(
         429,
         "budget",
         "too_many_requests",
         "This VM's allowance at IMDS is spent, and the wait would be longer than IMDSPROXY_MAX_WAIT. "
-        f"Ask again in {away.retry_after} s, and ask less often for different things.",
-        ((b"retry-after", b"%d" % away.retry_after),),
+        f"Ask again in {refusal.retry_after} s, and ask less often for different things.",
+        ((b"retry-after", b"%d" % refusal.retry_after),),
     )

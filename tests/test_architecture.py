@@ -7,6 +7,7 @@ floors, and its own modules, and nothing else of the package.
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -107,6 +108,15 @@ def test_pure_module_neither_waits_nor_reads_behind_the_tests_back(name: str) ->
     assert not [node for node in nodes if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
     called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert not called & {"__import__", "exec", "eval", "open", "print", "input"}
+
+
+def test_architecture_page_names_every_module() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tables = dict(re.findall(r"\| `(\w+)/` \| keeps \|\n(.*?)\n\n", text, re.DOTALL))
+    tables["testing"] = next(line for line in text.splitlines() if line.startswith("`testing/`"))
+    in_rooms = [name for name in FILES if "/" in name and not name.rpartition("/")[2].startswith("__")]
+    missing = [name for name in in_rooms if f"`{name.partition('/')[2]}`" not in tables[room(name)]]
+    assert not missing, f"docs/architecture.md does not name {missing}"
 
 
 def test_httpx_is_imported_by_upstream_client_only() -> None:

@@ -168,7 +168,7 @@ class Node:
     async def close(self) -> None:
         """End every collapsed fetch, and release the budget files."""
         for parts in (*self.sidecars, *([self.daemon] if self.daemon else [])):
-            await parts.proxy.flights.close()
+            await parts.proxy.fetches.close()
             parts.close()
 
 

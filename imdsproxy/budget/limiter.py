@@ -1,4 +1,4 @@
-"""Who gets the next permit: requests for which a client waits before background refreshes, and clients in turn."""
+"""The queue before a budget: clients take turns, and requests of clients come before background refreshes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from imdsproxy.clock import Clock
 from imdsproxy.protocol.peer import UNKNOWN, Peer
 
 LATEST_START = 5.0
-"""Seconds after which a permit that was taken is not used any more: a process that was stopped meanwhile may be too
-late, because others count on its request having ended."""
+"""Seconds after which an unused permit may not be used. Its process may have been stopped meanwhile, and others rely on
+its request having ended."""
 
 _MOST_TURNS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class TurnedAway:
-    """No permit within the longest wait; in `retry_after` whole seconds there should be one."""
+class NoPermit:
+    """There was no permit within the longest wait. One should be available in `retry_after` whole seconds."""
 
     retry_after: int
-    in_vain: bool = False
-    """The request was queued and its time ran out. Clients who joined it later may wait on."""
+    timed_out: bool = False
+    """Whether the request was queued until its time was over. Clients that joined it later may wait longer."""
 
 
 class Ticket:
@@ -49,34 +49,39 @@ class Ticket:
         """Make a ticket.
 
         Args:
-            client: Who waits for it.
-            kind: The endpoint that is asked, or `""` for none.
-            background: No client waits for it.
-            slow: Its request may take minutes.
-            max_wait: The seconds that its client may still wait, if that is less than others may.
-            recall: How its request can be ended; None if it must be seen out.
+            client: The client that waits for it.
+            kind: The endpoint of its request, or `""` for none.
+            background: Whether no client waits for it.
+            slow: Whether its request may take minutes.
+            max_wait: The seconds that its client may still wait, if they are fewer than usual.
+            recall: Cancels its request; None if the request must not be cancelled.
         """
         self.turns = [turn_of(client)]
-        """The turns of all clients who wait for it; each brings it forward."""
+        """The turns of all clients that wait for it; each can bring it forward."""
         self.kind = kind
         self.background = background
         self.slow = slow
         self.max_wait = max_wait
         self.recall = recall
-        self.turn: asyncio.Future[Permit | TurnedAway] | None = None
+        self.turn: asyncio.Future[Permit | NoPermit] | None = None
         self.deadline: asyncio.TimerHandle | None = None
 
 
 class Limiter:
-    """The queue before one budget. Deciding is synchronous; only waiting is not.
-
-    `leases` are the seconds after which a permit whose request was never ended returns, for ordinary and for slow
-    requests; only a budget that outlives its process needs them.
-    """
+    """The queue before one budget. Decisions are synchronous; only `acquire` waits."""
 
     def __init__(
         self, budget: Permits, clock: Clock, max_wait: float, leases: tuple[float, float] = (math.inf, math.inf)
     ) -> None:
+        """Make an empty queue.
+
+        Args:
+            budget: The budget.
+            clock: The clock.
+            max_wait: The longest wait of a client's request, in seconds.
+            leases: The seconds for which a permit is lent, for ordinary and for slow requests. Only a budget that
+                outlives its process needs them.
+        """
         self.budget = budget
         self._clock = clock
         self.max_wait = max_wait
@@ -87,13 +92,13 @@ class Limiter:
         self._shares = Shares()
         self._promises = Promises(clock)
 
-    async def acquire(self, ticket: Ticket) -> Permit | TurnedAway:
+    async def acquire(self, ticket: Ticket) -> Permit | NoPermit:
         """Wait for a permit. Each is returned by `release` or `release_unused`."""
         if not ticket.background:
             wait = self._expected_wait(ticket)
             if wait > min(self.max_wait, ticket.max_wait):
-                return self._turned_away(ticket, wait)
-        turn: asyncio.Future[Permit | TurnedAway] = asyncio.get_running_loop().create_future()
+                return self._no_permit(ticket, wait)
+        turn: asyncio.Future[Permit | NoPermit] = asyncio.get_running_loop().create_future()
         ticket.turn = turn
         if ticket.background:
             self._background.add(ticket, turn_of(UNKNOWN), ticket.kind)
@@ -115,9 +120,9 @@ class Limiter:
         """Return a permit whose request is over.
 
         Args:
-            permit: What `acquire` returned.
-            counts: Whether the time it was held says something about other requests.
-            answered: Whether its endpoint answered, with whatever status.
+            permit: The permit.
+            counts: Whether the time it was held is typical for other requests.
+            answered: Whether its endpoint answered, with any status.
         """
         now = self._clock.monotonic()
         self._shares.end(permit.holder, now, answered=answered)
@@ -131,11 +136,11 @@ class Limiter:
         self._advance()
 
     def too_late(self, permit: Permit) -> bool:
-        """Return whether a permit that was not used yet may not be used any more."""
+        """Return whether an unused permit is too old to be used."""
         return self._clock.monotonic() - permit.taken_at > LATEST_START
 
     def join(self, ticket: Ticket, client: Peer) -> None:
-        """From now on this client waits for it, too."""
+        """Add a client that waits for this ticket."""
         turn = turn_of(client)
         if ticket.background:
             ticket.background = False
@@ -145,7 +150,7 @@ class Limiter:
                 self._queue(ticket)
                 self._advance()
         elif turn not in ticket.turns:
-            # Keep the clients with the shortest queues, which bring it forward the most.
+            # Keep the clients with the shortest queues.
             ticket.turns = [*sorted(ticket.turns, key=self._waiting.waiting)[: _MOST_TURNS - 1], turn]
             if ticket in self._waiting:
                 self._waiting.add(ticket, turn, ticket.kind)
@@ -158,10 +163,10 @@ class Limiter:
             ahead = min(ahead, sum(count for kind, count in self._waiting.kinds.items() if kind not in full))
         return self.budget.expected_wait(ahead, now)
 
-    def _turned_away(self, ticket: Ticket, wait: float, *, in_vain: bool = False) -> TurnedAway:
+    def _no_permit(self, ticket: Ticket, wait: float, *, timed_out: bool = False) -> NoPermit:
         now = self._clock.monotonic()
         moment = self._promises.make(ticket.turns[0], self.budget, wait, now)
-        return TurnedAway(max(1, math.ceil(moment - now)), in_vain=in_vain)
+        return NoPermit(max(1, math.ceil(moment - now)), timed_out=timed_out)
 
     def _queue(self, ticket: Ticket) -> None:
         for turn in ticket.turns:
@@ -172,7 +177,7 @@ class Limiter:
     def _out_of_time(self, ticket: Ticket) -> None:
         if ticket.turn is not None and not ticket.turn.done():
             self._waiting.remove(ticket)
-            ticket.turn.set_result(self._turned_away(ticket, self._expected_wait(ticket), in_vain=True))
+            ticket.turn.set_result(self._no_permit(ticket, self._expected_wait(ticket), timed_out=True))
 
     def _withdraw(self, ticket: Ticket) -> None:
         for queue in (self._waiting, self._background):
@@ -192,7 +197,7 @@ class Limiter:
         return max(1, self.budget.concurrent // 2)
 
     def _advance(self) -> None:
-        """Hand out the permits that are there, and set the alarm for the next one."""
+        """Hand out the available permits, and set the alarm for the next one."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -1,4 +1,4 @@
-"""A budget whose tokens are in a file: the same rules as for one's own, each step of them under the file's lock."""
+"""A budget whose permits are in a file. The rules are those of `bucket`; each step is done under the file's lock."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from imdsproxy.budget import shared_record as records
 from imdsproxy.budget.bucket import Budget, Permit, State, resized
 from imdsproxy.clock import Clock
 
-assert sys.platform == "linux"  # noqa: S101  # as in `budget_file`
+assert sys.platform == "linux"  # noqa: S101  # as in `shared_file`
 
 from imdsproxy.budget.shared_file import BudgetFile, BudgetFileError, OtherMachineError  # noqa: E402  # behind the line above
 
 Result = TypeVar("Result")
 
 _RANDOM = SystemRandom()
-# What others give back is seen when one looks. A token rests a window before it can be taken, so nothing is missed.
+# Releases of other processes are noticed at the next look. A permit rests for a window, so none is noticed too late.
 _LOOKS_A_WINDOW = 4
 _LONGEST_UNTIL_LOOK = 0.25
-# What nobody has written yet is new for so many seconds.
+# Seconds for which an unwritten section counts as new.
 _JUST_BEGUN = 5.0
 _PATIENCE = 1000
-"""Tries for the lock while starting, when there is no loop to keep free."""
+"""Attempts at the lock during the start, when no event loop has to stay free."""
 
 
 class _TooManySettingsError(Exception):
-    """So many proxies that share the budget were told different things."""
+    """The proxies that share the budget have too many different settings."""
 
     def __str__(self) -> str:
         return (
@@ -41,7 +41,7 @@ class _TooManySettingsError(Exception):
 
 
 class SharedBudget:
-    """One section of the file, used as a `Budget`; `admission.Tokens` says what its methods give."""
+    """One section of the file, used like a `Budget`; see `Permits` for its methods."""
 
     def __init__(
         self,
@@ -51,33 +51,43 @@ class SharedBudget:
         own: tuple[int, float],
         concurrent: int | None = None,
     ) -> None:
-        """Join those who share it; `own` are this proxy's requests and window. Raises BudgetFileError.
+        """Join the proxies that share it.
 
-        Of those who are there, the strictest counts. Beside the shared budget each proxy keeps one of its own, so that
-        it keeps its word whatever somebody writes into the file.
+        The strictest setting of all running proxies applies. Each proxy keeps a budget of its own as well, so that it
+        never exceeds its own setting, even if the file is forged.
+
+        Args:
+            file: The file.
+            section: The number of the section.
+            clock: The machine's clock.
+            own: This proxy's requests and window.
+            concurrent: How many permits may be lent at once; None for all.
+
+        Raises:
+            BudgetFileError: The file cannot be used.
         """
         self._file = file
         self._section = section
         self._clock = clock
         self._own = own
-        self._told = own
+        self._last_setting = own
         loans = (_RANDOM.getrandbits(63) | 1 for _ in itertools.count())
         self._budget = Budget(*own, concurrent, loans)
         self._own_budget = Budget(*own, concurrent)
         self._own_permits: dict[int, Permit] = {}
         self._settings = records.NO_SETTINGS
         self._place: int | None = None
-        """The own place in the list of settings."""
+        """This proxy's place in the list of settings."""
         self._late: list[Callable[[Budget], object]] = []
         self._again: asyncio.TimerHandle | None = None
         self._header: records.Header | None = None
         self._number = 0
-        """Of the newest record that was read or written under this header."""
+        """The number of the newest record that was read or written under this header."""
         self._join()
 
     @property
     def requests(self) -> int:
-        """How many tokens there were when it was last looked."""
+        """The number of permits at the last look."""
         return self._budget.requests
 
     @property
@@ -86,7 +96,7 @@ class SharedBudget:
         return self._budget.concurrent
 
     def reserve(self, now: float, lease: float, *, background: bool) -> Permit | float:
-        """Take a token, or say when to ask again, which is soon: others give theirs back unseen."""
+        """Return a permit, or the seconds until the next look, which are few: others release theirs unnoticed."""
         own = self._own_budget.reserve(now)
         if not isinstance(own, Permit):
             return own
@@ -100,36 +110,36 @@ class SharedBudget:
         return min(taken, self._budget.state.window / _LOOKS_A_WINDOW, _LONGEST_UNTIL_LOOK)
 
     def release(self, token: Permit, now: float, *, counts: bool = True) -> None:
-        """Give back a token whose request is over."""
+        """Release a permit whose request is over."""
         own = self._own_permits.pop(token.holder, None)
         if own is not None:
             self._own_budget.release(own, now, counts=counts)
         self._do(lambda budget: budget.release(token, now, counts=counts))
 
     def release_unused(self, token: Permit) -> None:
-        """Give back a token that was not used."""
+        """Release a permit that was not used."""
         own = self._own_permits.pop(token.holder, None)
         if own is not None:
             self._own_budget.release_unused(own)
         self._do(lambda budget: budget.release_unused(token))
 
     def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
-        """Learn of a 429."""
+        """Slow down after a 429 from IMDS."""
         self._own_budget.throttled(taken_at, now, retry_after)
         self._do(lambda budget: budget.throttled(taken_at, now, retry_after))
 
     def available(self, now: float) -> int:
-        """Count the tokens that could be taken at this moment."""
+        """Return how many permits are available."""
         self._look(now)
         return min(self._budget.available(now), self._own_budget.available(now))
 
     def expected_wait(self, ahead: int, now: float) -> float:
-        """Estimate the wait of one who has so many before it here; those who wait elsewhere are not known."""
+        """Return the estimated wait behind `ahead` requests of this process. Those of other processes are not known."""
         self._look(now)
         return max(self._budget.expected_wait(ahead, now), self._own_budget.expected_wait(ahead, now))
 
     def close(self) -> None:
-        """Give back what could not be given back yet."""
+        """Perform the releases that are still due."""
         if self._again is not None:
             self._again.cancel()
         for _ in range(_PATIENCE // 10):
@@ -167,7 +177,7 @@ class SharedBudget:
             self._file.unlock()
 
     def _do(self, change: Callable[[Budget], object]) -> None:
-        """Carry it out now, or as soon as the lock is free. The moment at which it counts is in it already."""
+        """Perform a change now, or as soon as the lock is free. The change contains the moment at which it counts."""
         self._late.append(change)
         self._catch_up()
 
@@ -179,7 +189,7 @@ class SharedBudget:
             self._again = asyncio.get_running_loop().call_later(self._file.trouble.pause, self._catch_up)
 
     def _change(self, change: Callable[[Budget], Result]) -> Result | None:
-        """Do what is due, and this; None where the file cannot be had at this moment, and then nothing is done."""
+        """Perform all due changes and this one. Return None, with nothing changed, if the file cannot be used now."""
         if not self._file.lock():
             return None
         try:
@@ -206,7 +216,7 @@ class SharedBudget:
         return result
 
     def _state(self) -> State:
-        """Read this section; only while locked. What is damaged, or made up, begins anew."""
+        """Read this section; only while locked. A damaged or forged section starts again."""
         header, content = self._file.content()
         now = self._clock.monotonic()
         if header != self._header:
@@ -229,7 +239,7 @@ class SharedBudget:
         return records.begun(requests, window, rests_from)
 
     def _strictest(self, settings: records.Settings) -> records.Setting:
-        """Take one's place among those who are there; return what the strictest of them was told."""
+        """Take this proxy's place in the list of settings, and return the strictest setting."""
         first = self._section * records.MOST_SETTINGS
         found = records.with_own(settings, self._own, lambda place: self._file.present(first + place))
         if found is None:
@@ -241,21 +251,21 @@ class SharedBudget:
 
     def _put(self, state: State) -> None:
         """Write this section; only while locked."""
-        self._tell(state)
+        self._report(state)
         self._file.put(*records.write(state, self._section, self._number + 1, self._settings))
         self._number += 1
 
-    def _tell(self, state: State) -> None:
-        """Say what counts, where that is not what this proxy was told, or not any more."""
+    def _report(self, state: State) -> None:
+        """Log the setting that applies, if it is not the last known one."""
         found = (state.requests, state.window)
-        if found != self._told:
-            self._told = found
+        if found != self._last_setting:
+            self._last_setting = found
             self._file.trouble.complain(
                 f"is {state.requests} requests in {state.window:g} s now, as the strictest proxy says"
             )
 
     def _look(self, now: float) -> None:
-        """Bring the figures up to date, without the lock."""
+        """Update the figures, without the lock."""
         record = records.read(self._file.look(), self._section, now)
         if record is not None:
             self._budget.state = record.state

@@ -18,68 +18,68 @@ from imdsproxy.protocol.messages import Failure, FailureKind, Key
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Fly = Callable[["CollapsedFetch[Result]"], Awaitable[Result | Failure]]
-"""Performs one fetch."""
+Perform = Callable[["CollapsedFetch[Result]"], Awaitable[Result | Failure]]
+"""Performs one fetch, and returns its result."""
 
 _ENDED = Failure(FailureKind.INTERNAL, "The proxy ended before IMDS answered; ask again.")
 _BROKEN = Failure(FailureKind.INTERNAL, "The proxy itself failed over this request; its log says how.")
 
 FetchKey = tuple[Key, str]
-"""What is fetched, and by which kind of wish: one that forces a renewal does not join one that does not."""
+"""The key, and the kind of fetch: a forced renewal does not join a plain fetch."""
 
 
 class CollapsedFetch(Generic[Result]):
-    """One way to IMDS and back, all its tries included."""
+    """One fetch with all its attempts, and the clients that wait for it."""
 
     def __init__(self, key: FetchKey | None, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()
         self.key = key
         self.ticket = ticket
-        self.landed: asyncio.Future[Result | Failure] = loop.create_future()
-        self.stumbled = False
-        """An attempt has failed, or all is over: a client that can be served stale need not wait on."""
+        self.future: asyncio.Future[Result | Failure] = loop.create_future()
+        self.attempt_failed = False
+        """Whether an attempt has failed, or the fetch is done: clients with a stale entry need not wait longer."""
         self._patient: set[asyncio.Future[None]] = set()
         self._impatient: set[asyncio.Future[None]] = set()
         self.keeps = True
-        """What it brings may be kept. Not any more once its key was dropped: it may be older than the drop."""
+        """Whether its result may be stored. It may not after its key was dropped, because it may be older than that."""
         self.sending = False
-        """A request of it is at IMDS at this moment."""
+        """Whether a request of it is at IMDS now."""
         self.recalled = False
-        """A request of it was ended once because others waited."""
+        """Whether a request of it was cancelled because others waited."""
         self.task: asyncio.Task[Result | Failure] | None = None
-        """What performs it."""
+        """The task that performs it."""
         self.wanted = True
-        """Somebody may still make use of what it brings; if not, a failed try is not tried again."""
+        """Whether its result is still of use. If not, a failed attempt is not retried."""
         self.outlives_clients = False
-        """It goes on when the last client has gone."""
+        """Whether it continues after its last client has disconnected."""
         self.clients = 1
-        """How many wait for it."""
+        """How many clients wait for it."""
 
-    def stumble(self) -> None:
-        """Wake those who can be served stale: an attempt has failed."""
-        self.stumbled = True
+    def note_failure(self) -> None:
+        """Wake the clients that can be served stale, because an attempt has failed."""
+        self.attempt_failed = True
         self._wake(self._impatient)
 
-    def land(self, result: Result | Failure) -> None:
-        """Hand the result to all who wait for it."""
-        self.landed.set_result(result)
-        self.stumble()
+    def finish(self, result: Result | Failure) -> None:
+        """Set the result, and wake all clients."""
+        self.future.set_result(result)
+        self.note_failure()
         self._wake(self._patient)
 
     async def result(self) -> Result | Failure:
         """Wait for the result."""
-        if not self.landed.done():
+        if not self.future.done():
             await self._wait_in(self._patient)
-        return self.landed.result()
+        return self.future.result()
 
-    async def result_or_stumble(self) -> Result | Failure | None:
+    async def result_or_failed_attempt(self) -> Result | Failure | None:
         """Wait for the result, or until an attempt has failed; then return None."""
-        if not self.stumbled:
+        if not self.attempt_failed:
             await self._wait_in(self._impatient)
-        return self.landed.result() if self.landed.done() else None
+        return self.future.result() if self.future.done() else None
 
-    # Thousands may wait for one fetch and hang up together. Each of them costs the same to forget; a callback of a
-    # future would be searched for among those of all others.
+    # Thousands of clients may wait for one fetch and hang up together. Removing one from a set takes constant time;
+    # removing a callback from a future would search all others.
 
     @staticmethod
     async def _wait_in(waiting: set[asyncio.Future[None]]) -> None:
@@ -98,55 +98,55 @@ class CollapsedFetch(Generic[Result]):
 
 
 class CollapsedFetches(Generic[Result]):
-    """The flights under way, by what they fetch."""
+    """The fetches under way, by key and kind."""
 
     def __init__(self) -> None:
         self._listed: dict[FetchKey, CollapsedFetch[Result]] = {}
         self._tasks: dict[asyncio.Task[Result | Failure], CollapsedFetch[Result]] = {}
 
     def under_way(self, key: FetchKey) -> CollapsedFetch[Result] | None:
-        """Give the flight that fetches this key, if one does."""
+        """Return the fetch under way for this key, or None."""
         return self._listed.get(key)
 
     def start(
         self,
         key: FetchKey | None,
-        fly: Fly[Result],
+        perform: Perform[Result],
         ticket: Ticket | None = None,
     ) -> CollapsedFetch[Result]:
-        """Start a flight; without a key nobody can join it."""
-        flight = CollapsedFetch[Result](key, ticket or Ticket())
+        """Start a fetch. Without a key no other client can join it."""
+        fetch = CollapsedFetch[Result](key, ticket or Ticket())
         if key is not None:
-            self._listed[key] = flight
-        task = asyncio.get_running_loop().create_task(self._run(flight, fly))
-        flight.task = task
-        self._tasks[task] = flight
-        # A task that is cancelled before its first step never runs at all; this is called even then.
-        task.add_done_callback(self._land)
-        return flight
+            self._listed[key] = fetch
+        task = asyncio.get_running_loop().create_task(self._run(fetch, perform))
+        fetch.task = task
+        self._tasks[task] = fetch
+        # A task that is cancelled before its first step never runs, but its callback is called.
+        task.add_done_callback(self._finish)
+        return fetch
 
-    def leave(self, flight: CollapsedFetch[Result]) -> None:
-        """Note that a client waits no more; the last one ends the fetch, unless its request is at IMDS.
+    def leave(self, fetch: CollapsedFetch[Result]) -> None:
+        """Note that a client no longer waits. The last client cancels the fetch, unless its request is at IMDS.
 
-        Such a request is seen out, and can be joined meanwhile.
+        Such a request continues, and other clients can join it.
         """
-        flight.clients -= 1
-        if flight.clients > 0 or flight.outlives_clients:
+        fetch.clients -= 1
+        if fetch.clients > 0 or fetch.outlives_clients:
             return
-        flight.wanted = False
-        if flight.sending:
+        fetch.wanted = False
+        if fetch.sending:
             return
-        self._unlist(flight)
-        if flight.task is not None:
-            flight.task.cancel()
+        self._unlist(fetch)
+        if fetch.task is not None:
+            fetch.task.cancel()
 
-    def forget(self, concerns: Callable[[Key], bool]) -> None:
-        """Let nobody join the flights of these keys any more, nor what they bring be kept."""
-        for key in [key for key in self._listed if concerns(key[0])]:
+    def forget(self, matches: Callable[[Key], bool]) -> None:
+        """Exclude the fetches of these keys from joining, and their results from being stored."""
+        for key in [key for key in self._listed if matches(key[0])]:
             self._listed.pop(key).keeps = False
 
     async def close(self) -> None:
-        """End every flight; those who wait are told so."""
+        """Cancel every fetch. Their clients get a Failure."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -156,20 +156,20 @@ class CollapsedFetches(Generic[Result]):
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def _unlist(self, flight: CollapsedFetch[Result]) -> None:
-        # Only if it is still the one: after `forget` another may fly under this key.
-        if flight.key is not None and self._listed.get(flight.key) is flight:
-            del self._listed[flight.key]
+    def _unlist(self, fetch: CollapsedFetch[Result]) -> None:
+        # Only if it is still listed: after `forget` another fetch may have this key.
+        if fetch.key is not None and self._listed.get(fetch.key) is fetch:
+            del self._listed[fetch.key]
 
-    def _land(self, task: asyncio.Task[Result | Failure]) -> None:
-        flight = self._tasks.pop(task)
-        self._unlist(flight)
-        flight.land(_ENDED if task.cancelled() else task.result())
+    def _finish(self, task: asyncio.Task[Result | Failure]) -> None:
+        fetch = self._tasks.pop(task)
+        self._unlist(fetch)
+        fetch.finish(_ENDED if task.cancelled() else task.result())
 
     @staticmethod
-    async def _run(flight: CollapsedFetch[Result], fly: Fly[Result]) -> Result | Failure:
+    async def _run(fetch: CollapsedFetch[Result], perform: Perform[Result]) -> Result | Failure:
         try:
-            return await fly(flight)
+            return await perform(fetch)
         except Exception:
-            logger.exception("a flight failed")
+            logger.exception("a fetch failed")
             return _BROKEN

@@ -1,4 +1,4 @@
-"""Asking IMDS until it answers or patience ends: wait for its return, take a permit, send, judge, learn, retry."""
+"""Fetch from IMDS: wait for the probe, take a permit, send, judge, learn, retry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from imdsproxy.budget.bucket import Budget
 from imdsproxy.budget.fair_semaphore import FairSemaphore
-from imdsproxy.budget.limiter import Limiter, TurnedAway
+from imdsproxy.budget.limiter import Limiter, NoPermit
 from imdsproxy.clock import Clock
 from imdsproxy.policy import Cache, Forward
 from imdsproxy.protocol.cache_status import proxy_detail
@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 _NEVER_REACHED_IMDS = frozenset({FailureKind.LOOP, FailureKind.DESCRIPTORS})
 
 AnyFetch = CollapsedFetch[Any]
-"""A fetch, whatever it results in."""
+"""A fetch with a result of any type."""
 
-# Fewer tokens than these cannot be spared for a question and an approval at once.
+# With fewer permits than these, a slow query and an approval cannot both have one.
 _ENOUGH_FOR_A_PLACE_OF_ITS_OWN = 3
-# Flights that wait for IMDS's return; they outlive their clients, and beyond these the 410 is passed on at once.
-_MOST_AWAY_WAITING = 256
+# Fetches that wait for the probe. They outlive their clients; beyond this number the 410 is passed on at once.
+_MOST_WAITING_FOR_PROBE = 256
 _LOOP_REMINDER = 60.0
 # Seconds: two windows of IMDS's.
 _AFTER_A_PROXY = 2.0
-# Another imdsproxy keeps the budget, so all that is bounded is how many requests it gets from here at once; few, where
+# Another imdsproxy keeps the budget, so only the number of concurrent requests to it is bounded. The bound is lower if
 # no setting says that it is one.
 _MOST_AT_A_PROXY = 256
 _MOST_AT_A_STRANGER = 5
@@ -49,12 +49,7 @@ _SILENT = Failure(
 
 
 class Fetcher:
-    """Sends errands to IMDS within the budget, and knows IMDS's health.
-
-    `proxied` says whether another imdsproxy is taken to be asked until its answers tell; with None that cannot be.
-    While it is so, no permit is spent here, since that one spends them. After `stale_after` seconds without a result
-    clients are served what is stale within its bound; the fetch goes on behind it.
-    """
+    """Sends requests to IMDS within the budget, and tracks IMDS's health."""
 
     def __init__(  # noqa: PLR0913  # the parts it works with, all by name
         self,
@@ -67,8 +62,22 @@ class Fetcher:
         instance: str,
         proxied: bool | None = None,
         stale_after: float = math.inf,
-        notify: Callable[[UpstreamAttempt], None] = lambda _asked: None,
+        notify: Callable[[UpstreamAttempt], None] = lambda _attempt: None,
     ) -> None:
+        """Join the parts.
+
+        Args:
+            limiters: The limiter of each class of requests.
+            upstream: Sends single requests.
+            failure_rules: What counts as a failure of IMDS.
+            retry_rules: The user's settings for retries.
+            clock: The clock.
+            instance: The name of this proxy, by which it recognises its own requests.
+            proxied: Whether the upstream is assumed to be another imdsproxy until an answer shows it; None if it can
+                never be one. Another imdsproxy spends the permits, so none is spent here.
+            stale_after: Seconds without a result after which clients get a stale answer; the fetch continues.
+            notify: Called with the record of each attempt.
+        """
         self.limiters = limiters
         self.health = Health()
         self.failure_rules = failure_rules
@@ -83,154 +92,154 @@ class Fetcher:
         self._unmetered = Limiter(Budget(most, 0.0), clock, limiters[BudgetClass.GENERAL].max_wait)
         self._notify = notify
         self.trouble: str | None = None
-        """How IMDS failed last, in a sentence for people."""
-        self._loop_told_at = -math.inf
+        """The last failure of IMDS, in a sentence for people; None if there was none."""
+        self._loop_logged_at = -math.inf
         self._health_changed = asyncio.Event()
-        # IMDS may take two minutes over a scheduled-events request, and a token is held for as long; half of the
-        # tokens stay with the others (of a budget of one there is no half). An approval waits for no question: an
+        # IMDS may take two minutes for a scheduled-events request, which holds its permit as long. Half of the permits
+        # stay free for other requests (unless there is only one). An approval does not wait for a query, because an
         # eviction leaves 30 seconds.
         requests = limiters[BudgetClass.GENERAL].budget.requests
         self._slow = FairSemaphore(max(1, requests // 2), clock)
         self._slow_once = FairSemaphore(1, clock) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
-        self._away_waiting = 0
+        self._waiting_for_probe = 0
 
     def limiter(self, decision: Forward | Cache) -> Limiter:
-        """Give the queue in which what was decided so has to wait."""
+        """Return the queue in which a request with this decision waits."""
         return self._unmetered if self.proxied else self.limiters[decision.budget]
 
-    async def fetch(self, task: FetchTask, flight: AnyFetch) -> Fetched | TurnedAway:
-        """Ask IMDS until it answers or patience ends. Every attempt pays for its own permit."""
+    async def fetch(self, task: FetchTask, fetch: AnyFetch) -> Fetched | NoPermit:
+        """Send the request until IMDS answers, or the time for retries is over. Each attempt takes a permit."""
         silence = None
         if self._stale_after < math.inf:
-            silence = asyncio.get_running_loop().call_later(self._stale_after, flight.stumble)
+            silence = asyncio.get_running_loop().call_later(self._stale_after, fetch.note_failure)
         try:
-            return await self._ask(task, flight)
+            return await self._ask(task, fetch)
         finally:
             if silence is not None:
                 silence.cancel()
-            if self.health.leave(flight):
+            if self.health.leave(fetch):
                 self._wake()
 
-    async def _ask(self, task: FetchTask, flight: AnyFetch) -> Fetched | TurnedAway:
+    async def _ask(self, task: FetchTask, fetch: AnyFetch) -> Fetched | NoPermit:
         began = self._clock.monotonic()
         decision = task.decision
         fetched: Fetched | None = None
         attempt = 0
         while True:
-            gone = await self._away(flight, began)  # before anything scarce is held
+            gone = await self._wait_for_probe(fetch, began)  # before it holds a permit
             if gone is not None:
                 return Fetched(gone, began)
             few = decision.slow and not self.proxied
-            tried = await (self._try_slow if few else self._try)(task, flight, fetched)
+            tried = await (self._try_slow if few else self._try)(task, fetch, fetched)
             if tried is None:
-                continue  # IMDS went away while this one waited for its permit, or others waited for this one
-            if isinstance(tried, TurnedAway):
+                continue  # IMDS answered 410 while this waited for its permit, or the request was recalled
+            if isinstance(tried, NoPermit):
                 return tried if fetched is None else fetched
             fetched = tried
             attempt += 1
             if fetched.verdict.failed:
-                flight.stumble()
+                fetch.note_failure()
             elapsed = self._clock.monotonic() - began
             known, proxied = self.health.answered, self.proxied
             delay = next_delay(
                 fetched.verdict, attempt, elapsed, self.retry_rules, decision.budget, known=known, proxied=proxied
             )
-            if delay is None or task.once or not flight.wanted:
+            if delay is None or task.once or not fetch.wanted:
                 return fetched
             await asyncio.sleep(delay)
 
-    async def _try_slow(self, task: FetchTask, flight: AnyFetch, before: Fetched | None) -> Fetched | TurnedAway | None:
-        """Try as one of the few slow ones; the time to wait for that is bounded as the wait for a token is."""
+    async def _try_slow(self, task: FetchTask, fetch: AnyFetch, before: Fetched | None) -> Fetched | NoPermit | None:
+        """Send as one of the few slow requests. The wait for that place is bounded like the wait for a permit."""
         max_wait = self.limiters[task.decision.budget].max_wait
         places = self._slow_once if task.once else self._slow
         wanted_at = self._clock.monotonic()
-        place = task.place(flight.ticket)
+        place = task.place(fetch.ticket)
         if not await places.acquire(place, max_wait):
-            return self._turn_away(task, wanted_at, TurnedAway(max(1, math.ceil(max_wait))))
+            return self._report_no_permit(task, wanted_at, NoPermit(max(1, math.ceil(max_wait))))
         try:
-            return await self._try(task, flight, before)
+            return await self._try(task, fetch, before)
         finally:
             places.release(place)
 
-    async def _try(self, task: FetchTask, flight: AnyFetch, before: Fetched | None) -> Fetched | TurnedAway | None:
-        """Send once, when a permit is there; None if that has to be done again.
+    async def _try(self, task: FetchTask, fetch: AnyFetch, before: Fetched | None) -> Fetched | NoPermit | None:
+        """Send once, with a permit. Return None if the attempt must be repeated.
 
-        It has if IMDS may not be asked any more by then, or if the request was recalled because others wait.
+        It must if IMDS answers 410 by then, or if the request was recalled because others wait.
         """
         request, decision = task.request, task.decision
         limiter = self.limiter(decision)
         wanted_at = self._clock.monotonic()
-        token = await limiter.acquire(flight.ticket)
-        if isinstance(token, TurnedAway):
-            return self._turn_away(task, wanted_at, token)
-        if not self.health.may_ask(flight) or limiter.too_late(token):
-            limiter.release_unused(token)
+        permit = await limiter.acquire(fetch.ticket)
+        if isinstance(permit, NoPermit):
+            return self._report_no_permit(task, wanted_at, permit)
+        if not self.health.may_ask(fetch) or limiter.too_late(permit):
+            limiter.release_unused(permit)
             return None
         headers = to_upstream(request, decision, self._instance, shared=task.shared, proxied=self.proxied)
-        flight.sending = True
+        fetch.sending = True
         verdict: Verdict | None = None
         answered = False
         try:
             slow = decision.slow or self.proxied
             sending = self._upstream.send(request.method, request.target.raw, headers, request.body, slow=slow)
-            result = await unless_recalled(sending, flight.ticket.recall)
+            result = await unless_recalled(sending, fetch.ticket.recall)
             if isinstance(result, Response):
                 answered = True
                 result = dated(result, self._clock.wall())
             if result is not None:
                 verdict = self.failure_rules.judge(request, result)
-                self._learn(flight, decision, verdict, token.taken_at)  # before the permit can go to the next
+                self._learn(fetch, decision, verdict, permit.taken_at)  # before the permit can go to the next
         finally:
-            flight.sending = False
-            if verdict is not None and _came_back(verdict):  # it never reached IMDS, so it costs nothing there
-                limiter.release_unused(token)
+            fetch.sending = False
+            if verdict is not None and _came_back(verdict):  # it never reached IMDS, so it needs no permit
+                limiter.release_unused(permit)
             else:
-                limiter.release(token, counts=answered and not decision.slow, answered=answered)
+                limiter.release(permit, counts=answered and not decision.slow, answered=answered)
         self._notify(
             UpstreamAttempt(
                 decision.endpoint,
                 decision.budget,
-                token.taken_at - wanted_at,
+                permit.taken_at - wanted_at,
                 _RECALLED if verdict is None else verdict.word,
-                self._clock.monotonic() - token.taken_at,
+                self._clock.monotonic() - permit.taken_at,
                 retried_after=None if before is None else before.verdict.word,
             )
         )
         if verdict is not None:
-            return Fetched(verdict, token.taken_at)
-        if flight.recalled or not flight.wanted:
-            return Fetched(self.failure_rules.judge(request, _SILENT), token.taken_at)
-        flight.recalled = True
-        flight.stumble()
+            return Fetched(verdict, permit.taken_at)
+        if fetch.recalled or not fetch.wanted:
+            return Fetched(self.failure_rules.judge(request, _SILENT), permit.taken_at)
+        fetch.recalled = True
+        fetch.note_failure()
         return None
 
-    def _turn_away(self, task: FetchTask, wanted_at: float, away: TurnedAway) -> TurnedAway:
+    def _report_no_permit(self, task: FetchTask, wanted_at: float, refusal: NoPermit) -> NoPermit:
         decision = task.decision
         self._notify(UpstreamAttempt(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
-        return away
+        return refusal
 
-    async def _away(self, flight: AnyFetch, began: float) -> Verdict | None:
+    async def _wait_for_probe(self, fetch: AnyFetch, began: float) -> Verdict | None:
         """Wait while another fetch probes; return the 410 to pass on if IMDS does not come back in time."""
-        while not self.health.may_ask(flight):
-            flight.stumble()
-            if self._away_waiting >= _MOST_AWAY_WAITING:
+        while not self.health.may_ask(fetch):
+            fetch.note_failure()
+            if self._waiting_for_probe >= _MOST_WAITING_FOR_PROBE:
                 return self.health.gone
             left = began + self.retry_rules.limit - self._clock.monotonic()
-            self._away_waiting += 1
+            self._waiting_for_probe += 1
             try:
                 async with asyncio.timeout(max(0.0, left)):
                     await self._health_changed.wait()
             except TimeoutError:
                 return self.health.gone
             finally:
-                self._away_waiting -= 1
+                self._waiting_for_probe -= 1
         return None
 
-    def _learn(self, flight: AnyFetch, decision: Forward | Cache, verdict: Verdict, taken_at: float) -> None:
-        if _came_back(verdict):  # IMDS has not been heard, so this is no news of it
+    def _learn(self, fetch: AnyFetch, decision: Forward | Cache, verdict: Verdict, taken_at: float) -> None:
+        if _came_back(verdict):  # this says nothing about IMDS
             self.trouble = verdict.description
             if verdict.word == FailureKind.LOOP.value:
-                self._tell_of_loop(self.trouble)
+                self._log_loop(self.trouble)
             return
         now = self._clock.monotonic()
         result = verdict.result
@@ -238,10 +247,10 @@ class Fetcher:
         by_proxy = isinstance(result, Response) and proxy_detail(result) is not None
         if isinstance(result, Response) and self._may_be_proxied:
             if self.proxied and not by_proxy:
-                # What is under way without permits reaches IMDS as well, so the first of them have to wait.
+                # Requests under way without permits reach IMDS as well, so the first requests with permits wait.
                 budget.throttled(taken_at, now, _AFTER_A_PROXY)
             self.proxied = by_proxy
-        change = self.health.learn(flight, verdict, now)
+        change = self.health.learn(fetch, verdict, now)
         if self.health.failing:
             self.trouble = verdict.description
         if isinstance(result, Response) and result.status == 429 and not by_proxy:
@@ -256,15 +265,15 @@ class Fetcher:
         if self.health.gone is None:
             self._wake()
 
-    def _tell_of_loop(self, because: str) -> None:
-        """Log it once a minute: clients may meet it many times a second."""
+    def _log_loop(self, because: str) -> None:
+        """Log a loop once a minute, because clients may cause it many times a second."""
         now = self._clock.monotonic()
-        if now - self._loop_told_at >= _LOOP_REMINDER:
-            self._loop_told_at = now
+        if now - self._loop_logged_at >= _LOOP_REMINDER:
+            self._loop_logged_at = now
             logger.error("the way to IMDS leads back to this proxy", extra={"fields": {"because": because}})
 
     def _wake(self) -> None:
-        """Let the fetches that wait for IMDS's return look again."""
+        """Wake the fetches that wait for the probe."""
         self._health_changed.set()
         self._health_changed = asyncio.Event()
 

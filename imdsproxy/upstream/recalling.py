@@ -1,4 +1,4 @@
-"""Sending a request that may be recalled: ended before it is answered, because others need its permit."""
+"""Send a request that may be recalled: cancelled before it is answered, because others need its permit."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Result = TypeVar("Result")
 
 
 async def unless_recalled(sending: Coroutine[Any, Any, Result], recall: Recall | None) -> Result | None:
-    """Return what a request brought, or None if it was recalled. Without `recall` it is always seen out.
+    """Return the result of a request, or None if it was recalled. Without `recall` it is never recalled.
 
-    It is sent in the current task, because in one of its own it would reach IMDS a step later.
+    It is sent in the current task, because in a task of its own it would reach IMDS a step later.
     """
     task = asyncio.current_task()
     if recall is None or task is None:

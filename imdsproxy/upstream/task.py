@@ -1,4 +1,4 @@
-"""What a flight is to do, whom it asks, and what it brings."""
+"""The task of a fetch, the interface of an upstream, and the result."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from imdsproxy.protocol.peer import UNKNOWN, Peer
 
 
 class Sender(Protocol):
-    """What is needed of an upstream."""
+    """The part of an upstream client that a fetch uses."""
 
     async def send(
         self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
     ) -> Response | Failure:
-        """Send one request and give the whole answer, or why there is none."""
+        """Send one request, and return the complete answer, or why there is none."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FetchTask:
-    """What a flight is to do."""
+    """The task of a fetch."""
 
     request: Request
     decision: Forward | Cache
     client: Peer = UNKNOWN
-    """For whom; clients take turns where they have to wait."""
+    """The client that started it. Clients take turns when they wait."""
     shared: bool = False
-    """Its answer goes to every client that asks meanwhile, though it is not kept."""
+    """Whether its answer serves all clients that wait for it, without being stored."""
 
     @property
     def once(self) -> bool:
-        """It is sent one time only, whatever comes of it."""
+        """Whether it is sent once only, and never retried."""
         return isinstance(self.decision, Forward) and self.decision.once
 
     @property
     def adds_metadata(self) -> bool:
-        """IMDS gets it with `Metadata: true`."""
+        """Whether it is sent with `Metadata: true`."""
         return isinstance(self.decision, Cache) or self.decision.add_metadata
 
     def ticket(self, *, background: bool = False, max_wait: float = math.inf) -> Ticket:

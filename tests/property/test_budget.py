@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imdsproxy.budget.bucket import Budget, Permit
-from imdsproxy.budget.limiter import Limiter, Ticket, TurnedAway
+from imdsproxy.budget.limiter import Limiter, NoPermit, Ticket
 from imdsproxy.protocol.peer import Peer
 from tests import virtual
 from tests.size import examples
@@ -29,7 +29,7 @@ async def one_request(
 ) -> bool:
     """Send one: it reaches IMDS after `before` seconds and is answered `after` seconds later."""
     token = await limiter.acquire(Ticket(background=background))
-    if isinstance(token, TurnedAway):
+    if isinstance(token, NoPermit):
         return False
     try:
         await asyncio.sleep(before)
@@ -149,7 +149,7 @@ def test_a_wait_beyond_the_longest_is_told_at_once_and_how_long_it_would_be() ->
 
         async def one() -> tuple[float, int | None]:
             got = await limiter.acquire(Ticket())
-            if isinstance(got, TurnedAway):
+            if isinstance(got, NoPermit):
                 return loop.time() - began, got.retry_after
             limiter.release(got)
             return loop.time() - began, None
@@ -174,7 +174,7 @@ def test_a_wait_that_turns_out_longer_than_expected_ends_when_it_is_too_long() -
 
     waited, result = virtual.run(scenario())
     assert waited == 5.0
-    assert result == TurnedAway(retry_after=1, in_vain=True)
+    assert result == NoPermit(retry_after=1, timed_out=True)
 
 
 def test_a_background_ticket_that_a_client_now_waits_for_takes_its_place_in_the_queue() -> None:

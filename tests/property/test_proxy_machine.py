@@ -65,7 +65,7 @@ class ProxyMachine(RuleBasedStateMachine):
             for task in self.asked:
                 task.cancel()
             await asyncio.gather(*self.asked, return_exceptions=True)
-            await self.stage.proxy.flights.close()
+            await self.stage.proxy.fetches.close()
 
         self.loop.run_until_complete(end())
         asyncio.set_event_loop(None)

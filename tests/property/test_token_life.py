@@ -140,7 +140,7 @@ def test_every_token_is_good_and_one_that_is_there_is_served_at_once(
             asking.extend(loop.create_task(clients.ask(TARGETS[step.who])) for _ in range(step.crowd))
         await asyncio.gather(*asking)
         assert_within_budget(stage.imds.times())
-        await stage.proxy.flights.close()
+        await stage.proxy.fetches.close()
 
     virtual.run(scenario())
 

@@ -172,7 +172,7 @@ def test_a_shared_fetch_goes_on_for_the_others_and_ends_with_the_last_client() -
         await asyncio.sleep(0.1)
         last.cancel()
         await asyncio.sleep(0.1)
-        assert (len(stage.proxy.flights), stage.imds.count) == (0, 2)
+        assert (len(stage.proxy.fetches), stage.imds.count) == (0, 2)
         assert (await stage.get(PLATFORM)).response.body == b"3", "the next one begins its own"
 
     virtual.run(scenario())

@@ -117,7 +117,7 @@ class TestWhatServesOneClientAlone:
             waiting.cancel()
             await asyncio.sleep(5)
             assert stage.imds.count == 1
-            assert len(stage.proxy.flights) == 0
+            assert len(stage.proxy.fetches) == 0
             assert stage.tokens() == 1
 
         virtual.run(scenario())
@@ -131,7 +131,7 @@ class TestWhatServesOneClientAlone:
             await asyncio.sleep(30)
             assert stage.imds.count == 1
             assert stage.imds.under_way == 0
-            assert len(stage.proxy.flights) == 0
+            assert len(stage.proxy.fetches) == 0
 
         virtual.run(scenario())
 
@@ -207,7 +207,7 @@ class TestBackgroundRenewal:
         virtual.run(scenario())
 
 
-def test_a_flight_that_breaks_is_an_answer_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_fetch_that_raises_is_answered_with_500(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         stage = Stage()
 
@@ -223,7 +223,7 @@ def test_a_flight_that_breaks_is_an_answer_too(caplog: pytest.LogCaptureFixture)
 
     with caplog.at_level(logging.ERROR):
         virtual.run(scenario())
-    assert "a flight failed" in caplog.text
+    assert "a fetch failed" in caplog.text
 
 
 def test_the_end_of_the_proxy_is_an_answer_too() -> None:
@@ -231,7 +231,7 @@ def test_the_end_of_the_proxy_is_an_answer_too() -> None:
         stage = Stage(Imds(latency=100.0))
         waiting = stage.start()
         await asyncio.sleep(1)
-        await stage.proxy.flights.close()
+        await stage.proxy.fetches.close()
         assert (await waiting).detail == "internal-error"
 
     virtual.run(scenario())
@@ -254,11 +254,11 @@ def test_a_finished_flight_leaves_the_table_only_if_it_is_still_the_one() -> Non
         flights.forget(lambda _key: True)
         second = flights.start(key, fly(gates[1]))  # type: ignore[arg-type]
         gates[0].set()
-        await first.landed
+        await first.future
         assert flights.under_way(key) is second
         assert (first.keeps, second.keeps) == (False, True)
         gates[1].set()
-        await second.landed
+        await second.future
         assert flights.under_way(key) is None
 
     virtual.run(scenario())
@@ -269,7 +269,7 @@ def test_a_flight_that_is_ended_before_its_first_step_lands_all_the_same() -> No
         stage = Stage()
         waiting = stage.proxy.answer(stage.request())
         assert not isinstance(waiting, RequestRecord)
-        await stage.proxy.flights.close()
+        await stage.proxy.fetches.close()
         assert (await waiting).detail == "internal-error"
         assert stage.imds.count == 0
 
@@ -291,7 +291,7 @@ def test_a_client_that_hangs_up_is_not_searched_for_among_all_others() -> None:
         stage.imds.latency = 1e6
         asked = [stage.start(f"/metadata/reprovisiondata?x={number}") for number in range(600)]
         await asyncio.sleep(1)
-        flights = stage.proxy.flights
+        flights = stage.proxy.fetches
         assert len(flights) == 600
         known, flights._tasks = flights._tasks, Unsearchable(flights._tasks)
         for task in asked:
@@ -311,8 +311,8 @@ def test_thousands_who_wait_for_one_answer_leave_no_trace_when_they_hang_up() ->
         stage.imds.latency = 5.0
         first, *others = [stage.start(INSTANCE) for _ in range(2_000)]
         await asyncio.sleep(1)
-        (flight,) = stage.proxy.flights._tasks.values()
-        assert flight.landed._callbacks == [] or not flight.landed._callbacks, "they would be searched one by one"
+        (flight,) = stage.proxy.fetches._tasks.values()
+        assert flight.future._callbacks == [] or not flight.future._callbacks, "they would be searched one by one"
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)

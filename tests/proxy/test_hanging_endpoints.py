@@ -50,7 +50,7 @@ async def end(stage: Stage, pollers: list[asyncio.Task[None]]) -> None:
     for task in pollers:
         task.cancel()
     await asyncio.gather(*pollers, return_exceptions=True)
-    await stage.proxy.flights.close()
+    await stage.proxy.fetches.close()
 
 
 @pytest.mark.parametrize("budget", [2, 3, 5, 20])
@@ -84,7 +84,7 @@ def test_one_permit_has_no_half_and_whoever_holds_it_is_waited_for() -> None:
         await stage.get(leaf(1))
         assert stage.now - began >= READ_TIMEOUT - 1
         hung.cancel()
-        await stage.proxy.flights.close()
+        await stage.proxy.fetches.close()
 
     virtual.run(scenario())
 
@@ -187,7 +187,7 @@ def test_clients_who_wait_for_an_endpoint_that_hangs_are_not_ahead_of_others() -
         assert stage.now - began <= 1.1
         for task in hung:
             task.cancel()
-        await stage.proxy.flights.close()
+        await stage.proxy.fetches.close()
 
     virtual.run(scenario())
 
@@ -231,6 +231,6 @@ def test_of_usual_questions_a_client_with_several_gives_way_to_a_client_with_non
         assert stage.now - began <= 2.1
         for task in held:
             task.cancel()
-        await stage.proxy.flights.close()
+        await stage.proxy.fetches.close()
 
     virtual.run(scenario())

@@ -295,10 +295,10 @@ class TestWhatHoldsUpNobody:
             assert {one.response.status for one in told} == {410}
             for task in crowd:
                 task.cancel()
-            assert len(stage.proxy.flights) <= 1 + 256
+            assert len(stage.proxy.fetches) <= 1 + 256
             await first
             await asyncio.sleep(1)
-            assert len(stage.proxy.flights) == 0
+            assert len(stage.proxy.fetches) == 0
 
         virtual.run(scenario())
 

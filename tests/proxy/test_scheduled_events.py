@@ -330,7 +330,7 @@ class TestAcknowledging:
             assert stage.now == began
             for task in questions:
                 task.cancel()
-            await stage.proxy.flights.close()
+            await stage.proxy.fetches.close()
 
         virtual.run(scenario())
 
@@ -344,7 +344,7 @@ class TestAcknowledging:
             assert [(await one).response.status for one in posted] == [200] * 3
             for task in questions:
                 task.cancel()
-            await stage.proxy.flights.close()
+            await stage.proxy.fetches.close()
 
         virtual.run(scenario())
 
@@ -362,7 +362,7 @@ class TestAcknowledging:
             assert stage.now - began <= (0.5 if requests == 2 else 0.0)
             for task in slow:
                 task.cancel()
-            await stage.proxy.flights.close()
+            await stage.proxy.fetches.close()
 
         virtual.run(scenario())
 
@@ -487,6 +487,6 @@ class TestNeverPrefetched:
             await asyncio.sleep(3600)
             assert stage.imds.count <= 11
             assert math.ceil(stage.imds.times()[-1] - began) <= 70
-            assert len(stage.proxy.flights) == 0
+            assert len(stage.proxy.fetches) == 0
 
         virtual.run(scenario())

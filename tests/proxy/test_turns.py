@@ -209,7 +209,7 @@ def test_slow_scheduled_events_leave_tokens_to_the_others() -> None:
         assert (await stage.get(TOKEN)).response.status == 200
         for task in events:
             task.cancel()
-        await stage.proxy.flights.close()
+        await stage.proxy.fetches.close()
 
     virtual.run(scenario())
 
@@ -394,7 +394,7 @@ def test_a_client_with_many_faces_has_the_turns_of_one(attackers: list[Peer], ot
         for task in flood:
             task.cancel()
         await asyncio.gather(*flood, return_exceptions=True)
-        await stage.proxy.flights.close()
+        await stage.proxy.fetches.close()
 
     virtual.run(scenario())
 
