@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 LOWEST_RATE = 1 / 32
-NOBODY = 0
+NO_LOAN = 0
 """The holder of the permits that are not lent."""
 
 _WON_BACK = 0.05
@@ -37,7 +37,7 @@ _OVERDUE = 5.0
 # The head start in seconds that other processes get for a shared permit that has returned. All processes wake at that
 # moment, so a few milliseconds make an order: those that took none lately, those that did, then background refreshes.
 _TOOK_ONE_JUST_NOW = 0.02
-_NOBODY_WAITS = 0.05
+_BACKGROUND = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class State:
     rests_from: list[float] = field(default_factory=list)
     """For each permit, when it was released, or the end of its lease while it is lent."""
     holders: list[int] = field(default_factory=list)
-    """For each permit, the number of its loan, or NOBODY."""
+    """For each permit, the number of its loan, or NO_LOAN."""
     lent_at: list[float] = field(default_factory=list)
     """For each permit, when it was last lent."""
     held: float = 0.0
@@ -72,14 +72,14 @@ class State:
     def __post_init__(self) -> None:
         if not self.rests_from:
             self.rests_from = [-math.inf] * self.requests
-            self.holders = [NOBODY] * self.requests
+            self.holders = [NO_LOAN] * self.requests
             self.lent_at = [-math.inf] * self.requests
 
 
 def resized(state: State, requests: int, window: float, now: float) -> State:
     """Return the state with another size. Surplus permits are those that return first; new ones rest from now."""
     kept = sorted(zip(state.rests_from, state.holders, state.lent_at, strict=True), reverse=True)[:requests]
-    kept += [(now, NOBODY, -math.inf)] * (requests - len(kept))
+    kept += [(now, NO_LOAN, -math.inf)] * (requests - len(kept))
     return replace(
         state,
         requests=requests,
@@ -222,7 +222,7 @@ class Budget:
         state = self.state
         if permit.holder in state.holders:
             place = state.holders.index(permit.holder)
-            state.holders[place] = NOBODY
+            state.holders[place] = NO_LOAN
             state.rests_from[place] = rests_from
 
     def _behind(self, now: float, *, background: bool) -> float:
@@ -230,7 +230,7 @@ class Budget:
         if not self._shared:
             return 0.0
         if background:
-            return _NOBODY_WAITS
+            return _BACKGROUND
         windows = (now - self._took_one_at) / self.state.window
         return _TOOK_ONE_JUST_NOW / max(1.0, windows)
 

@@ -1,4 +1,4 @@
-"""What clients that are turned away are told, so that they do not all come back at once and mostly in vain."""
+"""The Retry-After of refused clients: one moment for each, so that they do not all return at the same time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imdsproxy.budget.permits import Permits
 from imdsproxy.budget.turns import Turn
 from imdsproxy.clock import Clock
 
-# Clients who are told to come back later than in so many seconds may not come back at all.
+# Clients with a longer Retry-After, in seconds, may not return at all.
 _LONGEST_PROMISE = 120.0
 _REMEMBERED_CLIENTS = 4096
 
@@ -19,7 +19,7 @@ class Promises:
     """The moments at which there should be a permit for clients that were turned away, one client after another.
 
     Only the first promise to a user, or to an address, is one more for all. Its processes, and the proxies that it
-    names, are promised one after another among themselves, so that forged ones put nobody else off.
+    names, are promised one after another among themselves, so that forged ones delay no other client.
     """
 
     def __init__(self, clock: Clock) -> None:

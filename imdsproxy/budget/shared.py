@@ -161,7 +161,7 @@ class SharedBudget:
             except records.UnknownVersionError as version:
                 if not (alone and int(str(version)) < records.VERSION):
                     raise
-                self._file.begin_anew()  # an older release left it
+                self._file.start_again()  # an older release left it
                 state = self._state()
             self._put(state)
         except _TooManySettingsError as error:
@@ -222,7 +222,7 @@ class SharedBudget:
         if header != self._header:
             self._header, self._number = header, 0
         record = records.read(content, self._section, now)
-        known = record is not None and record.number >= self._number  # a lower one was written back by somebody
+        known = record is not None and record.number >= self._number  # a lower one was written back from outside
         requests, window = self._strictest(record.settings if record is not None and known else records.NO_SETTINGS)
         if record is not None and known:
             self._number = record.number
@@ -231,11 +231,11 @@ class SharedBudget:
                 state if (state.requests, state.window) == (requests, window) else resized(state, requests, window, now)
             )
         if self._number or not records.blank(content, self._section):
-            rests_from = self._file.begun_anew(now)
+            rests_from = self._file.note_damage(now)
         elif now - header.begun_at < _JUST_BEGUN:
             rests_from = header.rests_from
         else:
-            rests_from = now + self._file.caution  # nobody was here, or it was wiped out
+            rests_from = now + self._file.caution  # it is new, or its content was lost
         return records.begun(requests, window, rests_from)
 
     def _strictest(self, settings: records.Settings) -> records.Setting:

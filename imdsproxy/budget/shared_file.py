@@ -123,7 +123,7 @@ class BudgetFile:
         if left is not None and left != place:
             self._hold(fcntl.F_UNLCK, _PLACES + left)
 
-    def begin_anew(self) -> None:
+    def start_again(self) -> None:
         """Start a file again that no other process uses, with every permit lent; only while locked."""
         self._begin(self._clock.monotonic() + self.caution)
 
@@ -140,7 +140,7 @@ class BudgetFile:
         now = self._clock.monotonic()
         found = records.read_header(content, self._boot, now)
         if found is None:
-            found, content = self._begin(self.begun_anew(now))
+            found, content = self._begin(self.note_damage(now))
         elif found.boot != self._boot:
             if self._known:  # this machine cannot have been restarted while this process ran
                 raise OtherMachineError
@@ -148,7 +148,7 @@ class BudgetFile:
         self._known = True
         return found, content
 
-    def begun_anew(self, now: float) -> float:
+    def note_damage(self, now: float) -> float:
         """Log that the file was damaged, and return when the first permit can return."""
         self.trouble.complain(f"was damaged and starts again; no permit is available for {self.caution:g} s")
         return now + self.caution

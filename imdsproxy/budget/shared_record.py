@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from imdsproxy.budget.bucket import LOWEST_RATE, NOBODY, State
+from imdsproxy.budget.bucket import LOWEST_RATE, NO_LOAN, State
 
 MAGIC = b"imdsproxy budget"
 VERSION = 2
@@ -165,7 +165,7 @@ def _possible(state: State, now: float) -> bool:
         and state.blocked_until <= latest
         and state.rate_at <= soon
         and all(lent_at <= soon for lent_at in state.lent_at)
-        and all(rests_from <= (soon if holder == NOBODY else latest) for rests_from, holder in tokens)
+        and all(rests_from <= (soon if holder == NO_LOAN else latest) for rests_from, holder in tokens)
     )
 
 

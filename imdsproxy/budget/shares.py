@@ -12,8 +12,8 @@ Half of the permits is an endpoint's share. The rules:
 5. An endpoint whose requests were recalled, or ended without an answer, keeps to its share until it answers promptly
    again, whether another waits or not. So the first to meet an endpoint that hangs waits, and the next does not.
 
-One permit has no half: with a budget of one, whoever holds it is waited for. A request without an endpoint is bound to
-nothing.
+One permit has no half: with a budget of one, a request waits until the permit has returned. A request without an
+endpoint is not bound.
 """
 
 from __future__ import annotations

@@ -116,22 +116,29 @@ def hung_up(transport: asyncio.Transport) -> bool:
     """Return whether the peer has closed both directions, and not only its sending (poll(2), POLLHUP).
 
     Over TCP, a peer that has closed its socket looks like one that has ended its sending, until it sends a reset.
+    Windows does not report it, so the result is False there.
     """
-    connection = transport.get_extra_info("socket")
-    if sys.platform == "win32" or connection is None or connection.fileno() < 0:
-        return False
-    poll = select.poll()
-    poll.register(connection.fileno(), 0)
-    return any(event & select.POLLHUP for _, event in poll.poll(0))
+    return sys.platform != "win32" and bool(_events(transport, 0) & select.POLLHUP)
 
 
 def unread(transport: asyncio.Transport) -> bool:
     """Return whether bytes, or the end of the client's sending, have arrived and are not yet read."""
-    connection = transport.get_extra_info("socket")
-    if connection is None or connection.fileno() < 0:
-        return False
     if sys.platform == "win32":
-        return bool(select.select([connection.fileno()], [], [], 0)[0])
+        descriptor = _descriptor(transport)
+        return descriptor is not None and bool(select.select([descriptor], [], [], 0)[0])
+    return _events(transport, select.POLLIN) != 0
+
+
+def _descriptor(transport: asyncio.Transport) -> int | None:
+    connection = transport.get_extra_info("socket")
+    return None if connection is None or connection.fileno() < 0 else connection.fileno()
+
+
+def _events(transport: asyncio.Transport, wanted: int) -> int:
+    """Return those of the wanted events that have occurred, and errors and hang-ups in any case; 0 if closed."""
+    descriptor = _descriptor(transport)
+    if sys.platform == "win32" or descriptor is None:
+        return 0
     poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    poll.register(descriptor, wanted)
+    return sum(events for _, events in poll.poll(0))

@@ -164,7 +164,7 @@ class Settings(BaseSettings):
     ] = Field(
         "credentials",
         description="Which requests must bring their own Metadata: true. With credentials, identity paths, every "
-        "POST and whatever is addressed to 169.254.169.254 must, and for other requests the proxy adds it; with "
+        "POST and every request addressed to 169.254.169.254 must; the proxy adds it to other requests. With "
         "never, it is added everywhere. A wrong value is always refused.",
     )
     allow: Prefixes = Field(("/metadata",), description="Path prefixes that are served, by whole segments.")

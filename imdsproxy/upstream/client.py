@@ -48,7 +48,7 @@ class UpstreamClient:
         self._url = httpx.URL(scheme="http", host=address.host, port=address.port, path="/")
         # The transport, not the client: a client adds headers, cookies, redirects and authentication of its own.
         self._transport = httpx.AsyncHTTPTransport(
-            # IMDS speaks plain HTTP, and a TLS context that nobody uses would take 1.4 MB.
+            # IMDS speaks plain HTTP, and an unused TLS context would take 1.4 MB.
             verify=cast("bool", None),
             trust_env=False,
             uds=address.unix,

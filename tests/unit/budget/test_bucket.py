@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from imdsproxy.budget.bucket import NOBODY, Budget, Permit, State, resized
+from imdsproxy.budget.bucket import NO_LOAN, Budget, Permit, State, resized
 
 NOW = 1_000.0
 
@@ -249,13 +249,13 @@ class TestWhatIsSharedIsLeftToOthersForAMoment:
 
 class TestAnotherSize:
     def test_fewer_are_those_that_come_back_last(self) -> None:
-        state = State(3, 1.0, [NOW - 9, NOW + 5, NOW - 1], [NOBODY, 7, NOBODY], [NOW - 10, NOW - 2, NOW - 3])
+        state = State(3, 1.0, [NOW - 9, NOW + 5, NOW - 1], [NO_LOAN, 7, NO_LOAN], [NOW - 10, NOW - 2, NOW - 3])
         smaller = resized(state, 2, 2.0, NOW)
         assert (smaller.requests, smaller.window) == (2, 2.0)
-        assert (smaller.rests_from, smaller.holders) == ([NOW + 5, NOW - 1], [7, NOBODY])
+        assert (smaller.rests_from, smaller.holders) == ([NOW + 5, NOW - 1], [7, NO_LOAN])
         assert smaller.lent_at == [NOW - 2, NOW - 3]
 
     def test_more_rest_first(self) -> None:
-        larger = resized(State(1, 1.0, [NOW - 9], [NOBODY], [NOW - 10]), 3, 1.0, NOW)
+        larger = resized(State(1, 1.0, [NOW - 9], [NO_LOAN], [NOW - 10]), 3, 1.0, NOW)
         assert sorted(larger.rests_from) == [NOW - 9, NOW, NOW]
-        assert larger.holders == [NOBODY] * 3
+        assert larger.holders == [NO_LOAN] * 3

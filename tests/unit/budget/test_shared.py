@@ -208,7 +208,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damage_is_told_once_and_begun_anew_with_every_token_taken_to_be_lent(
+def test_damaged_file_is_logged_once_and_starts_with_every_permit_lent(
     kind: str, join: Join, clock: FakeClock, path: Path, said: Said
 ) -> None:
     one, other = join(), join()
@@ -364,7 +364,7 @@ def test_a_container_with_a_time_of_its_own_is_refused(
     Sharer(path, clock).close()  # a kernel without time namespaces
 
 
-def test_an_older_releases_file_is_begun_anew_where_nobody_uses_it(path: Path, clock: FakeClock) -> None:
+def test_file_of_an_older_release_starts_again_if_unused(path: Path, clock: FakeClock) -> None:
     content = struct.pack("<16sI16sdd", records.MAGIC, 1, bytes(16), 0.0, 0.0)
     path.write_bytes((content + struct.pack("<I", zlib.crc32(content))).ljust(9_000, b"\0"))
     path.chmod(0o660)

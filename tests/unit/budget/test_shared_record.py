@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imdsproxy.budget import shared_record as records
-from imdsproxy.budget.bucket import LOWEST_RATE, NOBODY, State
+from imdsproxy.budget.bucket import LOWEST_RATE, NO_LOAN, State
 
 NOW = 1_000.0
 BOOT = bytes(range(16))
 HEADER = records.Header(BOOT, NOW, NOW + 17)
 EMPTY = records.empty(HEADER)
 
-RESTING = st.tuples(st.floats(max_value=NOW) | st.just(-math.inf), st.just(NOBODY))
+RESTING = st.tuples(st.floats(max_value=NOW) | st.just(-math.inf), st.just(NO_LOAN))
 LENT = st.tuples(st.floats(max_value=NOW + 3_000), st.integers(1, 2**64 - 1))
 PAST = st.floats(max_value=NOW) | st.just(-math.inf)
 
@@ -99,7 +99,7 @@ def test_no_bytes_at_all_are_stumbled_over(noise: bytes, beginning: bytes) -> No
         assert found is None or len(content) == records.SIZE
 
 
-STATE = State(2, 1.0, [NOW - 1, NOW + 17], [NOBODY, 5], [-math.inf, NOW], 0.02, -math.inf, 1.0, -math.inf)
+STATE = State(2, 1.0, [NOW - 1, NOW + 17], [NO_LOAN, 5], [-math.inf, NOW], 0.02, -math.inf, 1.0, -math.inf)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ STATE = State(2, 1.0, [NOW - 1, NOW + 17], [NOBODY, 5], [-math.inf, NOW], 0.02, 
     ],
 )
 def test_what_no_proxy_can_have_written_is_not_read_though_its_checksum_is_right(lie: Callable[[State], None]) -> None:
-    state = State(2, 1.0, [NOW - 1, NOW + 17], [NOBODY, 5], [-math.inf, NOW], 0.02, -math.inf, 1.0, -math.inf)
+    state = State(2, 1.0, [NOW - 1, NOW + 17], [NO_LOAN, 5], [-math.inf, NOW], 0.02, -math.inf, 1.0, -math.inf)
     assert records.read(put(EMPTY, records.write(state, 0, 1)), 0, NOW) is not None
     lie(state)
     assert records.read(put(EMPTY, records.write(state, 0, 1)), 0, NOW) is None
