@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from imdsproxy.cli.early_signals import end_start
 from imdsproxy.cli.standard_streams import complain, show
 from imdsproxy.errors import SettingsError
 from imdsproxy.settings.forked_loader import read_config
@@ -55,7 +55,8 @@ def demo(flags: Mapping[str, str]) -> int:
     Raises:
         SettingsError: A setting cannot be used.
     """
-    end_start()  # the emulator, too
+    # A SIGTERM during the start must end the emulator too. Once the proxy serves, uvicorn handles the signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if "upstream" in flags:
         raise SettingsError("IMDSPROXY_UPSTREAM (flag --upstream) is the demo's own emulator; use imdsproxy serve")
     if _taken(EMULATOR_PORT):

@@ -12,11 +12,11 @@ A command's imports happen when it runs, so that `--help` and a mistyped command
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from imdsproxy import __version__
-from imdsproxy.cli.early_signals import end_start
 from imdsproxy.cli.standard_streams import complain, open_missing, show
 from imdsproxy.errors import ImdsproxyError, SettingsError
 
@@ -122,7 +122,7 @@ def _run_with_settings(command: str, arguments: list[str]) -> int:
 
 def _serve(arguments: list[str]) -> int:
     # As early as possible: the kernel does not deliver SIGTERM to a container's first process without a handler.
-    end_start()
+    signal.signal(signal.SIGTERM, _end_early)
     from imdsproxy.settings.forked_loader import read_config  # noqa: PLC0415 - late, see above
 
     config, warnings = read_config(lambda: _parse(_parser("serve"), arguments), meanwhile=_import_server)
@@ -131,6 +131,10 @@ def _serve(arguments: list[str]) -> int:
 
     logs.configure(config.log_level, config.log_format)
     return serve(config, warnings)
+
+
+def _end_early(_signal: int, _frame: object) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _import_server() -> None:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 
 from imdsproxy.app import create_app
-from imdsproxy.cli.early_signals import repeat
 from imdsproxy.cli.standard_streams import complain
 from imdsproxy.cli.startup_checks import check_loop, check_targets, check_upstream
 from imdsproxy.config import Config
@@ -79,4 +78,3 @@ def _report(listeners: Sequence[Listener], config: Config, announce: Callable[[s
                 "IMDSPROXY_HOST=127.0.0.1 keeps it on this machine"
             )
     announce(listeners[0].url)
-    repeat()
