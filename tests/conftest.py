@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ for name in [name for name in os.environ if name.upper().startswith("IMDSPROXY_"
     del os.environ[name]
 for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[name]
+
+# A shell ignores SIGINT for what it runs in the background, and the processes that tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tracing makes a process take twice as long to start and to work, and there are a thousand of them. What the processes
 # of the tests themselves run is enough for every threshold; `make test-long` measures those that they start as well.

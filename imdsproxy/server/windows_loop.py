@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 assert sys.platform == "win32"  # noqa: S101  # for the type checker, because the loop exists on Windows only
@@ -52,6 +54,10 @@ class WindowsLoop(asyncio.ProactorEventLoop):
 
     def __init__(self) -> None:
         super().__init__(_Proactor())
+        if threading.current_thread() is threading.main_thread():
+            # A signal's byte finds no room if another is being written. The loop wakes all the same, so the traceback
+            # that CPython would print is of no use.
+            signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Report an unretrieved exception, unless it is that of an accept that is retried."""

@@ -187,11 +187,11 @@ def test_client_that_pipelines_very_much_is_slowed_down_and_not_refused(
     proxy, _ = slow
     count = 16_000
     last = request(b"/-/healthy", HOST, b"Connection: close\r\n")
-    with proxy.connect(kind) as connection:
+    with proxy.connect(kind, timeout=60.0) as connection:  # for all of them together, on a busy machine
         sender = threading.Thread(target=connection.sendall, args=(_pipelined_behind_a_miss(0, count) + last,))
         sender.start()
         received = read_all(connection)
-        sender.join(10)
+        sender.join(60)
     assert received.count(b"HTTP/1.1 404 ") + received.count(b"HTTP/1.1 400 ") == count
     assert received.count(b"detail=pipelined") == 0
     assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
