@@ -163,6 +163,7 @@ class CollapsedFetches(Generic[Result]):
 
     def _finish(self, task: asyncio.Task[Result | Failure]) -> None:
         fetch = self._tasks.pop(task)
+        fetch.task = None  # a cancelled one refers to the fetch by its traceback, and such a cycle would stay for long
         self._unlist(fetch)
         fetch.finish(_ENDED if task.cancelled() else task.result())
 
