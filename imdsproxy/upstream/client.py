@@ -6,7 +6,7 @@ import asyncio
 import errno
 import re
 import sys
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Iterator
 from typing import cast
 
 from imdsproxy.protocol.address import IMDS, Address
@@ -97,8 +97,12 @@ class UpstreamClient:
             )
         except httpx.NetworkError as error:
             return Failure(FailureKind.RESET, f"{self.address} broke the connection off ({_words(error)}); ask again.")
-        except httpx.HTTPError:
-            return self._unreadable()  # the error may quote what came, which may be a piece of a token
+        except httpx.HTTPError as error:
+            # The error may quote what came, which may be a piece of a token. Its traceback leads back to it, and keeps
+            # the connection with its buffer until the garbage collector runs.
+            for each in _chain(error):
+                each.__traceback__ = None
+            return self._unreadable()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -180,11 +184,14 @@ class UpstreamClient:
 
 def _out_of_descriptors(error: BaseException | None) -> bool:
     """Return whether an error, or one that led to it, says that no descriptor is left (EMFILE, ENFILE)."""
+    return any(isinstance(each, OSError) and each.errno in {errno.EMFILE, errno.ENFILE} for each in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that led to it."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
 
 
 def _words(error: Exception) -> str:
