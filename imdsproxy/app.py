@@ -24,7 +24,7 @@ from imdsproxy.ops import logs
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.snapshot import take_snapshot
-from imdsproxy.policy import Policy
+from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.address import IMDS
 from imdsproxy.protocol.failures import FailureRules
 from imdsproxy.protocol.messages import BudgetClass

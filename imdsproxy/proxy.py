@@ -22,7 +22,8 @@ from imdsproxy.cache.refresh_guard import RefreshGuard
 from imdsproxy.cache.rendered_hit import RenderedHit, from_cache, write
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
-from imdsproxy.policy import Cache, Decision, Forward, Policy, Refuse
+from imdsproxy.policy.decisions import Cache, Decision, Forward, Refuse
+from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.messages import Failure, Key, Refusal, Request, Response
 from imdsproxy.protocol.peer import UNKNOWN, Peer
 from imdsproxy.protocol.target import read_target, without_bypass

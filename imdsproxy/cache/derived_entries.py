@@ -10,7 +10,7 @@ from imdsproxy.cache.derive import derive, wholes
 from imdsproxy.cache.freshness import Entry, Freshness, lookup
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
-from imdsproxy.policy import Lifetimes
+from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Key, Target
 
 _A_DAY = 86400.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from imdsproxy.cache.access_token import MARGIN, TokenBody, read_token
-from imdsproxy.policy import Lifetimes
+from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.expectation import is_coded
 from imdsproxy.protocol.messages import Response
 

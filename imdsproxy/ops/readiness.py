@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from random import SystemRandom
 
 from imdsproxy.ops.snapshot import take_snapshot
-from imdsproxy.policy import Policy, Refuse
+from imdsproxy.policy.decisions import Refuse
+from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.messages import Refusal, Request, Target
 from imdsproxy.protocol.target import read_target
 from imdsproxy.proxy import Proxy

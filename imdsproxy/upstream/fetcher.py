@@ -12,7 +12,7 @@ from imdsproxy.budget.bucket import Budget
 from imdsproxy.budget.fair_semaphore import FairSemaphore
 from imdsproxy.budget.limiter import Limiter, NoPermit
 from imdsproxy.clock import Clock
-from imdsproxy.policy import Cache, Forward
+from imdsproxy.policy.decisions import Cache, Forward
 from imdsproxy.protocol.cache_status import proxy_detail
 from imdsproxy.protocol.failures import FailureRules, Verdict
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response

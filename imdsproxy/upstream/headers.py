@@ -6,7 +6,7 @@ import re
 from email.utils import formatdate
 
 from imdsproxy import __version__
-from imdsproxy.policy import Cache, Forward
+from imdsproxy.policy.decisions import Cache, Forward
 from imdsproxy.protocol.messages import Headers, Request, Response
 from imdsproxy.protocol.request_parser import HOP_HEADER
 

@@ -10,7 +10,8 @@ from imdsproxy.budget.fair_semaphore import Place
 from imdsproxy.budget.limiter import Ticket
 from imdsproxy.budget.shares import Recall
 from imdsproxy.budget.turns import turn_of
-from imdsproxy.policy import Cache, Forward, is_usual
+from imdsproxy.policy.decisions import Cache, Forward
+from imdsproxy.policy.endpoints import is_usual
 from imdsproxy.protocol.failures import Verdict
 from imdsproxy.protocol.messages import Failure, Headers, Request, Response
 from imdsproxy.protocol.peer import UNKNOWN, Peer

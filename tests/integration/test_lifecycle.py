@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
 from imdsproxy.emulator.attested import COMMON_NAME
-from imdsproxy.policy import ENDPOINTS
+from imdsproxy.policy.endpoints import ENDPOINTS
 from imdsproxy.protocol.messages import Target
 from imdsproxy.protocol.target import read_target
 from tests.kit import (

@@ -13,7 +13,7 @@ from imdsproxy.cache.derive import derive, wholes
 from imdsproxy.cache.freshness import make_entry
 from imdsproxy.emulator import answers, documents
 from imdsproxy.emulator import messages as wire
-from imdsproxy.policy import Lifetimes
+from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Response, Target
 from imdsproxy.protocol.target import read_target
 

@@ -29,7 +29,7 @@ from imdsproxy.cache.freshness import Entry, Freshness, lookup, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
 from imdsproxy.ops import readiness
 from imdsproxy.ops.metrics import _Answers
-from imdsproxy.policy import Lifetimes
+from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Failure, Headers, Key, Response
 from imdsproxy.protocol.request_parser import AcceptedHosts
 from imdsproxy.server.application import Application

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from imdsproxy.cache.access_token import MARGIN, read_token
 from imdsproxy.cache.freshness import Freshness, Plan, lookup, make_entry, plan
-from imdsproxy.policy import Lifetimes
+from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Response
 
 ORDER = [Freshness.FRESH, Freshness.REVALIDATE, Freshness.ON_ERROR, Freshness.MISS]

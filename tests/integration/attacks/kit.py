@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from imdsproxy.emulator import EmulatorServer
-from imdsproxy.policy import ENDPOINTS
+from imdsproxy.policy.endpoints import ENDPOINTS
 from imdsproxy.protocol.messages import FailureKind
 from tests.kit import Answer, ProxyProcess, get, talk
 from tests.targets import TOKEN

@@ -8,7 +8,7 @@ import pytest
 
 from imdsproxy.cache.derive import cut, derive, wholes
 from imdsproxy.cache.freshness import Entry, make_entry
-from imdsproxy.policy import Lifetimes
+from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Response, Target
 from imdsproxy.protocol.target import read_target
 

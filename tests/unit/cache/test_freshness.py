@@ -7,7 +7,8 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from imdsproxy.cache.freshness import Entry, Freshness, Plan, aged_by_wait, lookup, make_entry, plan
-from imdsproxy.policy import Cache, Lifetimes, Policy
+from imdsproxy.policy.decisions import Cache, Lifetimes
+from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.messages import Request, Response, Target
 from imdsproxy.protocol.target import read_target
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, from_cache, same_until, write
-from imdsproxy.policy import Lifetimes
+from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Headers, Response
 from imdsproxy.records import Outcome
 

@@ -7,7 +7,7 @@ import pytest
 from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.cache.rendered_hit import write
 from imdsproxy.cache.store import Store
-from imdsproxy.policy import Lifetimes
+from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Key, Response
 from imdsproxy.testing.clock import FakeClock
 

@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from imdsproxy.app import Parts, build
 from imdsproxy.cache.freshness import make_entry
 from imdsproxy.ops.metrics import CONTENT_TYPE, Metrics
-from imdsproxy.policy import ENDPOINTS, Lifetimes
+from imdsproxy.policy.decisions import Lifetimes
+from imdsproxy.policy.endpoints import ENDPOINTS
 from imdsproxy.protocol.messages import BudgetClass, Key, Response
 from imdsproxy.records import Outcome, RequestRecord, UpstreamAttempt
 from imdsproxy.testing.clock import FakeClock

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imdsproxy.app import build
 from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
-from imdsproxy.policy import Lifetimes
+from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Key, Response
 from imdsproxy.server.known_heads import LONGEST_KNOWN, UNIX_MARK, KnownHeads
 from imdsproxy.testing.clock import FakeClock

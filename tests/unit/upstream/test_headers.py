@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from imdsproxy import __version__
-from imdsproxy.policy import Cache, Forward, Lifetimes
+from imdsproxy.policy.decisions import Cache, Forward, Lifetimes
 from imdsproxy.protocol.messages import BudgetClass, Headers, Refusal, Request, Response, Target
 from imdsproxy.protocol.request_parser import HOP_HEADER, AcceptedHosts, read
 from imdsproxy.protocol.target import read_target

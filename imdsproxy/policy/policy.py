@@ -1,6 +1,6 @@
-"""The endpoint table: what may be requested, what may be cached, and for how long.
+"""The policy: what may be requested, what may be cached, and for how long.
 
-The default lifetimes are those in the README. A user's `TTL` or `STALE_IF_ERROR` overrides every default that is a
+The table of `endpoints` has the defaults. A user's `TTL` or `STALE_IF_ERROR` overrides every default that is a
 number. A default of *never* is overridden only by a setting that names its path or one below it, so that
 `TTL=/metadata=60` does not cache scheduled events by accident. A row marked `fixed` is never overridden.
 """
@@ -8,135 +8,20 @@ number. A default of *never* is overridden only by a setting that names its path
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
+from imdsproxy.policy.decisions import Cache, Decision, Forward, Lifetimes, Refuse
+from imdsproxy.policy.endpoints import Row, Segments, row_of, split
 from imdsproxy.protocol.memory import Remembered
-from imdsproxy.protocol.messages import BudgetClass, Refusal, Request, Target
+from imdsproxy.protocol.messages import Refusal, Request, Target
 from imdsproxy.protocol.target import size_of_reading
 
 MetadataRule = Literal["credentials", "always", "never"]
-Segments = tuple[str, ...]
 
-_HOUR = 3600.0
 _LONGEST_REMEMBERED = 1024
 # The bytes of a remembered decision.
 _SIZE_OF_ROUTE = 350
 _SIZE_OF_REFUSAL = 1200
-
-STABLE_LEAVES = frozenset(
-    {
-        *("vmid", "location", "zone", "name", "subscriptionid", "resourceid", "resourcegroupname"),
-        *("azenvironment", "ostype", "publisher", "offer", "sku", "version", "vmsize", "vmscalesetname"),
-        *("placementgroupid", "platformfaultdomain", "platformupdatedomain"),
-    }
-)
-"""Values under `/metadata/instance/compute` that change only with the VM's placement or its size, if ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetimes:
-    """How long an answer may be used, in seconds. With a `fresh` of 0 it is not stored."""
-
-    fresh: float = 0.0
-    revalidate: float = 0.0
-    """How long after `fresh` it is served while it is refreshed in the background (RFC 5861 section 3)."""
-    stale_if_error: float = 0.0
-    """How long after `fresh` it is served while IMDS fails (RFC 5861 section 4)."""
-    negative: float = 0.0
-    """How long a 400 or 404 is stored."""
-    token: bool = False
-    """Whether the answer is an access token, whose own life bounds all of the above."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Answer at once, without a request to IMDS."""
-
-    refusal: Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """Forward the request for this client alone, and store nothing."""
-
-    endpoint: str
-    budget: BudgetClass
-    add_metadata: bool
-    """Whether to send `Metadata: true`. Without the header, IMDS decides how to answer."""
-    once: bool = False
-    """Never retry, because the request changes something (RFC 9110 section 9.2.2)."""
-    drops: str | None = None
-    """The path whose entries are dropped when IMDS has answered."""
-    slow: bool = False
-    """Whether IMDS may take two minutes to answer (Microsoft's scheduled-events page)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """Answer from the entry of this target, or fetch it once for all clients that wait."""
-
-    endpoint: str
-    budget: BudgetClass
-    lifetimes: Lifetimes
-    slow: bool = False
-
-
-Decision = Refuse | Forward | Cache
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One line of the endpoint table, for a path and all below it."""
-
-    path: Segments
-    endpoint: str
-    fresh: float = 0.0
-    refreshes: bool = False
-    stale_if_error: float = 0.0
-    fixed: bool = False
-    budget: BudgetClass = BudgetClass.GENERAL
-    token: bool = False
-    slow: bool = False
-
-
-def _row(path: str, endpoint: str, fresh: float = 0.0, stale: float = 0.0, *, refreshes: bool = False) -> _Row:
-    return _Row(_split(path), endpoint, fresh, refreshes, stale)
-
-
-def _split(path: str) -> Segments:
-    return tuple(segment for segment in path.lower().split("/") if segment)
-
-
-_IDENTITY = BudgetClass.IDENTITY
-_TABLE = (
-    _row("/metadata", "other"),
-    _row("/metadata/versions", "versions", _HOUR, 24 * _HOUR),
-    _row("/metadata/instance", "instance", 60, _HOUR, refreshes=True),
-    *(
-        _row(f"/metadata/instance/compute/{leaf}", "instance", 300, _HOUR, refreshes=True)
-        for leaf in sorted(STABLE_LEAVES)
-    ),
-    _row("/metadata/instance/network", "instance", 30, _HOUR, refreshes=True),
-    _row("/metadata/loadbalancer", "loadbalancer", 30, _HOUR, refreshes=True),
-    _row("/metadata/attested", "attested", 60),
-    _Row(_split("/metadata/scheduledevents"), "scheduledevents", fresh=1, slow=True),
-    _Row(_split("/metadata/identity"), "identity", fixed=True, budget=_IDENTITY),
-    _Row(_split("/metadata/identity/info"), "identity-info", 300, stale_if_error=_HOUR, budget=_IDENTITY),
-    _Row(_split("/metadata/identity/oauth2/token"), "token", 1, budget=_IDENTITY, token=True),
-)
-_BY_PATH = {row.path: row for row in _TABLE}
-
-# Microsoft's scheduled-events page, and clients' sources, 2026.
-_EVENTS_VERSIONS = frozenset(
-    {
-        *("2017-03-01", "2017-08-01", "2017-11-01", "2019-01-01", "2019-04-01", "2019-08-01", "2020-07-01"),
-        "2024-07-09",
-    }
-)
-
-ENDPOINTS = frozenset(row.endpoint for row in _TABLE) | {"none"}
-"""Every value that the `endpoint` label of a metric can have."""
 
 # IMDS's own words, byte for byte (captured responses of both endpoints).
 _NO_METADATA_IDENTITY = b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
@@ -151,7 +36,7 @@ class Policy:
         *,
         ttl: Mapping[str, float] | None = None,
         stale_if_error: Mapping[str, float] | None = None,
-        token_fresh: float = _HOUR,
+        token_fresh: float = 3600.0,
         negative_ttl: float = 5.0,
         require_metadata: MetadataRule = "credentials",
         allow: tuple[str, ...] = ("/metadata",),
@@ -164,8 +49,8 @@ class Policy:
         self._token_fresh = token_fresh
         self._negative_ttl = negative_ttl
         self._require_metadata = require_metadata
-        self._allow = tuple(map(_split, allow))
-        self._deny = tuple(map(_split, deny))
+        self._allow = tuple(map(split, allow))
+        self._deny = tuple(map(split, deny))
         # Clients repeat their targets, and a decision that depends on the target alone never changes.
         self._remembered = Remembered(self._route, _size, memory)
 
@@ -213,17 +98,14 @@ class Policy:
             return Refuse(_not_found())
         if not _within(target.segments, self._allow) or _within(target.segments, self._deny):
             return Refuse(_denied(target))
-        row = _longest(target.segments)
-        if row.endpoint in ("versions", "identity-info", "token") and row.path != target.segments:
-            # Nothing is known below a single document; its parent's rules apply.
-            row = _longest(row.path[:-1])
+        row = row_of(target.segments)
         nonce = row.endpoint == "attested" and target.has("nonce")
         lifetimes = Lifetimes() if row.fixed or nonce else self._lifetimes(row, target.segments)
         if lifetimes.fresh <= 0:
             return Forward(row.endpoint, row.budget, add_metadata=True, slow=row.slow)
         return Cache(row.endpoint, row.budget, lifetimes, slow=row.slow)
 
-    def _lifetimes(self, row: _Row, segments: Segments) -> Lifetimes:
+    def _lifetimes(self, row: Row, segments: Segments) -> Lifetimes:
         fresh = _override(self._ttl, segments, row.fresh > 0 and not row.slow, row.path)
         stale = _override(self._stale_if_error, segments, row.token or row.stale_if_error > 0, row.path)
         if row.token:  # bounded by the token's own life (`cache.access_token`); a setting can only shorten
@@ -261,23 +143,6 @@ def _override(settings: Mapping[str, float], segments: Segments, open_to_all: bo
         if value is not None:
             return value
     return None
-
-
-def is_usual(target: Target) -> bool:
-    """Return whether this is a scheduled-events target that clients are known to ask for: a version, nothing else."""
-    return (
-        len(target.parameters) == 1
-        and target.parameters[0][0] == "api-version"
-        and (target.parameters[0][1] in _EVENTS_VERSIONS)
-    )
-
-
-def _longest(segments: Segments) -> _Row:
-    for length in range(len(segments), 1, -1):
-        row = _BY_PATH.get(segments[:length])
-        if row is not None:
-            return row
-    return _BY_PATH[("metadata",)]
 
 
 def _within(segments: Segments, prefixes: tuple[Segments, ...]) -> bool:
