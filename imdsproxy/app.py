@@ -19,7 +19,7 @@ from imdsproxy.cache.shares import Shares, divide
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock, SystemClock
 from imdsproxy.config import Config
-from imdsproxy.errors import ImdsproxyError, SettingsError
+from imdsproxy.errors import BudgetFileError, ImdsproxyError, SettingsError
 from imdsproxy.ops import logs
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
@@ -185,7 +185,6 @@ def _limiters(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter],
     if sys.platform == "linux":
         # Imported here, because only a shared budget needs it.
         from imdsproxy.budget.joining import share  # noqa: PLC0415
-        from imdsproxy.budget.shared_file import BudgetFileError  # noqa: PLC0415
 
         try:
             budgets, close = share(path, clock, window, sizes, leases)

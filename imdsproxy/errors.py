@@ -4,7 +4,7 @@ ImdsproxyError
 ├── SettingsError      a setting, flag or file that cannot be used
 │   └── LoadError      nft refused the ruleset (cli/redirect)
 ├── StartError         the settings are sound, but this machine does not allow the start
-├── BudgetFileError    a shared budget file that cannot be used (budget/shared_file)
+├── BudgetFileError    a file of a shared budget that cannot be used
 └── NoPlaceError       a server's workers have no place to share a budget (budget/workers)
 """
 
@@ -23,3 +23,7 @@ class SettingsError(ImdsproxyError):
 
 class StartError(ImdsproxyError):
     """The proxy cannot start on this machine."""
+
+
+class BudgetFileError(ImdsproxyError):
+    """The file of a shared budget cannot be used; the text is one line."""

@@ -32,7 +32,8 @@ ONLY_FOR = {"settings": {"app", "cli"}, "emulator": {"cli"}}
 
 PURE = (
     *("protocol", "policy", "records", "config", "errors"),
-    *("budget/bucket", "budget/fair_queue", "budget/shared_record", "budget/shares", "budget/turns"),
+    *("budget/bucket", "budget/bucket_state", "budget/fair_queue", "budget/shared_record", "budget/shares"),
+    "budget/turns",
     *("cache/access_token", "cache/derive", "cache/freshness", "cache/rendered_hit"),
     *(
         "upstream/headers",

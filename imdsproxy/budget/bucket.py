@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import count
 
-LOWEST_RATE = 1 / 32
-NO_LOAN = 0
-"""The holder of the permits that are not lent."""
+from imdsproxy.budget.bucket_state import NO_LOAN, State
 
+LOWEST_RATE = 1 / 32
 _WON_BACK = 0.05
 """The share of the full rate that is recovered in each window without a 429."""
 # The weight of the newest request in the running mean of how long a permit is held.
@@ -47,47 +46,6 @@ class Permit:
     taken_at: float
     holder: int
     """The number of the loan, which is unique."""
-
-
-@dataclass(slots=True)
-class State:
-    """The state of a budget. Times are monotonic seconds."""
-
-    requests: int
-    window: float
-    rests_from: list[float] = field(default_factory=list)
-    """For each permit, when it was released, or the end of its lease while it is lent."""
-    holders: list[int] = field(default_factory=list)
-    """For each permit, the number of its loan, or NO_LOAN."""
-    lent_at: list[float] = field(default_factory=list)
-    """For each permit, when it was last lent."""
-    held: float = 0.0
-    """The running mean of how long a request held its permit."""
-    blocked_until: float = -math.inf
-    rate: float = 1.0
-    """The share of the full rate at the time of the last 429 ..."""
-    rate_at: float = -math.inf
-    """... and that time."""
-
-    def __post_init__(self) -> None:
-        if not self.rests_from:
-            self.rests_from = [-math.inf] * self.requests
-            self.holders = [NO_LOAN] * self.requests
-            self.lent_at = [-math.inf] * self.requests
-
-
-def resized(state: State, requests: int, window: float, now: float) -> State:
-    """Return the state with another size. Surplus permits are those that return first; new ones rest from now."""
-    kept = sorted(zip(state.rests_from, state.holders, state.lent_at, strict=True), reverse=True)[:requests]
-    kept += [(now, NO_LOAN, -math.inf)] * (requests - len(kept))
-    return replace(
-        state,
-        requests=requests,
-        window=window,
-        rests_from=[rests_from for rests_from, _, _ in kept],
-        holders=[holder for _, holder, _ in kept],
-        lent_at=[lent_at for _, _, lent_at in kept],
-    )
 
 
 class Budget:
@@ -146,23 +104,23 @@ class Budget:
         self._took_one_at = now
         return permit
 
-    def release(self, token: Permit, now: float, *, counts: bool = True) -> None:
+    def release(self, permit: Permit, now: float, *, counts: bool = True) -> None:
         """Release a permit whose request was answered or has failed. It rests for one window.
 
         If its lease has ended, it may have another holder, and then nothing is released.
 
         Args:
-            token: The permit.
+            permit: The permit.
             now: The current time.
             counts: Whether the time it was held is typical for other requests.
         """
         if counts:
-            self.state.held += _NEWEST * (now - token.taken_at - self.state.held)
-        self._free(token, now)
+            self.state.held += _NEWEST * (now - permit.taken_at - self.state.held)
+        self._free(permit, now)
 
-    def release_unused(self, token: Permit) -> None:
+    def release_unused(self, permit: Permit) -> None:
         """Release a permit that was not used. Nothing was sent, so it does not rest."""
-        self._free(token, -math.inf)
+        self._free(permit, -math.inf)
 
     def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
         """Slow down after a 429 from IMDS. Several 429s to concurrent requests halve the rate once.

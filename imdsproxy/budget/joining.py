@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 
 from imdsproxy.budget import shared_record as records
 from imdsproxy.clock import Clock
+from imdsproxy.errors import BudgetFileError
 
 assert sys.platform == "linux"  # noqa: S101  # as in `shared_file`
 
 from imdsproxy.budget.shared import SharedBudget  # noqa: E402  # behind the line above
-from imdsproxy.budget.shared_file import BudgetFile, BudgetFileError  # noqa: E402  # as well
+from imdsproxy.budget.shared_file import BudgetFile  # noqa: E402  # as well
 
 
 def share(
@@ -34,8 +35,8 @@ def share(
             f"no request and no window may last longer than {records.LONGEST_LEASE:g} s where a budget is shared; "
             "lower IMDSPROXY_READ_TIMEOUT, IMDSPROXY_CONNECT_TIMEOUT or IMDSPROXY_BUDGET_WINDOW"
         )
-    if max(requests for requests, _ in sizes) > records.MOST_TOKENS:
-        raise BudgetFileError(f"a shared budget has at most {records.MOST_TOKENS} requests")
+    if max(requests for requests, _ in sizes) > records.MOST_PERMITS:
+        raise BudgetFileError(f"a shared budget has at most {records.MOST_PERMITS} requests")
     file = BudgetFile(path, clock, caution=leases[0])
     try:
         budgets = [

@@ -11,12 +11,15 @@ from random import SystemRandom
 from typing import TypeVar
 
 from imdsproxy.budget import shared_record as records
-from imdsproxy.budget.bucket import Budget, Permit, State, resized
+from imdsproxy.budget.bucket import Budget, Permit
+from imdsproxy.budget.bucket_state import State, resized
 from imdsproxy.clock import Clock
+from imdsproxy.errors import BudgetFileError
 
 assert sys.platform == "linux"  # noqa: S101  # as in `shared_file`
 
-from imdsproxy.budget.shared_file import BudgetFile, BudgetFileError, OtherMachineError  # noqa: E402  # behind the line above
+from imdsproxy.budget.shared_file import BudgetFile, OtherMachineError  # noqa: E402  # behind the line above
+from imdsproxy.budget.shared_settings import SharedSettings, TooManySettingsError  # noqa: E402  # as well
 
 Result = TypeVar("Result")
 
@@ -28,16 +31,6 @@ _LONGEST_UNTIL_LOOK = 0.25
 _JUST_BEGUN = 5.0
 _PATIENCE = 1000
 """Attempts at the lock during the start, when no event loop has to stay free."""
-
-
-class _TooManySettingsError(Exception):
-    """The proxies that share the budget have too many different settings."""
-
-    def __str__(self) -> str:
-        return (
-            f"proxies that use it have {records.MOST_SETTINGS} other values of IMDSPROXY_BUDGET_REQUESTS and "
-            "IMDSPROXY_BUDGET_WINDOW; give all of them the same"
-        )
 
 
 class SharedBudget:
@@ -69,15 +62,11 @@ class SharedBudget:
         self._file = file
         self._section = section
         self._clock = clock
-        self._own = own
-        self._last_setting = own
         loans = (_RANDOM.getrandbits(63) | 1 for _ in itertools.count())
         self._budget = Budget(*own, concurrent, loans)
         self._own_budget = Budget(*own, concurrent)
         self._own_permits: dict[int, Permit] = {}
-        self._settings = records.NO_SETTINGS
-        self._place: int | None = None
-        """This proxy's place in the list of settings."""
+        self._settings = SharedSettings(file, section, own)
         self._late: list[Callable[[Budget], object]] = []
         self._again: asyncio.TimerHandle | None = None
         self._header: records.Header | None = None
@@ -109,19 +98,19 @@ class SharedBudget:
             return self._file.trouble.pause
         return min(taken, self._budget.state.window / _LOOKS_A_WINDOW, _LONGEST_UNTIL_LOOK)
 
-    def release(self, token: Permit, now: float, *, counts: bool = True) -> None:
+    def release(self, permit: Permit, now: float, *, counts: bool = True) -> None:
         """Release a permit whose request is over."""
-        own = self._own_permits.pop(token.holder, None)
+        own = self._own_permits.pop(permit.holder, None)
         if own is not None:
             self._own_budget.release(own, now, counts=counts)
-        self._do(lambda budget: budget.release(token, now, counts=counts))
+        self._do(lambda budget: budget.release(permit, now, counts=counts))
 
-    def release_unused(self, token: Permit) -> None:
+    def release_unused(self, permit: Permit) -> None:
         """Release a permit that was not used."""
-        own = self._own_permits.pop(token.holder, None)
+        own = self._own_permits.pop(permit.holder, None)
         if own is not None:
             self._own_budget.release_unused(own)
-        self._do(lambda budget: budget.release_unused(token))
+        self._do(lambda budget: budget.release_unused(permit))
 
     def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
         """Slow down after a 429 from IMDS."""
@@ -164,7 +153,7 @@ class SharedBudget:
                 self._file.start_again()  # an older release left it
                 state = self._state()
             self._put(state)
-        except _TooManySettingsError as error:
+        except TooManySettingsError as error:
             raise BudgetFileError(str(error)) from None
         except records.UnknownVersionError as version:
             raise BudgetFileError(
@@ -201,7 +190,7 @@ class SharedBudget:
         except records.UnknownVersionError as version:
             self._file.trouble.bar(f"is of version {version}, which this proxy does not know; nothing is asked of IMDS")
             return None
-        except _TooManySettingsError as error:
+        except TooManySettingsError as error:
             self._file.trouble.bar(f"cannot be used ({error}); nothing is asked of IMDS")
             return None
         except OtherMachineError:
@@ -223,7 +212,9 @@ class SharedBudget:
             self._header, self._number = header, 0
         record = records.read(content, self._section, now)
         known = record is not None and record.number >= self._number  # a lower one was written back from outside
-        requests, window = self._strictest(record.settings if record is not None and known else records.NO_SETTINGS)
+        requests, window = self._settings.strictest(
+            record.settings if record is not None and known else records.NO_SETTINGS
+        )
         if record is not None and known:
             self._number = record.number
             state = record.state
@@ -238,31 +229,11 @@ class SharedBudget:
             rests_from = now + self._file.caution  # it is new, or its content was lost
         return records.begun(requests, window, rests_from)
 
-    def _strictest(self, settings: records.Settings) -> records.Setting:
-        """Take this proxy's place in the list of settings, and return the strictest setting."""
-        first = self._section * records.MOST_SETTINGS
-        found = records.with_own(settings, self._own, lambda place: self._file.present(first + place))
-        if found is None:
-            raise _TooManySettingsError
-        self._settings, place = found
-        self._file.be_present(first + place, None if self._place is None else first + self._place)
-        self._place = place
-        return records.strictest(self._settings)
-
     def _put(self, state: State) -> None:
         """Write this section; only while locked."""
-        self._report(state)
-        self._file.put(*records.write(state, self._section, self._number + 1, self._settings))
+        self._settings.report(state.requests, state.window)
+        self._file.put(*records.write(state, self._section, self._number + 1, self._settings.all))
         self._number += 1
-
-    def _report(self, state: State) -> None:
-        """Log the setting that applies, if it is not the last known one."""
-        found = (state.requests, state.window)
-        if found != self._last_setting:
-            self._last_setting = found
-            self._file.trouble.complain(
-                f"is {state.requests} requests in {state.window:g} s now, as the strictest proxy says"
-            )
 
     def _look(self, now: float) -> None:
         """Update the figures, without the lock."""

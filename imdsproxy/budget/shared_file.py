@@ -9,41 +9,32 @@ at this size a copy takes a microsecond.
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
-import secrets
-import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from imdsproxy import clock as clocks
 from imdsproxy.budget import shared_record as records
-from imdsproxy.budget.file_trust import doubt, exposed
 from imdsproxy.budget.limiter import LATEST_START
 from imdsproxy.budget.trouble import Trouble
 from imdsproxy.clock import Clock
-from imdsproxy.errors import ImdsproxyError
+from imdsproxy.errors import BudgetFileError
 
 assert sys.platform == "linux"  # noqa: S101  # the setting is refused elsewhere; this tells the type checker
 
 import fcntl  # noqa: E402  # behind the line above
 
-_OWNER_AND_GROUP = 0o660
-_OPENED = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+from imdsproxy.budget.file_opening import make, open_or_make  # noqa: E402  # as well
+from imdsproxy.budget.file_presence import is_marked_by_another, mark, mark_if_alone, unmark  # noqa: E402  # as well
+
 _CLOSED = -1
 # A lock is held for microseconds. Beyond these seconds another program has it, or a stopped proxy. They are longer than
 # a permit may wait for its use.
 _LOCKED_FOR_LONG = LATEST_START + 1.0
 _SEEN_IN_A_ROW = 1.0
-# The locks of places in the list of settings are on bytes beyond the file's end, which can be locked as well.
+# The marks of places in the list of settings are on bytes beyond the file's end.
 _PLACES = 1 << 20
-_FLOCK = struct.Struct("hhqqi")  # struct flock of fcntl_locking(2)
-
-
-class BudgetFileError(ImdsproxyError):
-    """The file cannot be used; the text is one line for people."""
 
 
 class OtherMachineError(Exception):
@@ -107,21 +98,17 @@ class BudgetFile:
 
     def alone(self) -> bool:
         """Return whether no other process has this file open; only while locked. Others then see that it is in use."""
-        alone = self._hold(fcntl.F_WRLCK)
-        self._hold(fcntl.F_RDLCK)
-        return alone
+        return mark_if_alone(self._descriptor)
 
     def present(self, place: int) -> bool:
         """Return whether another proxy holds this place in the list of settings; only while locked."""
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _PLACES + place, 1, 0)
-        found = fcntl.fcntl(self._descriptor, fcntl.F_OFD_GETLK, asked)
-        return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+        return is_marked_by_another(self._descriptor, _PLACES + place)
 
     def be_present(self, place: int, left: int | None) -> None:
         """Hold a place in the list of settings instead of `left`. The kernel releases it at the end of the process."""
-        self._hold(fcntl.F_RDLCK, _PLACES + place)
+        mark(self._descriptor, _PLACES + place)
         if left is not None and left != place:
-            self._hold(fcntl.F_UNLCK, _PLACES + left)
+            unmark(self._descriptor, _PLACES + left)
 
     def start_again(self) -> None:
         """Start a file again that no other process uses, with every permit lent; only while locked."""
@@ -169,64 +156,15 @@ class BudgetFile:
         os.close(self._descriptor)
         self._descriptor = _CLOSED
 
-    def _hold(self, kind: int, offset: int = 0) -> bool:
-        """Take a lock that shows that this process runs, and return whether the locks of others allow it.
-
-        It belongs to the open file, not to the process (fcntl_locking(2)), so that closing another descriptor does not
-        release it.
-        """
-        try:
-            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
-        except OSError:
-            return False
-        return True
-
     def _read(self) -> bytes:
         return os.pread(self._descriptor, records.SIZE + 1, 0)
 
     def _open(self, caution: float) -> int:
-        """Open the file, or make it. Raises BudgetFileError if it is not a budget."""
-        while True:
-            try:
-                descriptor = os.open(self._path, _OPENED)
-            except FileNotFoundError:
-                with contextlib.suppress(FileExistsError):  # another process was first, and its file will do
-                    self._make(os.link, self._clock.monotonic() + caution)
-                continue
-            except OSError as error:
-                if error.errno == errno.ELOOP:
-                    raise BudgetFileError("it is a symbolic link; name the file itself") from None
-                raise
-            try:
-                self._check(descriptor)
-            except (OSError, BudgetFileError):
-                os.close(descriptor)
-                raise
-            return descriptor
+        return open_or_make(self._path, lambda: self._new(caution), self.trouble.complain)
 
-    def _check(self, descriptor: int) -> None:
-        """Raise BudgetFileError if the file is not a budget, or is not trusted."""
-        folder = self._path.parent.stat()
-        file = os.fstat(descriptor)
-        why = doubt(file, folder, os.geteuid(), {os.getegid(), *os.getgroups()})
-        if why is None and records.foreign(os.pread(descriptor, len(records.MAGIC), 0)):
-            why = "it holds something else; name another file"
-        if why is not None:
-            raise BudgetFileError(why)
-        if exposed(folder):
-            self.trouble.complain("is in a folder that every user can write to; better name one that others cannot")
-
-    def _make(self, put: Callable[[Path, Path], object], rests_from: float) -> None:
-        """Make a complete file or none, so that no process ever sees a part of one."""
-        unfinished = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(unfinished, _OPENED | os.O_CREAT | os.O_EXCL, _OWNER_AND_GROUP)
-        try:
-            os.fchmod(descriptor, _OWNER_AND_GROUP)  # independent of the umask, because the group shares it
-            os.pwrite(descriptor, records.empty(self._header(rests_from)), 0)
-            put(unfinished, self._path)
-        finally:
-            os.close(descriptor)
-            unfinished.unlink(missing_ok=True)
+    def _new(self, caution: float) -> bytes:
+        """Return the content of a new file, whose permits rest from `caution` seconds on."""
+        return records.empty(self._header(self._clock.monotonic() + caution))
 
     def _begin(self, rests_from: float) -> tuple[records.Header, bytes]:
         header = self._header(rests_from)
@@ -251,14 +189,14 @@ class BudgetFile:
         os.close(self._descriptor)
         self._descriptor = descriptor
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._hold(fcntl.F_RDLCK)
+        mark(self._descriptor)
 
     def _open_again(self) -> None:
         """Open the file in a forked child: a lock belongs to the open file, and so to the parent as well."""
         descriptor = self._open(self.caution)
         os.close(self._descriptor)
         self._descriptor, self._process = descriptor, os.getpid()
-        self._hold(fcntl.F_RDLCK)
+        mark(self._descriptor)
 
     def _is_locked_out(self) -> None:
         """Note that the lock was taken, and replace the file if its holder seems to be stopped.
@@ -271,7 +209,7 @@ class BudgetFile:
         self.trouble.begin()
         if now - self._locked_out[0] > _LOCKED_FOR_LONG:
             try:
-                self._make(os.replace, now + self.caution)
+                make(self._path, self._new(self.caution), os.replace)
             except OSError as error:
                 self.trouble.complain(
                     f"is locked by another process and cannot be replaced ({error.strerror}); nothing is asked of IMDS"

@@ -17,11 +17,12 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from imdsproxy.budget.bucket import LOWEST_RATE, NO_LOAN, State
+from imdsproxy.budget.bucket import LOWEST_RATE
+from imdsproxy.budget.bucket_state import NO_LOAN, State
 
 MAGIC = b"imdsproxy budget"
 VERSION = 2
-MOST_TOKENS = 128
+MOST_PERMITS = 128
 MOST_SETTINGS = 16
 """Different settings of proxies that share one budget at the same time."""
 LONGEST_LEASE = 3600.0
@@ -34,11 +35,11 @@ _SLACK = 1.0
 _HEADER = struct.Struct("<16sI16sdd")
 _HEADER_SPACE = 64
 _FIXED = struct.Struct("<QIddddd")
-_TOKEN = struct.Struct("<dQd")
+_PERMIT = struct.Struct("<dQd")
 _SETTING = struct.Struct("<Id")
 _SETTINGS_SPACE = MOST_SETTINGS * _SETTING.size
 _CHECKSUM = struct.Struct("<I")
-_RECORD_SPACE = _FIXED.size + _SETTINGS_SPACE + MOST_TOKENS * _TOKEN.size + _CHECKSUM.size
+_RECORD_SPACE = _FIXED.size + _SETTINGS_SPACE + MOST_PERMITS * _PERMIT.size + _CHECKSUM.size
 _SECTIONS = 2
 
 SIZE = _HEADER_SPACE + _SECTIONS * _RECORD_SPACE
@@ -128,17 +129,17 @@ def read(content: bytes, section: int, now: float) -> Record | None:
     if len(content) < begin + _RECORD_SPACE:
         return None
     number, requests, *figures = _FIXED.unpack_from(content, begin)
-    if not 1 <= requests <= MOST_TOKENS:
+    if not 1 <= requests <= MOST_PERMITS:
         return None
-    size = _FIXED.size + _SETTINGS_SPACE + requests * _TOKEN.size
+    size = _FIXED.size + _SETTINGS_SPACE + requests * _PERMIT.size
     sealed = _opened(content[begin : begin + size + _CHECKSUM.size])
     if sealed is None:
         return None
     window, held, blocked_until, rate, rate_at = figures
     told = _SETTING.iter_unpack(sealed[_FIXED.size : _FIXED.size + _SETTINGS_SPACE])
     settings = tuple(setting if setting[0] else None for setting in told)
-    tokens = list(_TOKEN.iter_unpack(sealed[_FIXED.size + _SETTINGS_SPACE :]))
-    rests_from, holders, lent_at = (list(column) for column in zip(*tokens, strict=True))
+    permits = list(_PERMIT.iter_unpack(sealed[_FIXED.size + _SETTINGS_SPACE :]))
+    rests_from, holders, lent_at = (list(column) for column in zip(*permits, strict=True))
     state = State(requests, window, rests_from, holders, lent_at, held, blocked_until, rate, rate_at)
     possible = _possible(state, now) and all(map(_possible_setting, settings))
     return Record(state, number, settings) if possible else None
@@ -150,14 +151,14 @@ def write(state: State, section: int, number: int, settings: Settings = NO_SETTI
     figures = (min(state.held, LONGEST_LEASE), state.blocked_until, state.rate, state.rate_at)
     parts = [_FIXED.pack(number, state.requests, state.window, *figures)]
     parts += [_SETTING.pack(*(setting or (0, 0.0))) for setting in settings]
-    tokens = zip(state.rests_from, state.holders, state.lent_at, strict=True)
-    return _offset(section), _sealed(b"".join([*parts, *(_TOKEN.pack(*token) for token in tokens)]))
+    permits = zip(state.rests_from, state.holders, state.lent_at, strict=True)
+    return _offset(section), _sealed(b"".join([*parts, *(_PERMIT.pack(*permit) for permit in permits)]))
 
 
 def _possible(state: State, now: float) -> bool:
     """Return whether a proxy can have written this. The checksum finds damage, this finds forgery."""
     soon, latest = now + _SLACK, now + LONGEST_LEASE + _SLACK
-    tokens = zip(state.rests_from, state.holders, strict=True)
+    permits = zip(state.rests_from, state.holders, strict=True)
     return (
         0 < state.window <= LONGEST_LEASE
         and 0 <= state.held <= LONGEST_LEASE
@@ -165,12 +166,12 @@ def _possible(state: State, now: float) -> bool:
         and state.blocked_until <= latest
         and state.rate_at <= soon
         and all(lent_at <= soon for lent_at in state.lent_at)
-        and all(rests_from <= (soon if holder == NO_LOAN else latest) for rests_from, holder in tokens)
+        and all(rests_from <= (soon if holder == NO_LOAN else latest) for rests_from, holder in permits)
     )
 
 
 def _possible_setting(setting: Setting | None) -> bool:
-    return setting is None or (setting[0] <= MOST_TOKENS and 0 < setting[1] <= LONGEST_LEASE)
+    return setting is None or (setting[0] <= MOST_PERMITS and 0 < setting[1] <= LONGEST_LEASE)
 
 
 def strictest(settings: Settings) -> Setting:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from imdsproxy.budget.bucket import NO_LOAN, Budget, Permit, State, resized
+from imdsproxy.budget.bucket import Budget, Permit
 
 NOW = 1_000.0
 
@@ -245,17 +245,3 @@ class TestWhatIsSharedIsLeftToOthersForAMoment:
         budget = Budget(2, 1.0)
         took(budget)
         assert isinstance(budget.reserve(NOW, background=True), Permit)
-
-
-class TestAnotherSize:
-    def test_fewer_are_those_that_come_back_last(self) -> None:
-        state = State(3, 1.0, [NOW - 9, NOW + 5, NOW - 1], [NO_LOAN, 7, NO_LOAN], [NOW - 10, NOW - 2, NOW - 3])
-        smaller = resized(state, 2, 2.0, NOW)
-        assert (smaller.requests, smaller.window) == (2, 2.0)
-        assert (smaller.rests_from, smaller.holders) == ([NOW + 5, NOW - 1], [7, NO_LOAN])
-        assert smaller.lent_at == [NOW - 2, NOW - 3]
-
-    def test_more_rest_first(self) -> None:
-        larger = resized(State(1, 1.0, [NOW - 9], [NO_LOAN], [NOW - 10]), 3, 1.0, NOW)
-        assert sorted(larger.rests_from) == [NOW - 9, NOW, NOW]
-        assert larger.holders == [NO_LOAN] * 3

@@ -19,11 +19,12 @@ import pytest
 
 from imdsproxy.budget import shared as shared_budget
 from imdsproxy.budget import shared_record as records
-from imdsproxy.budget.bucket import Permit, State
+from imdsproxy.budget.bucket import Permit
+from imdsproxy.budget.bucket_state import State
 from imdsproxy.budget.joining import share
 from imdsproxy.budget.limiter import LATEST_START
 from imdsproxy.budget.shared import SharedBudget
-from imdsproxy.budget.shared_file import BudgetFileError
+from imdsproxy.errors import BudgetFileError
 from imdsproxy.testing.clock import FakeClock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a budget is shared on Linux only")

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imdsproxy.budget import shared_record as records
-from imdsproxy.budget.bucket import LOWEST_RATE, NO_LOAN, State
+from imdsproxy.budget.bucket import LOWEST_RATE
+from imdsproxy.budget.bucket_state import NO_LOAN, State
 
 NOW = 1_000.0
 BOOT = bytes(range(16))
@@ -26,7 +27,7 @@ PAST = st.floats(max_value=NOW) | st.just(-math.inf)
 
 @st.composite
 def states(draw: st.DrawFn) -> State:
-    tokens = draw(st.lists(RESTING | LENT, min_size=1, max_size=records.MOST_TOKENS))
+    tokens = draw(st.lists(RESTING | LENT, min_size=1, max_size=records.MOST_PERMITS))
     return State(
         len(tokens),
         draw(st.floats(0.001, 3_600)),
@@ -129,7 +130,7 @@ def test_what_no_proxy_can_have_written_is_not_read_though_its_checksum_is_right
     assert records.read(put(EMPTY, records.write(state, 0, 1)), 0, NOW) is None
 
 
-@pytest.mark.parametrize("requests", [0, records.MOST_TOKENS + 1, 2**32 - 1])
+@pytest.mark.parametrize("requests", [0, records.MOST_PERMITS + 1, 2**32 - 1])
 def test_a_number_of_tokens_that_cannot_be_is_not_read(requests: int) -> None:
     offset, piece = records.write(STATE, 0, 1)
     content = piece[:8] + struct.pack("<I", requests) + piece[12:-4]
