@@ -26,12 +26,12 @@ class Clock(Protocol):
 
 
 if sys.platform == "linux":
-    # A VM can hibernate while its tokens age. Of Linux's two monotonic clocks only this one counts the time asleep
+    # A VM can hibernate, and its tokens age meanwhile. Of Linux's monotonic clocks only this one counts that time
     # (clock_gettime(2)).
     _monotonic = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 elif sys.platform == "win32":
-    # Before Python 3.13 `time.monotonic` moves in steps of 15.6 ms here, by which a permit could be back too early.
-    # The performance counter has no such steps, and it counts the time asleep.
+    # Before Python 3.13 `time.monotonic` moves in steps of 15.6 ms here, so a permit could return that much too early.
+    # The performance counter has no such steps, and it counts the time of hibernation.
     _monotonic = time.perf_counter
 else:
     _monotonic = time.monotonic

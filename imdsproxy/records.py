@@ -43,7 +43,7 @@ class RequestRecord(NamedTuple):
     stored: bool = False
     """Whether the answer was stored."""
     detail: str | None = None
-    """One word for the reason, as the `detail` of Cache-Status and the log have it."""
+    """One word for the reason: `detail` in Cache-Status and in the log."""
 
     def cache_status(self) -> bytes:
         """Return the Cache-Status member (RFC 9211 section 2)."""
@@ -101,4 +101,4 @@ class UpstreamAttempt:
     seconds: float = 0.0
     """Seconds from sending to the last byte of the answer."""
     retried_after: str | None = None
-    """Why the previous attempt failed, in the words of `status`; None for a first attempt."""
+    """The `status` of the previous attempt, which failed; None for a first attempt."""

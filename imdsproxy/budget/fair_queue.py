@@ -1,12 +1,13 @@
-"""A queue in which clients take turns, and of one client the things it asks for.
+"""A queue in which clients take turns, and within one client the kinds of its requests.
 
-The queue is a tree: one level for each level of a client's turn, then one for the kinds of what it asks for. On every
-level those who wait take turns, so that a client with a thousand items delays another's only item by one turn. An item
-for which several clients wait stands in the queue of each of them and leaves all at once.
+The queue is a tree. Its upper levels are those of a client's turn (`budget.turns`); its lowest level is the kind of a
+request, which is the endpoint. The children of a node take turns. A client with a thousand items therefore delays the
+only item of another client by one turn. An item for which several clients wait is in the queue of each of them, and
+leaves all of these queues at once.
 
-A client that begins to ask for another kind comes last among those who wait for that kind.
+A client whose first item of a kind arrives comes last among the clients that wait for that kind.
 
-Adding, removing and looking for the next cost the same however many wait.
+The time to add or remove an item, or to find the next one, does not depend on the number of items.
 """
 
 from __future__ import annotations
@@ -21,37 +22,37 @@ from imdsproxy.budget.turns import Turn
 Item = TypeVar("Item")
 
 _EXACT_ROUNDS = 64
-"""Rounds up to which the estimate is exact; beyond it errs on the long side."""
+"""Rounds up to which `before_own` is exact; for more rounds it overestimates."""
 
 
 class _Node(Generic[Item]):
-    """A level on which children take turns. The innermost nodes have items, in order of arrival, and no children."""
+    """A node of the tree. A leaf has items, in order of arrival; any other node has children, which take turns."""
 
     __slots__ = ("children", "items", "order", "served", "waiting", "with_more")
 
     def __init__(self, served: int = 0) -> None:
         self.children: dict[str, _Node[Item]] = {}
         self.order: dict[str, OrderedDict[str, _Node[Item]]] = {}
-        """For each kind the children in which an item of it waits; the next to be served comes first."""
+        """For each kind, the children with an item of it. The next to be served comes first."""
         self.items: dict[Item, None] = {}
         self.served = served
-        """When it was served last, or made: numbers that grow."""
+        """The sequence number of its last turn, or of its creation."""
         self.waiting = 0
-        """Items in it, and below it."""
+        """The number of items in it and below it."""
         self.with_more: list[int] = []
-        """At index n: how many children have more than n waiting."""
+        """At index n, the number of children with more than n items."""
 
     def has(self, kind: str) -> bool:
         """Return whether an item of this kind waits in it, or below it."""
         return bool(self.items) or kind in self.order
 
     def next(self, skipped: Container[str]) -> tuple[str, _Node[Item]] | None:
-        """Return the child whose turn it is, passing over those that have nothing but skipped kinds."""
+        """Return the child whose turn it is, with its name, or None. A child with only skipped kinds has no turn."""
         heads = (next(iter(order.items())) for kind, order in self.order.items() if kind not in skipped)
         return min(heads, key=lambda head: head[1].served, default=None)
 
     def before_own(self, name: str, own: int) -> int:
-        """Bound what the other children have served before one child has been served `own` + 1 times."""
+        """Return an upper bound of the items that other children have served before child `name` serves `own` + 1."""
         rounds, child = own + 1, self.children.get(name)
         own_waiting = 0 if child is None else child.waiting
         exact = min(rounds, _EXACT_ROUNDS)
@@ -63,9 +64,9 @@ class _Node(Generic[Item]):
 
 
 class FairQueue(Generic[Item]):
-    """Items by turn and kind, first come first served only within one kind of one client.
+    """Items by turn and kind. Within one client and kind, items are served in order of arrival.
 
-    An item has one kind, and may have the turns of several clients.
+    An item has one kind. It may have the turns of several clients.
     """
 
     def __init__(self) -> None:
@@ -76,7 +77,7 @@ class FairQueue(Generic[Item]):
         """How many items of each kind wait."""
 
     def add(self, item: Item, turn: Turn, kind: str) -> None:
-        """Let an item wait at the end of a client's queue for this kind, unless it waits there already."""
+        """Append an item to a client's queue for this kind, unless it is there already."""
         path = (*turn, kind)
         places = self._places.setdefault(item, {})
         if path in places:
@@ -126,7 +127,7 @@ class FairQueue(Generic[Item]):
         return item
 
     def remove(self, item: Item) -> None:
-        """Remove an item wherever it waits. Raise KeyError if it does not wait."""
+        """Remove an item from every queue that it is in. Raise KeyError if it is in none."""
         places = self._places.pop(item)
         kind = next(iter(places))[-1]
         self.kinds[kind] -= 1
@@ -151,10 +152,10 @@ class FairQueue(Generic[Item]):
                     del node.children[name]
 
     def ahead_of_new(self, turn: Turn, kind: str) -> int:
-        """Bound the number of items that would get their turn before a new one.
+        """Return an upper bound of the items that would be served before a new one.
 
-        On each level the new one is its client's (n + 1)th to be served, and every other client is served n + 1 times
-        before, or as often as it has items.
+        If n items of the new item's own child come before it, every other child of that node is served n + 1 times
+        before it, or as often as that child has items.
         """
         path = (*turn, kind)
         nodes: list[_Node[Item] | None] = [self._root]
@@ -166,10 +167,10 @@ class FairQueue(Generic[Item]):
         for name, node in zip(reversed(path), reversed(nodes), strict=True):
             if node is not None:
                 ahead += node.before_own(name, ahead)
-        return min(len(self), ahead)  # an item that stands in several queues was counted in each
+        return min(len(self), ahead)  # an item in several queues was counted in each of them
 
     def waiting(self, turn: Turn, kind: str | None = None) -> int:
-        """Count what waits for a client, of all kinds or of one."""
+        """Return how many items of a client wait; of one kind, or of all kinds if `kind` is None."""
         node = self._node(turn if kind is None else (*turn, kind))
         return node.waiting
 

@@ -1,4 +1,4 @@
-"""A few places for requests that may hold a permit for minutes, so that the others keep some."""
+"""A semaphore for slow requests, which may hold a permit for minutes, so that some permits are left for the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imdsproxy.budget.shares import SILENCE, Recall
 from imdsproxy.budget.turns import Turn
 from imdsproxy.clock import Clock
 
-# One client may wait for so many of the few places at once: more different scheduled-events targets than there are.
+# The most places that one client may wait for at once. There are fewer scheduled-events targets than that.
 _MOST_PLACES_WANTED = 8
 _REMEMBERED_CLIENTS = 4096
 _PRESSED_EVERY = 0.1
@@ -24,7 +24,7 @@ class Place:
 
     turn: Turn
     usual: bool
-    """Clients are known to ask for this target. All other targets count together."""
+    """Whether known clients request this target. All unusual targets of a client are counted together."""
     recall: Recall
     """How to end the request that has the place."""
     free: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -33,15 +33,16 @@ class Place:
 
     @property
     def client(self) -> str:
-        """With whom others take turns for places."""
+        """The outermost level of the turn. Clients take turns for places by this level alone."""
         return self.turn[0]
 
 
 class FairSemaphore:
-    """So many places, taken before a permit; clients take turns for them.
+    """A number of places. A slow request takes one before its permit, and clients take turns for them.
 
-    One client may have them all while no other waits. Once another waits, a request that has been under way for
-    `SILENCE` seconds is recalled: one of a client that has several, or one for an unusual target if a usual one waits.
+    One client may have all places while no other waits. Once another waits, one request that has been under way for
+    `SILENCE` seconds is recalled. That is a request of a client with at least two places more than the waiting one, or
+    a request for an unusual target if the waiting one is for a usual target.
     """
 
     def __init__(self, count: int, clock: Clock) -> None:
@@ -55,7 +56,7 @@ class FairSemaphore:
         self._alarm: asyncio.TimerHandle | None = None
 
     async def acquire(self, place: Place, max_wait: float) -> bool:
-        """Wait for a place for at most `max_wait` seconds; return whether it was taken, and has to be released."""
+        """Wait for a place, at most `max_wait` seconds. Return whether it was taken; if so, it must be released."""
         if self._free > 0:
             self._free -= 1
             self._hand_out(place)
@@ -80,7 +81,7 @@ class FairSemaphore:
         return True
 
     def release(self, place: Place) -> None:
-        """Leave the place to the next."""
+        """Release a place, and hand it to the next request that waits."""
         self._held.remove(place)
         while (following := self._next()) is not None:
             self._withdraw(following)
@@ -92,7 +93,11 @@ class FairSemaphore:
         self._free += 1
 
     def _next(self) -> Place | None:
-        """Return whose turn it is: of the clients with the fewest places the one that got a place the longest ago."""
+        """Return the waiting place whose turn it is, or None.
+
+        The order is: clients with fewer places first, then usual targets, then the client whose last place is longest
+        ago.
+        """
         places = Counter(place.client for place in self._held)
         return min(
             self._waiting,
@@ -113,7 +118,7 @@ class FairSemaphore:
         self._held.append(place)
 
     def _press(self) -> None:
-        """Recall a request for the sake of the next who waits, or look again when one may be recalled."""
+        """Recall a request in favour of the next that waits, or set the alarm for the moment when one may be."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -1,4 +1,4 @@
-"""Which files of a shared budget are trusted. A user that can write one can spend this VM's allowance, or block it."""
+"""Which files of a shared budget are trusted. A user that can write to one can use up this VM's allowance."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def doubt(file: os.stat_result, folder: os.stat_result, user: int, groups: Colle
     """Return why this user must not use a file, with the remedy, or None if it may.
 
     The file must belong to this user, to root, or to the owner of its folder, who could replace it anyway. It may also
-    belong to a group of this process that can write it, in a folder that only its owner and group can write to, because
-    containers of several users share a file by their group. Other users must not be able to write it.
+    belong to a group of this process that can write to it, if only owner and group can write to its folder, because
+    containers of several users share a file by their group. Other users must not be able to write to it.
     """
     if not stat.S_ISREG(file.st_mode):
-        return "it is no ordinary file; name another"
+        return "it is not a regular file; name another"
     by_group = file.st_gid in groups and bool(file.st_mode & stat.S_IWGRP) and not exposed(folder)
     if file.st_uid not in {user, _ROOT, folder.st_uid} and not by_group:
         return (
@@ -26,8 +26,8 @@ def doubt(file: os.stat_result, folder: os.stat_result, user: int, groups: Colle
         )
     if file.st_mode & stat.S_IWOTH:
         return (
-            f"every user may write it (mode {stat.S_IMODE(file.st_mode):04o}), so what it says may be forged; remove "
-            "it, and the proxy makes a new one"
+            f"every user may write to it (mode {stat.S_IMODE(file.st_mode):04o}), so its content may be forged; remove "
+            "it, and the proxy creates a new one"
         )
     return None
 

@@ -21,7 +21,7 @@ def share(
     """Join the budgets in a file; return them, and a function that closes them.
 
     Args:
-        path: The file; it is made if there is none.
+        path: The file, which is created if it does not exist.
         clock: The machine's clock.
         window: The window of every budget, in seconds.
         sizes: The requests, and the most at once, of each budget.

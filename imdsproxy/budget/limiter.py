@@ -16,8 +16,8 @@ from imdsproxy.clock import Clock
 from imdsproxy.protocol.peer import UNKNOWN, Peer
 
 LATEST_START = 5.0
-"""Seconds after which an unused permit may not be used. Its process may have been stopped meanwhile, and others rely on
-its request having ended."""
+"""Seconds after which an unused permit may not be used any more. Its process may have been stopped for a while, and
+other processes assume that its request has ended."""
 
 _MOST_TURNS = 16
 
@@ -28,7 +28,7 @@ class NoPermit:
 
     retry_after: int
     timed_out: bool = False
-    """Whether the request was queued until its time was over. Clients that joined it later may wait longer."""
+    """Whether the request waited in the queue until its time was over. Clients that joined it later may wait longer."""
 
 
 class Ticket:
@@ -93,7 +93,7 @@ class Limiter:
         self._promises = Promises(clock)
 
     async def acquire(self, ticket: Ticket) -> Permit | NoPermit:
-        """Wait for a permit. Each is returned by `release` or `release_unused`."""
+        """Wait for a permit. The caller returns it by `release` or `release_unused`."""
         if not ticket.background:
             wait = self._expected_wait(ticket)
             if wait > min(self.max_wait, ticket.max_wait):

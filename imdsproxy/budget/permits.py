@@ -1,4 +1,4 @@
-"""What a limiter needs of a budget, whether this process has its own or shares one."""
+"""The interface between a limiter and its budget."""
 
 from __future__ import annotations
 
@@ -12,34 +12,49 @@ class Permits(Protocol):
 
     @property
     def requests(self) -> int:
-        """How many permits there are."""
+        """The number of permits."""
         ...
 
     @property
     def concurrent(self) -> int:
-        """How many of them may be lent at once."""
+        """The number of permits that may be lent at once."""
         ...
 
     def reserve(self, now: float, lease: float, *, background: bool) -> Permit | float:
-        """Return a permit, or the seconds until asking again may succeed; infinity waits for `release`."""
+        """Return a permit, or the seconds after which another attempt may succeed.
+
+        Args:
+            now: The current monotonic time, in seconds.
+            lease: The seconds for which the permit is lent.
+            background: Whether no client waits for it.
+
+        Returns:
+            Infinity if only the release of another permit can make one available.
+        """
         ...
 
     def release(self, permit: Permit, now: float, *, counts: bool = True) -> None:
-        """Return a permit whose request is over."""
+        """Take back a permit whose request is over; `counts` tells whether its time is typical for other requests."""
         ...
 
     def release_unused(self, permit: Permit) -> None:
-        """Return a permit that was not used."""
+        """Take back a permit that was not used."""
         ...
 
     def throttled(self, taken_at: float, now: float, retry_after: float | None) -> None:
-        """Learn of a 429."""
+        """Slow down after a 429 from IMDS.
+
+        Args:
+            taken_at: When the permit of the refused request was taken.
+            now: The current monotonic time, in seconds.
+            retry_after: The seconds of `Retry-After`, or None.
+        """
         ...
 
     def available(self, now: float) -> int:
-        """Count the permits that could be taken at this moment."""
+        """Return how many permits could be taken at this moment."""
         ...
 
     def expected_wait(self, ahead: int, now: float) -> float:
-        """Estimate the wait of a request that has so many before it."""
+        """Return the estimated wait, in seconds, of a request that has `ahead` others before it."""
         ...

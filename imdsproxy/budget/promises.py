@@ -10,16 +10,17 @@ from imdsproxy.budget.permits import Permits
 from imdsproxy.budget.turns import Turn
 from imdsproxy.clock import Clock
 
-# Clients with a longer Retry-After, in seconds, may not return at all.
+# The longest Retry-After, in seconds. Clients may not return at all after a longer one.
 _LONGEST_PROMISE = 120.0
 _REMEMBERED_CLIENTS = 4096
 
 
 class Promises:
-    """The moments at which there should be a permit for clients that were turned away, one client after another.
+    """The moments that were promised to refused clients, so that one returns after another.
 
-    Only the first promise to a user, or to an address, is one more for all. Its processes, and the proxies that it
-    names, are promised one after another among themselves, so that forged ones delay no other client.
+    The first promise to a user, or to an address, comes after those to all others. Further promises to the same user
+    or address, for its processes and the proxies that it names, come only after each other. Forged names therefore
+    delay no other client.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -28,9 +29,13 @@ class Promises:
         self._last = -math.inf
 
     def make(self, turn: Turn, budget: Permits, wait: float, now: float) -> float:
-        """Return the moment at which there should be a permit for this client.
+        """Return the monotonic moment at which a permit should be available for this client.
 
-        It comes after this wait, and after the moments that others were told before.
+        Args:
+            turn: The client's turn.
+            budget: The budget, whose rate spaces the promises.
+            wait: The seconds that the client would have to wait now. The moment is not before they are over.
+            now: The current monotonic time, in seconds.
         """
         moment = max(now + wait, self._moments.get(turn, -math.inf))
         if turn not in self._moments:

@@ -1,12 +1,13 @@
-"""The bytes of budgets in a file that several processes share. Every value that is read is checked.
+"""The layout of a file through which several processes share budgets. Every value that is read is checked.
 
     0     header: magic, version, the machine's boot id, when the file was started, checksum
     64    section 0: the general budget
     …     section 1: identity's own budget
 
-A section is one record, written whole, with a number one higher than the last, and a checksum. It has the state of a
-budget, and the settings of the proxies that share it, each setting once. A lock for each setting shows whether a proxy
-with it still runs (`shared_file`). All numbers are little-endian. Another layout gets another version.
+A section is one record with a checksum. It is written as a whole, with a number one higher than before. It has the
+state of a budget, and the settings of the proxies that share it, each different setting once. A lock for each setting
+shows whether a proxy with that setting still runs (`shared_file`). All numbers are little-endian. A change of the
+layout gets a new version.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ NO_SETTINGS: Settings = (None,) * MOST_SETTINGS
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A section's state, its number, and the settings of the proxies that share it."""
+    """A section: its state, its sequence number, and the settings of the proxies that share it."""
 
     state: State
     number: int
@@ -63,7 +64,7 @@ class Record:
 
 
 class UnknownVersionError(Exception):
-    """The file is a budget in the layout of another version; the text is that version's number."""
+    """The file has the layout of another version; the text is that version's number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def empty(found: Header) -> bytes:
 
 
 def foreign(content: bytes) -> bool:
-    """Return whether a file is not a budget: it has content that does not begin with the magic, or a part of it."""
+    """Return whether a file is not a budget: its content does not begin with the magic, or with a part of it."""
     return not MAGIC.startswith(content[: len(MAGIC)])
 
 
@@ -119,7 +120,7 @@ def blank(content: bytes, section: int) -> bool:
 
 
 def begun(requests: int, window: float, rests_from: float) -> State:
-    """Return the first state of a section, whose permits all rest from that moment on."""
+    """Return the first state of a section, in which all permits rest from `rests_from` on."""
     return State(requests, window, [rests_from] * requests, [UNKNOWN] * requests, [-math.inf] * requests)
 
 
@@ -136,8 +137,8 @@ def read(content: bytes, section: int, now: float) -> Record | None:
     if sealed is None:
         return None
     window, held, blocked_until, rate, rate_at = figures
-    told = _SETTING.iter_unpack(sealed[_FIXED.size : _FIXED.size + _SETTINGS_SPACE])
-    settings = tuple(setting if setting[0] else None for setting in told)
+    stated = _SETTING.iter_unpack(sealed[_FIXED.size : _FIXED.size + _SETTINGS_SPACE])
+    settings = tuple(setting if setting[0] else None for setting in stated)
     permits = list(_PERMIT.iter_unpack(sealed[_FIXED.size + _SETTINGS_SPACE :]))
     rests_from, holders, lent_at = (list(column) for column in zip(*permits, strict=True))
     state = State(requests, window, rests_from, holders, lent_at, held, blocked_until, rate, rate_at)
@@ -147,7 +148,7 @@ def read(content: bytes, section: int, now: float) -> Record | None:
 
 def write(state: State, section: int, number: int, settings: Settings = NO_SETTINGS) -> tuple[int, bytes]:
     """Return the offset of a section's record, and the record."""
-    # A process that was stopped for hours may have held a permit as long.
+    # A process that was stopped for hours may have held a permit for that long.
     figures = (min(state.held, LONGEST_LEASE), state.blocked_until, state.rate, state.rate_at)
     parts = [_FIXED.pack(number, state.requests, state.window, *figures)]
     parts += [_SETTING.pack(*(setting or (0, 0.0))) for setting in settings]
@@ -156,7 +157,7 @@ def write(state: State, section: int, number: int, settings: Settings = NO_SETTI
 
 
 def _possible(state: State, now: float) -> bool:
-    """Return whether a proxy can have written this. The checksum finds damage, this finds forgery."""
+    """Return whether a proxy can have written this state. The checksum finds damage; this finds forgery."""
     soon, latest = now + _SLACK, now + LONGEST_LEASE + _SLACK
     permits = zip(state.rests_from, state.holders, strict=True)
     return (
@@ -175,13 +176,13 @@ def _possible_setting(setting: Setting | None) -> bool:
 
 
 def strictest(settings: Settings) -> Setting:
-    """Return the fewest requests and the longest window of all settings, of which there must be one at least."""
-    told = [setting for setting in settings if setting is not None]
-    return min(requests for requests, _ in told), max(window for _, window in told)
+    """Return the fewest requests and the longest window of all settings. There must be at least one setting."""
+    stated = [setting for setting in settings if setting is not None]
+    return min(requests for requests, _ in stated), max(window for _, window in stated)
 
 
 def with_own(settings: Settings, own: Setting, present: Callable[[int], bool]) -> tuple[Settings, int] | None:
-    """Return the settings of all running proxies, this one included, and the place of its own.
+    """Return the settings of all running proxies, including this one, and the place of its own setting.
 
     Args:
         settings: The settings in the record.

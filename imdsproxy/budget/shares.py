@@ -3,17 +3,18 @@
 Half of the permits is an endpoint's share. The rules:
 
 1. While a request to another endpoint waits, an endpoint gets no permit beyond its share.
-2. While no other waits it may have them all, unless it has requests that cannot be recalled.
-3. If another waits, and an endpoint has more than its share and has been silent for `SILENCE` seconds, its newest
+2. While no other endpoint waits, it may have all permits, unless it has requests that cannot be recalled.
+3. If another endpoint waits, and one with more than its share has been silent for `SILENCE` seconds, its newest
    requests beyond the share are recalled: they are ended, and their permits return one window later.
-4. A request that IMDS has perhaps not read yet would be counted when IMDS reads it, together with those that were sent
-   in its stead. IMDS has read a request if it has answered one that was sent later. Of those that it has perhaps not
-   read, one is recalled, and the next only after IMDS has answered what was sent later.
-5. An endpoint whose requests were recalled, or ended without an answer, keeps to its share until it answers promptly
-   again, whether another waits or not. So the first to meet an endpoint that hangs waits, and the next does not.
+4. IMDS counts a request when it reads it. A recalled request that IMDS reads late is counted together with the request
+   that was sent in its place. IMDS has certainly read a request if it has answered one that was sent later. Of the
+   other requests only one is recalled at a time. The next one may be after IMDS has answered a request that was sent
+   later.
+5. After its requests were recalled, or ended without an answer, an endpoint keeps to its share until it answers
+   promptly again, whether another endpoint waits or not. So only the first client behind a hanging endpoint waits.
 
-One permit has no half: with a budget of one, a request waits until the permit has returned. A request without an
-endpoint is not bound.
+With a budget of one permit there is no half: a request waits until the permit has returned. A request without an
+endpoint has no such limit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 SILENCE = 1.0
-"""Seconds without any answer after which an endpoint is taken to hang; longer than IMDS takes when all is well."""
+"""Seconds without any answer after which an endpoint counts as hanging. A healthy IMDS answers sooner."""
 
 _SOON = 0.05
 
@@ -33,7 +34,7 @@ class Recall:
     """How to end one request before it is answered."""
 
     end: Callable[[], object] | None = None
-    """Ends it; None while it is not at IMDS."""
+    """Ends the request; None while it is not at IMDS."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +46,10 @@ class _Loan:
 
 
 class Shares:
-    """The permits that are lent, by the endpoint for which they are. All times are monotonic seconds."""
+    """The permits that are lent, by the kind of their request. All times are monotonic seconds.
+
+    A kind is the endpoint of a request, or `""` for a request that has no limit here.
+    """
 
     def __init__(self) -> None:
         self._loans: dict[int, _Loan] = {}
@@ -82,7 +86,13 @@ class Shares:
         self._forget(holder)
 
     def full(self, share: int, waiting: Iterable[str], now: float) -> frozenset[str]:
-        """Return the kinds that get no permit now, given the kinds that wait."""
+        """Return the kinds that get no permit now.
+
+        Args:
+            share: The permits that are one endpoint's share.
+            waiting: The kinds that wait.
+            now: The current time.
+        """
         beyond = {kind for kind, held in self._held.items() if len(held) >= share}
         if not beyond:
             return frozenset()
@@ -97,9 +107,9 @@ class Shares:
         )
 
     def recall(self, share: int, now: float) -> float:
-        """End what silent endpoints hold beyond their share; return the moment at which to look again.
+        """Recall the requests of silent endpoints beyond their share. Return the moment at which to call this again.
 
-        To be called while a request waits whose endpoint is not full.
+        Call it only while a request waits whose endpoint is not full.
         """
         look_again = math.inf
         for kind, held in list(self._held.items()):
@@ -120,9 +130,9 @@ class Shares:
         return look_again
 
     def _recall(self, loan: _Loan) -> bool:
-        """Recall a request if it may be; return whether that is all that can be done before IMDS answers again."""
+        """Recall a request if rule 4 allows it. Return False if it is about to be sent, to try again soon."""
         if loan.recall is None or loan.recall.end is None:
-            return False  # it is about to be sent
+            return False
         if loan.taken_at >= self._read_until:
             if self._unread is not None and self._unread >= self._read_until:
                 return True

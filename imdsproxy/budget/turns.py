@@ -1,4 +1,4 @@
-"""With whom a client takes turns: the one function that says so."""
+"""A client's turn: the levels on which it takes turns with other clients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NETWORK_BITS = 64
 
 
 def turn_of(peer: Peer) -> Turn:
-    """Return the levels on which a client takes turns: who it is, which part of that it is, and which proxy it names.
+    """Return a client's turn: its user or network, its process or address within that, and the proxy that it names.
 
     1. Users take turns, and within a user its processes.
     2. Where the user is not known, addresses take turns. All loopback addresses are one client, because a process can

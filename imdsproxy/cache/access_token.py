@@ -1,9 +1,8 @@
-"""A managed-identity token's life, and its body with `expires_in` and its like aged.
+"""The life of a managed-identity token, and the token's body with the remaining seconds of a later moment.
 
-`expires_in` is what was left of the token's life when IMDS answered (Microsoft's managed-identity token page, and
-captured responses). It is converted to monotonic time once, at receipt, so that no change of the wall clock affects
-it. It counts from when the request was sent. IMDS answered later than that, so the figure that a client gets is never
-too high.
+`expires_in` is the token's remaining life when IMDS answered (Microsoft's managed-identity token page, and captured
+responses). It is converted to monotonic time once, at receipt, so that no change of the wall clock affects it. It
+counts from when the request was sent. IMDS answered after that, so the figure that a client gets is never too high.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ class TokenBody:
 
 
 def read_token(body: bytes) -> TokenBody | None:
-    """Read a token response; return None if its life is in doubt (such a token is not stored).
+    """Read a token response. Return None if the token's life is uncertain; such a token is not stored.
 
-    Its life is in doubt if the body is no JSON object or has no access token. So it is if `expires_in` is missing,
-    repeated, negative, not a whole number (bare or in quotes), or longer than a week, seven times what Azure issues.
-    The other two figures are aged if they are as plain, and otherwise stay as IMDS wrote them.
+    The life is uncertain if the body is not a JSON object or has no access token. It is also uncertain if `expires_in`
+    is missing, repeated, negative, not a whole number (bare or in quotes), or longer than a week, which is seven times
+    what Azure issues. The other two figures are aged if they have the same form, and otherwise stay as IMDS wrote them.
     """
     try:
         document = json.loads(body)
@@ -61,7 +60,7 @@ def read_token(body: bytes) -> TokenBody | None:
 
 
 def _cut(body: bytes, document: dict[str, object], figures: list[re.Match[bytes]]) -> TokenBody | None:
-    """Cut the body at these figures; return None unless all of them belong to the token itself."""
+    """Cut the body at these figures. Return None unless all of them belong to the token itself."""
     ends = [0, *(match.end(3) for match in figures)]
     starts = [*(match.start(3) for match in figures), len(body)]
     pieces = tuple(body[end:start] for end, start in zip(ends, starts, strict=True))

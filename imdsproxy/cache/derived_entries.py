@@ -1,4 +1,4 @@
-"""Find the stored wholes that a target can be cut out of, and the whole whose renewal renews the part."""
+"""Find the stored wholes from which a target can be cut, and the whole whose refresh refreshes the part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often one key may be renewed: on a client's request, and after a refresh without a new entry."""
+"""Limits for the refreshes of one key: those that clients request, and those after a failed refresh."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from imdsproxy.protocol.messages import Response
 from imdsproxy.protocol.response_writer import head
 from imdsproxy.records import Outcome, RequestRecord
 
-# Seconds by which a hit is rendered again before it changes, because floating-point time is rounded.
+# A hit expires this many seconds before its bytes change, because floating-point time is rounded.
 _ROUNDING = 1e-6
 
 

@@ -151,7 +151,7 @@ def _goal(host: str) -> str:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4][0]
         address = ipaddress.IPv4Address(found)
     except OSError as error:
-        raise SettingsError(f"IMDSPROXY_HOST={host} cannot be listened at: {error.strerror or error}") from None
+        raise SettingsError(f"IMDSPROXY_HOST={host} cannot be listened on: {error.strerror or error}") from None
     except ValueError:
         raise SettingsError(
             f"IMDSPROXY_HOST={host} cannot be redirected to: IMDS has an IPv4 address, so the proxy must listen at one"

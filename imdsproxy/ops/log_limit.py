@@ -9,7 +9,7 @@ INTERVAL = 5.0
 
 
 class RepeatLimit:
-    """Admits one line per place and interval, and counts the rest."""
+    """Admits one line per place and interval, and counts the omitted lines."""
 
     def __init__(self, interval: float = INTERVAL) -> None:
         self._interval = interval

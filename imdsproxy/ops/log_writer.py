@@ -72,7 +72,7 @@ class LogWriter:
         self._lost = 0  # dropped since the thread last took the waiting lines
         self._unreported = 0  # dropped, and not reported yet
         self._busy = False
-        self._cut = False  # the last write ended in the midst of a line
+        self._cut = False  # the last write ended within a line
         self._thread: threading.Thread | None = None
         self._ended = False
         self._stuck = False
@@ -141,7 +141,7 @@ class LogWriter:
         return sum(end > written for end in ends)
 
     def _end(self) -> None:
-        """Write the last lines. Later ones, of a finaliser, are written at once unless the log is stuck."""
+        """Write the last lines. Lines that finalisers log later are written at once, unless the log is stuck."""
         done = self.flush()
         with self._changed:
             self._ended = True

@@ -107,7 +107,7 @@ def _place(record: logging.LogRecord) -> tuple[object, ...]:
 
 
 def _in_place_of(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
-    message, place = "a record that cannot be written: %s", (record.pathname, record.lineno)
+    message, place = "log record that cannot be formatted: %s", (record.pathname, record.lineno)
     return logging.LogRecord(record.name, logging.ERROR, *place, message, (type(error).__name__,), None)
 
 

@@ -42,7 +42,7 @@ class Metrics:
         )
         self._retries = Counter(
             "imdsproxy_upstream_retries",
-            "Retries of upstream requests, by reason of the previous failure.",
+            "Retries of requests to IMDS, by reason of the previous failure.",
             ["endpoint", "reason"],
             registry=registry,
         )
@@ -96,7 +96,7 @@ class _Answers(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the counter and the histogram."""
-        requests = CounterMetricFamily("imdsproxy_requests", "Requests answered.", labels=["endpoint", "outcome"])
+        requests = CounterMetricFamily("imdsproxy_requests", "Answered requests.", labels=["endpoint", "outcome"])
         for (endpoint, outcome), count in self._counts.items():
             requests.add_metric([endpoint, outcome.value], count)
         yield requests
@@ -120,7 +120,7 @@ class _State(Collector):
             available.add_metric([budget.value], permits)
         yield available
         yield GaugeMetricFamily("imdsproxy_cache_entries", "Entries in the cache.", value=state.entries)
-        yield GaugeMetricFamily("imdsproxy_cache_bytes", "Bytes the cache holds.", value=state.bytes)
+        yield GaugeMetricFamily("imdsproxy_cache_bytes", "Size of the cache.", value=state.bytes)
         soonest = GaugeMetricFamily(
             "imdsproxy_token_expiry_seconds", "Remaining life of the cached access token that expires first."
         )

@@ -39,7 +39,7 @@ class Readiness:
             return "The proxy is shutting down."
         state = take_snapshot(self._proxy)
         if not state.imds_answered:
-            return f"IMDS has not answered yet: {state.trouble or 'it has just been asked'}"
+            return f"IMDS has not answered yet: {state.trouble or 'the first request has just been sent'}"
         return None if self._warm else f"Warming up: {self._last_word}"
 
     async def become(self) -> None:
@@ -68,8 +68,8 @@ class Readiness:
                     logger.warning("warm-up target without a document", extra={"fields": {"answer": word}})
                 return
             self._last_word = word
-            # The pause is random. Otherwise two proxies that are each other's upstream would send in the same moment
-            # for ever, and each would wait for the other's answer to the same request.
+            # The pause is random. Two proxies that are each other's upstream would otherwise always send at the same
+            # moment, and each would wait for the other's answer to the same request.
             await asyncio.sleep(pause * _RANDOM.uniform(0.5, 1))
             pause = min(_LONGEST_PAUSE, pause * 2)
 

@@ -15,14 +15,14 @@ from imdsproxy.proxy import Proxy
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the proxy holds, and what it knows of IMDS."""
+    """The permits, the cache, and the health of IMDS."""
 
     permits: Mapping[BudgetClass, int]
     """Permits available now."""
     entries: int
     """Entries in the cache."""
     bytes: int
-    """Bytes the cache holds."""
+    """Bytes that the cache uses."""
     token_expiry: float | None
     """Remaining life, in seconds, of the cached access token that expires first; None without one."""
     imds_answered: bool
@@ -34,7 +34,7 @@ class Snapshot:
 
 
 def take_snapshot(proxy: Proxy) -> Snapshot:
-    """Return the state at this moment. Entries past their last bound are dropped first."""
+    """Return the state at this moment. Expired entries are dropped first."""
     now = proxy.now()
     proxy.store.sweep()
     expiry = proxy.store.soonest_token_expiry()

@@ -1,9 +1,9 @@
 """What each endpoint of IMDS can answer, so that another server's page is not taken for its answer.
 
-A 200 that fits no expectation comes from something else on the way (a portal, another service, a transfer that broke
-off), or from an IMDS in trouble. The expectations are wide: every documented answer of every api-version fits, and an
-endpoint that is not listed here has none. Sources: Microsoft's IMDS page, its scheduled-events page and its
-managed-identity token page.
+A 200 that fits no expectation comes from something else on the way, such as a portal or another service, or from an
+incomplete transfer, or from an IMDS in trouble. The expectations are wide: every documented answer of every api-version
+fits, and an endpoint that is not listed here has none. Sources: Microsoft's IMDS page, its scheduled-events page and
+its managed-identity token page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TOKEN_PATH = ("metadata", "identity", "oauth2", "token")
 INFO_PATH = ("metadata", "identity", "info")
 _INSTANCE = ("metadata", "instance")
 
-# The names of which a document has at least one at its top level, in lower case.
+# A document has at least one of these names at its top level; they are in lower case.
 _DOCUMENTS = {
     ("metadata", "versions"): frozenset({"apiversions"}),
     _INSTANCE: frozenset({"compute", "network"}),
@@ -28,13 +28,13 @@ _DOCUMENTS = {
     TOKEN_PATH: frozenset({"access_token"}),
 }
 _PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html|head|body)[\s>]", re.IGNORECASE)
-# IMDS's documents have a few KiB. Parsing 128 KiB takes 12 ms at the worst, 1 MiB 90 ms, in which no client is served.
+# IMDS's documents have a few KiB. No client is served during parsing: 12 ms at worst for 128 KiB, 90 ms for 1 MiB.
 _MOST_PARSED = 128 * 1024
 _MALFORMED = "JSON that is cut off or malformed"
 
 
 def objection(request: Request, response: Response) -> str | None:
-    """Return a short description of what came instead of an IMDS answer, or None if IMDS can have sent it.
+    """Return a short description of what came instead of an answer of IMDS, or None if IMDS can have sent it.
 
     Only a 200 to a GET is judged, because IMDS words its errors in more ways than are known. A body in a content
     coding is not judged, because it cannot be read. The description quotes nothing of the body.
@@ -59,7 +59,7 @@ def is_coded(response: Response) -> bool:
 
 
 def is_expected_status(request: Request, status: int) -> bool:
-    """Return whether a known endpoint can have answered with this status: of all 2xx and 3xx, IMDS sends 200 only."""
+    """Return whether a known endpoint can have answered with this status. Of all 2xx and 3xx, IMDS sends only 200."""
     known = request.target.segments in _DOCUMENTS or request.target.segments[: len(_INSTANCE)] == _INSTANCE
     return status == 200 or status >= 400 or request.method != "GET" or not known
 

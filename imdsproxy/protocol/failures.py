@@ -88,6 +88,6 @@ def _unexpected(request: Request, found: str) -> Failure:
     return Failure(
         FailureKind.UNEXPECTED,
         f"The upstream answered {request.target.path[:100]} with status 200 and {found}, which the metadata service "
-        "does not. Does IMDSPROXY_UPSTREAM name the metadata service, and is there a portal or another proxy on the "
+        "never sends. Does IMDSPROXY_UPSTREAM name the metadata service, or is there a portal or another proxy on the "
         "way? Ask again.",
     )

@@ -1,4 +1,4 @@
-"""Read the host that a request names, and whether that is IMDS itself."""
+"""Read a `Host` field, and find out whether it names IMDS itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def size_of_host(host: bytes, field: HostField | None) -> int:
 
 
 def may_be_address(name: str) -> bool:
-    """Return whether some readers take a name for an IPv4 address, such as a decimal or hexadecimal number."""
+    """Return whether some readers take a name for an IPv4 address, as they do with a decimal or hexadecimal number."""
     return bool(_NUMBER_LABEL.fullmatch(name.removesuffix(".").rpartition(".")[2]))
 
 

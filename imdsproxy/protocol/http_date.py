@@ -16,7 +16,7 @@ _FORMS = (
     # asctime: Sun Nov  6 08:49:37 1994
     re.compile(rb"[A-Z][a-z]{2} " + _MONTH + rb" (?P<day>[ \d]\d) " + _TIME + rb" (?P<year>\d{4})"),
 )
-# RFC 850 writes two digits of the year; no service that answers today means a year before this one.
+# RFC 850 writes two digits of the year. A service that answers today means a year of this century.
 _CENTURY = 2000
 _FIRST_YEAR = 1970
 

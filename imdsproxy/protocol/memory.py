@@ -1,4 +1,4 @@
-"""Remember what a pure function returned, bounded in bytes."""
+"""Remember the results of a pure function, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Remembered(Generic[Argument, Result]):
         return self._young_bytes + self._old_bytes
 
     def __call__(self, argument: Argument) -> Result:
-        """Return the function's result, from memory if it is kept."""
+        """Return the function's result, from memory if it is there."""
         try:
             return self._young[argument]
         except KeyError:

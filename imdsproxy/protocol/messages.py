@@ -34,12 +34,12 @@ class Target:
     raw: bytes
     """Path and query in their canonical spelling, parameters in the client's order. These bytes are sent to IMDS."""
     segments: tuple[str, ...]
-    """The path's segments, decoded and in lower case; a trailing slash adds none."""
+    """The path's segments, decoded and in lower case. A trailing slash adds no segment."""
     parameters: tuple[tuple[str, str], ...]
     """Query names, decoded and in lower case, with their decoded values."""
     key: Key
     authority: str | None = None
-    """`host:port` in lower case, where the client wrote an absolute-form target; with `https://` if it did."""
+    """`host:port` of an absolute-form target, in lower case, after `https://` if it has that scheme; otherwise None."""
     bypass: bool = False
     """Whether `bypass_cache=true` is among the parameters."""
 
@@ -129,7 +129,7 @@ class FailureKind(Enum):
     LOOP = "loop"
     INTERNAL = "internal-error"
     DESCRIPTORS = "descriptors"
-    """This process may not open another file, so nothing was sent to IMDS."""
+    """The process has reached its limit of open files, so nothing was sent to IMDS."""
 
 
 _STATUSES = {

@@ -1,4 +1,4 @@
-"""The client of a request: what is known of who asks."""
+"""The client of a request."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 
 class Peer(NamedTuple):
-    """What is known of a client. A part that is not known is None."""
+    """What is known of a client. Every unknown part is None."""
 
     address: str | None = None
     """The source address of a TCP connection, as text."""
     user: int | None = None
-    """The number of the user at the other end of a Unix socket, as the kernel tells it."""
+    """The user id at the other end of a Unix socket, from the kernel."""
     process: int | None = None
-    """The number of that user's process; None if the process is in a container that has numbers of its own."""
+    """The process id at the other end of a Unix socket; None if its container has process ids of its own."""
     proxy: str | None = None
-    """The imdsproxy instance that names itself in the request. Any client can write that, so it proves nothing."""
+    """The imdsproxy instance that the request names in `Imdsproxy-Via`. Any client can write that field."""
 
     @property
     def name(self) -> str:
-        """The client's name for people, as the access log has it."""
+        """The client's name in the access log."""
         if self.process is not None:
             return f"process {self.process}"
         if self.user is not None:
@@ -28,4 +28,4 @@ class Peer(NamedTuple):
 
 
 UNKNOWN = Peer()
-"""A client of which nothing is known."""
+"""The client of whom nothing is known."""

@@ -1,6 +1,6 @@
 """Turn what a client sent into a `Request`, or into the `Refusal` to answer with.
 
-These rules come first, so that a request that breaks one takes no permit and reaches no other room.
+These rules come before all others. A request that breaks one takes no permit and reaches no other part of the proxy.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from imdsproxy.protocol.messages import IMDS_HOST, Refusal, Request, Target
 from imdsproxy.protocol.target import read_target, size_of_reading
 
 HOP_HEADER = b"imdsproxy-via"
-"""Carries the names of the instances that a request has passed, so that a proxy recognises its own name."""
+"""The field with the names of the instances that a request has passed. A proxy finds a loop by its own name there."""
 
 _POSTS = frozenset({("metadata", "scheduledevents"), ("metadata", "identity", "issuecredential")})
-# A loop is recognised by a name that comes again, so dropping the oldest of many names hides no loop in practice.
+# A loop repeats its names, so it is found even if the oldest of many names is dropped.
 _MOST_HOPS = 16
 _HOP = re.compile(rb"(?:^|,)[ \t]*([0-9a-f]{16})[ \t]*(?=,|$)")
 _NO_CACHE = re.compile(rb"(?i)(?:^|,)[ \t]*no-cache[ \t]*(?:,|$)")
@@ -39,15 +39,15 @@ class AcceptedHosts:
     """The names by which the proxy may be called at one listener."""
 
     names: frozenset[str] = frozenset({"localhost"})
-    """Host names accepted in `Host`. An IP literal always is, because DNS rebinding needs a name."""
+    """Host names accepted in `Host`. An IP literal is always accepted, because DNS rebinding needs a name."""
     authorities: frozenset[str] = frozenset({f"{IMDS_HOST}:80"})
     """Each `host:port` accepted in an absolute-form target."""
     instance: str = ""
     """The proxy's own name among the hops."""
     any_name: bool = False
-    """Accept every host name, as at a Unix socket, which no DNS name leads to.
+    """Accept every host name, as at a Unix socket, because no DNS name leads to one.
 
-    In an absolute-form target that is a single label, because a name with a dot belongs to another host.
+    In an absolute-form target only a single label is accepted, because a name with a dot belongs to another host.
     """
 
 
@@ -68,7 +68,7 @@ class Readings:
 NOTHING_REMEMBERED = Readings()
 
 
-def read(  # noqa: PLR0913  # what a request consists of, and what it is read with
+def read(  # noqa: PLR0913  # the parts of a request, and what it is read with
     method: str,
     raw: bytes,
     headers: Sequence[tuple[bytes, bytes]],
@@ -117,16 +117,17 @@ def read(  # noqa: PLR0913  # what a request consists of, and what it is read wi
 
 
 def _is_page(fields: dict[bytes, list[bytes]]) -> bool:
-    """Whether a web page asks. It cannot add `Metadata`, but would need none where the proxy adds it.
+    """Return whether a web page sent the request.
 
-    Browsers send `Origin` with every request whose method or mode is not harmless, and `Sec-Fetch-Site: none` only if
-    the user and no page has asked (Fetch, "append a request Origin header"; Fetch Metadata, section 2.3).
+    A page cannot add `Metadata`, but would not need to where the proxy adds it. Browsers send `Origin` with every
+    request whose method or mode is not harmless (Fetch, "append a request Origin header"). They send
+    `Sec-Fetch-Site: none` only for a request of the user that no page has made (Fetch Metadata, section 2.3).
     """
     return _ORIGIN in fields or any(site.strip().lower() != b"none" for site in fields[_FETCH_SITE])
 
 
 def _check_method(method: str, target: Target | Refusal) -> Target | Refusal:
-    """Return the target if the method may be used on it; HEAD is for the proxy's own pages."""
+    """Return the target if it accepts the method. Only the proxy's own pages accept HEAD."""
     if isinstance(target, Refusal):
         return target if method in {"GET", "POST"} else _method_refused(method, ("GET",))
     segments = target.segments
@@ -137,13 +138,13 @@ def _check_method(method: str, target: Target | Refusal) -> Target | Refusal:
 def _check_host(
     hosts: list[bytes], target: Target, accepted_hosts: AcceptedHosts, http_version: str, readings: Readings
 ) -> HostField | Refusal:
-    """Return the host that the request is addressed to, if it is accepted.
+    """Return the host that the request is addressed to, or a refusal if it is not accepted.
 
     A request without Host (HTTP/1.0) may have been sent to IMDS and redirected here, so it counts as addressed to IMDS.
     """
     if len(hosts) != 1 and (hosts or http_version not in _WITHOUT_HOST):  # RFC 9112 section 3.2
         return _bad("bad-host", "Host must be given exactly once.")
-    if target.authority is not None:  # it stands above Host: RFC 9112 section 3.2.2
+    if target.authority is not None:  # it overrides Host: RFC 9112 section 3.2.2
         return _check_authority(target.authority, accepted_hosts)
     host = _NO_HOST if not hosts else readings.host(hosts[0]) if len(hosts[0]) <= _LONGEST_HOST else None
     if host is None:
@@ -153,7 +154,7 @@ def _check_host(
         return host
     return _forbidden(
         "host",
-        f"{name[:100]!a} is not a name this proxy answers to. Call it by address or as localhost, "
+        f"{name[:100]!a} is not a host name of this proxy. Use its IP address or localhost, "
         "or add the name to IMDSPROXY_ALLOWED_HOSTS.",
     )
 
@@ -164,7 +165,7 @@ def _check_authority(authority: str, accepted_hosts: AcceptedHosts) -> HostField
     if accepted_hosts.any_name and is_placeholder(authority):
         return HostField(authority)
     return _forbidden(
-        "other-host", f"This proxy forwards to the Azure metadata service alone, not to {authority[:100]}."
+        "other-host", f"This proxy forwards only to the Azure metadata service, not to {authority[:100]}."
     )
 
 
@@ -179,7 +180,7 @@ def _loop() -> Refusal:
 
 
 def _hops(values: list[bytes]) -> tuple[str, ...]:
-    """Return the instances that were passed, the latest last, without anything that is not an instance's name."""
+    """Return the names of the instances that were passed, the latest last. Anything else in the field is ignored."""
     return tuple(hop.decode("ascii") for hop in _HOP.findall(b",".join(values))[-_MOST_HOPS:])
 
 
@@ -197,16 +198,16 @@ def _method_refused(method: str, methods: tuple[str, ...]) -> Refusal:
 def _forwarded() -> Refusal:
     return _bad(
         "x-forwarded-for",
-        "X-Forwarded-For is not accepted: IMDS refuses what came through a web proxy. "
-        "Call the metadata address directly (for example with NO_PROXY=169.254.169.254).",
+        "X-Forwarded-For is not accepted, because IMDS refuses requests that came through a web proxy. "
+        "Send requests for metadata directly (for example with NO_PROXY=169.254.169.254).",
     )
 
 
 def _page() -> Refusal:
     return _forbidden(
         "browser",
-        "A web page is asking (Origin, or Sec-Fetch-Site other than none), and pages are not served. "
-        "Open the address directly, or ask with a program such as curl.",
+        "A web page sent this request (Origin, or Sec-Fetch-Site other than none), and web pages are not served. "
+        "Open the address directly, or use a program such as curl.",
     )
 
 

@@ -26,10 +26,10 @@ from itertools import product
 
 from imdsproxy.protocol.messages import Key, Refusal, Target
 
-# Possessive, since a run of characters that could be divided in many ways would be tried in all of them.
-# RFC 3986: pchar without ";" (parameters of a segment are read by some servers and dropped by others). Of the escapes
-# only those of an unreserved character mean the same to everyone (RFC 3986 section 6.2.2.2). The dot is unreserved too,
-# but an escaped dot has been used to slip "/../" past a reader.
+# The quantifiers are possessive, because backtracking would try every division of a long run of characters.
+# RFC 3986: pchar without ";", because some servers read the parameters of a segment and others drop them. Only escapes
+# of unreserved characters mean the same to every reader (RFC 3986 section 6.2.2.2). The dot is unreserved too, but an
+# escaped dot has been used to get "/../" past a reader.
 _PATH = re.compile(
     rb"(?:[A-Za-z0-9\-._~!$&'()*+,=:@/]++"
     rb"|%(?:2[Dd]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe]))*+"
@@ -37,7 +37,7 @@ _PATH = re.compile(
 _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 # Any visible ASCII but "#": WHATWG URL writers leave {}|^`\" as they are in a query, where nothing splits on them.
 _QUERY = re.compile(rb"(?:[!\"$&-~]++|%[0-9A-Fa-f]{2})*+")
-# A query without these is in its canonical spelling already.
+# A query without these characters is in its canonical spelling already.
 _NOT_CANONICAL = re.compile(rb"[%\"<>\[\\\]^`{|}]")
 _UNESCAPED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?@")
 _ALWAYS_ESCAPED = tuple((character, f"%{ord(character):X}") for character in '"<>[\\]^`{|}')
@@ -50,12 +50,12 @@ _ABSOLUTE = re.compile(rb"(?i)(https?)://([^/?#]*)(.*)", re.DOTALL)
 AUTHORITY = re.compile(r"(?P<name>\[[^\[\]@/\\]*\]|[a-z0-9\-._]+)(?::(?P<port>[0-9]{0,5}))?")
 """`uri-host [":" port]` in lower case, without user information (RFC 9110 section 7.2)."""
 _BYPASS = "bypass_cache"
-# The deepest documented path has ten segments, and the richest query six parameters. Each segment, parameter and escape
-# is looked at on its own, so thousands of them would hold up every other client.
+# The deepest documented path has ten segments, and the longest query six parameters. Each segment, parameter and escape
+# takes time of its own, so thousands of them would delay every other client.
 _MOST_SEGMENTS = 64
 _MOST_PARAMETERS = 512
 _MOST_ESCAPES = 4096
-# In the canonical spelling: of C0 controls and DEL.
+# The escapes of C0 controls and DEL, in the canonical spelling.
 _CONTROL = re.compile(r"%(?:[01][0-9A-F]|7F)")
 
 
@@ -111,7 +111,7 @@ def _split(raw: bytes) -> tuple[str | None, bytes]:
     host = AUTHORITY.fullmatch(written.decode("latin-1").lower())
     if host is None:
         raise _UnreadableError("it names no readable host")
-    # https is another service wherever it is; with its scheme in front no authority that is served equals it.
+    # https is another service, at any host. With its scheme in front, the authority equals none that is served.
     authority = f"{host['name']}:{host['port'] or 80}" if scheme.lower() == b"http" else f"https://{host[0]}"
     return authority, origin if origin.startswith(b"/") else b"/" + origin
 
@@ -167,7 +167,7 @@ def _read_query(query: bytes) -> tuple[str, tuple[tuple[str, str], ...]]:
             name, _, value = pair.partition("=")
             plain = _decode(name).lower()
             if plain in parameters:
-                raise _UnreadableError(f"its query gives {plain[:40]!a} twice, which IMDS refuses")
+                raise _UnreadableError(f"its query has {plain[:40]!a} twice, which IMDS refuses")
             parameters[plain] = _decode(value)
     return spelled, tuple(parameters.items())
 

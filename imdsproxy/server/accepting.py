@@ -10,8 +10,8 @@ LEAST_TURN = 0.005
 LONGEST_TURN = 0.05
 """The maximum seconds of a turn of accepting, so that a flood of new connections delays others only briefly."""
 MOST_UNSERVED = 16
-"""Connections that one turn accepts and does not serve at once. Others wait in the system's queue, which takes less
-memory; many short-lived clients have disconnected by the time they are accepted."""
+"""The connections that one turn accepts without serving them at once. The others wait in the system's queue, which
+takes less memory. Many clients have disconnected again before they are accepted."""
 PAUSE = 0.1
 """Seconds without accepting after the process or the system had no room for another connection."""
 
@@ -25,7 +25,7 @@ class Failure(Enum):
 
 
 _NONE_LEFT = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
-# accept(2), "Error handling": a network error that was pending on the new connection, and a signal or a firewall.
+# accept(2), "Error handling": network errors that were pending on the new connection, a signal, a firewall.
 _GONE = frozenset(
     number
     for name in (

@@ -55,10 +55,10 @@ _ADMIN_ONLY = Refusal(
     404,
     "admin-only",
     "not_found",
-    "IMDSPROXY_ADMIN_PORT serves the pages under /-/ alone; ask for metadata at IMDSPROXY_PORT or IMDSPROXY_UDS.",
+    "IMDSPROXY_ADMIN_PORT serves only the pages under /-/; request metadata at IMDSPROXY_PORT or IMDSPROXY_UDS.",
 )
 _NO_PAGE = Refusal(
-    404, "no-page", "not_found", "There are /-/healthy, /-/ready and /-/metrics; nothing else is under /-/."
+    404, "no-page", "not_found", "There is no such page. The pages are /-/healthy, /-/ready and /-/metrics."
 )
 
 
@@ -149,7 +149,7 @@ class Application:
         return None if hit is None else (hit, request.target.key)
 
     def refuse(self, refusal: Refusal, client: str) -> bytes:
-        """Return the answer to what never became a request. It is counted, and logged if asked for."""
+        """Return the answer to bytes that are not a valid request. It is counted, and logged with the access log."""
         served = refused(refusal)
         self.metrics.observe(served, 0.0)
         if self.access_log:
@@ -183,7 +183,7 @@ class Application:
         except asyncio.CancelledError:
             if not self.readiness.stopping:
                 raise
-            return refused(_ENDING)  # the time to finish is over, and any answer is better than none
+            return refused(_ENDING)  # the time for the shutdown is over; the client still gets an answer
 
     async def _send(self, served: RequestRecord, send: Send) -> None:
         headers = served.headers()

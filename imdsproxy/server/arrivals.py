@@ -1,4 +1,4 @@
-"""New connections of one listener: refused at once if there are too many, otherwise passed to the event loop."""
+"""Handle the new connections of one listener: refuse them if there are too many, or pass them to the event loop."""
 
 from __future__ import annotations
 

@@ -28,14 +28,14 @@ PRESENCE_EXTENSION = "imdsproxy.presence"
 """The name there of the client's `Presence`."""
 
 PEER_EXTENSION = "imdsproxy.peer"
-"""Under this name it gives the `Peer` at the other end of a Unix socket."""
+"""The name there of the `Peer` at the other end of a Unix socket."""
 
 _PIPELINED = Refusal(
     400,
     "pipelined",
     "invalid_request",
-    "Under this server a request has to wait for the answer to the one before it on its connection; "
-    "`imdsproxy serve` takes them without.",
+    "Under this server, a connection must wait for each answer before it sends the next request; "
+    "only `imdsproxy serve` accepts pipelined requests.",
 )
 
 LONGEST_BODY = 65536
@@ -59,7 +59,7 @@ def by_unix_socket(scope: Scope) -> bool:
 
 
 def peer_of(request: Request, scope: Scope) -> Peer:
-    """Return what is known of the client: what the server tells, and the proxy that the request names."""
+    """Return what is known of the client, from the server and from the proxy that the request names."""
     known = extension(scope, PEER_EXTENSION)
     client = scope.get("client")
     peer = known if isinstance(known, Peer) else Peer(address=client[0] if client else None)

@@ -24,11 +24,11 @@ ANSWERED = 32
 """Connections beyond the limit that are refused after their first bytes. Further ones are refused at once, although
 some clients cannot read an answer that comes before their request."""
 _DESCRIPTORS = 65536
-# Looking for idle connections takes time, so only some are looked at, and several are closed at once.
+# A search for idle connections takes time, so each checks only some connections, and closes several.
 _LOOKED_AT = 1024
 _CLOSED_AT_ONCE = 64
 _CLOSED_SHARE = 16
-# Seconds for which nothing is looked for after none was found idle.
+# Seconds without another search after one that found no idle connection.
 _PAUSE = 0.1
 _OVER = 0.9
 
@@ -75,7 +75,7 @@ class Crowd:
         if count > self.limit and not self._make_room(now) and not (admin and count <= self.limit + ADMIN_RESERVE):
             if not self._refused:
                 logger.warning(
-                    "too many connections: new ones are refused until some end",
+                    "too many connections; new ones are refused",
                     extra={"fields": {"connections": count, "limit": self.limit, "raise": "LimitNOFILE= or ulimit -n"}},
                 )
             self._refused += 1

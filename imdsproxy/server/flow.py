@@ -1,4 +1,4 @@
-"""Reading and writing at the pace of the answers."""
+"""Flow control: a connection is read only as fast as its requests are answered."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from imdsproxy.server.held_bytes import HeldBytes
 
-# The reasons not to read: the application has not yet taken the body (uvicorn's own reason); a request waits for the
-# answer to an earlier one; the last read was full, so other connections come first; the connection ends.
+# The reasons not to read: the application has not taken the body yet (uvicorn's own reason); a request waits for the
+# answer to an earlier one; the last read was full, so other connections come first; the connection is ending.
 _BODY, _WAITING, _TURN, _END = 1, 2, 4, 8
 
 
 class Brake(FlowControl):
     """uvicorn's flow control, with more reasons to stop reading.
 
-    uvicorn resumes reading after each answer. A connection that sends requests without end would have any number of
-    them parsed and in memory.
+    uvicorn alone resumes reading after each answer. A connection that sends requests without end would then have any
+    number of them parsed and in memory.
     """
 
     def __init__(self, transport: asyncio.Transport, held: HeldBytes) -> None:
@@ -50,15 +50,15 @@ class Brake(FlowControl):
         self._pause(_BODY)
 
     def resume_reading(self) -> None:
-        """Read on after `pause_reading`, unless there is another reason not to."""
+        """Resume reading after `pause_reading`, unless there is another reason not to read."""
         self._resume(_BODY)
 
     def hold(self) -> None:
-        """Stop reading until `release`, because a request waits."""
+        """Stop reading until `release`, because a request waits for the answer to an earlier one."""
         self._pause(_WAITING)
 
     def release(self) -> None:
-        """Read on after `hold`."""
+        """Resume reading after `hold`."""
         self._resume(_WAITING)
 
     def yield_turn(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -72,9 +72,9 @@ class Brake(FlowControl):
         self._pause(_END)
 
     async def drain(self) -> None:
-        """Wait until the transport accepts more, with the next answer in hand; few connections at once may do so.
+        """Wait until the transport accepts the next answer. Abort the connection if too many others wait here.
 
-        Only a client that sends requests ahead and does not read its answers makes the proxy wait here.
+        The proxy waits here only for a client that pipelines requests and does not read their answers.
         """
         if not self.write_paused:
             return

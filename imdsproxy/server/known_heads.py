@@ -1,8 +1,8 @@
 """Known heads: request heads that were fresh hits, recognised by their exact bytes.
 
-A request is determined by the bytes of its head, so the same bytes are the same request. A repeated head is answered
-without parsing, as long as the entry that answered it is stored and fresh. A head with an id of its own never repeats
-and would only evict one that does, so a head is remembered when it is seen for the second time.
+The bytes of a head determine its request, so the same bytes are the same request. A repeated head is answered without
+parsing, as long as the entry that answered it is stored and fresh. A head is remembered when it is seen for the second
+time, because a head with a request id of its own never repeats and would only evict one that does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class KnownHeads:
         self._max_bytes = max_bytes - max_bytes // _SHARE_SEEN
         self._most = min(_MOST_HEADS, self._max_bytes // _OVERHEAD)
         self._most_seen = max_bytes // _SHARE_SEEN // _BYTES_SEEN
-        # Hashes. A collision only makes a head known too early.
+        # Hashes of heads. A collision only makes a head known too early.
         self._seen_once: set[int] = set()
 
     def find(self, head: bytes, now: float) -> RenderedHit | None:

@@ -21,7 +21,7 @@ from imdsproxy.errors import StartError
 from imdsproxy.protocol.peer import Peer
 
 BACKLOG = 4096
-"""Connections that may wait to be accepted at one listener; the system may allow fewer (net.core.somaxconn)."""
+"""The connections that may wait at one listener to be accepted. The system may allow fewer (net.core.somaxconn)."""
 
 _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _ADMIN_NAME = "admin"
@@ -29,7 +29,7 @@ _OWNER_AND_GROUP = 0o660
 _UNIX = getattr(socket, "AF_UNIX", -1)  # Windows has no such family
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): process, user, group
 if sys.platform == "win32":
-    # On Windows a second program can listen at a port in use, and take its clients, unless the first forbids it.
+    # On Windows a second program can listen at a port in use, and take over its clients, unless the first forbids it.
     _PORT_RULE = socket.SO_EXCLUSIVEADDRUSE
 else:
     _PORT_RULE = socket.SO_REUSEADDR  # a proxy can restart while its old connections end
@@ -56,7 +56,7 @@ class Listener:
         """
         self.socket = listening
         self.inherited = inherited
-        """Whether a service manager keeps it open too, so that the next process serves the clients that wait there."""
+        """Whether a service manager has it open too. The next process then serves the clients that wait there."""
         self.admin = admin
         """Whether only the pages under `/-/` are served there."""
         self._made = made
@@ -140,7 +140,9 @@ def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:
     if process != str(os.getpid()) or sys.platform == "win32":
         return []
     if not re.fullmatch(r"[0-9]{1,4}", count):
-        raise StartError(f"LISTEN_FDS={count[:80]!a} is not the number of sockets that a service manager hands over")
+        raise StartError(
+            f"LISTEN_FDS={count[:80]!a} is not a number of sockets; the service manager that sets it must set a number"
+        )
     labels = names.split(":")
     listeners = []
     for index in range(int(count)):
@@ -149,12 +151,15 @@ def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:
             taken = socket.socket(fileno=number)
             listening = taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError as error:
-            raise StartError(f"descriptor {number} of LISTEN_FDS={count} is no socket ({error.strerror})") from None
+            raise StartError(
+                f"descriptor {number} of LISTEN_FDS={count} is not a socket ({error.strerror}); "
+                "in a .socket unit, use ListenStream="
+            ) from None
         families = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
         if not listening or taken.type != socket.SOCK_STREAM or taken.family not in families:
             raise StartError(
-                f"descriptor {number} of LISTEN_FDS={count} is no listening TCP or Unix stream socket; "
-                "in a .socket unit that is ListenStream=, with Accept=no"
+                f"descriptor {number} of LISTEN_FDS={count} is not a listening TCP or Unix stream socket; "
+                "in a .socket unit, use ListenStream= with Accept=no"
             )
         taken.set_inheritable(False)
         taken.setblocking(False)  # noqa: FBT003  # the standard library's signature
@@ -170,7 +175,10 @@ def _tcp(host: str, port: int, prefix: str = "") -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise StartError(f"IMDSPROXY_{prefix}HOST={host} cannot be listened at: {error.strerror or error}") from None
+        raise StartError(
+            f"IMDSPROXY_{prefix}HOST={host} cannot be listened on: {error.strerror or error}; "
+            "name an address of this machine"
+        ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, _PORT_RULE, 1)
         listener.bind(address)
@@ -179,9 +187,11 @@ def _tcp(host: str, port: int, prefix: str = "") -> socket.socket:
         listener.close()
         why = getattr(error, "strerror", None) or error
         if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
-            raise StartError(f"IMDSPROXY_{prefix}HOST={host} is no address of this machine ({why})") from None
+            raise StartError(
+                f"IMDSPROXY_{prefix}HOST={host} is not an address of this machine ({why}); name one that is"
+            ) from None
         raise StartError(
-            f"IMDSPROXY_{prefix}PORT={port} on {host} cannot be listened at: {why}. "
+            f"IMDSPROXY_{prefix}PORT={port} on {host} cannot be listened on: {why}. "
             "Is another imdsproxy running? Port 0 picks a free one."
         ) from None
     listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
@@ -191,7 +201,7 @@ def _tcp(host: str, port: int, prefix: str = "") -> socket.socket:
 def _unix(path: str) -> Listener:
     """Listen at a path. The file of an ended proxy is replaced in one step, so that clients always find a socket."""
     if sys.platform == "win32":
-        raise StartError("IMDSPROXY_UDS: Python knows no Unix sockets on Windows")
+        raise StartError("IMDSPROXY_UDS: Python does not support Unix sockets on Windows; unset it")
     _refuse_taken(path)
     unfinished = f"{path}.{secrets.token_hex(2)}"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -208,8 +218,8 @@ def _unix(path: str) -> Listener:
     except OSError as error:
         listener.close()
         raise StartError(
-            f"IMDSPROXY_UDS={path} cannot be listened at: {error.strerror}. "
-            "Its folder has to exist, and this user has to be allowed to write there."
+            f"IMDSPROXY_UDS={path} cannot be listened on: {error.strerror}. "
+            "Its folder must exist, and this user must be able to write there."
         ) from None
     listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
     return Listener(listener, made=(path, made))
@@ -218,9 +228,9 @@ def _unix(path: str) -> Listener:
 def _refuse_taken(path: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise StartError(f"IMDSPROXY_UDS={path} is there, and is no socket; name another path, or remove it")
+            raise StartError(f"IMDSPROXY_UDS={path} exists and is not a socket; name another path, or remove it")
     except OSError:
-        return  # nothing is there, or it may not be seen; binding will report which
+        return  # it does not exist or cannot be seen; binding will report which
     with socket.socket(_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
@@ -228,5 +238,8 @@ def _refuse_taken(path: str) -> None:
         except (ConnectionRefusedError, FileNotFoundError):
             return  # an ended process left it
         except OSError as error:
-            raise StartError(f"IMDSPROXY_UDS={path} is there, and cannot be tried: {error.strerror or error}") from None
-    raise StartError(f"IMDSPROXY_UDS={path} is listened at by another process. Is another imdsproxy running?")
+            raise StartError(
+                f"IMDSPROXY_UDS={path} exists, and whether a process listens there cannot be found out "
+                f"({error.strerror or error}); name another path, or remove it"
+            ) from None
+    raise StartError(f"IMDSPROXY_UDS={path} is in use by another process. Is another imdsproxy running?")

@@ -1,7 +1,7 @@
-"""The most memory that the process takes, and how many connections a limit of memory leaves room for.
+"""The bound of the process's memory, and the number of connections that fit into a memory limit.
 
-The bound is a sum of what is bounded elsewhere, each term with what it was measured to take. `docs/memory.md` explains
-the terms, and tests hold real processes, the systemd unit and the manifests to it.
+The bound is the sum of parts that are bounded elsewhere, each with its measured overhead. `docs/memory.md` explains the
+parts. Tests compare real processes, the systemd unit and the manifests with the bound.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from imdsproxy.server.held_bytes import MOST_BEHIND, POOL
 from imdsproxy.upstream.client import BODIES_AT_ONCE
 
 MOST_CONNECTIONS = 4096
-"""Connections, whatever the limit of open files."""
+"""The maximum number of connections, even if the limit of open files allows more."""
 PER_CONNECTION = 32 << 10
-"""Bytes of one connection at the worst: its own objects, a request that uses up its share and waits, an unread answer
-below the mark at which it counts."""
+"""The maximum bytes of one connection: its own objects, a waiting request that uses up its share, and an unread answer
+that is too small to be counted."""
 REST = 56 << 20
 """Bytes of everything else: the interpreter, libraries, the log's queue, queues and names of clients, fetches whose
-clients have gone, what reading one request takes for a moment."""
-# What the allocators keep beyond what is used.
+clients have disconnected, and reading one request."""
+# Factors for memory that the allocators keep beyond what is used.
 _CACHE = 1.25
 _POOL = 1.5
 _BODY = 1.25
@@ -31,7 +31,10 @@ def most_memory(cache_max_bytes: int, max_body_bytes: int, connections: int) -> 
 
 
 def connections_within(limit: int | None, cache_max_bytes: int, max_body_bytes: int) -> int:
-    """Return how many connections a limit of memory leaves room for; zero if it has no room for the rest."""
+    """Return how many connections fit into a memory limit of `limit` bytes; None is no limit.
+
+    The result is zero if the limit is too small even without connections.
+    """
     if limit is None:
         return MOST_CONNECTIONS
     room = (limit - _without_connections(cache_max_bytes, max_body_bytes)) // PER_CONNECTION
@@ -44,10 +47,10 @@ def _without_connections(cache_max_bytes: int, max_body_bytes: int) -> int:
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:
-    """Return the bytes that the kernel allows this process's control group, None where it sets no limit.
+    """Return the memory limit of this process's control group in bytes, or None without a limit.
 
-    That is the limit of a container or of a systemd unit. A group further up may have a smaller one (cgroups(7)); in a
-    container, the group is the root of what can be seen.
+    It is the limit of a container or a systemd unit. A group above may have a smaller limit (cgroups(7)). In a
+    container, its own group is the top of the visible hierarchy.
     """
     try:
         groups = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -81,4 +84,4 @@ def _limits(mount: Path, path: str, names: tuple[str, ...]) -> list[int]:
 
 
 _UNLIMITED = 1 << 60
-"""cgroup v1 writes "no limit" as the largest multiple of a page."""
+"""cgroup v1 has no word for "no limit", and writes the largest multiple of the page size instead."""

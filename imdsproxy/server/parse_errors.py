@@ -21,31 +21,31 @@ TOO_SLOW = Refusal(
     408,
     "request-timeout",
     "request_timeout",
-    "The request did not arrive in full in time (IMDSPROXY_HEADER_TIMEOUT); send it at once.",
+    "The request was not complete in time (IMDSPROXY_HEADER_TIMEOUT); send it without pauses.",
 )
 UPGRADE_WITH_BODY = Refusal(
     400,
     "upgrade-with-body",
     "invalid_request",
-    "A body cannot be read behind an offer to change protocols; send the request as HTTP/1.1, without Upgrade.",
+    "A request with Upgrade must not have a body here; send it without Upgrade.",
 )
 TOO_MANY = Refusal(
     503,
     "connections",
     "service_unavailable",
-    "This proxy has as many connections as its limits of open files (LimitNOFILE=, ulimit -n) and memory allow. "
-    "Ask again.",
+    "This proxy has as many connections as its limits of open files (LimitNOFILE=, ulimit -n) and memory allow; "
+    "ask again.",
     ((b"retry-after", b"1"),),
 )
 NO_MEMORY = Refusal(
     503,
     "memory",
     "service_unavailable",
-    "Long requests, and answers that are not read, take all the memory that they may have in this proxy. Ask again.",
+    "Long requests and unread answers of clients use all the memory that this proxy has for them; ask again.",
     ((b"retry-after", b"1"),),
 )
 UNKNOWN_METHOD = Refusal(
-    405, "method", "method_not_allowed", "This method is not known here; use GET.", ((b"allow", b"GET"),)
+    405, "method", "method_not_allowed", "This method is not supported here; use GET.", ((b"allow", b"GET"),)
 )
 
 

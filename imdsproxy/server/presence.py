@@ -12,8 +12,8 @@ Result = TypeVar("Result")
 class Presence:
     """The presence of one request's client.
 
-    It also replaces the event that tells uvicorn's cycle of a body or a disconnect. `asyncio.Event` takes several times
-    the memory, and each waiting client has one.
+    It also replaces the event by which uvicorn's cycle waits for a body or a disconnect. An `asyncio.Event` would take
+    several times the memory for each waiting client.
     """
 
     __slots__ = ("_gone", "_is_set", "_on_gone", "_waiter")

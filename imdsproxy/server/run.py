@@ -178,7 +178,7 @@ def uvicorn_config(application: Application, connection: type[Connection]) -> uv
         lifespan="on",
         log_config=None,
         access_log=False,
-        # Add no header to IMDS's own, and trust none of a client's.
+        # Add no header to those of IMDS, and trust no header of a client.
         server_header=False,
         date_header=False,
         proxy_headers=False,

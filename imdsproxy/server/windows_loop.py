@@ -55,8 +55,8 @@ class WindowsLoop(asyncio.ProactorEventLoop):
     def __init__(self) -> None:
         super().__init__(_Proactor())
         if threading.current_thread() is threading.main_thread():
-            # A signal's byte finds no room if another is being written. The loop wakes all the same, so the traceback
-            # that CPython would print is of no use.
+            # If another byte is being written, a signal's byte does not fit. The loop wakes all the same, so CPython
+            # must not print a traceback.
             signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ def read_file(path: str) -> dict[str, object]:
     """Return the top level of the file. Scalars become text, as in the environment; lists and tables stay.
 
     Raises:
-        ValueError: The file cannot be read; the message gives the reason for a person.
+        ValueError: The file cannot be read; the message is the reason, for a person.
     """
     # Imported here, because it takes memory that is needed only with a file.
     import tomllib  # noqa: PLC0415
@@ -23,7 +23,7 @@ def read_file(path: str) -> dict[str, object]:
         raise ValueError(error.strerror or str(error)) from None
     if content.startswith(_UTF_16) or b"\0" in content[:2]:
         raise ValueError(
-            "it is written in UTF-16, as Windows PowerShell's > and Out-File do; save it as UTF-8 "
+            "it is encoded in UTF-16, the default of Windows PowerShell's > and Out-File; save it as UTF-8 "
             "(Out-File -Encoding utf8)"
         )
     try:

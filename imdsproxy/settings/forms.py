@@ -1,4 +1,4 @@
-"""The types of setting values: their bounds, and how each is written."""
+"""The types of setting values, with their bounds and their wording in messages and help."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imdsproxy.settings.parsers import LONGEST_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a value is written: its placeholder in help, and the words that complete "… must be"."""
+    """How a value is described: by its placeholder in help, and by the words after "must be" in an error."""
 
     placeholder: str
     rule: str

@@ -144,8 +144,8 @@ def _take_file(sources: _Sources) -> None:
         elif isinstance(value, dict) and not value.keys().isdisjoint(known):
             inner = next(iter(value))
             sources.mistakes.append(
-                f"[{shown(name)}] in {shown(path)} is a section, and settings stand above all sections: "
-                f"move {shown(inner)} to the top of the file, and take the section's line away"
+                f"[{shown(name)}] in {shown(path)} is a section, and settings must be above all sections: "
+                f"move {shown(inner)} to the top of the file, and remove the line of the section"
             )
         else:
             sources.unknown.append((name, f" in {shown(path)}", known))
@@ -166,7 +166,7 @@ def _judge_unknown(sources: _Sources) -> list[str]:
 
 def _not_a_setting(name: str, place: str, known: Iterable[str]) -> str:
     near = _near(name, known, _ALIKE)
-    remedy = f"did you mean {near}?" if near else '"imdsproxy config" lists what is'
+    remedy = f"did you mean {near}?" if near else '"imdsproxy config" lists all settings'
     return f"{shown(name)}{place} is not a setting; {remedy}"
 
 

@@ -42,7 +42,7 @@ def hint(value: object) -> str:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return (
             "the quotes are part of the value; write it without them "
-            "(systemd and a shell take them away, docker --env-file does not)"
+            "(systemd and shells remove quotes, docker --env-file does not)"
         )
     if text.lower() == "warn":
         return "write warning"
@@ -66,7 +66,7 @@ def read_path_seconds(value: object) -> tuple[tuple[str, float], ...]:
         if prefix != "/metadata" and not prefix.startswith("/metadata/"):
             raise ValueError(f'"{shown(path)}" is not under /metadata')
         if prefix in pairs:
-            raise ValueError(f'"{prefix}" is there twice')
+            raise ValueError(f'"{prefix}" occurs twice')
         pairs[prefix] = _seconds(number)
     return tuple(sorted(pairs.items()))
 
@@ -98,7 +98,7 @@ def read_targets(value: object) -> tuple[str, ...]:
 def _prefix(text: str) -> str:
     prefix = text.lower().removesuffix("/")
     if _PATTERN.search(prefix):
-        raise ValueError(f'"{shown(text)}" is a pattern; write a prefix, which has everything below it')
+        raise ValueError(f'"{shown(text)}" is a pattern; write a prefix, which includes everything below it')
     if ";" in prefix:
         raise ValueError(f'"{shown(text)}" has a semicolon; separate by commas')
     if _PREFIX.fullmatch(prefix) is None:
@@ -124,7 +124,7 @@ def items_of(value: object) -> list[str]:
         else:
             return [item for part in value.split(",") if (item := part.strip())]
     if not isinstance(value, (list, tuple, set, frozenset)):
-        raise ValueError  # noqa: TRY004 - pydantic turns a ValueError into its own, and lets a TypeError out
+        raise ValueError  # noqa: TRY004 - pydantic reports a ValueError as a mistake, but passes a TypeError on
     return [text_of(item) for item in value]
 
 
@@ -153,7 +153,7 @@ def _json(text: str) -> object:
         # Objects are read as pairs, so that a name given twice is noticed.
         return json.loads(text, object_pairs_hook=tuple)
     except (ValueError, RecursionError) as error:
-        raise ValueError("it begins like JSON, but is not") from error
+        raise ValueError("it begins like JSON, but is not valid JSON") from error
 
 
 def text_of(value: object) -> str:

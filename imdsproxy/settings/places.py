@@ -48,7 +48,7 @@ def read_socket_path(value: object) -> str | None:
     if not text:
         return None
     _refuse_scheme(text)
-    # While the socket is made, its name is a little longer.
+    # While the socket is created, its name is a little longer.
     return _socket_path(text, _LONGEST_SOCKET_PATH - len(".1234"))
 
 
@@ -60,8 +60,8 @@ def read_budget_file(value: object) -> str | None:
     _refuse_scheme(text)
     if not _LINUX:
         raise ValueError(
-            "a budget is shared on Linux only: it takes file locks, a clock that all containers have in common, "
-            "and a number that tells one start of the machine from another"
+            "a budget is shared on Linux only, because only there the proxy finds the file locks, the clock of the "
+            "whole machine and the boot id that this needs"
         )
     if len(text) < 2 or not text.startswith("/") or text.endswith("/") or not text.isprintable():
         raise ValueError
@@ -127,9 +127,9 @@ def _is_host_name(text: str) -> bool:
 
 def _http(authority: str) -> Address:
     if "@" in authority:
-        raise ValueError("it takes no user name and no password")
+        raise ValueError("it must have no user name and no password")
     if any(mark in authority for mark in "/?#"):
-        raise ValueError("it takes no path, query or fragment, because each request brings its own")
+        raise ValueError("it must have no path, query or fragment, because each request has its own")
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
         raise ValueError
@@ -144,7 +144,7 @@ def _http(authority: str) -> Address:
 
 def _socket_path(text: str, longest: int = _LONGEST_SOCKET_PATH) -> str:
     if _WINDOWS:
-        raise ValueError("Python knows no Unix sockets on Windows")
+        raise ValueError("Python does not support Unix sockets on Windows")
     path = re.sub(r"\A/+", "/", text)
     if len(path) < 2 or not path.startswith("/") or not path.isprintable():
         raise ValueError

@@ -24,14 +24,14 @@ _LEAST_WIDTH = 72
 _COMMENT_WIDTH = 100
 _TOML_HEAD = """\
 Settings of imdsproxy, each with its meaning and its default. IMDSPROXY_CONFIG_FILE, or the flag
---config-file, names the file to read. Flags and the environment go before it; the environment has
-the same names in capitals behind IMDSPROXY_: port is IMDSPROXY_PORT there."""
+--config-file, names the file to read. Flags and environment variables take precedence over the
+file. The variable of a setting is IMDSPROXY_ and its name in capitals: IMDSPROXY_PORT for port."""
 
 _ENV_HEAD = """\
-Settings of imdsproxy, each with its meaning and its default, as EnvironmentFile= of a systemd unit
-and docker run --env-file read them alike: a value is what stands behind the = up to the end of its
-line, without quotes and with no comment behind it. Flags go before the environment, and that before
-the file that IMDSPROXY_CONFIG_FILE names: take out here what is to be said there."""
+Settings of imdsproxy, each with its meaning and its default, for EnvironmentFile= of a systemd unit
+and for docker run --env-file. A value is everything from the = to the end of the line. Write no
+quotes around it and no comment behind it. Flags take precedence over the environment, and the
+environment over the file that IMDSPROXY_CONFIG_FILE names: remove here what is set in that file."""
 
 
 def table(loaded: Loaded, width: int) -> str:
@@ -152,7 +152,7 @@ def _env_value(value: object) -> str:
         return _scalar(value)
     items = sorted(value) if isinstance(value, frozenset) else value
     texts = [_scalar(item) for item in items]
-    if any("," in text for text in texts):  # then only JSON tells where an item ends
+    if any("," in text for text in texts):  # only JSON shows where such an item ends
         return json.dumps(dict(items) if isinstance(items[0], tuple) else texts, separators=(",", ":"))
     return ",".join(texts)
 

@@ -1,6 +1,6 @@
-"""Warnings, logged once at start, about settings that are dangerous or probably mistaken.
+"""Warnings about settings that are dangerous or probably a mistake. They are logged once, at start.
 
-A value without a meaning is refused (`parsers`). A value whose meaning may surprise its author gets a warning.
+An invalid value is refused (`parsers`). A valid value that may have an unwanted effect gets a warning.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Azure's limits a VM and second (Microsoft's IMDS page, 2025).
 _GENERAL_RATE = 5
 _IDENTITY_RATE = 20
-# A Preempt event gives 30 seconds' notice, often less (Microsoft's scheduled-events page).
+# A Preempt event comes 30 seconds before its effect, often less (Microsoft's scheduled-events page).
 _LONGEST_EVENTS_TTL = 5
 _LONGEST_NEGATIVE_TTL = 300
 _SMALLEST_CACHE = 65_536
@@ -50,16 +50,16 @@ def _limits(settings: Settings) -> Iterator[str]:
         if settings.upstream_address.host == IMDS_HOST and requests > limit * max(1.0, settings.budget_window):
             yield (
                 f"IMDSPROXY_{name}={requests} in IMDSPROXY_BUDGET_WINDOW={settings.budget_window:g} s is more than "
-                f"IMDS answers ({limit} a second); it will answer 429"
+                f"IMDS allows ({limit} a second); it will answer 429"
             )
     unlikely = sorted(status for status in settings.retry_statuses if status < 404 or status in {405, 411, 413, 414})
     if unlikely:
         yield (
-            f"IMDSPROXY_RETRY_STATUSES has {', '.join(map(str, unlikely))}: IMDS answers so to an invalid request, "
-            "and each retry takes a permit"
+            f"IMDSPROXY_RETRY_STATUSES has {', '.join(map(str, unlikely))}: IMDS answers invalid requests so, "
+            "and a retry only takes another permit"
         )
     if settings.cache_max_bytes < _SMALLEST_CACHE:
-        yield f"IMDSPROXY_CACHE_MAX_BYTES={settings.cache_max_bytes} is too small for IMDS's documents; few are kept"
+        yield f"IMDSPROXY_CACHE_MAX_BYTES={settings.cache_max_bytes} is too small for most documents of IMDS"
 
 
 def _paths(settings: Settings) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _paths(settings: Settings) -> Iterator[str]:
         for path in paths:
             near = _unknown(path)
             if near is not None:
-                remedy = f"did you mean {near}?" if near else "Azure documents none of that name"
+                remedy = f"did you mean {near}?" if near else "Azure documents no endpoint of this name"
                 yield f"IMDSPROXY_{name}: {shown(path)} matches no known endpoint; {remedy}"
     for path in settings.allow:
         if any(_within(path, denied) for denied in settings.deny):
@@ -87,16 +87,16 @@ def _lifetimes(settings: Settings) -> Iterator[str]:
     for path, seconds in settings.ttl:
         if _within(path, _EVENTS) and seconds > _LONGEST_EVENTS_TTL:
             yield (
-                f"IMDSPROXY_TTL: {path}={seconds:g} hides a scheduled event for as long, "
-                "and a Preempt event leaves 30 seconds or less"
+                f"IMDSPROXY_TTL: {path}={seconds:g} hides a scheduled event for up to that many seconds, "
+                "and a Preempt event takes effect within 30 seconds"
             )
     for path, seconds in settings.stale_if_error:
         if _within(path, _EVENTS) and seconds > 0:
             yield f"IMDSPROXY_STALE_IF_ERROR: {path}={seconds:g} serves scheduled events that may be over"
     if settings.negative_ttl > _LONGEST_NEGATIVE_TTL:
         yield (
-            f"IMDSPROXY_NEGATIVE_TTL={settings.negative_ttl:g} keeps IMDS's 400 and 404 for so long that clients "
-            "may miss what IMDS has by then"
+            f"IMDSPROXY_NEGATIVE_TTL={settings.negative_ttl:g} keeps a 400 or 404 of IMDS for that many seconds, "
+            "even if IMDS has the document by then"
         )
 
 

@@ -1,4 +1,4 @@
-"""The way to IMDS: the one place that knows httpx, and where its errors become `Failure`."""
+"""The HTTP client for IMDS. Only this module imports httpx, and it turns httpx's errors into `Failure`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from imdsproxy.protocol.messages import Failure, FailureKind, Headers, Response
 from imdsproxy.upstream.headers import to_client
 from imdsproxy.upstream.loop_advice import missing_exemption, own_user
 
-# None in this place means "not to be imported" (Python language reference, 5.3.1), which httpx provides for.
+# None prevents the import of the module (Python language reference, 5.3.1); httpx then has no command line.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
 import httpx  # noqa: E402  # after the line above
 
 BODIES_AT_ONCE = 8
-"""Bodies of the longest size that may be received at once."""
+"""The number of bodies of the longest size that may be received at once."""
 SLOW_READ_TIMEOUT = 130.0
 """Seconds: the first scheduled-events request may take two minutes (Microsoft's scheduled-events page)."""
 
-# RFC 9110 section 5.5; a server that sends more than that sends something else than HTTP.
+# RFC 9110 section 5.5 allows no control character in a field value but a tab.
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class UpstreamClient:
-    """Sends requests to IMDS. No redirect is followed and nothing in the environment changes the way."""
+    """Sends requests to IMDS. It follows no redirect, and no environment variable changes where requests go."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class UpstreamClient:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._max_body_bytes = max_body_bytes
-        self._receiving = 0  # bytes of all bodies that are not whole yet
+        self._receiving = 0  # bytes of all bodies that are not complete yet
         self._url = httpx.URL(scheme="http", host=address.host, port=address.port, path="/")
         # The transport, not the client: a client adds headers, cookies, redirects and authentication of its own.
         self._transport = httpx.AsyncHTTPTransport(
@@ -52,15 +52,15 @@ class UpstreamClient:
             verify=cast("bool", None),
             trust_env=False,
             uds=address.unix,
-            # A connection each: at five requests a second reuse saves nothing, and what a broken upstream sends
-            # behind one answer could otherwise be taken for the answer to the next.
+            # One connection a request. At five requests a second reuse would save nothing, and bytes that a broken
+            # upstream sends behind one answer could be taken for the answer to the next request.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
 
     async def send(
         self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
     ) -> Response | Failure:
-        """Send one request, its target exactly as given; the answer is whole or it is a failure."""
+        """Send one request with exactly this target, and return the complete answer or the failure."""
         read_timeout = max(SLOW_READ_TIMEOUT, self._read_timeout) if slow else self._read_timeout
         timeouts = {
             "connect": self._connect_timeout,
@@ -77,7 +77,7 @@ class UpstreamClient:
             extensions={"timeout": timeouts, "target": target},
         )
         try:
-            # httpx bounds each read; a body that trickles is bounded by this.
+            # httpx's timeout is for each read. This one bounds a body that arrives in many small pieces.
             async with asyncio.timeout(self._connect_timeout + read_timeout):
                 return await self._receive(request)
         except (TimeoutError, httpx.TimeoutException) as error:
@@ -86,8 +86,8 @@ class UpstreamClient:
             if _out_of_descriptors(error):
                 return Failure(
                     FailureKind.DESCRIPTORS,
-                    "This proxy may not open another file, so IMDS was not asked; raise its limit (LimitNOFILE=, "
-                    "ulimit -n).",
+                    "This proxy has reached its limit of open files, so nothing was sent to IMDS; raise the limit "
+                    "(LimitNOFILE=, ulimit -n).",
                     sent=False,
                 )
             return Failure(
@@ -96,10 +96,13 @@ class UpstreamClient:
                 sent=False,
             )
         except httpx.NetworkError as error:
-            return Failure(FailureKind.RESET, f"{self.address} broke the connection off ({_words(error)}); ask again.")
+            return Failure(
+                FailureKind.RESET,
+                f"{self.address} closed the connection before its answer was complete ({_words(error)}); ask again.",
+            )
         except httpx.HTTPError as error:
-            # The error may quote what came, which may be a piece of a token. Its traceback leads back to it, and keeps
-            # the connection with its buffer until the garbage collector runs.
+            # The error may quote what came, which may be a piece of a token. Its traceback refers back to it, and would
+            # keep the connection and its buffer in memory until the garbage collector runs.
             for each in _chain(error):
                 each.__traceback__ = None
             return self._unreadable()
@@ -124,7 +127,7 @@ class UpstreamClient:
             await response.aclose()
 
     async def _receive_body(self, parts: AsyncIterable[bytes]) -> bytes | Failure:
-        """Return a body as IMDS encoded it, not decoded. All bodies that are received at once have one bound."""
+        """Return a body, not decoded, or the failure if it, or all bodies received now, are too large."""
         body = bytearray()
         most = BODIES_AT_ONCE * self._max_body_bytes
         try:
@@ -140,13 +143,13 @@ class UpstreamClient:
             self._receiving -= len(body)
 
     def _loop(self) -> Failure:
-        """Say what to mend, as far as this end of the loop knows: a redirect, or its own setting."""
+        """Return the failure for a loop, with the remedy: the redirect's exemption, or IMDSPROXY_UPSTREAM."""
         if self.address == IMDS and sys.platform != "win32":
             why = missing_exemption(own_user())
         else:
             why = (
-                f"IMDSPROXY_UPSTREAM={self.address} leads back to this proxy itself, or goes in a circle behind it; "
-                f"point it at {IMDS}"
+                f"IMDSPROXY_UPSTREAM={self.address} leads back to this proxy itself, or into a loop behind it; "
+                f"set it to {IMDS}"
             )
         return Failure(FailureKind.LOOP, f"{why[:1].upper()}{why[1:]}.", sent=False)
 
@@ -159,21 +162,21 @@ class UpstreamClient:
     def _unreadable(self) -> Failure:
         return Failure(
             FailureKind.UNREADABLE,
-            f"{self.address} answered what is no whole HTTP response. Is it the metadata service?",
+            f"{self.address} did not send a complete HTTP response. Is it the metadata service?",
         )
 
     def _too_large(self, most: int, where: str = "") -> Failure:
         return Failure(
             FailureKind.TOO_LARGE,
-            f"{self.address} sent more than {most} bytes{where}; raise IMDSPROXY_MAX_BODY_BYTES if that is right.",
+            f"{self.address} sent more than {most} bytes{where}; raise IMDSPROXY_MAX_BODY_BYTES if that is expected.",
         )
 
     def _too_slow(self, error: Exception, read_timeout: float) -> Failure:
         if isinstance(error, httpx.ConnectTimeout):
             return Failure(
                 FailureKind.SILENT,
-                f"{self.address} took no connection within {self._connect_timeout:g} s (IMDSPROXY_CONNECT_TIMEOUT). "
-                f"{self._question}",
+                f"{self.address} accepted no connection within {self._connect_timeout:g} s "
+                f"(IMDSPROXY_CONNECT_TIMEOUT). {self._question}",
                 sent=False,
             )
         return Failure(
@@ -183,12 +186,12 @@ class UpstreamClient:
 
 
 def _out_of_descriptors(error: BaseException | None) -> bool:
-    """Return whether an error, or one that led to it, says that no descriptor is left (EMFILE, ENFILE)."""
+    """Return whether an error, or one of its causes, means that no descriptor is left (EMFILE, ENFILE)."""
     return any(isinstance(each, OSError) and each.errno in {errno.EMFILE, errno.ENFILE} for each in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that led to it."""
+    """Yield an error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

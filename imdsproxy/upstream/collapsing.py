@@ -21,8 +21,8 @@ Result = TypeVar("Result")
 Perform = Callable[["CollapsedFetch[Result]"], Awaitable[Result | Failure]]
 """Performs one fetch, and returns its result."""
 
-_ENDED = Failure(FailureKind.INTERNAL, "The proxy ended before IMDS answered; ask again.")
-_BROKEN = Failure(FailureKind.INTERNAL, "The proxy itself failed over this request; its log says how.")
+_ENDED = Failure(FailureKind.INTERNAL, "The proxy stopped before IMDS answered; ask again.")
+_BROKEN = Failure(FailureKind.INTERNAL, "An error in the proxy ended this request; see the proxy's log.")
 
 FetchKey = tuple[Key, str]
 """The key, and the kind of fetch: a forced renewal does not join a plain fetch."""
@@ -39,7 +39,9 @@ class CollapsedFetch(Generic[Result]):
         self.attempt_failed = False
         """Whether an attempt has failed, or the fetch is done: clients with a stale entry need not wait longer."""
         self._patient: set[asyncio.Future[None]] = set()
+        """Clients that wait for the result."""
         self._impatient: set[asyncio.Future[None]] = set()
+        """Clients with a stale entry, which wait only until an attempt has failed."""
         self.keeps = True
         """Whether its result may be stored. It may not after its key was dropped, because it may be older than that."""
         self.sending = False
@@ -141,7 +143,7 @@ class CollapsedFetches(Generic[Result]):
             fetch.task.cancel()
 
     def forget(self, matches: Callable[[Key], bool]) -> None:
-        """Exclude the fetches of these keys from joining, and their results from being stored."""
+        """Prevent clients from joining the fetches of these keys, and their results from being stored."""
         for key in [key for key in self._listed if matches(key[0])]:
             self._listed.pop(key).keeps = False
 
@@ -163,7 +165,7 @@ class CollapsedFetches(Generic[Result]):
 
     def _finish(self, task: asyncio.Task[Result | Failure]) -> None:
         fetch = self._tasks.pop(task)
-        fetch.task = None  # a cancelled one refers to the fetch by its traceback, and such a cycle would stay for long
+        fetch.task = None  # a cancelled task refers to the fetch by its traceback; the cycle would stay in memory
         self._unlist(fetch)
         fetch.finish(_ENDED if task.cancelled() else task.result())
 

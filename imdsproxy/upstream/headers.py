@@ -107,7 +107,7 @@ def dated(response: Response, wall: float) -> Response:
 
 
 def _is_ours(name: bytes) -> bool:
-    """Return whether it is one of the proxy's own fields; `_` counts as `-`, as some servers read it."""
+    """Return whether a field is one of the proxy's own. `_` counts as `-`, because some servers read it so."""
     plain = name.replace(b"_", b"-")
     return plain in _OURS or plain.startswith(_FORWARDED)
 

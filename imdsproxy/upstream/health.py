@@ -16,7 +16,7 @@ from imdsproxy.protocol.messages import Response
 
 _GONE = 410
 _TOO_MANY = 429
-# Seconds after which a failure says nothing about now: an update of IMDS takes 70 seconds at most.
+# Seconds for which a failure predicts the next answer. An update of IMDS takes 70 seconds at most.
 _NEWS = 70.0
 
 

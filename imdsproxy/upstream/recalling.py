@@ -1,4 +1,4 @@
-"""Send a request that may be recalled: cancelled before it is answered, because others need its permit."""
+"""Send a request that may be recalled: cancelled before its answer, because other requests need its permit."""
 
 from __future__ import annotations
 

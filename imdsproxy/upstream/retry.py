@@ -18,13 +18,13 @@ _LONGEST_PAUSE = 10.0
 _UNREACHABLE_FOR = 5.0
 _IDENTITY_PAUSE = 1.0
 _LONGEST_RETRY_AFTER = 3600
-# A shorter rest of the time is a rounding error after the last attempt.
+# Less time than this before the limit is a rounding error after the last attempt.
 _SHORTEST_PAUSE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class RetryRules:
-    """The user's settings, in seconds: `base` is the first pause, `limit` bounds all attempts of a request."""
+    """The user's settings, in seconds: `base` is the first pause, `limit` the time for all attempts of a request."""
 
     base: float = 1.0
     limit: float = 70.0

@@ -23,7 +23,15 @@ class Sender(Protocol):
     async def send(
         self, method: str, target: bytes, headers: Headers, body: bytes = b"", *, slow: bool = False
     ) -> Response | Failure:
-        """Send one request, and return the complete answer, or why there is none."""
+        """Send one request, and return the complete answer, or why there is none.
+
+        Args:
+            method: The method.
+            target: The request target, byte for byte.
+            headers: The fields, without Host and Content-Length.
+            body: The body.
+            slow: Whether the answer may take minutes.
+        """
         ...
 
 
@@ -34,7 +42,7 @@ class FetchTask:
     request: Request
     decision: Forward | Cache
     client: Peer = UNKNOWN
-    """The client that started it. Clients take turns when they wait."""
+    """The client that started it."""
     shared: bool = False
     """Whether its answer serves all clients that wait for it, without being stored."""
 
@@ -51,7 +59,8 @@ class FetchTask:
     def ticket(self, *, background: bool = False, max_wait: float = math.inf) -> Ticket:
         """Return a ticket for the queue before the budget.
 
-        What is sent once, an approval above all, has a share of its own beside the questions to its endpoint.
+        A request that is sent once, such as the approval of an event, has a share of its own. The other requests to
+        its endpoint cannot use that share up.
         """
         return Ticket(
             self.client,
@@ -63,13 +72,13 @@ class FetchTask:
         )
 
     def place(self, ticket: Ticket) -> Place:
-        """Return what to wait with for one of the few places of slow requests."""
+        """Return the place that a slow request takes in the `FairSemaphore` before its permit."""
         return Place(turn_of(self.client), self.once or is_usual(self.request.target), ticket.recall or Recall())
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The last upstream attempt of a fetch, judged, and when its request was sent."""
+    """The verdict on the last upstream attempt of a fetch, and when its request was sent, in monotonic seconds."""
 
     verdict: Verdict
     sent_at: float

@@ -84,7 +84,7 @@ def test_what_a_killed_proxy_left_is_replaced_and_a_living_ones_socket_is_not(
     assert path.exists()
     with running_proxy(tmp_path, upstream=imds.url, uds=path):
         assert ask(path).status == 200
-        assert "is listened at by another process" in refused_start(uds=path)
+        assert "is in use by another process" in refused_start(uds=path)
         assert ask(path).status == 200
     assert list(tmp_path.glob("*.sock*")) == []
 
@@ -106,9 +106,9 @@ def test_a_socket_that_another_has_put_in_its_place_is_left_alone(imds: Emulator
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda path: path.write_text("precious"), "is there, and is no socket"),
-        (lambda path: path.mkdir(), "is there, and is no socket"),
-        (lambda path: path.parent.rmdir(), "Its folder has to exist"),
+        (lambda path: path.write_text("precious"), "exists and is not a socket"),
+        (lambda path: path.mkdir(), "exists and is not a socket"),
+        (lambda path: path.parent.rmdir(), "Its folder must exist"),
     ],
     ids=["a file", "a folder", "no folder"],
 )
@@ -131,7 +131,7 @@ def test_the_admin_port_has_the_pages_and_nothing_else(imds: EmulatorServer, tmp
             answer = get(port, target)
             assert answer.status == 404
             assert answer.headers["cache-status"] == "imdsproxy; detail=admin-only"
-            assert b"IMDSPROXY_ADMIN_PORT serves the pages under /-/ alone" in answer.body
+            assert b"IMDSPROXY_ADMIN_PORT serves only the pages under /-/" in answer.body
         assert get(port, "/metadata/scheduledevents?api-version=2020-07-01", method="POST", body=b"{}").status == 404
         assert get(port, "/-/nothing").status == 404
         assert not arrivals()
@@ -142,7 +142,7 @@ def test_the_admin_port_has_the_pages_and_nothing_else(imds: EmulatorServer, tmp
 def test_admin_port_in_use_is_reported_by_its_setting(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert f"IMDSPROXY_ADMIN_PORT={port} on 127.0.0.1 cannot be listened at" in refused_start(admin_port=port)
+        assert f"IMDSPROXY_ADMIN_PORT={port} on 127.0.0.1 cannot be listened on" in refused_start(admin_port=port)
 
 
 # What a service manager opens (sd_listen_fds(3))

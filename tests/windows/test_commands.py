@@ -28,8 +28,8 @@ SUCCEED = {
     "redirect --remove": "delete table ip imdsproxy",
 }
 REFUSE = {
-    "serve --uds C:\\imdsproxy.sock": "Python knows no Unix sockets on Windows",
-    "serve --upstream unix:/run/imdsproxy.sock": "Python knows no Unix sockets on Windows",
+    "serve --uds C:\\imdsproxy.sock": "Python does not support Unix sockets on Windows",
+    "serve --upstream unix:/run/imdsproxy.sock": "Python does not support Unix sockets on Windows",
     "serve --budget-file C:\\budget": "a budget is shared on Linux only",
     "serve --port 65536": "must be a whole number from 0 to 65535",
     "serve --config-file C:\\nothing.toml": "IMDSPROXY_CONFIG_FILE",

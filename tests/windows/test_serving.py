@@ -140,7 +140,7 @@ def test_port_is_not_shared(proxy: Process, windows: Windows) -> None:
     port = proxy.port()
     second = windows.run("serve", "--port", str(port))
     assert second.returncode == 2
-    assert f"IMDSPROXY_PORT={port} on 127.0.0.1 cannot be listened at" in second.stderr
+    assert f"IMDSPROXY_PORT={port} on 127.0.0.1 cannot be listened on" in second.stderr
     # Wine lets nobody share a port, whatever was asked for, so what is asked for is looked at.
     asked = windows.run_python(
         "-c",

@@ -25,9 +25,9 @@ FOLDER = status(stat.S_IFDIR | 0o770, 0)
         (status(stat.S_IFREG | 0o664), FOLDER, None),
         (status(stat.S_IFREG | 0o660, 998), status(stat.S_IFDIR | 0o750, 998), None),
         (status(stat.S_IFREG | 0o660, 998), FOLDER, "it belongs to user 998, and this proxy runs as user 65532"),
-        (status(stat.S_IFREG | 0o662), FOLDER, "every user may write it (mode 0662)"),
-        (status(stat.S_IFREG | 0o666, 0), FOLDER, "every user may write it (mode 0666)"),
-        (status(stat.S_IFIFO | 0o660), FOLDER, "it is no ordinary file"),
+        (status(stat.S_IFREG | 0o662), FOLDER, "every user may write to it (mode 0662)"),
+        (status(stat.S_IFREG | 0o666, 0), FOLDER, "every user may write to it (mode 0666)"),
+        (status(stat.S_IFIFO | 0o660), FOLDER, "it is not a regular file"),
     ],
 )
 def test_doubt_names_what_is_wrong(file: os.stat_result, folder: os.stat_result, word: str | None) -> None:

@@ -323,7 +323,7 @@ def of_version_7() -> bytes:
     [
         (lambda path: path.write_text("root:x:0:0:root:/root:/bin/sh\n"), "it holds something else; name another file"),
         (lambda path: path.mkdir(), "Is a directory"),
-        (os.mkfifo, "it is no ordinary file; name another"),
+        (os.mkfifo, "it is not a regular file; name another"),
         (lambda path: path.symlink_to("/nowhere"), "it is a symbolic link; name the file itself"),
         (lambda path: path.parent.rmdir(), "No such file or directory"),
         (lambda path: path.write_bytes(of_version_7()), "it is of version 7, and this proxy knows version 2"),
@@ -403,7 +403,7 @@ def test_a_file_of_its_folders_owner_is_taken(path: Path, clock: FakeClock) -> N
 def test_a_file_that_every_user_may_write_is_refused_with_the_remedy(path: Path, clock: FakeClock) -> None:
     Sharer(path, clock).close()
     path.chmod(0o666)
-    assert "every user may write it (mode 0666)" in refusal(path, clock)
+    assert "every user may write to it (mode 0666)" in refusal(path, clock)
 
 
 def test_a_file_that_comes_to_be_of_doubtful_origin_stops_asking_and_says_so(
@@ -415,7 +415,7 @@ def test_a_file_that_comes_to_be_of_doubtful_origin_stops_asking_and_says_so(
     forged.chmod(0o666)
     forged.rename(path)
     assert isinstance(one.take(), float)
-    assert said()[-1].startswith("the shared budget cannot be used (every user may write it (mode 0666)")
+    assert said()[-1].startswith("the shared budget cannot be used (every user may write to it (mode 0666)")
 
 
 def test_a_folder_that_every_user_can_write_to_is_told(path: Path, clock: FakeClock, said: Said) -> None:

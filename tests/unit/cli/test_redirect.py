@@ -76,7 +76,7 @@ def test_redirect_leads_to_the_listening_address(host: str, port: int, goal: str
     ("settings", "named"),
     [
         ({"host": "::1"}, "IMDSPROXY_HOST=::1"),
-        ({"host": "no.such.host.invalid"}, "cannot be listened at"),
+        ({"host": "no.such.host.invalid"}, "cannot be listened on"),
         ({"host": "224.0.0.1"}, "IMDSPROXY_HOST=224.0.0.1"),
         ({"host": "169.254.169.254"}, "no address"),
         ({"port": 0}, "IMDSPROXY_PORT=0"),

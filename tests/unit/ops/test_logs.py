@@ -148,7 +148,7 @@ def test_a_value_without_text_does_no_harm(log_format: str, capsys: pytest.Captu
     logs.configure("info", log_format)
     logger.info("x", extra={"fields": {"value": Unprintable()}})
     text = read_log(capsys)
-    assert "a record that cannot be written: RuntimeError" in text
+    assert "log record that cannot be formatted: RuntimeError" in text
     assert text.count("\n") == 1
 
 

@@ -58,7 +58,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 def by_library(answers: Iterable[Answered]) -> bytes:
     """Return what the library's own counter and histogram write of the same."""
     registry = CollectorRegistry()
-    requests = Counter("imdsproxy_requests", "Requests answered.", ["endpoint", "outcome"], registry=registry)
+    requests = Counter("imdsproxy_requests", "Answered requests.", ["endpoint", "outcome"], registry=registry)
     seconds = Histogram("imdsproxy_request_seconds", "Time to answer a request.", registry=registry, buckets=BOUNDS)
     for endpoint, outcome, took in answers:
         requests.labels(endpoint, outcome.value).inc()
@@ -89,7 +89,7 @@ def test_metrics_text_after_two_answers() -> None:
     metrics = after([("instance", Outcome.HIT, 0.00004), ("token", Outcome.MISS, 0.25)])
     # The library writes counters under the name that Prometheus's text format has for them.
     assert lines(metrics.text(), *OURS) == [
-        "# HELP imdsproxy_requests_total Requests answered.",
+        "# HELP imdsproxy_requests_total Answered requests.",
         "# TYPE imdsproxy_requests_total counter",
         'imdsproxy_requests_total{endpoint="instance",outcome="hit"} 1.0',
         'imdsproxy_requests_total{endpoint="token",outcome="miss"} 1.0',

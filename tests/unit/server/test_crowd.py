@@ -109,7 +109,7 @@ def test_the_beginning_and_the_end_are_logged_once(caplog: pytest.LogCaptureFixt
         crowd.admit(Connection(), 2.0)
         crowd.admit(Connection(), 3.0)
     said = [(record.levelname, record.getMessage(), vars(record)["fields"]) for record in caplog.records]
-    assert [(level, message.partition(":")[0]) for level, message, _ in said] == [
+    assert [(level, message.partition(";")[0]) for level, message, _ in said] == [
         ("WARNING", "too many connections"),
         ("INFO", "connections are accepted again"),
     ]

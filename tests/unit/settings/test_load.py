@@ -153,7 +153,7 @@ HOSTS = "host names without scheme, port or wildcard, separated by commas, or a 
 STATUSES = "HTTP statuses from 400 to 599, separated by commas, or a JSON array"
 TARGETS = "targets under /metadata/, separated by commas, or a JSON array"
 UPSTREAM = "http://host[:port] or unix:/absolute/path"
-NOT_JSON = ": it begins like JSON, but is not"
+NOT_JSON = ": it begins like JSON, but is not valid JSON"
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ NOT_JSON = ": it begins like JSON, but is not"
         ("ttl", "/metadata/a=inf", f'{MAP}: "inf" is not a number of seconds from 0 to 31536000'),
         ("ttl", "/metadataa=1", f'{MAP}: "/metadataa" is not under /metadata'),
         ("ttl", "metadata=1", f'{MAP}: "metadata" is not one'),
-        ("ttl", "/metadata/A=1,/metadata/a/=2", f'{MAP}: "/metadata/a" is there twice'),
-        ("ttl", '{"/metadata/a": 1, "/metadata/a": 2}', f'{MAP}: "/metadata/a" is there twice'),
+        ("ttl", "/metadata/A=1,/metadata/a/=2", f'{MAP}: "/metadata/a" occurs twice'),
+        ("ttl", '{"/metadata/a": 1, "/metadata/a": 2}', f'{MAP}: "/metadata/a" occurs twice'),
         ("ttl", '{"/metadata/a": true}', f'{MAP}: "True" is not one'),
         ("ttl", '{"/metadata/a": NaN}', f'{MAP}: "nan" is not a number of seconds from 0 to 31536000'),
         ("stale_if_error", "{", MAP + NOT_JSON),
@@ -229,9 +229,9 @@ NOT_JSON = ": it begins like JSON, but is not"
         ("upstream", "http://a:0", f"{UPSTREAM}: a port is from 1 to 65535"),
         ("upstream", "http://a:65536", f"{UPSTREAM}: a port is from 1 to 65535"),
         ("upstream", "HTTPS://a", f"{UPSTREAM}: IMDS speaks plain HTTP only"),
-        ("upstream", "http://me@a", f"{UPSTREAM}: it takes no user name and no password"),
+        ("upstream", "http://me@a", f"{UPSTREAM}: it must have no user name and no password"),
         *(
-            ("upstream", url, f"{UPSTREAM}: it takes no path, query or fragment, because each request brings its own")
+            ("upstream", url, f"{UPSTREAM}: it must have no path, query or fragment, because each request has its own")
             for url in ("http://a/metadata", "http://a//", "http://a?b", "http://a#b")
         ),
     ],
@@ -385,14 +385,14 @@ def test_a_proxy_is_not_its_own_upstream_by_its_socket_either() -> None:
 
 def test_a_shared_budget_is_refused_with_the_reason_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_LINUX", False)
-    assert "a budget is shared on Linux only: it takes file locks" in refusal({"IMDSPROXY_BUDGET_FILE": "/run/b"})
+    assert "a budget is shared on Linux only, because only there" in refusal({"IMDSPROXY_BUDGET_FILE": "/run/b"})
 
 
 def test_a_unix_socket_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", True)
-    assert refusal({"IMDSPROXY_UDS": "/run/x"}).endswith("Python knows no Unix sockets on Windows")
+    assert refusal({"IMDSPROXY_UDS": "/run/x"}).endswith("Python does not support Unix sockets on Windows")
     told = refusal({"IMDSPROXY_UPSTREAM": "unix:/run/x"})
-    assert told.endswith(f"{UPSTREAM}: Python knows no Unix sockets on Windows")
+    assert told.endswith(f"{UPSTREAM}: Python does not support Unix sockets on Windows")
 
 
 @pytest.mark.parametrize(
@@ -480,8 +480,8 @@ def test_a_bad_flag_is_named_with_its_variable() -> None:
         ("imdsproxy_port", "did you mean IMDSPROXY_PORT?"),
         ("ImdsProxy_Max_Wait", "did you mean IMDSPROXY_MAX_WAIT?"),
         ("IMDSPROXY_LOG_LEVLE", "did you mean IMDSPROXY_LOG_LEVEL?"),
-        ("IMDSPROXY_", '"imdsproxy config" lists what is'),
-        ("IMDSPROXY_COLOUR", '"imdsproxy config" lists what is'),
+        ("IMDSPROXY_", '"imdsproxy config" lists all settings'),
+        ("IMDSPROXY_COLOUR", '"imdsproxy config" lists all settings'),
     ],
 )
 def test_an_unknown_variable_stops_the_start(name: str, remedy: str) -> None:
@@ -490,8 +490,8 @@ def test_an_unknown_variable_stops_the_start(name: str, remedy: str) -> None:
 
 def test_unknown_variables_are_escaped() -> None:
     told = refusal({"IMDSPROXY_B": "1", "IMDSPROXY_A\n": "1"}).splitlines()
-    assert told[0] == 'IMDSPROXY_A\\n is not a setting; "imdsproxy config" lists what is'
-    assert told[1] == 'IMDSPROXY_B is not a setting; "imdsproxy config" lists what is'
+    assert told[0] == 'IMDSPROXY_A\\n is not a setting; "imdsproxy config" lists all settings'
+    assert told[1] == 'IMDSPROXY_B is not a setting; "imdsproxy config" lists all settings'
 
 
 @pytest.mark.parametrize("name", ["IMDSPROXY_ACCESS_FILE", "IMDSPROXY_HANDOVER_FILE", "IMDSPROXY_COLOUR"])
@@ -513,7 +513,7 @@ def test_unknown_settings_warn_still_refuses_a_misspelt_name(name: str) -> None:
 
 # What its writer should know
 
-IMDS_SAYS = "IMDS answers (5 a second); it will answer 429"
+IMDS_SAYS = "IMDS allows (5 a second); it will answer 429"
 
 
 @pytest.mark.parametrize(
@@ -522,7 +522,7 @@ IMDS_SAYS = "IMDS answers (5 a second); it will answer 429"
         ("DENY", "/metadata/identiy", "/metadata/identiy matches no known endpoint; did you mean /metadata/identity?"),
         ("ALLOW", "/metadata/versions,/metadata/scheduledevent", "did you mean /metadata/scheduledevents?"),
         ("TTL", "/metadata/instance/comptue=5", "did you mean /metadata/instance/compute?"),
-        ("STALE_IF_ERROR", "/metadata/zzz=5", "/metadata/zzz matches no known endpoint; Azure documents none"),
+        ("STALE_IF_ERROR", "/metadata/zzz=5", "/metadata/zzz matches no known endpoint; Azure documents no endpoint"),
         ("WARMUP", "/metadata/versoins?x=1", "did you mean /metadata/versions?"),
         ("DENY", "/metadata/identity/oauth2/tokens", "did you mean /metadata/identity/oauth2/token?"),
         (
@@ -531,10 +531,10 @@ IMDS_SAYS = "IMDS answers (5 a second); it will answer 429"
             f"IMDSPROXY_BUDGET_REQUESTS=1000 in IMDSPROXY_BUDGET_WINDOW=1 s is more than {IMDS_SAYS}",
         ),
         ("BUDGET_REQUESTS", "6", "it will answer 429"),
-        ("IDENTITY_BUDGET_REQUESTS", "21", "IMDS answers (20 a second)"),
-        ("TTL", "/metadata/scheduledevents=3600", "hides a scheduled event for as long"),
+        ("IDENTITY_BUDGET_REQUESTS", "21", "IMDS allows (20 a second)"),
+        ("TTL", "/metadata/scheduledevents=3600", "hides a scheduled event for up to"),
         ("STALE_IF_ERROR", "/metadata/scheduledevents=60", "scheduled events that may be over"),
-        ("NEGATIVE_TTL", "3600", "IMDSPROXY_NEGATIVE_TTL=3600 keeps IMDS's 400 and 404"),
+        ("NEGATIVE_TTL", "3600", "IMDSPROXY_NEGATIVE_TTL=3600 keeps a 400 or 404 of IMDS"),
         ("REQUIRE_METADATA_HEADER", "never", "disables IMDS's guard against request forgery"),
         ("RETRY_STATUSES", "400,410", "IMDSPROXY_RETRY_STATUSES has 400: "),
         ("CACHE_MAX_BYTES", "1", "IMDSPROXY_CACHE_MAX_BYTES=1 is too small"),
@@ -582,7 +582,7 @@ def test_rate_is_judged_by_the_window_and_for_imds_alone() -> None:
         ("LOG_FORMAT", "'json'", "the quotes are part of the value; write it without them"),
         ("UDS", "unix:/run/x", "write the path alone, without unix:"),
         ("BUDGET_FILE", "unix:/run/x", "write the path alone, without unix:"),
-        ("ALLOW", "/metadata/*", '"/metadata/*" is a pattern; write a prefix, which has everything below it'),
+        ("ALLOW", "/metadata/*", '"/metadata/*" is a pattern; write a prefix, which includes everything below it'),
         ("DENY", "/metadata/{identity}", "is a pattern"),
         ("DENY", "/identity", '"/identity" is not under /metadata, and nothing else is forwarded'),
         ("ALLOW", "/metadata/versions;/metadata/instance", "has a semicolon; separate by commas"),
@@ -601,7 +601,7 @@ def test_common_slip_is_answered_with_its_remedy(name: str, text: str, hint: str
 def test_password_in_a_url_is_never_shown(url: str) -> None:
     told = refusal({"IMDSPROXY_UPSTREAM": url})
     assert "cret" not in told
-    assert "it takes no user name and no password" in told
+    assert "it must have no user name and no password" in told
 
 
 def test_an_unknown_flag_is_refused() -> None:
@@ -691,10 +691,13 @@ def test_a_file_holds_every_kind_of_value(tmp_path: Path) -> None:
     [
         ("prot = 1", "prot in {path} is not a setting; did you mean port?"),
         ("PORT = 1", "PORT in {path} is not a setting; did you mean port?"),
-        ("udx = 'x'", 'udx in {path} is not a setting; "imdsproxy config" lists what is'),
-        ("config_file = 'x'", 'config_file in {path} is not a setting; "imdsproxy config" lists what is'),
-        ("[server]\nport = 1", "[server] in {path} is a section, and settings stand above all sections: move port to"),
-        ("[server]\nx = 1", 'server in {path} is not a setting; "imdsproxy config" lists what is'),
+        ("udx = 'x'", 'udx in {path} is not a setting; "imdsproxy config" lists all settings'),
+        ("config_file = 'x'", 'config_file in {path} is not a setting; "imdsproxy config" lists all settings'),
+        (
+            "[server]\nport = 1",
+            "[server] in {path} is a section, and settings must be above all sections: move port to",
+        ),
+        ("[server]\nx = 1", 'server in {path} is not a setting; "imdsproxy config" lists all settings'),
         ("port = true", 'IMDSPROXY_PORT (port in {path}) is "true", but must be ' + PORT),
         ("port = 'x'", 'IMDSPROXY_PORT (port in {path}) is "x", but must be ' + PORT),
         ("max_wait = inf", 'IMDSPROXY_MAX_WAIT (max_wait in {path}) is "inf", but must be ' + SECONDS),
@@ -706,11 +709,11 @@ def test_a_file_holds_every_kind_of_value(tmp_path: Path) -> None:
         ("port = ", 'IMDSPROXY_CONFIG_FILE is "{path}", but must be a TOML file that can be read: Invalid'),
         (
             "port = 1".encode("utf-16"),
-            'IMDSPROXY_CONFIG_FILE is "{path}", but must be a TOML file that can be read: it is wr',
+            'IMDSPROXY_CONFIG_FILE is "{path}", but must be a TOML file that can be read: it is en',
         ),
         (
             "port = 1".encode("utf-16-be"),
-            'IMDSPROXY_CONFIG_FILE is "{path}", but must be a TOML file that can be read: it is wr',
+            'IMDSPROXY_CONFIG_FILE is "{path}", but must be a TOML file that can be read: it is en',
         ),
         (
             b"port = 1 # \xe9",

@@ -18,8 +18,8 @@ from imdsproxy.upstream.client import BODIES_AT_ONCE, UpstreamClient
 @pytest.mark.parametrize(
     ("number", "kind", "words"),
     [
-        (errno.EMFILE, FailureKind.DESCRIPTORS, "may not open another file, so IMDS was not asked"),
-        (errno.ENFILE, FailureKind.DESCRIPTORS, "may not open another file, so IMDS was not asked"),
+        (errno.EMFILE, FailureKind.DESCRIPTORS, "reached its limit of open files, so nothing was sent to IMDS"),
+        (errno.ENFILE, FailureKind.DESCRIPTORS, "reached its limit of open files, so nothing was sent to IMDS"),
         (errno.ECONNREFUSED, FailureKind.UNREACHABLE, "cannot be reached"),
     ],
 )

@@ -42,4 +42,4 @@ def test_user_number_without_user_namespaces_is_the_machines(tmp_path: Path, mon
 def test_advice_names_the_setting_of_another_upstream() -> None:
     told = UpstreamClient(Address("10.0.0.9", 8254))._loop().description
     assert told.startswith("IMDSPROXY_UPSTREAM=http://10.0.0.9:8254 leads back")
-    assert "point it at http://169.254.169.254" in told
+    assert "set it to http://169.254.169.254" in told
