@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from imdsproxy.budget.bucket import Budget
 from imdsproxy.budget.fair_semaphore import FairSemaphore
 from imdsproxy.budget.limiter import Limiter, NoPermit
 from imdsproxy.clock import Clock
@@ -17,9 +16,11 @@ from imdsproxy.protocol.cache_status import proxy_detail
 from imdsproxy.protocol.failures import FailureRules, Verdict
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
 from imdsproxy.records import UpstreamAttempt
+from imdsproxy.upstream.chain import Chain
 from imdsproxy.upstream.collapsing import CollapsedFetch
 from imdsproxy.upstream.headers import dated, to_upstream
 from imdsproxy.upstream.health import Change, Health
+from imdsproxy.upstream.probe_wait import ProbeWait
 from imdsproxy.upstream.recalling import unless_recalled
 from imdsproxy.upstream.retry import RetryRules, next_delay, retry_after
 from imdsproxy.upstream.task import Fetched, FetchTask, Sender
@@ -33,15 +34,8 @@ AnyFetch = CollapsedFetch[Any]
 
 # With fewer permits than these, a slow query and an approval cannot both have one.
 _ENOUGH_FOR_A_PLACE_OF_ITS_OWN = 3
-# Fetches that wait for the probe. They outlive their clients; beyond this number the 410 is passed on at once.
-_MOST_WAITING_FOR_PROBE = 256
-_LOOP_REMINDER = 60.0
-# Seconds: two windows of IMDS's.
+# Seconds for which no permit is spent after another imdsproxy has gone: two windows of IMDS's.
 _AFTER_A_PROXY = 2.0
-# Another imdsproxy keeps the budget, so only the number of concurrent requests to it is bounded. The bound is lower if
-# no setting says that it is one.
-_MOST_AT_A_PROXY = 256
-_MOST_AT_A_STRANGER = 5
 _RECALLED = "recalled"
 _SILENT = Failure(
     FailureKind.TIMEOUT, "IMDS did not answer this request, and others waited for its permit; ask again later."
@@ -85,27 +79,22 @@ class Fetcher:
         self._upstream = upstream
         self._clock = clock
         self._instance = instance
-        self._may_be_proxied = proxied is not None
-        self.proxied = bool(proxied)
+        self.chain = Chain(proxied, clock, limiters[BudgetClass.GENERAL].max_wait)
         self._stale_after = stale_after
-        most = _MOST_AT_A_PROXY if proxied else _MOST_AT_A_STRANGER
-        self._unmetered = Limiter(Budget(most, 0.0), clock, limiters[BudgetClass.GENERAL].max_wait)
         self._notify = notify
         self.trouble: str | None = None
         """The last failure of IMDS, in a sentence for people; None if there was none."""
-        self._loop_logged_at = -math.inf
-        self._health_changed = asyncio.Event()
+        self._probe_wait = ProbeWait(self.health, clock, retry_rules.limit)
         # IMDS may take two minutes for a scheduled-events request, which holds its permit as long. Half of the permits
         # stay free for other requests (unless there is only one). An approval does not wait for a query, because an
         # eviction leaves 30 seconds.
         requests = limiters[BudgetClass.GENERAL].budget.requests
         self._slow = FairSemaphore(max(1, requests // 2), clock)
         self._slow_once = FairSemaphore(1, clock) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
-        self._waiting_for_probe = 0
 
     def limiter(self, decision: Forward | Cache) -> Limiter:
         """Return the queue in which a request with this decision waits."""
-        return self._unmetered if self.proxied else self.limiters[decision.budget]
+        return self.chain.limiter if self.chain.proxied else self.limiters[decision.budget]
 
     async def fetch(self, task: FetchTask, fetch: AnyFetch) -> Fetched | NoPermit:
         """Send the request until IMDS answers, or the time for retries is over. Each attempt takes a permit."""
@@ -118,7 +107,7 @@ class Fetcher:
             if silence is not None:
                 silence.cancel()
             if self.health.leave(fetch):
-                self._wake()
+                self._probe_wait.wake()
 
     async def _ask(self, task: FetchTask, fetch: AnyFetch) -> Fetched | NoPermit:
         began = self._clock.monotonic()
@@ -126,10 +115,10 @@ class Fetcher:
         fetched: Fetched | None = None
         attempt = 0
         while True:
-            gone = await self._wait_for_probe(fetch, began)  # before it holds a permit
+            gone = await self._probe_wait.wait(fetch, began)  # before it holds a permit
             if gone is not None:
                 return Fetched(gone, began)
-            few = decision.slow and not self.proxied
+            few = decision.slow and not self.chain.proxied
             tried = await (self._try_slow if few else self._try)(task, fetch, fetched)
             if tried is None:
                 continue  # IMDS answered 410 while this waited for its permit, or the request was recalled
@@ -140,7 +129,7 @@ class Fetcher:
             if fetched.verdict.failed:
                 fetch.note_failure()
             elapsed = self._clock.monotonic() - began
-            known, proxied = self.health.answered, self.proxied
+            known, proxied = self.health.answered, self.chain.proxied
             delay = next_delay(
                 fetched.verdict, attempt, elapsed, self.retry_rules, decision.budget, known=known, proxied=proxied
             )
@@ -175,12 +164,12 @@ class Fetcher:
         if not self.health.may_ask(fetch) or limiter.too_late(permit):
             limiter.release_unused(permit)
             return None
-        headers = to_upstream(request, decision, self._instance, shared=task.shared, proxied=self.proxied)
+        headers = to_upstream(request, decision, self._instance, shared=task.shared, proxied=self.chain.proxied)
         fetch.sending = True
         verdict: Verdict | None = None
         answered = False
         try:
-            slow = decision.slow or self.proxied
+            slow = decision.slow or self.chain.proxied
             sending = self._upstream.send(request.method, request.target.raw, headers, request.body, slow=slow)
             result = await unless_recalled(sending, fetch.ticket.recall)
             if isinstance(result, Response):
@@ -218,38 +207,19 @@ class Fetcher:
         self._notify(UpstreamAttempt(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
         return refusal
 
-    async def _wait_for_probe(self, fetch: AnyFetch, began: float) -> Verdict | None:
-        """Wait while another fetch probes; return the 410 to pass on if IMDS does not come back in time."""
-        while not self.health.may_ask(fetch):
-            fetch.note_failure()
-            if self._waiting_for_probe >= _MOST_WAITING_FOR_PROBE:
-                return self.health.gone
-            left = began + self.retry_rules.limit - self._clock.monotonic()
-            self._waiting_for_probe += 1
-            try:
-                async with asyncio.timeout(max(0.0, left)):
-                    await self._health_changed.wait()
-            except TimeoutError:
-                return self.health.gone
-            finally:
-                self._waiting_for_probe -= 1
-        return None
-
     def _learn(self, fetch: AnyFetch, decision: Forward | Cache, verdict: Verdict, taken_at: float) -> None:
         if _came_back(verdict):  # this says nothing about IMDS
             self.trouble = verdict.description
             if verdict.word == FailureKind.LOOP.value:
-                self._log_loop(self.trouble)
+                self.chain.log_loop(self.trouble)
             return
         now = self._clock.monotonic()
         result = verdict.result
         budget = self.limiters[decision.budget].budget
         by_proxy = isinstance(result, Response) and proxy_detail(result) is not None
-        if isinstance(result, Response) and self._may_be_proxied:
-            if self.proxied and not by_proxy:
-                # Requests under way without permits reach IMDS as well, so the first requests with permits wait.
-                budget.throttled(taken_at, now, _AFTER_A_PROXY)
-            self.proxied = by_proxy
+        if isinstance(result, Response) and self.chain.learn(by_proxy=by_proxy):
+            # Requests under way without permits reach IMDS as well, so the first requests with permits wait.
+            budget.throttled(taken_at, now, _AFTER_A_PROXY)
         change = self.health.learn(fetch, verdict, now)
         if self.health.failing:
             self.trouble = verdict.description
@@ -263,19 +233,7 @@ class Fetcher:
         elif change is Change.RECOVERED:
             logger.info("IMDS answers again")
         if self.health.gone is None:
-            self._wake()
-
-    def _log_loop(self, because: str) -> None:
-        """Log a loop once a minute, because clients may cause it many times a second."""
-        now = self._clock.monotonic()
-        if now - self._loop_logged_at >= _LOOP_REMINDER:
-            self._loop_logged_at = now
-            logger.error("the way to IMDS leads back to this proxy", extra={"fields": {"because": because}})
-
-    def _wake(self) -> None:
-        """Wake the fetches that wait for the probe."""
-        self._health_changed.set()
-        self._health_changed = asyncio.Event()
+            self._probe_wait.wake()
 
 
 def _came_back(verdict: Verdict) -> bool:

@@ -101,7 +101,7 @@ def test_from_the_moment_on_in_which_imds_itself_answers_tokens_are_spent_again(
         stage = chained(by_daemon(ok()), ok())
         for number in range(2):
             await stage.get(leaf(number))
-        assert not stage.proxy.fetcher.proxied
+        assert not stage.proxy.fetcher.chain.proxied
         asked = [stage.start(leaf(number)) for number in range(10, 20)]
         await asyncio.sleep(1.9)
         assert stage.imds.count == 2, "what was sent without tokens may still be on its way to IMDS"
