@@ -150,7 +150,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         # Behind IMDS's own address may be a node's proxy, but only as long as a redirect is loaded.
         proxied=None if address == IMDS else address.unix is not None,
         stale_after=config.stale_after,
-        notify=metrics.observe_attempt,
+        observers=[metrics.observe_attempt],
     )
     shares = divide(config.cache_max_bytes)
     policy = Policy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -102,3 +103,7 @@ class UpstreamAttempt:
     """Seconds from sending to the last byte of the answer."""
     retried_after: str | None = None
     """The `status` of the previous attempt, which failed; None for a first attempt."""
+
+
+AttemptObserver = Callable[[UpstreamAttempt], None]
+"""Is told of each upstream attempt, in the step in which it ended. It neither waits nor raises."""

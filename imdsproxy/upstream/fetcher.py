@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imdsproxy.budget.fair_semaphore import FairSemaphore
@@ -15,7 +15,7 @@ from imdsproxy.policy.decisions import Cache, Forward
 from imdsproxy.protocol.cache_status import proxy_detail
 from imdsproxy.protocol.failures import FailureRules, Verdict
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Response
-from imdsproxy.records import UpstreamAttempt
+from imdsproxy.records import AttemptObserver, UpstreamAttempt
 from imdsproxy.upstream.chain import Chain
 from imdsproxy.upstream.collapsing import CollapsedFetch
 from imdsproxy.upstream.headers import dated, to_upstream
@@ -56,7 +56,7 @@ class Fetcher:
         instance: str,
         proxied: bool | None = None,
         stale_after: float = math.inf,
-        notify: Callable[[UpstreamAttempt], None] = lambda _attempt: None,
+        observers: Sequence[AttemptObserver] = (),
     ) -> None:
         """Join the parts.
 
@@ -70,7 +70,7 @@ class Fetcher:
             proxied: Whether the upstream is assumed to be another imdsproxy until an answer shows it; None if it can
                 never be one. Another imdsproxy spends the permits, so none is spent here.
             stale_after: Seconds without a result after which clients get a stale answer; the fetch continues.
-            notify: Called with the record of each attempt.
+            observers: Called in their order with the record of each attempt.
         """
         self.limiters = limiters
         self.health = Health()
@@ -81,7 +81,7 @@ class Fetcher:
         self._instance = instance
         self.chain = Chain(proxied, clock, limiters[BudgetClass.GENERAL].max_wait)
         self._stale_after = stale_after
-        self._notify = notify
+        self._observers = tuple(observers)
         self.trouble: str | None = None
         """The last failure of IMDS, in a sentence for people; None if there was none."""
         self._probe_wait = ProbeWait(self.health, clock, retry_rules.limit)
@@ -184,7 +184,7 @@ class Fetcher:
                 limiter.release_unused(permit)
             else:
                 limiter.release(permit, counts=answered and not decision.slow, answered=answered)
-        self._notify(
+        self._report(
             UpstreamAttempt(
                 decision.endpoint,
                 decision.budget,
@@ -204,8 +204,12 @@ class Fetcher:
 
     def _report_no_permit(self, task: FetchTask, wanted_at: float, refusal: NoPermit) -> NoPermit:
         decision = task.decision
-        self._notify(UpstreamAttempt(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
+        self._report(UpstreamAttempt(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
         return refusal
+
+    def _report(self, attempt: UpstreamAttempt) -> None:
+        for observe in self._observers:
+            observe(attempt)
 
     def _learn(self, fetch: AnyFetch, decision: Forward | Cache, verdict: Verdict, taken_at: float) -> None:
         if _came_back(verdict):  # this says nothing about IMDS
