@@ -144,6 +144,12 @@ class BoundedParser(HttpToolsProtocol):
         self._taken = beyond
         return True
 
+    def _let_go(self) -> None:
+        """Return to the pool all that the connection held, because it has ended, perhaps in the middle of a head."""
+        self._unparsed = b""
+        self._weight = self._earlier = self._unsent = self._beside_body = 0
+        self._settle()
+
     def _feed(self, piece: bytes) -> None:
         self._beside_body += len(piece)
         try:

@@ -87,10 +87,8 @@ class Connection(BoundedParser):
             self.crowd.leave(self)
         self._unset_keepalive_if_required()
         self._stop_deadline()
-        self._unparsed = b""
         self.resume_writing()
-        self._weight = self._earlier = 0
-        self._settle()
+        self._let_go()
         if self._watch_for_end is not None:
             self._watch_for_end.cancel()
             type(self).half_closed -= 1

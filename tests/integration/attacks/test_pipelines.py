@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
+from imdsproxy.server.held_bytes import POOL
 from tests.integration.attacks.kit import EVENTS, HOST, RAW_TOKEN, TRUE, Starter, check_log, read_answer, request
 from tests.integration.attacks.listeners import KINDS, Everywhere, listening_everywhere, read_all
 from tests.kit import wait_until
@@ -160,6 +161,27 @@ def test_flood_on_one_connection_takes_no_memory_and_leaves_the_others_served(
         _send_without_reading(connection, rest * 10_000, 4 * MEBIBYTE, 0.5)
         assert everywhere.healthy(kind)
         assert everywhere.process.resident_bytes() - before < 8 * MEBIBYTE
+
+
+@every_listener
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nx: " + b"a" * 65_000,
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65000\r\n\r\n" + b"\r\n" * 30_000,
+    ],
+    ids=["heads", "bodies"],
+)
+def test_what_clients_left_unfinished_takes_no_room_from_those_that_come_later(
+    everywhere: Everywhere, kind: str, sent: bytes
+) -> None:
+    for _ in range(POOL // 65_000):
+        with everywhere.connect(kind) as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(sent)
+    long = request(b"/-/healthy?x=" + b"a" * 60_000, HOST, b"Connection: close\r\n")
+    with everywhere.connect(kind) as connection:
+        connection.sendall(long)
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
 
 
 # --- Clients that end their sending

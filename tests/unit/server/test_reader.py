@@ -65,10 +65,10 @@ async def _never(scope: Any, receive: Any, send: Any) -> None:
     await asyncio.get_running_loop().create_future()
 
 
-def _connection() -> tuple[Connection, _Transport]:
-    config = uvicorn.Config(_never, http=Connection, lifespan="off", log_config=None, proxy_headers=False)
+def _connection(kind: type[Connection] = Connection, app: Any = _never) -> tuple[Connection, _Transport]:
+    config = uvicorn.Config(app, http=kind, lifespan="off", log_config=None, proxy_headers=False)
     config.load()
-    connection, transport = Connection(config, ServerState(), {}), _Transport()
+    connection, transport = kind(config, ServerState(), {}), _Transport()
     connection.connection_made(transport)
     return connection, transport
 
@@ -124,6 +124,50 @@ def test_one_read_contains_few_requests(begin: bytes) -> None:
         assert len(connection._cycles) <= 32
         assert not transport.reading
         connection.connection_lost(None)
+
+    asyncio.run(steps())
+
+
+async def _at_once(scope: Any, receive: Any, send: Any) -> None:
+    del scope, receive
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+@pytest.mark.parametrize("app", [_never, _at_once], ids=["no answer", "an answer"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nx: " + b"a" * 65_000,
+        b"GET / HTTP/1.1\r\nx: " + b"a" * 70_000,
+        b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 16_000,
+        b"GET /?" + b"a=&" * 20_000,
+        b"GET /?x=" + b"a" * 60_000 + b" HTTP/1.1\r\n\r\n" + LEAST * 500,
+        LEAST + b"GET / HTTP/1.1\r\nx: " + b"a" * 60_000,
+        POST + b"Content-Length: 60000\r\n\r\n" + b"\r\n" * 25_000,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 5_000,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a:\r\n" * 10_000,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nx: " + b"a" * 60_000,
+    ],
+    ids=lambda sent: f"{sent[:4].decode()}{len(sent)}",
+)
+def test_connection_that_ended_holds_nothing_of_the_pool(sent: bytes, app: Any) -> None:
+    class OwnPool(Connection):
+        held = HeldBytes()
+
+    async def steps() -> None:
+        most = 0
+        for length in [*range(0, len(sent), 9_973), len(sent)]:  # the client leaves at any byte
+            connection, transport = _connection(OwnPool, app)
+            for begin in range(0, length, LONGEST_READ):
+                if not transport.closing:
+                    connection.data_received(sent[begin : min(length, begin + LONGEST_READ)])
+                    await asyncio.sleep(0)
+            most = max(most, OwnPool.held.bytes)
+            connection.connection_lost(None)
+            await asyncio.sleep(0)
+            assert OwnPool.held.bytes == 0, length
+        assert most > 0 or app is _at_once
 
     asyncio.run(steps())
 
