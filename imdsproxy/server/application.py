@@ -28,6 +28,7 @@ from imdsproxy.server.asgi import (
     ADMIN_EXTENSION,
     LONGEST_BODY,
     by_unix_socket,
+    client_has_left,
     extension,
     peer_of,
     read_body,
@@ -175,6 +176,8 @@ class Application:
             if len(body) > LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
             request = request._replace(body=body)
+        if client_has_left(scope):  # a fetch would start, and wait for a client that never leaves it
+            return None
         answer = self.proxy.answer(request, peer_of(request, scope))
         if isinstance(answer, RequestRecord):
             return answer

@@ -110,6 +110,12 @@ async def read_body(receive: Receive) -> bytes | None:
             return bytes(body)
 
 
+def client_has_left(scope: Scope) -> bool:
+    """Return whether the client has disconnected before its request is decided about."""
+    presence = extension(scope, PRESENCE_EXTENSION)
+    return isinstance(presence, Presence) and presence.has_left()
+
+
 def unless_gone(answer: Waiting, scope: Scope, receive: Receive) -> Coroutine[Any, Any, RequestRecord | None]:
     """Return the answer, or None as soon as the client has disconnected."""
     presence = extension(scope, PRESENCE_EXTENSION)
