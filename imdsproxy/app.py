@@ -196,7 +196,7 @@ def _limiters(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter],
 
 
 def _file_of_workers(config: Config) -> str | None:
-    """Return the file through which a server's workers share their budget, or None if there can be one worker only."""
+    """Return the file through which a server's workers share their budget, or None if only one worker may run."""
     try:
         if sys.platform != "linux":
             hold_alone(config.upstream)
@@ -208,8 +208,8 @@ def _file_of_workers(config: Config) -> str | None:
 
 def _no_workers(why: str) -> SettingsError:
     return SettingsError(
-        f"worker processes have to share one budget, and cannot: {why}. "
-        "Run one worker, or set IMDSPROXY_BUDGET_FILE to a file that all of them can write (Linux)"
+        f"worker processes must share one budget, and these cannot: {why}. "
+        "Run one worker, or on Linux set IMDSPROXY_BUDGET_FILE to a file that all workers can write to"
     )
 
 

@@ -1,7 +1,7 @@
-"""The settings as the proxy takes them: plain frozen values, read from nowhere.
+"""The configuration of the proxy: plain frozen values.
 
-`settings/` reads flags, environment and file and ends in one `Config`. Everything else takes a `Config` or single
-values of it, so that nothing but `settings/` imports pydantic.
+`settings/` reads flags, environment and file, and returns one `Config`. Everything else takes a `Config` or single
+values of it, so that only `settings/` imports pydantic.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The project's own errors. Each line of a message says what is wrong, with which value, and what to do.
+"""The project's own errors. Each line of a message states what is wrong, with which value, and what to do.
 
 ImdsproxyError
 ├── SettingsError      a setting, flag or file that cannot be used

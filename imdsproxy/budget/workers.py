@@ -49,7 +49,7 @@ def hold_alone(upstream: Address) -> None:
             _lock(descriptor)
         except OSError:
             os.close(descriptor)
-            raise NoPlaceError("another worker runs already, and workers share a budget on Linux only") from None
+            raise NoPlaceError("another worker is running, and workers can share a budget on Linux only") from None
         _held[path] = descriptor  # the end of the process releases the lock
 
 

@@ -32,7 +32,7 @@ _END = 5.0
 
 
 class _Lines(NamedTuple):
-    """What differs between shells in the commands to try."""
+    """The parts of the commands to try that differ between shells."""
 
     curl: str
     quote: str
@@ -42,7 +42,7 @@ class _Lines(NamedTuple):
 
 
 _LINES = _Lines("curl", "'", "export ", "", "kill")
-# For PowerShell and cmd. In Windows PowerShell `curl` is an alias of another command. `export` is PowerShell's.
+# For PowerShell and cmd, except `export`, which is PowerShell's. In Windows PowerShell `curl` is an alias.
 _WINDOWS_LINES = _Lines("curl.exe", '"', "$env:", '"', "taskkill /F /PID")
 
 
@@ -60,7 +60,10 @@ def demo(flags: Mapping[str, str]) -> int:
     if "upstream" in flags:
         raise SettingsError("IMDSPROXY_UPSTREAM (flag --upstream) is the demo's own emulator; use imdsproxy serve")
     if _taken(EMULATOR_PORT):
-        complain(f"imdsproxy: port {EMULATOR_PORT}, where the demo's emulator listens, is taken; free it")
+        complain(
+            f"imdsproxy: port {EMULATOR_PORT} is needed for the demo's emulator and is in use; "
+            "stop the program that listens there"
+        )
         return 2
     upstream = f"http://127.0.0.1:{EMULATOR_PORT}"
     config, warnings = read_config(lambda: {"max_wait": _MAX_WAIT, **flags, "upstream": upstream})
@@ -113,7 +116,7 @@ def _emulator() -> Iterator[subprocess.Popen[str] | None]:
 def _report_end(process: subprocess.Popen[str], ending: threading.Event) -> None:
     process.wait()
     if not ending.is_set():
-        complain("the emulator has ended; what is cached is still served")
+        complain("the emulator has stopped; cached answers are still served")
 
 
 def _show(address: str, emulator: str, pid: int) -> None:
@@ -136,10 +139,10 @@ PowerShell:
 Azure's own client libraries (azure-identity, MSAL), unchanged:
   {lines.export}AZURE_POD_IDENTITY_AUTHORITY_HOST={lines.value}{address}{lines.value}
 
-Sixty different targets at once take eleven seconds, five a second; here all of them wait (--max-wait {_MAX_WAIT}).
+Sixty different targets at once take eleven seconds, five a second; all of them wait (--max-wait {_MAX_WAIT}).
 Metrics: {address}/-/metrics
-Stop IMDS ({lines.kill} {pid}) and ask again: what is cached is still served.
-Ctrl-C ends both.
+Stop IMDS ({lines.kill} {pid}) and ask again: cached answers are still served.
+Ctrl-C stops both.
 
 """
     )

@@ -32,25 +32,28 @@ _ALIKE = 0.7
 """Similarity (difflib, 0 to 1) from which a word counts as misspelt."""
 
 _COMMANDS = {
-    "serve": "run the proxy; no command at all does the same",
-    "demo": "run an emulated IMDS and the proxy in front of it, and show lines to try",
-    "emulator": "run the emulated IMDS alone",
-    "config": "show every setting: its value, where that came from, and what it means",
+    "serve": "run the proxy; this is the default command",
+    "demo": "run an emulated IMDS and the proxy in front of it, and show commands to try",
+    "emulator": "run only the emulated IMDS",
+    "config": "show every setting: its value, the source of the value, and its meaning",
     "redirect": "print or load the nftables ruleset that redirects 169.254.169.254 to the proxy",
 }
 
 _CONFIG_FORMS = {
     "toml": "print a TOML file",
-    "env": "print an environment file, as systemd and docker read it",
+    "env": "print an environment file for systemd and docker",
     "markdown": "print a Markdown table",
 }
 
 _REDIRECT_FLAGS = {
-    "uid": ("USER", "the proxy's own user, by name or number, which is exempt; default: the user of the running unit"),
-    "node": ("", "redirect what this machine forwards for its pods as well"),
+    "uid": (
+        "USER",
+        "the proxy's own user, by name or number; it is not redirected (default: the user of imdsproxy.service)",
+    ),
+    "node": ("", "redirect the requests of this machine's pods too"),
     "exclusive": (
         "",
-        "allow only that user and root to answer at the proxy's port; on by default for the user of the running unit",
+        "allow only that user and root to answer at the proxy's port; always on without --uid",
     ),
     "remove": ("", "print or load the ruleset that removes the redirect"),
     "load": ("", "load the ruleset with nft instead of printing it; needs root or CAP_NET_ADMIN"),
@@ -77,7 +80,7 @@ class _UsageError(SettingsError):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line, the process's own where `argv` is None, and return the exit status."""
+    """Run a command line, or that of the process if `argv` is None, and return the exit status."""
     open_missing()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))

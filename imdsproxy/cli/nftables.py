@@ -13,7 +13,7 @@ from imdsproxy.protocol.messages import IMDS_HOST
 
 TABLE = "ip imdsproxy"
 
-# Before the translations of other tables at -100, in whichever order the tables were loaded.
+# Before the address translations of other tables at -100, whatever the order in which the tables were loaded.
 _PRIORITY = "-110"
 _TO_IMDS = f"ip daddr {IMDS_HOST} tcp dport 80"
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
@@ -22,12 +22,12 @@ ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """What is redirected, and where to."""
+    """A redirect: its source and its destination."""
 
     user: str
     """The proxy's own user, by number or name. Its calls go to IMDS itself."""
     host: str
-    """The IPv4 address of this machine at which the proxy is reached."""
+    """The IPv4 address of this machine at which the proxy listens."""
     port: int
     node: bool = False
     """Whether calls that this machine forwards, those of its pods, are redirected too."""
@@ -61,7 +61,7 @@ def rules(redirect: Redirect) -> str:
 
 
 def removal() -> str:
-    """Return the ruleset that removes the redirect and nothing else. It succeeds where there is no redirect."""
+    """Return the ruleset that removes only the redirect. Loading it succeeds even if there is no redirect."""
     return f"#!/usr/sbin/nft -f\n# Calls of IMDS go to IMDS again.\n\ntable {TABLE}\ndelete table {TABLE}\n"
 
 

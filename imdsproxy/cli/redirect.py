@@ -1,4 +1,4 @@
-"""`imdsproxy redirect`: build the ruleset for this machine, with notes for the person, and load it."""
+"""`imdsproxy redirect`: build the ruleset for this machine, with notes for its user, and load it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Ruleset(NamedTuple):
     text: str
     """Input for `nft -f`."""
     notes: list[str]
-    """What the person has to know, one line each."""
+    """Notes for the user, one line each."""
     in_force: str
     """The effect once it is loaded, in one line."""
 
@@ -65,13 +65,14 @@ def redirect(config: Config, options: Mapping[str, str]) -> Ruleset:
     notes = _notes(wanted)
     if "uid" not in options and sys.platform == "linux" and not _listened_at(wanted.host, wanted.port):
         notes.append(
-            f"nothing listens at {wanted.host}:{wanted.port}; if the unit has a host or port of its own, name it here"
+            f"nothing listens at {wanted.host}:{wanted.port}; if the unit sets another host or port, "
+            "give it here with --host or --port"
         )
     return Ruleset(rules(wanted), notes, _effect(wanted))
 
 
 def end_of_redirect() -> Ruleset:
-    """Return what removes the redirect, whatever the settings are."""
+    """Return the ruleset that removes the redirect. It is the same for all settings."""
     return Ruleset(removal(), _notes_on_removal(), f"{_CALLS} go to IMDS itself again")
 
 
@@ -81,7 +82,7 @@ def load_ruleset(text: str) -> None:
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_ROOTS_PROGRAMS))
     nft = shutil.which("nft", path=path)
     if nft is None:
-        raise LoadError("nft is not on this machine; install nftables (apt-get install nftables)")
+        raise LoadError("nft is not installed on this machine; install nftables (apt-get install nftables)")
     command = [nft, "-f", "-"]
     try:
         done = subprocess.run(  # noqa: S603  # a fixed command
@@ -101,8 +102,8 @@ def _refuse_windows(*, unless: bool = False) -> None:
     """Raise LoadError on Windows, which has no such redirect, `unless` the ruleset is for another machine."""
     if sys.platform == "win32" and not unless:
         raise LoadError(
-            f"Windows cannot redirect {_CALLS}: nftables is Linux's, and netsh's portproxy accepts only connections to "
-            "this machine's own addresses; configure each client with http://127.0.0.1:8254 (docs/service.md), "
+            f"Windows cannot redirect {_CALLS}: nftables is for Linux, and netsh's portproxy accepts only connections "
+            "to this machine's own addresses; configure each client with http://127.0.0.1:8254 (docs/service.md), "
             "or print the ruleset for a Linux machine: --uid USER"
         )
 
@@ -110,7 +111,7 @@ def _refuse_windows(*, unless: bool = False) -> None:
 def _why_not(message: str, status: int) -> str:
     if "Operation not permitted" in message:
         return "changing nftables needs root or CAP_NET_ADMIN"
-    # The first line of nft's error says where and what; the lines below repeat the rule.
+    # The first line of nft's error has the place and the reason; the lines below repeat the rule.
     what = (message.strip().splitlines() or [f"it ended with status {status} and no reason"])[0]
     return f"nft does not accept the ruleset: {what.rpartition('Error: ')[2]}"
 
@@ -134,7 +135,7 @@ def _user_of_the_unit() -> str:
     try:
         shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603  # fixed
     except (OSError, subprocess.TimeoutExpired):
-        raise SettingsError(f"this machine has no systemd to ask for {UNIT}; {_NAME_IT}") from None
+        raise SettingsError(f"systemd is not running here, so the user of {UNIT} is unknown; {_NAME_IT}") from None
     pid = shown.stdout.strip()
     if not pid.isdigit() or pid == "0":
         raise SettingsError(f"{UNIT} is not running here; start it, or {_NAME_IT}")
@@ -154,10 +155,10 @@ def _goal(host: str) -> str:
         raise SettingsError(f"IMDSPROXY_HOST={host} cannot be listened on: {error.strerror or error}") from None
     except ValueError:
         raise SettingsError(
-            f"IMDSPROXY_HOST={host} cannot be redirected to: IMDS has an IPv4 address, so the proxy must listen at one"
+            f"IMDSPROXY_HOST={host} cannot be redirected to: IMDS has an IPv4 address, so the proxy must listen on one"
         ) from None
     if address.is_multicast or str(address) == IMDS_HOST:
-        raise SettingsError(f"IMDSPROXY_HOST={host} is no address of this machine that the proxy could listen at")
+        raise SettingsError(f"IMDSPROXY_HOST={host} is not an address of this machine that the proxy could listen on")
     return "127.0.0.1" if address.is_unspecified else str(address)
 
 
@@ -170,21 +171,21 @@ def _listened_at(host: str, port: int) -> bool:
 
 def _port(port: int) -> int:
     if port == 0:
-        raise SettingsError("IMDSPROXY_PORT=0 is another port at each start; a redirect needs one that stays")
+        raise SettingsError("IMDSPROXY_PORT=0 is another port at each start; set a fixed port for the redirect")
     return port
 
 
 def _notes(wanted: Redirect) -> list[str]:
     notes = []
     if wanted.user in {"0", "root"}:
-        notes.append("every process of root goes to IMDS directly; run the proxy as a user of its own")
+        notes.append("requests of root's processes are not redirected; run the proxy as a user of its own")
     if wanted.node:
         notes.append(
-            "rules that ban pods from IMDS (a NetworkPolicy, a forward chain) do not see redirected calls; "
-            "IMDSPROXY_DENY=/metadata/identity on this proxy keeps tokens from all its clients"
+            "rules that block IMDS for pods (a NetworkPolicy, a forward chain) do not see redirected requests; "
+            "IMDSPROXY_DENY=/metadata/identity makes this proxy refuse tokens to all its clients"
         )
     if wanted.needs_route_localnet and not _on(_ROUTE_LOCALNET):
-        notes.append(f"pods get no answer until the kernel allows it: sysctl -w {ROUTE_LOCALNET}=1")
+        notes.append(f"pods get no answer until this is set: sysctl -w {ROUTE_LOCALNET}=1")
     return notes
 
 
@@ -192,8 +193,8 @@ def _notes_on_removal() -> list[str]:
     if sys.platform == "linux" and _on(_ROUTE_LOCALNET):
         return [
             (
-                f"removing the table removes its guard of loopback, and {ROUTE_LOCALNET} is 1: "
-                "set it to 0 unless something else, such as kube-proxy, needs it"
+                f"the removed table also protected loopback, and {ROUTE_LOCALNET} is 1: "
+                "set it to 0 unless another program, such as kube-proxy, needs it"
             )
         ]
     return []
@@ -203,4 +204,4 @@ def _on(setting: Path) -> bool:
     try:
         return setting.read_text(encoding="ascii").strip() == "1"
     except OSError:
-        return sys.platform != "linux"  # printed here for another machine
+        return sys.platform != "linux"  # the ruleset is for another machine

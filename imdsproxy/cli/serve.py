@@ -1,4 +1,4 @@
-"""`imdsproxy serve`: check, listen, compose, run."""
+"""`imdsproxy serve`: check the configuration, open the listeners, make the application, run it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _FEWEST_CONNECTIONS = 64
 START_FAILED = 2
-"""Exit status where the settings, or this machine, do not allow a start."""
+"""The exit status if the settings or this machine do not allow the start."""
 
 
 def serve(config: Config, warnings: Sequence[str] = (), announce: Callable[[str], None] = lambda _url: None) -> int:
@@ -54,14 +54,14 @@ def serve(config: Config, warnings: Sequence[str] = (), announce: Callable[[str]
 
 
 def _connections(config: Config) -> int:
-    """Return how many connections there may be within the memory of this container or unit."""
+    """Return how many connections fit into the memory limit of this container or unit."""
     limit = memory_limit()
     found = connections_within(limit, config.cache_max_bytes, config.max_body_bytes)
     if limit is not None and found < _FEWEST_CONNECTIONS:
         needed = most_memory(config.cache_max_bytes, config.max_body_bytes, _FEWEST_CONNECTIONS)
         fields = {"limit": limit, "needed": needed, "connections": _FEWEST_CONNECTIONS}
         logger.warning(
-            "the memory limit of this container or unit is below what clients can make the proxy take; raise it, "
+            "the memory limit of this container or unit is too low for the settings; raise it, "
             "or lower IMDSPROXY_CACHE_MAX_BYTES or IMDSPROXY_MAX_BODY_BYTES",
             extra={"fields": fields},
         )
@@ -75,6 +75,6 @@ def _report(listeners: Sequence[Listener], config: Config, announce: Callable[[s
         if listener.reaches_out and not listener.admin:
             logger.warning(
                 "other machines may reach this address, and every client that reaches it gets this VM's tokens; "
-                "IMDSPROXY_HOST=127.0.0.1 keeps it on this machine"
+                "set IMDSPROXY_HOST=127.0.0.1 to listen on this machine only"
             )
     announce(listeners[0].url)

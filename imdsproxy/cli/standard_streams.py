@@ -11,7 +11,7 @@ import sys
 def open_missing() -> None:
     """Open the null device in place of each standard stream that is closed (`imdsproxy <&- >&- 2>&-`).
 
-    Otherwise the next sockets would get their numbers, and libuv aborts the process when it has to close one of those.
+    Otherwise the next sockets would get their numbers, and libuv aborts the process when it closes such a socket.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -33,7 +33,7 @@ def show(text: str) -> bool:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError:
-        # The reader, such as `head`, has closed the pipe; on Windows that is no BrokenPipeError. Discard the rest,
+        # The reader, such as `head`, has closed the pipe; on Windows this raises no BrokenPipeError. Discard the rest,
         # because the interpreter would try to write it again at exit and print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False

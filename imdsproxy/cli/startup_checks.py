@@ -1,4 +1,4 @@
-"""Checks before the proxy serves. Each raises StartError with the remedy."""
+"""Checks before the proxy serves. Each raises StartError if it fails, with the remedy."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def check_upstream(config: Config) -> None:
 
 
 def check_loop(config: Config, listeners: Sequence[Listener]) -> None:
-    """Raise StartError if the upstream is one of the listeners, whose ports are known now even if they were 0."""
+    """Raise StartError if the upstream is one of the listeners. A port that was 0 in the settings is known now."""
     address = config.upstream
     own = {config.host, "localhost", "127.0.0.1", "::1"}
     for listener in listeners:
         if address.unix == listener.path if address.unix else (address.port == listener.port and address.host in own):
             raise StartError(
-                f"IMDSPROXY_UPSTREAM={config.upstream} is the address this proxy listens at itself; "
+                f"IMDSPROXY_UPSTREAM={config.upstream} is the address of this proxy itself; "
                 "name the metadata service, http://169.254.169.254"
             )

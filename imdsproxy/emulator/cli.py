@@ -1,4 +1,4 @@
-"""The command `imdsproxy emulator`: IMDS on a local port, with the faults that its flags name."""
+"""The command `imdsproxy emulator`: an emulated IMDS on a local port, with faults by flag."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _LAST_PORT = 65_535
 _USAGE_ERROR = 2
 
 _FAULT_HELP = (
-    "a fault, comma-separated: one of status=N, hang, reset, truncate, garbage, and/or "
-    "latency=SECONDS; then for=SECONDS, times=N, share=0..1, path=PREFIX, retry-after=TEXT. "
-    "E.g. status=410,for=20 or status=500,share=0.1,path=/metadata/instance or hang,times=1; repeatable"
+    "add a fault; may be repeated. A fault is a comma-separated list of what happens (status=N, hang, reset, truncate "
+    "or garbage, and latency=SECONDS) and when (for=SECONDS, times=N, share=0..1, path=PREFIX); retry-after=TEXT goes "
+    "with a status. Examples: status=410,for=20; status=500,share=0.1,path=/metadata/instance; hang,times=1"
 )
 
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--identity-rate", type=_count, default=20, metavar="N", help="the same for identity (%(default)s)")
     add("--token-life", type=_seconds, default=86_400.0, metavar="SECONDS", help="lifetime of an access token (86400)")
     add("--fault", type=_fault, action="append", default=[], metavar="SPEC", help=_FAULT_HELP)
-    add("--quiet", action="store_true", help="print the address and nothing else")
+    add("--quiet", action="store_true", help="print only the address")
     return parser
 
 

@@ -98,7 +98,7 @@ def _reset(emulator: Emulator, _request: Request) -> Answer:
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise TypeError("a JSON object was expected")
+        raise TypeError("the body must be a JSON object")
     return value
 
 

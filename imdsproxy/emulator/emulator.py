@@ -68,7 +68,7 @@ class Emulator:
         identity_shares_general: whether identity requests also count against `rate`.
         enable_delay: the seconds that the first request for scheduled events takes.
         latency: seconds added to every answer.
-        seed: of the random choice of a fault's `share`.
+        seed: the seed of the random choice by a fault's `share`.
         monotonic: the monotonic clock.
         wall: the wall clock, in seconds since 1970.
     """

@@ -21,10 +21,10 @@ _NO_STATUS = "between 200 and 599"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One fault: a `status` or one breakage, with or without `latency`; or `latency` alone.
+    """One fault: a `status` or one breakage, with or without `latency`; or only `latency`.
 
     Attributes:
-        path: it applies to this path and below.
+        path: the path to which it applies, with all paths below it.
         status: the status of the answer.
         body: the body that goes with `status`; None is the body of IMDS.
         retry_after: the Retry-After that goes with `status`.
@@ -33,9 +33,9 @@ class Fault:
         reset: end the connection with RST.
         truncate: send a part of the body that Content-Length announces, and close.
         garbage: send bytes that are not HTTP.
-        seconds: how long it applies from when it is added; None is without end.
-        times: to how many requests it applies; None is all.
-        share: to which share of the requests it applies (0 to 1).
+        seconds: the seconds for which it applies, from when it is added; None is without end.
+        times: the number of requests to which it applies; None is all.
+        share: the share of the requests to which it applies (0 to 1).
 
     Raises:
         ValueError: the values contradict each other, or would have no effect.

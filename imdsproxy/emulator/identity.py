@@ -22,7 +22,7 @@ SEVERAL = (
     "Multiple user assigned identities exist, "
     "please specify the clientId / resourceId of the identity in the token request"
 )
-ONE_SELECTOR = "Give only one of client_id, object_id, msi_res_id and mi_res_id"
+ONE_SELECTOR = "Specify only one of client_id, object_id, msi_res_id and mi_res_id"
 _RENEW_BEFORE = 300.0
 _BACKDATED = 300
 _MOST_TOKENS = 10_000
@@ -87,7 +87,7 @@ class ManagedIdentity:
         return system or (SEVERAL if self.identities else NOT_FOUND)
 
     def token(self, identity: Identity, resource: str, now: float, *, bypass_cache: bool) -> dict[str, str]:
-        """Return a token document. The token is the last one unless that nearly expires or the cache is bypassed.
+        """Return a token document: the last token again, unless it expires soon or the cache is bypassed.
 
         Not verified: how long before its expiry IMDS replaces a token. Here it is 300 s, or a tenth of a shorter life.
         """

@@ -49,7 +49,7 @@ def read_query(raw: bytes) -> tuple[tuple[str, str], ...]:
 
 
 def segments_of(path: str) -> tuple[str, ...]:
-    r"""Split a raw path permissively, so that a path that passes a proxy's checks by a trick is answered.
+    r"""Split a raw path permissively, so that the emulator answers a path that tricks a proxy's checks.
 
     Percent escapes are decoded, `\` is read as `/` (which made CVE-2022-23551 possible), dot segments are resolved, and
     empty ones dropped. Not verified: IMDS may be stricter.

@@ -838,7 +838,7 @@ def demo(folder: Path) -> Iterator[tuple[Command, int]]:
 @needs_demo_ports
 def test_the_demo_shows_lines_that_work(tmp_path: Path) -> None:
     with demo(tmp_path) as (command, pid):
-        command.found("(Ctrl-C ends both)")
+        command.found("(Ctrl-C stops both)")
         shown = command.out
         assert "http://127.0.0.1:8254 " in shown
         assert "http://127.0.0.1:8255 " in shown
@@ -873,7 +873,7 @@ def test_the_demo_goes_on_without_its_emulator(tmp_path: Path) -> None:
         wait_until(lambda: obstacle(DEMO_PORT) == "")
         assert get(DEMO_PORT, INSTANCE).status == 200
         os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: "the emulator has ended; what is cached is still served" in command.log)
+        wait_until(lambda: "the emulator has stopped; cached answers are still served" in command.log)
         assert refuses(EMULATOR_PORT)
         answer = get(DEMO_PORT, INSTANCE)
         assert (answer.status, is_hit(answer)) == (200, True)

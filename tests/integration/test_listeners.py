@@ -242,8 +242,8 @@ def test_connection_during_a_restart_waits_and_is_served(manager: Manager, end: 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"LISTEN_FDS": "one"}, "LISTEN_FDS='one' is not the number of sockets"),
-        ({"LISTEN_FDS": "3"}, "descriptor 3 of LISTEN_FDS=3 is no"),
+        ({"LISTEN_FDS": "one"}, "LISTEN_FDS='one' is not a number of sockets"),
+        ({"LISTEN_FDS": "3"}, "descriptor 3 of LISTEN_FDS=3 is not"),
     ],
 )
 def test_inherited_descriptor_that_does_not_listen_is_reported(given: dict[str, str], told: str) -> None:

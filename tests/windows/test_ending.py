@@ -49,14 +49,14 @@ def test_ctrl_c_sees_out_what_is_under_way(windows: Windows, imds: EmulatorServe
 def test_ctrl_c_ends_the_demo_and_its_emulator(windows: Windows, tmp_path: Path) -> None:
     order = tmp_path / "order"
     with windows.console(order, "-m", "imdsproxy", "demo", "--port", "0") as process:
-        process.wait_for("Ctrl-C ends both.")
+        process.wait_for("Ctrl-C stops both.")
         port = process.port()
         assert get(port, INSTANCE).status == 200
         assert "curl.exe -i" in process.text
         assert "taskkill" in process.text
         order.write_text(CTRL_C, encoding="ascii")
         assert process.ended() == 0, process.text
-        assert "the emulator has ended" not in process.text, "Ctrl-C went to the emulator first"
+        assert "the emulator has stopped" not in process.text, "Ctrl-C went to the emulator first"
     with pytest.raises(ConnectionRefusedError):
         get(8255, INSTANCE)
 

@@ -15,7 +15,7 @@ from imdsproxy.errors import SettingsError
 from imdsproxy.settings.load import Settings
 from tests.kit import ROOT
 
-ROOT_NOTE = ["every process of root goes to IMDS directly; run the proxy as a user of its own"]
+ROOT_NOTE = ["requests of root's processes are not redirected; run the proxy as a user of its own"]
 NODE = {"uid": "990", "node": "true"}
 
 
@@ -78,7 +78,7 @@ def test_redirect_leads_to_the_listening_address(host: str, port: int, goal: str
         ({"host": "::1"}, "IMDSPROXY_HOST=::1"),
         ({"host": "no.such.host.invalid"}, "cannot be listened on"),
         ({"host": "224.0.0.1"}, "IMDSPROXY_HOST=224.0.0.1"),
-        ({"host": "169.254.169.254"}, "no address"),
+        ({"host": "169.254.169.254"}, "not an address"),
         ({"port": 0}, "IMDSPROXY_PORT=0"),
     ],
 )
@@ -131,7 +131,7 @@ def test_unit_that_does_not_run_is_reported(
 
 def test_missing_systemd_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SettingsError, match="no systemd"):
+    with pytest.raises(SettingsError, match="systemd is not running"):
         rendered({})
 
 
@@ -190,7 +190,7 @@ def test_notes_are_no_part_of_the_ruleset(capsys: pytest.CaptureFixture[str]) ->
     assert "note" not in printed.out
     assert printed.out.endswith("}\n")
     assert "127.0.0.1:99" in printed.out
-    assert printed.err.startswith("imdsproxy: note: every process of root")
+    assert printed.err.startswith("imdsproxy: note: requests of root's processes")
 
 
 def test_a_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,7 +271,9 @@ def test_missing_nft_is_reported_with_what_to_install(
         assert cli.main(["redirect", "--load", *arguments]) == 2
         said = capsys.readouterr()
         assert said.out == ""
-        assert said.err == "imdsproxy: nft is not on this machine; install nftables (apt-get install nftables)\n"
+        assert (
+            said.err == "imdsproxy: nft is not installed on this machine; install nftables (apt-get install nftables)\n"
+        )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script stands for nft")

@@ -27,6 +27,6 @@ def test_limit_of_memory_that_is_too_small_is_reported(
     monkeypatch.setattr(serve, "memory_limit", lambda: limit)
     with caplog.at_level(logging.WARNING, "imdsproxy.cli.serve"):
         assert serve._connections(Config()) == connections
-    assert [record.getMessage().partition(" is below")[0] for record in caplog.records] == (
+    assert [record.getMessage().partition(" is too low")[0] for record in caplog.records] == (
         ["the memory limit of this container or unit"] if warned else []
     )

@@ -101,7 +101,7 @@ def test_events() -> None:
         ({"EventType": "Nap"}, "no event type 'Nap'"),
         ({"EventId": 5}, "EventId cannot be 5"),
         ({"NoticeInSeconds": "5"}, "NoticeInSeconds cannot be '5'"),
-        ([], "a JSON object was expected"),
+        ([], "the body must be a JSON object"),
     ],
 )
 def test_senseless_events(body: Any, words: str) -> None:
