@@ -29,7 +29,7 @@ from imdsproxy.protocol.address import IMDS
 from imdsproxy.protocol.failures import FailureRules
 from imdsproxy.protocol.messages import BudgetClass
 from imdsproxy.protocol.request_parser import AcceptedHosts
-from imdsproxy.proxy import Proxy
+from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.server.application import Application
 from imdsproxy.upstream.client import SLOW_READ_TIMEOUT, UpstreamClient
 from imdsproxy.upstream.fetcher import Fetcher

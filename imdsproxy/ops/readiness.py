@@ -12,7 +12,7 @@ from imdsproxy.policy.decisions import Refuse
 from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.messages import Refusal, Request, Target
 from imdsproxy.protocol.target import read_target
-from imdsproxy.proxy import Proxy
+from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.records import Outcome, RequestRecord
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from imdsproxy.ops import logs
 from imdsproxy.protocol.messages import BudgetClass
-from imdsproxy.proxy import Proxy
+from imdsproxy.proxy.proxy import Proxy
 
 
 @dataclass(frozen=True, slots=True)

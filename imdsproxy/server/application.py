@@ -22,7 +22,7 @@ from imdsproxy.ops.readiness import Readiness
 from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.messages import Key, Refusal, Request
 from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
-from imdsproxy.proxy import Proxy
+from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.records import RequestRecord, refused
 from imdsproxy.server.asgi import (
     ADMIN_EXTENSION,

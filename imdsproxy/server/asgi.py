@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from imdsproxy.protocol.messages import Refusal, Request
 from imdsproxy.protocol.peer import Peer
-from imdsproxy.proxy import Waiting
+from imdsproxy.proxy.proxy import Waiting
 from imdsproxy.records import RequestRecord
 from imdsproxy.server.presence import Presence
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.cache.store import Slot
 from imdsproxy.protocol.messages import Key
-from imdsproxy.proxy import Proxy
+from imdsproxy.proxy.proxy import Proxy
 
 LONGEST_KNOWN = 4096
 """The maximum length in bytes of a known head."""

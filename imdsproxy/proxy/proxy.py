@@ -3,32 +3,29 @@
     Request → Policy → lookup → Plan → collapsed fetch → (probe → permit → IMDS → retry)* → store → RequestRecord
 
 `answer` makes all decisions in one synchronous step. A request that has to wait continues as a coroutine.
-`upstream.fetcher` performs the steps in brackets.
+`stored_fetches` performs the collapsed fetch and the store, `upstream.fetcher` the steps in brackets.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import Coroutine
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from imdsproxy.budget.limiter import NoPermit
 from imdsproxy.cache.derived_entries import DerivedEntries
-from imdsproxy.cache.freshness import Entry, Freshness, Plan, aged_by_wait, lookup, make_entry, plan, replaces
+from imdsproxy.cache.freshness import Entry, Freshness, Plan, lookup, plan
 from imdsproxy.cache.refresh_guard import RefreshGuard
 from imdsproxy.cache.rendered_hit import RenderedHit, from_cache, write
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
 from imdsproxy.policy.decisions import Cache, Decision, Forward, Refuse
 from imdsproxy.policy.policy import Policy
-from imdsproxy.protocol.messages import Failure, Key, Refusal, Request, Response
+from imdsproxy.protocol.messages import Failure, Key, Refusal, Request
 from imdsproxy.protocol.peer import UNKNOWN, Peer
 from imdsproxy.protocol.target import read_target, without_bypass
+from imdsproxy.proxy.results import FetchResult, has_failed, record_of
+from imdsproxy.proxy.stored_fetches import StoredFetch, StoredFetches
 from imdsproxy.records import Outcome, RequestRecord, refused
-from imdsproxy.upstream.collapsing import CollapsedFetch, CollapsedFetches
 from imdsproxy.upstream.fetcher import Fetcher
 from imdsproxy.upstream.headers import shareable
 from imdsproxy.upstream.task import FetchTask
@@ -37,23 +34,7 @@ from imdsproxy.upstream.task import FetchTask
 _SHARED = "shared"
 _SHARED_WITHOUT_METADATA = "shared without Metadata"
 
-# The maximum bytes of target and fields of a request that continues after its last client has disconnected.
-_LONGEST_OUTLIVING = 4096
-
 Waiting = Coroutine[Any, Any, RequestRecord]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAnswer:
-    """An answer of IMDS. `entry` is set if it was stored, `failed` if it means that IMDS failed."""
-
-    response: Response
-    entry: Entry | None = None
-    failed: bool = False
-
-
-FetchResult = StoredAnswer | NoPermit
-"""The results of a fetch, other than a Failure."""
 
 
 class Proxy:
@@ -73,10 +54,10 @@ class Proxy:
         self.policy = policy
         self.store = store
         self.fetcher = fetcher
-        self.fetches = CollapsedFetches[FetchResult]()
         self._clock = clock
-        self._parts = DerivedEntries(store, clock, max_keys) if derives else None
+        self._derived = DerivedEntries(store, clock, max_keys) if derives else None
         self._guard = RefreshGuard(clock, max_keys)
+        self.fetches = StoredFetches(store, fetcher, self._guard, self._derived, clock)
 
     def answer(self, request: Request, client: Peer = UNKNOWN) -> RequestRecord | Waiting:
         """Return the answer, or a coroutine that waits for it. Cancelling the coroutine does not cancel the fetch.
@@ -96,7 +77,7 @@ class Proxy:
         task = FetchTask(request, decision, client)
         kind = self._renewal_kind(request)
         if kind:
-            return self._answer_from(task, self._join_or_start(task, kind), kind)
+            return self._answer_from(task, self.fetches.join_or_start(task, kind), kind)
         if request.target.bypass:  # the key was renewed a moment ago, so this is now a plain request
             task = FetchTask(request._replace(target=without_bypass(request.target)), decision, client)
         now = self._clock.monotonic()
@@ -130,9 +111,9 @@ class Proxy:
     def _not_fresh(self, task: FetchTask, decision: Cache, entry: Entry | None, now: float) -> RequestRecord | Waiting:
         """Perform the plan for a request without a fresh entry of its own."""
         renewal = task
-        if self._parts is not None:
+        if self._derived is not None:
             # With DERIVE, the target may be a part of a stored whole. Renewing the whole renews all its parts.
-            entry, whole = self._parts.find(task.request.target, entry, decision.lifetimes, now)
+            entry, whole = self._derived.find(task.request.target, entry, decision.lifetimes, now)
             renewal = task if whole is None else self._task_of(whole) or task
             if self._guard.paused(renewal.request.target.key) is not None:
                 renewal = task
@@ -140,11 +121,11 @@ class Proxy:
         freshness = lookup(entry, now)
         step = plan(freshness, failing=self.fetcher.health.fails(now) or failed_lately is True)
         if entry is None or step is Plan.FETCH:
-            return self._answer_from(task, self._join_or_start(task))
+            return self._answer_from(task, self.fetches.join_or_start(task))
         if step is Plan.FETCH_OR_STALE:
-            return self._answer_from(task, self._join_or_start(task), stale=entry)
+            return self._answer_from(task, self.fetches.join_or_start(task), stale=entry)
         if step is Plan.SERVE_AND_REFRESH and (failed_lately is None or renewal is not task):
-            self._join_or_start(renewal, background=True)
+            self.fetches.join_or_start(renewal, background=True)
         why = "stale-if-error" if freshness is Freshness.ON_ERROR else None
         return from_cache(entry, task.decision.endpoint, now, why)
 
@@ -157,13 +138,7 @@ class Proxy:
 
         Results of fetches under way are not stored either, because their requests may be older than the drop.
         """
-
-        def matches(key: Key) -> bool:
-            written = key.partition("?")[0].lower()
-            return path is None or written == path or written.startswith(path + "/")
-
-        self.fetches.forget(matches)
-        return self.store.drop(matches)
+        return self.fetches.drop(path)
 
     def _task_of(self, key: Key) -> FetchTask | None:
         """Return the task that fetches the entry of this key, or None if the policy does not cache it."""
@@ -183,30 +158,10 @@ class Proxy:
         joins = self.fetches.under_way((key, kind)) is not None
         return kind if joins or self._guard.grant_bypass(key) else ""
 
-    def _join_or_start(
-        self, task: FetchTask, kind: str = "", *, background: bool = False, max_wait: float = math.inf
-    ) -> tuple[CollapsedFetch[FetchResult], bool]:
-        """Join the fetch for this key, or start one; return it, and whether it was started.
-
-        This belongs to the synchronous decision. When a client begins to wait, the fetch may be done already.
-        """
-        key = (task.request.target.key, kind)
-        fetch = self.fetches.under_way(key)
-        if fetch is None:
-            ticket = task.ticket(background=background, max_wait=max_wait)
-            fetch = self.fetches.start(key, partial(self._fetch_and_store, task), ticket)
-            fetch.outlives_clients = isinstance(task.decision, Cache) and not _is_long(task.request)
-            return fetch, True
-        if not background:
-            self.fetcher.limiter(task.decision).join(fetch.ticket, task.client)
-            fetch.clients += 1
-            fetch.wanted = True
-        return fetch, False
-
     async def _answer_from(
         self,
         task: FetchTask,
-        joined: tuple[CollapsedFetch[FetchResult], bool],
+        joined: tuple[StoredFetch, bool],
         kind: str = "",
         stale: Entry | None = None,
     ) -> RequestRecord:
@@ -215,105 +170,38 @@ class Proxy:
         if stale is not None:
             soon = await fetch.result_or_failed_attempt()
             now = self._clock.monotonic()
-            failed = soon is None or _failed(soon)
+            failed = soon is None or has_failed(soon)
             if failed and lookup(stale, now) is not Freshness.MISS:
                 return from_cache(stale, task.decision.endpoint, now, "stale-if-error")
-        result = await self._result_of(fetch)
+        result = await self.fetches.result_of(fetch)
         while isinstance(result, NoPermit) and result.timed_out and not led:
             # The client that started it had waited longer, so this one has time left.
             left = self.fetcher.limiter(task.decision).max_wait - (self._clock.monotonic() - began)
-            fetch, led = self._join_or_start(task, kind, max_wait=max(0.0, left))
-            result = await self._result_of(fetch)
+            fetch, led = self.fetches.join_or_start(task, kind, max_wait=max(0.0, left))
+            result = await self.fetches.result_of(fetch)
         if kind and isinstance(result, NoPermit):  # the renewal did not take place
             self._guard.withdraw_bypass(task.request.target.key)
         outcome = Outcome.BYPASS if kind else Outcome.MISS
         forward = "bypass" if task.shared else "request" if kind else "stale" if stale else "uri-miss"
-        return self._served(task, result, outcome if led else Outcome.COLLAPSED, forward)
+        return self._record(task, result, outcome if led else Outcome.COLLAPSED, forward)
 
     def _forward(self, task: FetchTask) -> Waiting:
         """Forward a request whose answer is not stored, together with the same requests of other clients, or alone."""
         if task.shared:
             kind = _SHARED if task.adds_metadata else _SHARED_WITHOUT_METADATA
-            return self._answer_from(task, self._join_or_start(task, kind), kind)
-        return self._alone(task, self.fetches.start(None, partial(self._fetch_and_store, task), task.ticket()))
+            return self._answer_from(task, self.fetches.join_or_start(task, kind), kind)
+        return self._alone(task, self.fetches.start_alone(task))
 
-    async def _alone(self, task: FetchTask, fetch: CollapsedFetch[FetchResult]) -> RequestRecord:
-        result = await self._result_of(fetch)
-        return self._served(task, result, Outcome.BYPASS, "method" if task.once else "bypass")
+    async def _alone(self, task: FetchTask, fetch: StoredFetch) -> RequestRecord:
+        result = await self.fetches.result_of(fetch)
+        return self._record(task, result, Outcome.BYPASS, "method" if task.once else "bypass")
 
-    async def _result_of(self, fetch: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
-        """Wait for a fetch. One that stores nothing, or whose request is long, ends with its last client."""
-        try:
-            return await fetch.result()
-        except asyncio.CancelledError:
-            self.fetches.leave(fetch)
-            raise
-
-    async def _fetch_and_store(self, task: FetchTask, fetch: CollapsedFetch[FetchResult]) -> FetchResult | Failure:
-        """Fetch, and store the answer if it may be stored."""
-        fetched = await self.fetcher.fetch(task, fetch)
-        if isinstance(fetched, NoPermit):
-            return fetched
-        result, failed = fetched.verdict.result, fetched.verdict.failed
-        decision, key = task.decision, task.request.target.key
-        if isinstance(decision, Forward):
-            if decision.drops is not None:
-                self.drop(decision.drops)
-            return result if isinstance(result, Failure) else StoredAnswer(result, failed=failed)
-        if failed or isinstance(result, Failure):  # never stored
-            self._guard.pause(key, failed=True)
-            return result if isinstance(result, Failure) else StoredAnswer(result, failed=True)
-        now = self._clock.monotonic()
-        entry = make_entry(result, decision.lifetimes, fetched.sent_at, now)
-        if task.request.target.bypass and result.status != 200:
-            entry = None  # the error may be about `bypass_cache`, which is not part of the key
-        elif self._parts is not None and result.status != 200:
-            self._parts.deny(key, fetched.sent_at)
-        stored = (
-            entry is not None
-            and fetch.keeps
-            and replaces(entry, self.store.get(key), now)
-            and self.store.put(key, entry)
+    def _record(self, task: FetchTask, result: FetchResult | Failure, outcome: Outcome, forward: str) -> RequestRecord:
+        return record_of(
+            result,
+            task.decision.endpoint,
+            outcome,
+            forward,
+            now=self._clock.monotonic(),
+            retry_base=self.fetcher.retry_rules.base,
         )
-        if not stored:
-            self._guard.pause(key, failed=False)
-        return StoredAnswer(aged_by_wait(result, decision.lifetimes, now - fetched.sent_at), entry if stored else None)
-
-    def _served(self, task: FetchTask, result: FetchResult | Failure, outcome: Outcome, forward: str) -> RequestRecord:
-        endpoint = task.decision.endpoint
-        if isinstance(result, NoPermit):
-            return refused(_no_permit(result), endpoint)
-        if isinstance(result, Failure):
-            hint = max(1, round(self.fetcher.retry_rules.base))
-            return refused(result.refusal(hint), endpoint, Outcome.ERROR)
-        entry = result.entry
-        return RequestRecord(
-            result.response,
-            endpoint,
-            Outcome.ERROR if result.failed else outcome,
-            ttl=None if entry is None else math.floor(entry.fresh_until - self._clock.monotonic()),
-            forward=forward,
-            forward_status=result.response.status,
-            stored=entry is not None,
-        )
-
-
-def _is_long(request: Request) -> bool:
-    """Return whether a request takes too much memory to continue without a client."""
-    fields = sum(len(name) + len(value) for name, value in request.headers)
-    return len(request.target.raw) + fields > _LONGEST_OUTLIVING
-
-
-def _failed(result: FetchResult | Failure) -> bool:
-    return not isinstance(result, StoredAnswer) or result.failed
-
-
-def _no_permit(refusal: NoPermit) -> Refusal:
-    return Refusal(
-        429,
-        "budget",
-        "too_many_requests",
-        "This VM's allowance at IMDS is spent, and the wait would be longer than IMDSPROXY_MAX_WAIT. "
-        f"Ask again in {refusal.retry_after} s, and ask less often for different things.",
-        ((b"retry-after", b"%d" % refusal.retry_after),),
-    )
