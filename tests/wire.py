@@ -7,6 +7,7 @@ import heapq
 import itertools
 import math
 import selectors
+import socket
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, TypeVar, cast
@@ -88,6 +89,13 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         self.call_soon(lambda: results.append(function()))
         self.run_on()
         return results[0]
+
+    async def connect_accepted_socket(  # type: ignore[override]  # without TLS
+        self, protocol_factory: Callable[[], Any], sock: Any
+    ) -> tuple[Wire, asyncio.BufferedProtocol]:
+        """Make the transport of an `Accepted`, behind a `Reader`."""
+        reader = protocol_factory()
+        return cast("Accepted", sock).begin(reader._connection), reader
 
     def end(self) -> None:
         """Cancel what is still under way, and close."""
@@ -262,3 +270,54 @@ class Wire(asyncio.Transport):
             self._protocol.connection_lost(error)
         finally:
             self._closed = True
+
+
+class Accepted:
+    """A connection as accept(2) returns it, with the first bytes of its client, before it has a transport."""
+
+    family = -1
+
+    def __init__(self, loop: SteppedLoop, peer: tuple[str, int] | None, sent: bytes, share: float) -> None:
+        """`share` is how much of an answer finds room in the socket's buffer."""
+        self._loop = loop
+        self._peer = peer
+        self._inbox = sent
+        self._share = share
+        self.received: list[tuple[float, bytes]] = []
+        """What the client got before there was a transport, and when."""
+        self.wire: Wire | None = None
+        """The transport, once there is one."""
+        self.protocol: Any = None
+        self.end: tuple[float, str] | None = None
+        """When it was closed without a transport."""
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if not self._inbox:
+            raise BlockingIOError
+        read = self._inbox[:size]
+        if not flags & socket.MSG_PEEK:
+            self._inbox = self._inbox[size:]
+        return read
+
+    def send(self, data: bytes) -> int:
+        taken = data[: int(len(data) * self._share)]
+        if not taken:
+            raise BlockingIOError
+        self.received.append((self._loop.time(), taken))
+        return len(taken)
+
+    def close(self) -> None:
+        assert not self._inbox, "the client may lose the answer"
+        self.end = self._loop.time(), "closed"
+
+    def begin(self, protocol: Any) -> Wire:
+        """Start with a transport."""
+        self.protocol = protocol
+        self.wire = Wire(self._loop, protocol, self._peer)
+        self.wire.received += self.received
+        if self._inbox:
+            self.wire.send(self._inbox)
+        return self.wire

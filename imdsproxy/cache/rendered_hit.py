@@ -16,6 +16,7 @@ from imdsproxy.records import Outcome, RequestRecord
 
 # A hit expires this many seconds before its bytes change, because floating-point time is rounded.
 _ROUNDING = 1e-6
+_LINE_END = b"\r\n"
 
 
 class RenderedHit(NamedTuple):
@@ -29,6 +30,11 @@ class RenderedHit(NamedTuple):
     """The monotonic moment before which another hit of the same entry is the same bytes."""
     form: tuple[bytes, bytes, bytes]
     """The head without the figures of `Age` and `ttl`: the bytes before, between and after them."""
+
+    @property
+    def last_head(self) -> bytes:
+        """The head of the last answer on a connection (RFC 9112 section 9.6)."""
+        return self.head[: -len(_LINE_END)] + b"connection: close\r\n\r\n"
 
 
 def from_cache(entry: Entry, endpoint: str, now: float, detail: str | None = None) -> RequestRecord:

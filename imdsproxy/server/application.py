@@ -137,13 +137,18 @@ class Application:
         return self._accepted_hosts[unix]
 
     def fresh_hit(
-        self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float, accepted_hosts: AcceptedHosts
+        self,
+        raw: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        now: float,
+        accepted_hosts: AcceptedHosts,
+        http_version: str = "1.1",
     ) -> tuple[RenderedHit, Key] | None:
-        """Return the fresh hit for a GET in HTTP/1.1, and its key, or None if the request needs the full path.
+        """Return the fresh hit for a GET, and its key, or None if the request needs the full path.
 
         The hit is the answer that `__call__` would send.
         """
-        request = read("GET", raw, headers, accepted_hosts, readings=self._readings)
+        request = read("GET", raw, headers, accepted_hosts, http_version, readings=self._readings)
         if isinstance(request, Refusal):
             return None
         hit = self.proxy.fresh_hit(request, now)

@@ -44,8 +44,8 @@ _END = b"\r\n\r\n"
 _SHORTEST = len(b"GET / HTTP/1.1")
 # Within a body an empty line ends nothing. Pieces of this length take few steps and contain few further requests.
 _BODY_PIECE = 512
-# The fields that say what follows the head of a request, or on which terms.
-_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+"""The fields that say what follows the head of a request, or on which terms."""
 # Bytes of chunk framing that are accepted for each byte of body.
 _FRAME = 16
 
@@ -98,7 +98,7 @@ class BoundedParser(HttpToolsProtocol):
         self.pipeline = _Pipeline()  # type: ignore[assignment]  # it has the methods that uvicorn uses
         self._in_head = True
         self._whole = True  # the last byte parsed was the end of a request
-        self._framed = False  # a field of this request is one of `_FRAMING`
+        self._framed = False  # a field of this request is one of `FRAMING`
         self._beside_body = 0  # bytes since the last complete head or request that are not body
         self._trailing = 0  # bytes in the trailers of this request
         self._refusal = MALFORMED  # the answer if the parser stops
@@ -189,7 +189,7 @@ class BoundedParser(HttpToolsProtocol):
                 self._stop_parsing(HEAD_TOO_LONG)
             self.headers.append((name, value))
             self._weight += weight_of_field(name, value)
-            if name in _FRAMING:
+            if name in FRAMING:
                 self._framed = True
                 if name == b"expect" and value.lower() == b"100-continue":
                     self.expect_100_continue = True

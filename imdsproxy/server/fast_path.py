@@ -2,11 +2,12 @@
 
 A hit needs no waiting, so it needs no task, no queue, and no watch for the client's disconnect. If a connection is idle
 and a read is exactly one complete head, a hit is answered as soon as the head is parsed. A head that was answered like
-this is known by its bytes, and is not parsed again.
+this is known by its bytes, and is not parsed again. `first_request` does the same before there is a transport.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 from imdsproxy.cache.rendered_hit import RenderedHit
@@ -14,21 +15,20 @@ from imdsproxy.protocol.messages import Key
 from imdsproxy.server.application import Application, log_request
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Crowd
+from imdsproxy.server.first_request import FAST_VERSIONS, LONGEST_JOINED, is_last
 from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.known_heads import UNIX_MARK
 from imdsproxy.server.parse_errors import LONGEST_HEAD
 
 _END = b"\r\n\r\n"
-# A longer body is not copied, because the copy would stay for as long as the client does not read it.
-_LONGEST_JOINED = 16_384
 
 
 class FastPathConnection(Connection):
     """A connection with the fast path, for `Application` only. Every other request takes the full path."""
 
     __slots__ = (
-        *("_access_log", "_answered", "_began", "_fresh_hit", "_from_start", "_hit", "_known_heads", "_mark"),
-        *("_now", "_observe"),
+        *("_access_log", "_answered", "_began", "_fresh_hit", "_from_start", "_hit", "_known_heads", "_last"),
+        *("_mark", "_now", "_observe", "_rest"),
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -43,6 +43,8 @@ class FastPathConnection(Connection):
         self._mark = UNIX_MARK if self.unix else b""
         self._access_log = application.access_log
         self._answered = False
+        self._rest = b""  # the part of the first answer that was not sent before there was a transport
+        self._last = False  # the connection ends with the current answer
         self._from_start = True  # the current read begins with the first byte of a request
         self._hit: tuple[RenderedHit, Key] | None = None
         self._began = 0.0
@@ -52,13 +54,32 @@ class FastPathConnection(Connection):
         """Whether no request has arrived yet."""
         return super().silent and not self._answered
 
+    def note_answer(self, rest: bytes, *, last: bool) -> None:
+        """Note that the first request has been answered before there is a transport.
+
+        Args:
+            rest: The part of the answer that is not yet sent.
+            last: Whether the connection ends with this answer.
+        """
+        self._answered = True
+        self._rest = rest
+        self._last = last
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Start the connection, with the rest of an answer that was begun before."""
+        super().connection_made(transport)
+        if self._answered:
+            rest, self._rest = self._rest, b""
+            self._write(rest, b"")
+
     def _receive(self, data: bytes) -> None:
         """Answer a known head; parse everything else."""
         self._from_start = self._whole
         if self._whole and self._free():
             began = self._now()
-            hit = self._known_heads.find(data + self._mark, began)
-            if hit is not None:
+            known = self._known_heads.find(data + self._mark, began)
+            if known is not None:
+                hit, self._last = known
                 self._answer(hit, began, data)
                 return
         super()._receive(data)
@@ -70,8 +91,7 @@ class FastPathConnection(Connection):
         if (
             not self._framed
             and parser.get_method() == b"GET"
-            and parser.should_keep_alive()
-            and parser.get_http_version() == "1.1"
+            and (version := parser.get_http_version()) in FAST_VERSIONS
             and self._free()
             and self._from_start
             and len(self._latest) <= LONGEST_HEAD
@@ -79,7 +99,8 @@ class FastPathConnection(Connection):
             and self._latest.find(_END) == len(self._latest) - len(_END)
         ):
             self._began = self._now()
-            self._hit = self._fresh_hit(self.url, self.headers, self._began, self._accepted_hosts)
+            self._last = is_last(parser)
+            self._hit = self._fresh_hit(self.url, self.headers, self._began, self._accepted_hosts, version)
         if self._hit is None:
             super().on_headers_complete()
 
@@ -94,7 +115,7 @@ class FastPathConnection(Connection):
         self._end_request()
         self._answer(hit, self._began)
         if self._latest.startswith(b"GET %b HTTP/" % self.url):
-            self._known_heads.remember(self._latest + self._mark, key)  # exactly this head
+            self._known_heads.remember(self._latest + self._mark, key, last=self._last)  # exactly this head
 
     def _free(self) -> bool:
         """Return whether no earlier answer is due, and the client reads its answers."""
@@ -103,17 +124,25 @@ class FastPathConnection(Connection):
     def _answer(self, hit: RenderedHit, began: float, head: bytes | None = None) -> None:
         """Write the answer to the request that was just parsed, or to `head`, a known head that was not."""
         self._answered = True
-        if len(hit.body) > _LONGEST_JOINED:
-            self.transport.writelines((hit.head, hit.body))
-        else:
-            self.transport.write(hit.head + hit.body)
-        self._idle_since = self.loop.time()
+        self._write(hit.last_head if self._last else hit.head, hit.body)
         self.server_state.total_requests += 1
         seconds = self._now() - began
         self._observe(hit.served, seconds)
         if self._access_log:
             target = self.url if head is None else head.split(b" ", 2)[1]
             log_request(hit.served, seconds, self.client, "GET", target)
+
+    def _write(self, head: bytes, body: bytes) -> None:
+        """Write an answer, and close the connection if it is the last."""
+        if len(body) > LONGEST_JOINED:
+            self.transport.writelines((head, body))
+        else:
+            self.transport.write(head + body)
+        self._idle_since = self.loop.time()
+        if self._last:
+            self.transport.close()
+            if self.transport.get_write_buffer_size():
+                self._watch()
 
 
 def connection_class(

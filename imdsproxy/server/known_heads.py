@@ -24,17 +24,20 @@ _MOST_HEADS = 16384
 # The hashes of heads seen once may take one sixth of all bytes. A hash takes 150 bytes in a set (measured: 140).
 _SHARE_SEEN = 6
 _BYTES_SEEN = 150
-# The bytes of a head's place in the table, and of an empty slot that only this head refers to.
-_OVERHEAD = 250
+# The bytes of a head's place in the table, of the pair there, and of an empty slot that only this head refers to.
+_OVERHEAD = 320
 
 
 class KnownHeads:
-    """The known heads of one proxy, bounded in number and bytes. The oldest is evicted first."""
+    """The known heads of one proxy, bounded in number and bytes. The oldest is evicted first.
+
+    Beside each head is whether the connection ends with its answer, because the head alone decides that, too.
+    """
 
     def __init__(self, proxy: Proxy, max_bytes: int) -> None:
         self._proxy = proxy
         self._store = proxy.store
-        self._known: OrderedDict[bytes, Slot] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[Slot, bool]] = OrderedDict()
         self._bytes = 0
         self._max_bytes = max_bytes - max_bytes // _SHARE_SEEN
         self._most = min(_MOST_HEADS, self._max_bytes // _OVERHEAD)
@@ -42,23 +45,34 @@ class KnownHeads:
         # Hashes of heads. A collision only makes a head known too early.
         self._seen_once: set[int] = set()
 
-    def find(self, head: bytes, now: float) -> RenderedHit | None:
-        """Return the fresh hit for a known head, or None. Forget the head if its entry is no longer fresh."""
-        slot = self._known.get(head)
-        if slot is None:
+    def find(self, head: bytes, now: float) -> tuple[RenderedHit, bool] | None:
+        """Return the fresh hit for a known head, and whether the connection ends with it, or None.
+
+        Forget the head if its entry is no longer fresh.
+        """
+        known = self._known.get(head)
+        if known is None:
             return None
+        slot, last = known
         hit = slot.hit
         if hit is not None and now < hit.until:
-            return hit
+            return hit, last
         if hit is not None:  # it must be rendered again, if the entry is still fresh
             hit = self._proxy.hit(slot.key, hit.served.endpoint, now)
         if hit is None:
             del self._known[head]
             self._bytes -= len(head) + _OVERHEAD
-        return hit
+            return None
+        return hit, last
 
-    def remember(self, head: bytes, key: Key) -> None:
-        """Remember a head that has just been answered from the entry of `key`, if it was seen before."""
+    def remember(self, head: bytes, key: Key, *, last: bool) -> None:
+        """Remember a head that has just been answered from the entry of `key`, if it was seen before.
+
+        Args:
+            head: The head.
+            key: The key of the entry that answered it.
+            last: Whether the connection ends with the answer.
+        """
         if len(head) > LONGEST_KNOWN:
             return
         if hash(head) not in self._seen_once:
@@ -70,7 +84,7 @@ class KnownHeads:
         slot = self._store.peek(key)
         if slot is None or head in self._known:
             return
-        self._known[head] = slot
+        self._known[head] = slot, last
         self._bytes += len(head) + _OVERHEAD
         while len(self._known) > self._most or self._bytes > self._max_bytes:
             oldest, _ = self._known.popitem(last=False)

@@ -20,6 +20,7 @@ from imdsproxy.server.arrivals import Arrivals
 from imdsproxy.server.connection import KEEP_ALIVE, Connection
 from imdsproxy.server.crowd import Crowd, most_connections
 from imdsproxy.server.fast_path import connection_class
+from imdsproxy.server.first_request import FirstRequests
 from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.listeners import Listener, close
 from imdsproxy.server.memory_bound import MOST_CONNECTIONS
@@ -70,7 +71,16 @@ class _Server(uvicorn.Server):
         self._report_started()
 
     def _accept(self, listener: Listener, make: Callable[[], Connection], loop: asyncio.AbstractEventLoop) -> None:
-        arrivals = Arrivals(self._application, self._crowd, make, loop, admin=listener.admin)
+        first = None if listener.admin else FirstRequests(self._application, unix=listener.path is not None)
+        arrivals = Arrivals(
+            application=self._application,
+            crowd=self._crowd,
+            make=make,
+            state=self.server_state,
+            loop=loop,
+            first=first,
+            admin=listener.admin,
+        )
         acceptor = Acceptor(
             listener.socket,
             loop,

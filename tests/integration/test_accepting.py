@@ -8,13 +8,16 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from imdsproxy.emulator import EmulatorServer
-from tests.integration.attacks.kit import CLOSE, HOST, read_answer, request
+from tests.integration.attacks.kit import CLOSE, HOST, read_answer
+from tests.integration.attacks.kit import request as request_for
 from tests.integration.attacks.listeners import read_all
 from tests.kit import ProxyProcess, get, running_proxy, wait_until
+from tests.targets import INSTANCE
 
 if sys.platform != "win32":
     import resource
@@ -24,35 +27,53 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the limit of another process is Linux' alone"),
 ]
 
-HEALTHY = request(b"/-/healthy", HOST)
-LAST = request(b"/-/healthy", HOST, CLOSE)
-Connect = Callable[[], socket.socket]
+LAST = request_for(b"/-/healthy", HOST, CLOSE)
+PAGE, HIT = b"/-/healthy", INSTANCE.encode()
+
+
+class Listener(NamedTuple):
+    """One of the listeners, and what is requested there."""
+
+    connect: Callable[[], socket.socket]
+    request: bytes
+    last: bytes
+    """The same, after which the connection ends."""
+
+
+LISTENERS = {
+    "port": ("port", PAGE),
+    "socket": ("socket", PAGE),
+    "admin port": ("admin port", PAGE),
+    # A fresh hit that comes with its connection is answered before there is a transport.
+    "port, hit": ("port", HIT),
+    "socket, hit": ("socket", HIT),
+}
 
 
 @pytest.fixture
 def proxy(imds: EmulatorServer, tmp_path: Path) -> Iterator[ProxyProcess]:
     with running_proxy(tmp_path, upstream=imds.url, uds=tmp_path / "socket", admin_port=0) as process:
+        assert get(process.port, INSTANCE).status == 200
         yield process
 
 
-@pytest.fixture(params=["port", "socket", "admin port"])
-def connect(request: pytest.FixtureRequest, proxy: ProxyProcess, tmp_path: Path) -> Iterator[Connect]:
+@pytest.fixture(params=LISTENERS)
+def listener(request: pytest.FixtureRequest, proxy: ProxyProcess, tmp_path: Path) -> Iterator[Listener]:
     """Connect to one of the listeners; every connection is closed after the test."""
+    name, target = LISTENERS[request.param]
     admin = int(proxy.log.partition("serves=/-/")[0].rpartition("http://127.0.0.1:")[2].split()[0])
     with contextlib.ExitStack() as stack:
 
         def connected() -> socket.socket:
-            by_path = request.param == "socket"
+            by_path = name == "socket"
             new = stack.enter_context(socket.socket(socket.AF_UNIX if by_path else socket.AF_INET))
             new.settimeout(20)
             new.connect(
-                str(tmp_path / "socket")
-                if by_path
-                else ("127.0.0.1", admin if request.param == "admin port" else proxy.port)
+                str(tmp_path / "socket") if by_path else ("127.0.0.1", admin if name == "admin port" else proxy.port)
             )
             return new
 
-        yield connected
+        yield Listener(connected, request_for(target, HOST), request_for(target, HOST, CLOSE))
 
 
 def _status(connection: socket.socket) -> int | None:
@@ -71,24 +92,24 @@ def _stopped(proxy: ProxyProcess) -> Iterator[None]:
         proxy.signal(signal.SIGCONT)
 
 
-def test_all_that_come_at_once_are_answered_and_again(proxy: ProxyProcess, connect: Connect) -> None:
+def test_all_that_come_at_once_are_answered_and_again(proxy: ProxyProcess, listener: Listener) -> None:
     with _stopped(proxy):
-        clients = [connect() for _ in range(300)]
+        clients = [listener.connect() for _ in range(300)]
         for number, client in enumerate(clients):
             if number % 2:  # the others say nothing yet
-                client.sendall(HEALTHY)
+                client.sendall(listener.request)
     assert {_status(client) for client in clients[1::2]} == {200}
     for client in clients:
-        client.sendall(HEALTHY)
+        client.sendall(listener.request)
     assert {_status(client) for client in clients} == {200}
 
 
-def test_a_request_in_pieces_is_one_however_it_comes(proxy: ProxyProcess, connect: Connect) -> None:
+def test_a_request_in_pieces_is_one_however_it_comes(proxy: ProxyProcess, listener: Listener) -> None:
     body = b"x" * 40_000  # more than one read takes
-    whole = request(b"/-/healthy", HOST, b"X-Pad: " + body + b"\r\n") + HEALTHY
-    for cut in (1, 20, len(HEALTHY), 16_384, 16_385, 33_000, len(whole)):
+    whole = request_for(b"/-/healthy", HOST, b"X-Pad: " + body + b"\r\n") + listener.request
+    for cut in (1, 20, len(listener.request), 16_384, 16_385, 33_000, len(whole)):
         with _stopped(proxy):
-            client = connect()
+            client = listener.connect()
             client.sendall(whole[:cut])
         client.sendall(whole[cut:])
         with client.makefile("rb") as stream:
@@ -96,49 +117,65 @@ def test_a_request_in_pieces_is_one_however_it_comes(proxy: ProxyProcess, connec
         assert [answer and answer.status for answer in answers] == [200, 200]
 
 
-def test_a_client_that_ends_its_sending_or_resets_before_it_is_accepted(proxy: ProxyProcess, connect: Connect) -> None:
+def test_a_client_that_ends_its_sending_or_resets_before_it_is_accepted(
+    proxy: ProxyProcess, listener: Listener
+) -> None:
     with _stopped(proxy):
-        ended = connect()
-        ended.sendall(HEALTHY)
+        ended = listener.connect()
+        ended.sendall(listener.request)
         ended.shutdown(socket.SHUT_WR)
-        silent = connect()
+        silent = listener.connect()
         silent.shutdown(socket.SHUT_WR)
-        gone = connect()
-        gone.sendall(HEALTHY)
+        gone = listener.connect()
+        gone.sendall(listener.request)
         if gone.family == socket.AF_INET:
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         gone.close()
     assert read_all(ended).startswith(b"HTTP/1.1 200 OK")
     assert read_all(silent) == b""
-    client = connect()
-    client.sendall(LAST)
+    client = listener.connect()
+    client.sendall(listener.last)
     assert read_all(client).startswith(b"HTTP/1.1 200 OK")
     assert "Traceback" not in proxy.log
 
 
-def test_connection_accepted_before_shutdown_is_answered(proxy: ProxyProcess, connect: Connect) -> None:
+def test_all_that_come_at_once_for_one_answer_get_it_and_the_end(proxy: ProxyProcess, listener: Listener) -> None:
     with _stopped(proxy):
-        clients = [connect() for _ in range(100)]
+        clients = [listener.connect() for _ in range(300)]
+        for client in clients:
+            client.sendall(listener.last)
+    for client in clients:
+        answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\nconnection: close\r\n" in answer
+    assert len(list(Path(f"/proc/{proxy.process.pid}/fd").iterdir())) < 100
+
+
+def test_connection_accepted_before_shutdown_is_answered(proxy: ProxyProcess, listener: Listener) -> None:
+    with _stopped(proxy):
+        clients = [listener.connect() for _ in range(100)]
         for client in clients[::2]:
-            client.sendall(HEALTHY)
+            client.sendall(listener.request)
         proxy.signal(signal.SIGTERM)
     for client in clients[1::2]:
-        client.sendall(HEALTHY)
+        client.sendall(listener.request)
     assert {_status(client) for client in clients} == {200}
     assert proxy.process.wait(15) == 0
     assert "Traceback" not in proxy.log
 
 
-def test_while_no_descriptor_is_left_clients_wait_and_then_are_answered(proxy: ProxyProcess, connect: Connect) -> None:
+def test_while_no_descriptor_is_left_clients_wait_and_then_are_answered(
+    proxy: ProxyProcess, listener: Listener
+) -> None:
     pid = proxy.process.pid
     _, hard = before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     most = max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (most + 1, hard))
     taken = [socket.create_connection(("127.0.0.1", proxy.port), timeout=10) for _ in range(most)]  # gaps, too
     try:
-        clients = [connect() for _ in range(20)]
+        clients = [listener.connect() for _ in range(20)]
         for client in clients:
-            client.sendall(HEALTHY)
+            client.sendall(listener.request)
         wait_until(lambda: "connections have to wait" in proxy.log)
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)

@@ -55,7 +55,11 @@ MEBIBYTE = 1 << 20
 SETTINGS = {"port": 0, "budget_requests": 1000, "retry_max": 0, "ttl": "/metadata/instance=600"}
 
 # What is no setting, and is changed for a test before the proxy begins.
-WITHOUT_FAST_PATH = "import imdsproxy.server.fast_path as module; module.FastPathConnection = module.Connection"
+WITHOUT_FAST_PATH = """
+import imdsproxy.server.fast_path as module, imdsproxy.server.first_request as first
+module.FastPathConnection = module.Connection
+first.FirstRequests.answer = lambda *_: None
+"""
 IMPATIENT = f"import imdsproxy.server.connection as connection; connection.KEEP_ALIVE = {KEEP_ALIVE}"
 PATIENT_SHUTDOWN = "import imdsproxy.server.run as server; server._FIRST_BYTES = 9.0"
 COUNTING = """

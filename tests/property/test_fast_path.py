@@ -12,11 +12,12 @@ import json
 import logging
 import math
 import random
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import pytest
 from hypothesis import Phase, assume, given, settings
@@ -33,15 +34,18 @@ from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Failure, Headers, Key, Response
 from imdsproxy.protocol.request_parser import AcceptedHosts
 from imdsproxy.server.application import Application
+from imdsproxy.server.arrivals import Arrivals
 from imdsproxy.server.connection import Connection
+from imdsproxy.server.crowd import Crowd
 from imdsproxy.server.fast_path import FastPathConnection, connection_class
+from imdsproxy.server.first_request import FirstRequests
 from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads
 from imdsproxy.server.run import uvicorn_config
 from tests.scripted import DOWN, NOWHERE, SLOW, Imds, Sent, ok, status
 from tests.size import examples
 from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 from tests.virtual import VirtualClock
-from tests.wire import SteppedLoop, Wire
+from tests.wire import Accepted, SteppedLoop, Wire
 
 # Measuring coverage would double its time, and other tests reach the same branches.
 pytestmark = pytest.mark.no_cover
@@ -102,6 +106,14 @@ HITS = [
     head(INSTANCE, b"Connection: keep-alive"),
     of_length(LONGEST_KNOWN),
 ]
+LAST_HITS = [
+    head(INSTANCE, b"Connection: close"),
+    head(TOKEN, b"X-Ms-Client-Request-Id: 2", b"connection: Close"),
+    head(LEAF, version="1.0"),
+    head(BIG, b"Connection: close"),
+]
+"""The connection ends with the answer."""
+HITS += LAST_HITS
 
 WISHES = [
     *(head(target, b"Cache-Control: no-cache") for target in (INSTANCE, TOKEN, BIG, VERSIONS)),
@@ -262,6 +274,15 @@ class Repeat(NamedTuple):
     pause: float
 
 
+class Visit(NamedTuple):
+    """Clients connect one after another, each with its first request, whether or not the one before has gone."""
+
+    connection: int
+    data: bytes
+    times: int
+    pause: float
+
+
 class Pass(NamedTuple):
     """Time passes."""
 
@@ -298,7 +319,7 @@ class Told(NamedTuple):
     connection: int = 0
 
 
-Step = Send | Repeat | Pass | Sky | Take | Leave | Told
+Step = Send | Repeat | Visit | Pass | Sky | Take | Leave | Told
 
 
 class House(NamedTuple):
@@ -368,7 +389,7 @@ class _CountedHeads(KnownHeads):
         super().__init__(application.proxy, max_bytes)
         self._ways = application.ways
 
-    def find(self, head: bytes, now: float) -> RenderedHit | None:
+    def find(self, head: bytes, now: float) -> tuple[RenderedHit, bool] | None:
         found = super().find(head, now)
         self._ways["repeated"] += found is not None
         return found
@@ -387,9 +408,14 @@ class _Counted(Application):
         await super().__call__(scope, receive, send)
 
     def fresh_hit(
-        self, raw: bytes, headers: Sequence[tuple[bytes, bytes]], now: float, accepted_hosts: AcceptedHosts
+        self,
+        raw: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        now: float,
+        accepted_hosts: AcceptedHosts,
+        http_version: str = "1.1",
     ) -> tuple[RenderedHit, Key] | None:
-        found = super().fresh_hit(raw, headers, now, accepted_hosts)
+        found = super().fresh_hit(raw, headers, now, accepted_hosts, http_version)
         self.ways["at once"] += found is not None
         return found
 
@@ -457,7 +483,8 @@ async def _nothing_to_close() -> None:
 class World:
     """A proxy with its clients and its IMDS."""
 
-    def __init__(self, way: type[Connection], house: House, log: _Log) -> None:
+    def __init__(self, way: type[Connection], house: House, log: _Log, *, accepts: bool = False) -> None:
+        """With `accepts`, the first bytes of a connection arrive before it is accepted, and `Arrivals` takes it."""
         self.log = log
         self.sky = Sky("fine", house.latency, "86399", 0)
         self.loop = SteppedLoop()
@@ -471,11 +498,22 @@ class World:
         collectors = self.application.metrics.registry._collector_to_names
         self._answers = next(one for one in collectors if isinstance(one, _Answers))
         self.state = ServerState()
-        way = type(way.__name__, (way,), {"unix": house.unix})
+        self.ways = self.application.ways
+        crowd = Crowd(10_000)
+        way = type(way.__name__, (way,), {"unix": house.unix, "crowd": crowd})
         self.config = uvicorn_config(self.application, way)
         self.config.load()
         self.way = way
-        self.wires: list[tuple[int, Wire, Connection]] = []
+        self.arrivals = Arrivals(
+            application=self.application,
+            crowd=crowd,
+            make=self._make,
+            state=self.state,
+            loop=self.loop,
+            first=FirstRequests(self.application, unix=house.unix),
+        )
+        self.accepts = accepts
+        self.wires: list[tuple[int, Wire | Accepted, Connection | None]] = []
         self._asked = 0
         # As the lifespan does it, or not at all: with the first request, readiness would ask after random pauses.
         become = self.application.readiness.become() if house.warm else asyncio.sleep(0)
@@ -501,21 +539,16 @@ class World:
     def perform(self, step: Step) -> Seen:
         """Take a step, to the end of all that follows from it at once."""
         match step:
-            case Send(connection, reads, pause):
-                for data in reads:
-                    self._send(connection, data)
-                    self.loop.run_on(pause)
-            case Repeat(connection, data, times, pause):
-                for _ in range(times):
-                    self._send(connection, data)
-                    self.loop.run_on(pause)
+            case Send() | Repeat() | Visit():
+                self._perform_sending(step)
             case Pass(seconds):
                 self.loop.run_on(seconds)
             case Sky():
                 self.sky = step
                 self.imds.latency = step.latency
             case Take(connection, size):
-                self._wire(connection)
+                if self._latest(connection) is None:
+                    self._connect(connection)
                 self._each(connection, lambda wire: wire.take(size))
             case Leave(connection, vanishes):
                 self._each(connection, Wire.vanish if vanishes else Wire.finish)
@@ -523,6 +556,12 @@ class World:
                 self.loop.call_soon(self._hear, word, connection)
         self.loop.run_on()
         return self.loop.call(self._look)
+
+    def _perform_sending(self, step: Send | Repeat | Visit) -> None:
+        connect_or_send = self._connect if isinstance(step, Visit) else self._send
+        for data in step.reads if isinstance(step, Send) else [step.data] * step.times:
+            connect_or_send(step.connection, self._addressed(data))
+            self.loop.run_on(step.pause)
 
     def figures(self) -> list[str]:
         """Return all figures but the times at which each was first made."""
@@ -534,32 +573,57 @@ class World:
 
     def __exit__(self, *_raised: object) -> None:
         for _, wire, _ in self.wires:
-            self.loop.call_soon(wire.abort)
+            if isinstance(wire, Wire):
+                self.loop.call_soon(wire.abort)
         self.loop.run_on()
         self.loop.end()
 
     def _each(self, connection: int, do: Callable[[Wire], None]) -> None:
         for number, wire, _ in self.wires:
-            if number == connection:
+            if number == connection and isinstance(wire, Wire):
                 do(wire)
 
     def _send(self, connection: int, data: bytes) -> None:
-        own_name = self.application.accepted_hosts(unix=False).instance.encode("ascii")
-        self._wire(connection).send(data.replace(OWN_NAME, own_name))
-        self.loop.run_on()
+        wire = self._latest(connection)
+        if wire is None:
+            self._connect(connection, data)
+        else:
+            wire.send(data)
+            self.loop.run_on()
 
-    def _wire(self, connection: int) -> Wire:
-        """Return the latest connection of that number, a new one where the server has ended it."""
+    def _addressed(self, data: bytes) -> bytes:
+        return data.replace(OWN_NAME, self.application.accepted_hosts(unix=False).instance.encode("ascii"))
+
+    def _latest(self, connection: int) -> Wire | None:
+        """Return the latest connection of that number, unless the server has ended it."""
         wire = next((wire for number, wire, _ in reversed(self.wires) if number == connection), None)
-        return self._connect(connection) if wire is None or wire.is_closing() else wire
+        return None if not isinstance(wire, Wire) or wire.is_closing() else wire
 
-    def _connect(self, number: int) -> Wire:
-        protocol = self.way(config=self.config, server_state=self.state, app_state={}, _loop=self.loop)
-        # By a Unix socket there is no address.
-        wire = Wire(self.loop, protocol, (f"127.0.0.{number}", 50_000) if number else None)
+    def _connect(self, number: int, data: bytes = b"") -> None:
+        """Connect, and send something if there is anything to be sent."""
+        # By a Unix socket there is no address. Each other connection has one of its own, to sort the log by.
+        count = len(self.wires)
+        address = (f"127.0.{count}.{number}", 50_000) if number else None
+        if self.accepts:
+            self._arrive(number, Accepted(self.loop, address, data, share=[1, 0.5, 1, 0][count % 4]), address)
+            return
+        protocol = self._make()
+        wire = Wire(self.loop, protocol, address)
         self.wires.append((number, wire, protocol))
         self.loop.run_on()
-        return wire
+        if data:
+            wire.send(data)
+            self.loop.run_on()
+
+    def _make(self) -> Connection:
+        return self.way(config=self.config, server_state=self.state, app_state={}, _loop=self.loop)
+
+    def _arrive(self, number: int, accepted: Accepted, address: tuple[str, int] | None) -> None:
+        """Arrive as a connection that an `Acceptor` has accepted."""
+        is_served = self.loop.call(lambda: self.arrivals.take(cast("socket.socket", accepted), address))
+        self.wires.append((number, accepted.wire or accepted, accepted.protocol))
+        if is_served:
+            self.ways["first, last" if accepted.protocol is None else "first"] += 1
 
     def _hear(self, word: str, connection: int) -> None:
         match word:
@@ -577,19 +641,14 @@ class World:
     def _look(self) -> Seen:
         asked = self.imds.sent[self._asked :]
         self._asked += len(asked)
-        lines = [
-            Line(wire.received[:], wire.is_closing(), wire.end, wire.is_reading(), protocol.silent)
-            for _, wire, protocol in self.wires
-        ]
-        for _, wire, _ in self.wires:
-            wire.received.clear()
+        lines = [_line(wire, protocol) for _, wire, protocol in self.wires]
         # What the server says of a read and what the application says of a request in it have no order of their own,
-        # nor have requests of two connections that are answered at the same moment.
+        # nor have requests of two connections that are answered, or that are sent to IMDS, at the same moment.
         log = sorted(self.log.lines, key=lambda line: (str(line[0]), _client_of(line)))
         self.log.lines.clear()
         return Seen(
             lines,
-            [(sent.at, sent.method, sent.target, sent.body) for sent in asked],
+            sorted((sent.at, sent.method, sent.target, sent.body) for sent in asked),
             log,
             sorted(str(sample[:3]) for metric in self._answers.collect() for sample in metric.samples),
             self.state.total_requests,
@@ -598,6 +657,15 @@ class World:
             len(self.proxy.store),
             self.proxy.store.bytes,
         )
+
+
+def _line(wire: Wire | Accepted, protocol: Connection | None) -> Line:
+    """Return what can be seen of a connection since the last time."""
+    received = wire.received[:]
+    wire.received.clear()
+    if isinstance(wire, Accepted) or protocol is None:
+        return Line(received, closing=True, end=wire.end, reading=False, silent=False)
+    return Line(received, wire.is_closing(), wire.end, wire.is_reading(), protocol.silent)
 
 
 def _client_of(line: tuple[object, ...]) -> str:
@@ -673,6 +741,13 @@ _send = st.builds(
 _repeat = st.builds(
     Repeat, _connections, _weighted((4, st.sampled_from(HITS)), (1, _messages)), st.integers(2, 8), _pauses
 )
+_visit = st.builds(
+    Visit,
+    st.sampled_from([1, 2]),
+    _weighted((3, st.sampled_from(HITS)), (3, st.sampled_from(LAST_HITS)), (1, _messages)),
+    st.integers(2, 8),
+    _pauses,
+)
 _pass = st.builds(Pass, st.one_of(st.sampled_from(_MOMENTS), st.floats(_TICK, 100.0)))
 _sky = st.builds(
     Sky,
@@ -684,7 +759,7 @@ _sky = st.builds(
 _take = st.builds(Take, _connections, st.sampled_from([0, 0, 0, 1, 1000, 30_000, 60_000, 100_000, *[math.inf] * 3]))
 _leave = st.builds(Leave, _connections, st.booleans())
 _told = st.builds(Told, st.sampled_from(["drop"] * 4 + ["end"] * 3 + ["stop"]), _connections)
-_steps = _weighted((8, _repeat), (6, _send), (4, _pass), (2, _sky), (2, _take), (1, _leave), (1, _told))
+_steps = _weighted((8, _repeat), (6, _send), (8, _visit), (4, _pass), (2, _sky), (2, _take), (1, _leave), (1, _told))
 # Three lists make longer histories than one.
 HISTORIES = st.tuples(*[st.lists(_steps, max_size=20)] * 3).map(lambda parts: [step for part in parts for step in part])
 HOUSES = st.builds(
@@ -720,17 +795,23 @@ def steady_pauses() -> Iterator[None]:
 
 def compare(house: House, history: Sequence[Step], fast: type[Connection] = FAST_PATH) -> Counter[str]:
     """Live through a history with the fast path and without it; gives by which way how many requests went with it."""
-    with logged() as log, steady_pauses(), World(Connection, house, log) as without, World(fast, house, log) as with_it:
+    with (
+        logged() as log,
+        steady_pauses(),
+        World(Connection, house, log) as without,
+        World(fast, house, log) as with_it,
+        World(fast, house, log, accepts=True) as accepting,
+    ):
         log.lines.clear()
         for step in history:
             expected = without.perform(step)
-            seen = with_it.perform(step)
-            assert seen == expected, step
-        assert with_it.figures() == without.figures()
-        assert without.application.ways.keys() <= {"full"}
+            assert with_it.perform(step) == expected, step
+            assert accepting.perform(step) == expected, step
+        assert with_it.figures() == without.figures() == accepting.figures()
+        assert without.ways.keys() <= {"full"}
         # What is written to a client that does not read stays within the limit and one answer more.
-        assert all(wire.fullest <= HIGH_WATER_LIMIT + 31_000 for _, wire, _ in with_it.wires)
-    return with_it.application.ways
+        assert all(wire.fullest <= HIGH_WATER_LIMIT + 31_000 for _, wire, _ in with_it.wires if isinstance(wire, Wire))
+    return accepting.ways
 
 
 @settings(max_examples=examples(600), deadline=None)
@@ -813,7 +894,7 @@ def test_reads_that_are_not_bytes_are_answered_as_bytes_are(
 
     def live() -> tuple[list[Seen], list[str], Counter[str]]:
         with logged() as log, steady_pauses(), World(way, House(), log) as world:
-            return [world.perform(step) for step in history], world.figures(), world.application.ways
+            return [world.perform(step) for step in history], world.figures(), world.ways
 
     expected = live()
     monkeypatch.setattr(Wire, "lent", staticmethod(_borrowing(make)))
@@ -844,16 +925,16 @@ def test_evicted_entry_is_not_served_again(size: int, order: tuple[list[int], ..
 def test_the_histories_lead_every_way() -> None:
     ways: Counter[str] = Counter()
 
-    @settings(max_examples=50, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=80, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
     @given(house=HOUSES, history=HISTORIES)
     def live(house: House, history: list[Step]) -> None:
-        with logged() as log, steady_pauses(), World(FAST_PATH, house, log) as world:
+        with logged() as log, steady_pauses(), World(FAST_PATH, house, log, accepts=True) as world:
             for step in history:
                 world.perform(step)
-            ways.update(world.application.ways)
+            ways.update(world.ways)
 
     live()
-    assert min(ways["repeated"], ways["at once"], ways["full"]) > 50, ways
+    assert min(ways["repeated"], ways["at once"], ways["full"], ways["first"], ways["first, last"]) > 50, ways
 
 
 # --- How long a hit stays what it is

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import resource
+import signal
 import socket
 import struct
 import sys
@@ -195,6 +196,19 @@ def test_flood_of_very_many_connections_stays_within_the_bound_of_the_defaults(
         _flood(stack, process.port, 4000, sent)
         _holds(process, DEFAULT, 4000, Config().max_body_bytes)
         _end(process)
+
+
+def test_crowd_of_hits_that_begins_at_once_stays_within_the_stated_bound(holding: str, start: Starter) -> None:
+    count = 1500
+    with start(holding, max_body_bytes=MAX_BODY, **SETTINGS) as process, contextlib.ExitStack() as stack:
+        assert get(process.port, TOKEN).status == 200
+        process.signal(signal.SIGSTOP)
+        connections = _flood(stack, process.port, count, lambda _: request(RAW_TOKEN, HOST, TRUE))
+        process.signal(signal.SIGCONT)
+        for connection in connections:
+            connection.settimeout(20)
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+        _holds(process, DEFAULT, count)
 
 
 @pytest.mark.parametrize("cache", [1, DEFAULT])

@@ -248,3 +248,11 @@ def test_write_with_an_earlier_hit_renders_the_same(life: int) -> None:
         for seconds in (0.25, 0.5, 1.25, 2.25, 9.25, 10.25):
             before = write(entry, "instance", SENT + seconds, before)
             assert before == write(entry, "instance", SENT + seconds)
+
+
+@pytest.mark.parametrize("entry", [kept(b'{"a":1}'), token(86_399)])
+def test_last_head_is_the_head_with_the_end_of_the_connection(entry: Entry) -> None:
+    hit = write(entry, "instance", SENT + 1)
+    first, last = Reading(message(hit)), Reading(hit.last_head + hit.body)
+    assert last.headers == [*first.headers, (b"connection", b"close")]
+    assert (last.body, last.ends, last.stays_open, first.stays_open) == (first.body, 1, False, True)

@@ -69,7 +69,7 @@ class House:
         self.cost = cost
         self.taken: list[int] = []
         self.room = 1_000_000
-        self.served = True
+        self.serve: Callable[[], bool] = lambda: True
         self.acceptor = Acceptor(
             cast("Any", self.listening),
             cast("Any", self.loop),
@@ -83,7 +83,7 @@ class House:
         assert address == "its address"
         self.taken.append(cast("int", connection))
         self.time += self.cost
-        return self.served
+        return self.serve()
 
 
 def _error(number: int) -> OSError:
@@ -102,10 +102,18 @@ def test_one_turn_accepts_every_waiting_connection() -> None:
 
 def test_unserved_connections_are_accepted_some_a_turn() -> None:
     house = House(*range(4000))
-    house.served = False
+    house.serve = lambda: False
     house.loop.turn()
     house.loop.turn()
     assert house.taken == list(range(2 * MOST_UNSERVED))
+
+
+def test_served_connections_do_not_count_against_those_of_a_turn() -> None:
+    house = House(*range(4000))
+    served = iter([True, True, False] * 4000)
+    house.serve = lambda: next(served)
+    house.loop.turn()
+    assert house.taken == list(range(3 * MOST_UNSERVED))
 
 
 def test_turn_lasts_as_long_as_other_work_and_the_next_continues() -> None:
@@ -168,7 +176,7 @@ def test_lack_of_descriptors_pauses_accepting_and_both_changes_are_logged_once(
 
 def test_close_accepts_waiting_connections() -> None:
     house = House(*range(500))
-    house.served = False
+    house.serve = lambda: False
     house.acceptor.close(accept_waiting=True)
     assert house.taken == list(range(500))
     assert house.loop.reader is None

@@ -1,0 +1,123 @@
+"""The first request of a connection, answered before anything of the connection exists but its socket.
+
+Most callers of IMDS connect, send one request and disconnect. A transport and a connection take several times as long
+to make as a hit takes to answer. So if the first request came with its connection and is a fresh hit, it is answered
+first. If the connection ends with that answer, nothing else is made.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from imdsproxy.cache.rendered_hit import RenderedHit
+from imdsproxy.server.application import Application, log_request
+from imdsproxy.server.bounded_parser import FRAMING
+from imdsproxy.server.known_heads import LONGEST_KNOWN, UNIX_MARK
+from imdsproxy.server.parse_errors import MOST_FIELDS
+
+LONGEST_FIRST = LONGEST_KNOWN
+"""The maximum bytes of a head that is answered here."""
+LONGEST_JOINED = 16_384
+"""The maximum bytes of a body that is copied behind its head, because the copy stays for as long as the client does not
+read it. A first request for a longer one waits for its transport."""
+FAST_VERSIONS = frozenset({"1.0", "1.1"})
+"""The versions of HTTP that the fast path answers."""
+
+_END = b"\r\n\r\n"
+_GET = b"GET "
+
+
+class FirstAnswer(NamedTuple):
+    """The answer to a first request."""
+
+    message: bytes
+    last: bool
+    """Whether the connection ends with it."""
+
+
+class _Head:
+    """What the parser finds in one head."""
+
+    __slots__ = ("framed", "headers", "last", "parser", "url", "version", "whole")
+
+    def __init__(self) -> None:
+        self.parser = HttpRequestParser(self)
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.framed = False
+        self.last = False
+        self.version = ""
+        self.whole = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self.headers.append((name, value))
+        self.framed = self.framed or name in FRAMING
+
+    def on_headers_complete(self) -> None:
+        # The parser does not know this any more when the message is complete.
+        self.version = self.parser.get_http_version()
+        self.last = is_last(self.parser)
+
+    def on_message_complete(self) -> None:
+        self.whole = True
+
+
+class FirstRequests:
+    """Answers the first requests at one listener, byte for byte as `FastPathConnection` does."""
+
+    def __init__(self, application: Application, *, unix: bool) -> None:
+        self._application = application
+        self._accepted_hosts = application.accepted_hosts(unix=unix)
+        self._known_heads = application.known_heads
+        self._mark = UNIX_MARK if unix else b""
+        self._now = application.clock.monotonic
+
+    def answer(self, data: bytes, client: tuple[str, int] | None) -> FirstAnswer | None:
+        """Return the answer if these bytes are exactly one complete head and a fresh hit, otherwise None.
+
+        Args:
+            data: All bytes that the client has sent.
+            client: Its address for the access log, if known.
+        """
+        began = self._now()
+        found = self._known_heads.find(data + self._mark, began) or self._parse(data, began)
+        if found is None or len(found[0].body) > LONGEST_JOINED:
+            return None
+        hit, last = found
+        seconds = self._now() - began
+        self._application.metrics.observe(hit.served, seconds)
+        if self._application.access_log:
+            log_request(hit.served, seconds, client, "GET", data.split(b" ", 2)[1])
+        return FirstAnswer((hit.last_head if last else hit.head) + hit.body, last)
+
+    def _parse(self, data: bytes, now: float) -> tuple[RenderedHit, bool] | None:
+        """Return the hit for a head that is not known, and whether the connection ends with it."""
+        if not data.startswith(_GET) or data.find(_END) != len(data) - len(_END):
+            return None
+        head = _Head()
+        try:
+            head.parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            return None
+        finally:
+            del head.parser  # it refers to `head`, and such a cycle would wait for the garbage collector
+        if not head.whole or head.framed or len(head.headers) > MOST_FIELDS or head.version not in FAST_VERSIONS:
+            return None
+        found = self._application.fresh_hit(head.url, head.headers, now, self._accepted_hosts, head.version)
+        if found is None:
+            return None
+        hit, key = found
+        if data.startswith(b"GET %b HTTP/" % head.url) and len(hit.body) <= LONGEST_JOINED:
+            self._known_heads.remember(data + self._mark, key, last=head.last)
+        return hit, head.last
+
+
+def is_last(parser: HttpRequestParser) -> bool:
+    """Return whether the connection ends with the answer to the parsed request. The rule is uvicorn's."""
+    return parser.get_http_version() == "1.0" or not parser.should_keep_alive()
