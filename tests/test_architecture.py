@@ -43,7 +43,8 @@ PURE = (
         "server/accepting",
         "server/parse_errors",
     ),
-    *("cli/nftables",),
+    *("cli/nftables", "cli/tcp_table"),
+    *("cli/check/facts", "cli/check/finding", "cli/check/report", "cli/check/ruleset", "cli/check/steps"),
 )
 """Rooms and modules whose every decision follows from arguments. `make test` asks all their branches to be taken."""
 IMPURE = {

@@ -33,8 +33,8 @@ _CLOSED = -1
 # a permit may wait for its use.
 _LOCKED_FOR_LONG = LATEST_START + 1.0
 _SEEN_IN_A_ROW = 1.0
-# The marks of places in the list of settings are on bytes beyond the file's end.
-_PLACES = 1 << 20
+PLACES = 1 << 20
+"""The byte, beyond the file's end, that marks the first place in the list of settings; the others follow."""
 
 
 class OtherMachineError(Exception):
@@ -102,13 +102,13 @@ class BudgetFile:
 
     def present(self, place: int) -> bool:
         """Return whether another proxy holds this place in the list of settings; only while locked."""
-        return is_marked_by_another(self._descriptor, _PLACES + place)
+        return is_marked_by_another(self._descriptor, PLACES + place)
 
     def be_present(self, place: int, left: int | None) -> None:
         """Hold a place in the list of settings instead of `left`. The kernel releases it at the end of the process."""
-        mark(self._descriptor, _PLACES + place)
+        mark(self._descriptor, PLACES + place)
         if left is not None and left != place:
-            unmark(self._descriptor, _PLACES + left)
+            unmark(self._descriptor, PLACES + left)
 
     def start_again(self) -> None:
         """Start a file again that no other process uses, with every permit lent; only while locked."""

@@ -3,8 +3,8 @@
 | status | means |
 |---|---|
 | 0 | success |
-| 1 | the output could not be written |
-| 2 | a command line, setting or machine that does not allow the command |
+| 1 | the output could not be written; for `check`, a warning |
+| 2 | a command line, setting or machine that does not allow the command; for `check`, a failure |
 | 130 | interrupted by Ctrl-C |
 
 A command's imports happen when it runs, so that `--help` and a mistyped command are answered at once.
@@ -36,6 +36,7 @@ _COMMANDS = {
     "demo": "run an emulated IMDS and the proxy in front of it, and show commands to try",
     "emulator": "run only the emulated IMDS",
     "config": "show every setting: its value, the source of the value, and its meaning",
+    "check": "check whether this machine reaches IMDS through this configuration, and what to fix",
     "redirect": "print or load the nftables ruleset that redirects 169.254.169.254 to the proxy",
 }
 
@@ -57,6 +58,14 @@ _REDIRECT_FLAGS = {
     ),
     "remove": ("", "print or load the ruleset that removes the redirect"),
     "load": ("", "load the ruleset with nft instead of printing it; needs root or CAP_NET_ADMIN"),
+}
+
+_CHECK_FLAGS = {
+    "json": ("", "print the findings as JSON"),
+    "identity": (
+        "CLIENT-ID",
+        "ask for an access token as well, of this identity or of the VM's own; the token is not shown",
+    ),
 }
 
 _HELP = f"""\
@@ -100,7 +109,7 @@ def _run(arguments: list[str]) -> int:
             from imdsproxy.emulator.cli import main as emulator  # noqa: PLC0415 - late, see above
 
             return emulator(rest)
-        case ["serve" | "demo" | "config" | "redirect" as command, *rest]:
+        case ["serve" | "demo" | "config" | "redirect" | "check" as command, *rest]:
             return _run_with_settings(command, rest)
         case [unknown, *_] if not unknown.startswith("-"):
             raise _UsageError(_not_among(_COMMANDS, unknown, "command", "imdsproxy"))
@@ -118,6 +127,8 @@ def _run_with_settings(command: str, arguments: list[str]) -> int:
         return _config(flags)
     if command == "redirect":
         return _redirect(flags)
+    if command == "check":
+        return _check(flags)
     from imdsproxy.cli.demo import demo  # noqa: PLC0415 - late, see above
 
     return demo(flags)
@@ -177,6 +188,13 @@ def _redirect(flags: dict[str, str]) -> int:
     return 0 if "load" in options else _print(ruleset.text)
 
 
+def _check(flags: dict[str, str]) -> int:
+    from imdsproxy.cli.check.command import check  # noqa: PLC0415 - late, see above
+
+    options = {name: flags.pop(name) for name in _CHECK_FLAGS if name in flags}
+    return check(flags, options)
+
+
 def _parser(command: str) -> argparse.ArgumentParser:
     import argparse  # noqa: PLC0415 - late, see above
 
@@ -205,6 +223,10 @@ def _parser(command: str) -> argparse.ArgumentParser:
                 parser.add_argument(f"--{name}", metavar=placeholder, help=meaning)
             else:
                 parser.add_argument(f"--{name}", action="store_const", const="true", help=meaning)
+    if command == "check":
+        parser.add_argument("--json", action="store_const", const="true", help=_CHECK_FLAGS["json"][1])
+        placeholder, meaning = _CHECK_FLAGS["identity"]
+        parser.add_argument("--identity", nargs="?", const="", metavar=placeholder, help=meaning)
     for field, info in Settings.model_fields.items():
         meaning = f"{info.description} [{environment_name(field)}, default: {plain(info.default)}]"
         # argparse reads a percent sign as a placeholder.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from imdsproxy.cli.nftables import ROUTE_LOCALNET, Redirect, removal, rules
+from imdsproxy.cli.tcp_table import read_tcp_table
 from imdsproxy.errors import SettingsError
 from imdsproxy.protocol.messages import IMDS_HOST
 
@@ -33,7 +34,7 @@ _LONGEST_LOADING = 30  # seconds
 
 
 class LoadError(SettingsError):
-    """nft did not load the ruleset."""
+    """nft did not run, or did not load the ruleset."""
 
 
 class Ruleset(NamedTuple):
@@ -79,14 +80,20 @@ def end_of_redirect() -> Ruleset:
 def load_ruleset(text: str) -> None:
     """Load a ruleset with nft, completely or not at all. Raises LoadError."""
     _refuse_windows()
+    done = run_nft("-f", "-", text=text)
+    if done.returncode != 0:
+        raise LoadError(_why_not(done.stderr, done.returncode))
+
+
+def run_nft(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    """Run nft with `text` as its input, and return its result. Raises LoadError if it cannot run."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_ROOTS_PROGRAMS))
     nft = shutil.which("nft", path=path)
     if nft is None:
         raise LoadError("nft is not installed on this machine; install nftables (apt-get install nftables)")
-    command = [nft, "-f", "-"]
     try:
-        done = subprocess.run(  # noqa: S603  # a fixed command
-            command, input=text, capture_output=True, text=True, check=False, timeout=_LONGEST_LOADING
+        return subprocess.run(  # noqa: S603  # a fixed command
+            [nft, *arguments], input=text, capture_output=True, text=True, check=False, timeout=_LONGEST_LOADING
         )
     except OSError as error:
         raise LoadError(f"{nft} cannot be run: {error.strerror or error}") from None
@@ -94,8 +101,6 @@ def load_ruleset(text: str) -> None:
         raise LoadError(
             f'{nft} did not end within {_LONGEST_LOADING} seconds; "nft list ruleset" shows which rules are loaded now'
         ) from None
-    if done.returncode != 0:
-        raise LoadError(_why_not(done.stderr, done.returncode))
 
 
 def _refuse_windows(*, unless: bool = False) -> None:
@@ -163,10 +168,9 @@ def _goal(host: str) -> str:
 
 
 def _listened_at(host: str, port: int) -> bool:
-    """Return whether a TCP socket of this machine listens there (proc(5), /proc/net/tcp)."""
-    wanted = {f"{int.from_bytes(socket.inet_aton(text), sys.byteorder):08X}:{port:04X}" for text in (host, "0.0.0.0")}  # noqa: S104
-    listed = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
-    return any(local in wanted and state == "0A" for _, local, _, state, *_ in map(str.split, listed))
+    """Return whether a TCP socket of this machine listens there."""
+    text = Path("/proc/net/tcp").read_text(encoding="ascii")
+    return any(row.listens_at(host, port) for row in read_tcp_table(text, sys.byteorder))
 
 
 def _port(port: int) -> int:

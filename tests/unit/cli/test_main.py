@@ -21,7 +21,7 @@ from imdsproxy.settings import report as settings_report
 from imdsproxy.settings.load import Settings
 from imdsproxy.settings.model import environment_name, flag_name
 
-COMMANDS = ("serve", "demo", "emulator", "config", "redirect")
+COMMANDS = ("serve", "demo", "emulator", "config", "redirect", "check")
 
 
 @pytest.fixture(autouse=True)
@@ -272,7 +272,7 @@ def test_config_does_not_import_the_server() -> None:
         (["config", "--env"], {}, 0, ""),
         (["config"], {"IMDSPROXY_CONFIG_FILE": "no.toml"}, 2, 'imdsproxy: IMDSPROXY_CONFIG_FILE is "no.toml", but '),
         (["--prot"], {}, 2, "imdsproxy: '--prot' is not a flag of imdsproxy serve; did you mean --port?"),
-        (["check"], {}, 2, "imdsproxy: 'check' is not a command of imdsproxy; "),
+        (["install"], {}, 2, "imdsproxy: 'install' is not a command of imdsproxy; "),
     ],
 )
 def test_exit_statuses(argv: list[str], environ: dict[str, str], status: int, told: str) -> None:

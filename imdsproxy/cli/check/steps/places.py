@@ -1,0 +1,63 @@
+"""The settings, and the addresses that the proxy listens at."""
+
+from __future__ import annotations
+
+from imdsproxy.cli.check.facts import Facts, Place
+from imdsproxy.cli.check.finding import Finding, failure, ok, warning
+
+
+def judge_settings(facts: Facts) -> Finding:
+    """Check that the proxy would start with these settings, and whether one is doubtful."""
+    if facts.start_error:
+        return failure("settings-start", facts.start_error, "correct the setting; imdsproxy does not start with it")
+    if facts.warnings:
+        return warning(
+            "settings-doubtful", "; ".join(facts.warnings), "change them unless they are intended; imdsproxy starts"
+        )
+    if facts.differing:
+        return ok(f"differ from their defaults: {', '.join(facts.differing)}")
+    return ok("all at their defaults")
+
+
+def judge_port(facts: Facts) -> Finding:
+    """Check that the TCP port is free, or that an imdsproxy listens there."""
+    return _place(facts, "PORT", "no port is configured")
+
+
+def judge_admin_port(facts: Facts) -> Finding:
+    """Check the same for the admin port."""
+    return _place(facts, "ADMIN_PORT", "no admin port is configured")
+
+
+def judge_socket(facts: Facts) -> Finding:
+    """Check the same for the Unix socket."""
+    return _place(facts, "UDS", "no Unix socket is configured")
+
+
+_CODES = {"PORT": "port", "ADMIN_PORT": "admin-port", "UDS": "socket"}
+_REMEDIES = {
+    "PORT": "IMDSPROXY_HOST has to be an address of this machine, and a port below 1024 needs root",
+    "ADMIN_PORT": "IMDSPROXY_ADMIN_HOST has to be an address of this machine, and a port below 1024 needs root",
+    "UDS": "its folder has to exist and the proxy's user has to be allowed to write there; name no other file",
+}
+
+
+def _place(facts: Facts, setting: str, unset: str) -> Finding:
+    listener = facts.listener(setting)
+    if listener is None:
+        return ok(unset)
+    users = ", ".join(map(str, listener.processes))
+    by = f": {users}" if users else ""
+    if listener.place is Place.OURS:
+        return ok(f"an imdsproxy answers at {listener.name}{by}")
+    if listener.place is Place.FREE:
+        return ok(f"{listener.name} is free: no proxy runs there{f' ({listener.why})' if listener.why else ''}")
+    if listener.place is Place.TAKEN:
+        return failure(
+            f"{_CODES[setting]}-taken",
+            f"{listener.name} is taken by another program{by}{f' ({listener.why})' if listener.why else ''}",
+            f"stop that program, or choose another IMDSPROXY_{setting}",
+        )
+    return failure(
+        f"{_CODES[setting]}-unusable", f"{listener.name} cannot be listened at: {listener.why}", _REMEDIES[setting]
+    )
