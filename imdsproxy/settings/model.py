@@ -5,27 +5,38 @@ A field's name is that of its environment variable in lower case: IMDSPROXY_MAX_
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from imdsproxy.config import Config
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.failures import DEFAULT_RETRIED
-from imdsproxy.settings import parsers as values
 from imdsproxy.settings import places
 from imdsproxy.settings.forms import (
-    COUNT,
     Bytes,
     Count,
     Form,
+    Host,
+    HostNames,
+    LogFormat,
+    LogLevel,
+    MetadataRule,
+    OptionalBudgetFile,
+    OptionalCount,
+    OptionalFile,
+    OptionalHost,
+    OptionalPort,
+    OptionalSocket,
     PathSeconds,
+    Port,
     PositiveSeconds,
     Prefixes,
     Seconds,
-    lowered,
-    none_if_empty,
+    Statuses,
+    Switch,
+    Targets,
+    UnknownSettings,
+    Upstream,
 )
 
 PREFIX = "IMDSPROXY_"
@@ -36,44 +47,26 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    host: Annotated[
-        str, PlainValidator(places.read_host), Form("HOST", "an IP address or a host name, without a port")
-    ] = Field("127.0.0.1", description="Address or host name the proxy listens on.")
-    port: Annotated[int, Field(ge=0, le=65535), Form("PORT", "a whole number from 0 to 65535")] = Field(
-        8254, description="TCP port the proxy listens on; 0 picks a free one and says which."
-    )
-    uds: Annotated[
-        str | None,
-        PlainValidator(lambda value: None if value is None else places.read_socket_path(value)),
-        Form("PATH", "the absolute path of a Unix socket"),
-    ] = Field(
+    host: Host = Field("127.0.0.1", description="Address or host name the proxy listens on.")
+    port: Port = Field(8254, description="TCP port the proxy listens on; 0 picks a free one and says which.")
+    uds: OptionalSocket = Field(
         None,
         description="Path of a Unix socket to listen on as well (mode 0660). Every process that may open it gets this "
         "VM's tokens, as at HOST and PORT.",
         examples=["/run/imdsproxy/imdsproxy.sock"],
     )
-    admin_host: Annotated[
-        str | None,
-        PlainValidator(lambda value: None if value in (None, "") else places.read_host(value)),
-        Form("HOST", "an IP address or a host name, without a port"),
-    ] = Field(
+    admin_host: OptionalHost = Field(
         None,
         description="Address or host name on which the pages under /-/, and nothing else, are served as well, for a "
         "kubelet or Prometheus that cannot reach HOST. Unset, ADMIN_PORT is opened at HOST.",
         examples=["10.0.0.4"],
     )
-    admin_port: Annotated[
-        Annotated[int, Field(ge=0, le=65535)] | None,
-        BeforeValidator(none_if_empty),
-        Form("PORT", "a whole number from 0 to 65535"),
-    ] = Field(
+    admin_port: OptionalPort = Field(
         None,
         description="TCP port on which the pages under /-/, and nothing else, are served as well; 0 picks a free one.",
         examples=[8256],
     )
-    upstream: Annotated[
-        str, PlainValidator(places.read_upstream), Form("URL", "http://host[:port] or unix:/absolute/path")
-    ] = Field(
+    upstream: Upstream = Field(
         "http://169.254.169.254",
         description="Where requests go: http://host[:port], or unix:/path of another imdsproxy's socket.",
     )
@@ -91,17 +84,13 @@ class Settings(BaseSettings):
         5, description="No more than this many requests reach IMDS in any window of BUDGET_WINDOW seconds."
     )
     budget_window: PositiveSeconds = Field(1, description="Length in seconds of the window of BUDGET_REQUESTS.")
-    identity_budget_requests: Annotated[Count | None, BeforeValidator(none_if_empty), COUNT] = Field(
+    identity_budget_requests: OptionalCount = Field(
         None,
         description="Requests for identity paths in any window of BUDGET_WINDOW seconds, on a budget of "
         "their own and at most 5 at once (Azure documents 20); unset, they share BUDGET_REQUESTS.",
         examples=[20],
     )
-    budget_file: Annotated[
-        str | None,
-        PlainValidator(lambda value: None if value is None else places.read_budget_file(value)),
-        Form("FILE", "the absolute path of a file"),
-    ] = Field(
+    budget_file: OptionalBudgetFile = Field(
         None,
         description="File that every proxy on this VM shares, so that all of them together keep one budget. It is "
         "created if missing, and belongs in memory (/run). Linux only.",
@@ -117,11 +106,7 @@ class Settings(BaseSettings):
         description="Longest time in seconds that a request waits for a permit. One that would wait longer is "
         "answered at once with 429 and Retry-After.",
     )
-    retry_statuses: Annotated[
-        frozenset[int],
-        PlainValidator(values.read_statuses),
-        Form("STATUS,...", "HTTP statuses from 400 to 599, separated by commas, or a JSON array"),
-    ] = Field(
+    retry_statuses: Statuses = Field(
         DEFAULT_RETRIED,
         description="Upstream statuses that are retried and count as a failure of IMDS: none is remembered, and "
         "what is stale is served instead. Each attempt takes a permit.",
@@ -157,11 +142,7 @@ class Settings(BaseSettings):
     max_body_bytes: Bytes = Field(
         1_048_576, description="Most bytes of an upstream body; a larger one is refused with 502."
     )
-    require_metadata_header: Annotated[
-        Literal["credentials", "always", "never"],
-        BeforeValidator(lowered),
-        Form("credentials|always|never", "credentials, always or never"),
-    ] = Field(
+    require_metadata_header: MetadataRule = Field(
         "credentials",
         description="Which requests must bring their own Metadata: true. With credentials, identity paths, every "
         "POST and every request addressed to 169.254.169.254 must; the proxy adds it to other requests. With "
@@ -169,47 +150,31 @@ class Settings(BaseSettings):
     )
     allow: Prefixes = Field(("/metadata",), description="Path prefixes that are served, by whole segments.")
     deny: Prefixes = Field((), description="Path prefixes that are refused, even where ALLOW has them.")
-    allowed_hosts: Annotated[
-        tuple[str, ...],
-        PlainValidator(places.read_host_names),
-        Form("NAME,...", "host names without scheme, port or wildcard, separated by commas, or a JSON array"),
-    ] = Field(
+    allowed_hosts: HostNames = Field(
         (),
         description="Host names accepted in the Host header beside localhost; an IP address always is, and on the "
         "Unix socket every name is.",
     )
-    derive: Annotated[bool, Form("true|false", "true or false")] = Field(
+    derive: Switch = Field(
         default=False,
         description="Whether a leaf or subtree of /metadata/instance is answered from a cached parent.",
     )
-    warmup: Annotated[
-        tuple[str, ...],
-        PlainValidator(values.read_targets),
-        Form("TARGET,...", "targets under /metadata/, separated by commas, or a JSON array"),
-    ] = Field(
+    warmup: Targets = Field(
         (),
         description="Targets fetched at start, such as /metadata/instance?api-version=2021-02-01.",
     )
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        BeforeValidator(lowered),
-        Form("debug|info|warning|error", "debug, info, warning or error"),
-    ] = Field("info", description="Messages of this severity and above are logged.")
-    log_format: Annotated[Literal["text", "json"], BeforeValidator(lowered), Form("text|json", "text or json")] = Field(
+    log_level: LogLevel = Field("info", description="Messages of this severity and above are logged.")
+    log_format: LogFormat = Field(
         "text", description="Form of the log on standard error: text, or one JSON object a line."
     )
-    access_log: Annotated[bool, Form("true|false", "true or false")] = Field(
-        default=False, description="Whether each request is logged."
-    )
-    unknown_settings: Annotated[
-        Literal["refuse", "warn"], BeforeValidator(lowered), Form("refuse|warn", "refuse or warn")
-    ] = Field(
+    access_log: Switch = Field(default=False, description="Whether each request is logged.")
+    unknown_settings: UnknownSettings = Field(
         "refuse",
         description="What an unknown IMDSPROXY_ name does at start: refuse stops it, warn logs a line, for fleets "
         "that roll versions back. A misspelt name is refused either way.",
     )
-    config_file: Annotated[str | None, BeforeValidator(none_if_empty), Form("FILE", "a TOML file that can be read")] = (
-        Field(None, description="TOML file with settings, named in lower case; flags and environment go first.")
+    config_file: OptionalFile = Field(
+        None, description="TOML file with settings, named in lower case; flags and environment go first."
     )
 
     @property
