@@ -122,7 +122,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_client_gets_the_token_of_its_identity_and_the_truth_about_its_life(played: Played, case: Case) -> None:
+def test_client_gets_the_token_of_its_identity_and_the_truth_about_its_life(played: Played, case: Case) -> None:
     assert case.name not in played.failed, played.failed[case.name]
     got = played.got[case.name]
     assert (got.claims["appid"], got.claims["aud"]) == (case.identity.client_id, case.resource)
@@ -154,7 +154,7 @@ def test_identities_never_share_a_token_however_they_are_named(tmp_path: Path) -
     assert len(asked) == len(set(asked)) == 1 + 2 + 2 + 2
 
 
-def test_a_token_from_the_cache_says_how_long_it_still_lives(tmp_path: Path) -> None:
+def test_token_from_the_cache_says_how_long_it_still_lives(tmp_path: Path) -> None:
     """Its `expires_in` was written when it was fetched; a client that took it for new would keep it too long."""
     seconds = 6.0
     cases = [case for case in CASES if case.name in {"azure-identity system", "msal client_id", "default system"}]

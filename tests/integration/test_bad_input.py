@@ -137,7 +137,7 @@ def test_after_negative_ttl_imds_is_asked_again(imds: EmulatorServer, proxies: d
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_negative_ttl_of_nought_remembers_nothing(
+def test_negative_ttl_of_nought_remembers_nothing(
     imds: EmulatorServer, proxies: dict[float, ProxyProcess], case: str
 ) -> None:
     target, status, _ = REFUSED[case]

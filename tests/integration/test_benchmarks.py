@@ -196,7 +196,7 @@ def test_storms_keep_the_budget(document: dict[str, Any]) -> None:
 
 
 @process
-def test_the_table_has_a_line_for_each_figure_and_says_what_it_was_measured_on(
+def test_table_has_a_line_for_each_figure_and_says_what_it_was_measured_on(
     printed: str, document: dict[str, Any]
 ) -> None:
     for figure in document["figures"].values():
@@ -223,7 +223,7 @@ def test_results_are_written_without_a_word_of_where(folder: Path, printed: str,
 
 
 @process
-def test_a_peer_that_is_missing_or_does_not_start_is_left_out_with_a_word(tmp_path: Path) -> None:
+def test_peer_that_is_missing_or_does_not_start_is_left_out_with_a_word(tmp_path: Path) -> None:
     broken = tmp_path / "nginx"
     broken.write_text('#!/bin/sh\necho "no room here" >&2\nexit 1\n', encoding="utf-8")
     broken.chmod(0o755)
@@ -267,7 +267,7 @@ def test_nothing_is_left_of_a_run_that_is_ended(tmp_path: Path) -> None:
 
 
 @process
-def test_a_part_that_fails_loses_no_other(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_part_that_fails_loses_no_other(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fails(_bench: Bench, _effort: Effort) -> list[Figure]:
         raise BenchmarkError("nothing was answered")
 
@@ -375,11 +375,11 @@ def test_entries_are_asked_for_in_turn() -> None:
         ([1.0, math.inf], 1.0, math.inf),
     ],
 )
-def test_a_percentile_is_one_of_the_values(values: list[float], share: float, expected: float) -> None:
+def test_percentile_is_one_of_the_values(values: list[float], share: float, expected: float) -> None:
     assert percentile(values, share) == expected
 
 
-def test_the_median_is_the_middle() -> None:
+def test_median_is_the_middle() -> None:
     assert median([9.0, 1.0, 2.0]) == 2.0
 
 
@@ -394,7 +394,7 @@ def test_each_round_begins_with_another(number: int, order: list[str]) -> None:
     ("moments", "most"),
     [([], 0), ([0.0], 1), ([0.0, 0.5, 1.0], 2), ([0.0, 0.999, 1.0, 1.5, 1.9], 4), ([0.0, 5.0, 5.0, 5.0], 3)],
 )
-def test_the_most_in_any_second(moments: list[float], most: int) -> None:
+def test_most_in_any_second(moments: list[float], most: int) -> None:
     assert most_in_a_second(moments) == most
 
 
@@ -411,7 +411,7 @@ def test_the_most_in_any_second(moments: list[float], most: int) -> None:
         ("requests", {OURS: 40.0, NGINX: 80.0}, NGINX, None),
     ],
 )
-def test_a_ratio_is_ours_divided_by_a_peers(
+def test_ratio_is_ours_divided_by_a_peers(
     unit: Unit, measured: dict[str, float], server: str, ratio: float | None
 ) -> None:
     assert Figure(name="any", what="any", unit=unit, measured=measured).ratio(server) == ratio
@@ -428,7 +428,7 @@ def test_a_ratio_is_ours_divided_by_a_peers(
         ("at least", 0.9, True),
     ],
 )
-def test_a_goal_is_missed_or_reached(bound: Bound, measured: float, missed: bool) -> None:
+def test_goal_is_missed_or_reached(bound: Bound, measured: float, missed: bool) -> None:
     assert Goal(what="any", measured=measured, unit="x", bound=bound, goal=1.0).missed is missed
 
 
@@ -508,7 +508,7 @@ def test_decades_enclose_the_values(lowest: float, highest: float, expected: lis
         (svg.Scale(3, 3, 100, 200), 3, 150),
     ],
 )
-def test_a_scale_gives_places(scale: svg.Scale, value: float, place: float) -> None:
+def test_scale_gives_places(scale: svg.Scale, value: float, place: float) -> None:
     assert scale(value) == pytest.approx(place)
 
 
@@ -562,7 +562,7 @@ def test_programs_are_found_in_the_sbin_beside_a_bin(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("paced", [False, True])
 @pytest.mark.parametrize("peer", peers.PEERS, ids=lambda peer: peer.name)
-def test_a_peers_files_are_all_in_its_folder(peer: peers.Peer, paced: bool, tmp_path: Path) -> None:
+def test_peers_files_are_all_in_its_folder(peer: peers.Peer, paced: bool, tmp_path: Path) -> None:
     setup = peers.Setup(tmp_path, 1, 2, 60, paced, 16, 20_000)
     command = peer.command(setup, peer.program)
     written = [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]
@@ -577,7 +577,7 @@ FOLDERS = ("machine", "loads", "servers", "measures", "report")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda path: path.name)
-def test_a_folder_imports_only_folders_above_it(path: Path) -> None:
+def test_folder_imports_only_folders_above_it(path: Path) -> None:
     named = re.findall(r"^from benchmarks\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     folder = path.parent.name
     if folder in FOLDERS:

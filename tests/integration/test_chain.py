@@ -74,7 +74,7 @@ def test_age_and_life_are_those_of_the_daemons_entry(limited_imds: EmulatorServe
         assert get(one.port, target).headers["cache-status"].split(", ")[1].startswith("imdsproxy; hit")
 
 
-def test_a_429_of_the_daemons_goes_through_with_its_retry_after(limited_imds: EmulatorServer, tmp_path: Path) -> None:
+def test_429_of_the_daemons_goes_through_with_its_retry_after(limited_imds: EmulatorServer, tmp_path: Path) -> None:
     with daemon_and_sidecars(tmp_path, limited_imds, 1, budget_requests=1, budget_window=30, max_wait=1) as (
         _,
         (sidecar,),

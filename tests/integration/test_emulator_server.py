@@ -82,13 +82,13 @@ class TestAnswers:
         assert len(headers["x-ms-request-id"]) == 36
         assert headers["x-ms-request-id"] != ask(fresh_imds, INSTANCE)[1]["x-ms-request-id"]
 
-    def test_an_empty_value(self, fresh_imds: EmulatorServer) -> None:
+    def test_empty_value(self, fresh_imds: EmulatorServer) -> None:
         target = "/metadata/instance/compute/zone?api-version=2021-02-01&format=text"
         status, headers, body = ask(fresh_imds, target)
         assert (status, body, headers["content-length"]) == (200, b"", "0")
         assert headers["content-type"] == "text/plain; charset=utf-8"
 
-    def test_a_connection_is_kept(self, fresh_imds: EmulatorServer) -> None:
+    def test_connection_is_kept(self, fresh_imds: EmulatorServer) -> None:
         with connected(fresh_imds) as connection:
             for target in (INSTANCE, TOKEN, EVENTS, "/nothing"):
                 connection.request("GET", target, headers=METADATA)
@@ -110,18 +110,18 @@ class TestAnswers:
         assert raw(fresh_imds, request.encode()).startswith(b"HTTP/1.1 200 OK\r\n")
         assert fresh_imds.emulator.arrivals[0].target == target.encode()
 
-    def test_an_event_is_acknowledged(self, fresh_imds: EmulatorServer) -> None:
+    def test_event_is_acknowledged(self, fresh_imds: EmulatorServer) -> None:
         event_id = fresh_imds.emulator.events.add("Redeploy")
         body = {"StartRequests": [{"EventId": event_id}]}
         assert ask(fresh_imds, EVENTS, "POST", body)[::2] == (200, b"")
         assert json.loads(ask(fresh_imds, EVENTS)[2])["Events"][0]["EventStatus"] == "Started"
         assert ask(fresh_imds, EVENTS, "POST", {})[0] == 400
 
-    def test_a_large_body_in_parts(self, fresh_imds: EmulatorServer) -> None:
+    def test_large_body_in_parts(self, fresh_imds: EmulatorServer) -> None:
         body = {"StartRequests": [], "filling": "x" * 1_000_000}
         assert ask(fresh_imds, EVENTS, "POST", body)[0] == 200
 
-    def test_the_machine_can_change(self, fresh_imds: EmulatorServer) -> None:
+    def test_machine_can_change(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.instance["compute"]["tags"] = "a:b"
         assert b'"tags":"a:b"' in ask(fresh_imds, INSTANCE)[2]
         fresh_imds.emulator.instance = {"compute": {"tags": "c:d"}}
@@ -144,7 +144,7 @@ class TestAnswers:
 
 
 class TestLimits:
-    def test_the_sixth_in_a_second_is_refused(self) -> None:
+    def test_sixth_in_a_second_is_refused(self) -> None:
         moments = iter([0.0, 0.1, 0.2, 0.3, 0.4, 0.999, 1.0, 1.05])
         with run_in_thread(Emulator(monotonic=lambda: next(moments))) as fresh_imds:
             answers = [ask(fresh_imds, "/metadata/versions") for _ in range(8)]
@@ -173,7 +173,7 @@ class TestLimits:
             wait_for(lambda: emulator.limits.identities_in_flight < 5)
             assert ask(fresh_imds, TOKEN)[0] == 200
 
-    def test_a_refused_request_spends_no_fault(self) -> None:
+    def test_refused_request_spends_no_fault(self) -> None:
         emulator = Emulator(rate=1, monotonic=lambda: 0.0)
         with run_in_thread(emulator) as fresh_imds:
             assert ask(fresh_imds, INSTANCE)[0] == 200
@@ -183,7 +183,7 @@ class TestLimits:
 
 
 class TestFaults:
-    def test_a_status(self, fresh_imds: EmulatorServer) -> None:
+    def test_status(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(status=429, retry_after="3", times=1), Fault(status=304, times=1))
         status, headers, _ = ask(fresh_imds, TOKEN)
         assert (status, headers["retry-after"]) == (429, "3")
@@ -206,7 +206,7 @@ class TestFaults:
             wait_for(lambda: emulator.limits.identities_in_flight == 0)
             assert emulator.arrivals[0].status is None
 
-    def test_the_first_question_for_events_waits(self) -> None:
+    def test_first_question_for_events_waits(self) -> None:
         with run_in_thread(Emulator(enable_delay=0.1)) as fresh_imds:
             began = time.monotonic()
             assert ask(fresh_imds, EVENTS)[0] == 200
@@ -246,12 +246,12 @@ class TestFaults:
             ask(fresh_imds, INSTANCE)
         assert [arrival.status for arrival in fresh_imds.emulator.arrivals] == [None]
 
-    def test_a_post_breaks_too(self, fresh_imds: EmulatorServer) -> None:
+    def test_post_breaks_too(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(reset=True))
         with pytest.raises(ConnectionResetError):
             ask(fresh_imds, EVENTS, "POST", {"StartRequests": []})
 
-    def test_a_breakage_after_a_wait(self, fresh_imds: EmulatorServer) -> None:
+    def test_breakage_after_a_wait(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(reset=True, latency=0.1))
         began = time.monotonic()
         with pytest.raises(ConnectionResetError):
@@ -294,7 +294,7 @@ class TestThread:
         ("host", "url"),
         [("::1", "http://[::1]:80"), ("0.0.0.0", "http://127.0.0.1:80"), ("::", "http://[::1]:80")],
     )
-    def test_the_url_of_an_address(self, host: str, url: str) -> None:
+    def test_url_of_an_address(self, host: str, url: str) -> None:
         assert EmulatorServer(host, 80, Emulator()).url == url
 
     def test_emulator_stops_at_once_during_any_request(self) -> None:
@@ -312,11 +312,11 @@ class TestThread:
         with pytest.raises(ConnectionRefusedError):
             ask(fresh_imds, INSTANCE)
 
-    def test_a_taken_port(self, fresh_imds: EmulatorServer) -> None:
+    def test_taken_port(self, fresh_imds: EmulatorServer) -> None:
         with pytest.raises(OSError, match=str(fresh_imds.port)), run_in_thread(port=fresh_imds.port):
             pass
 
-    def test_an_error_in_the_block_passes_through(self) -> None:
+    def test_error_in_the_block_passes_through(self) -> None:
         with pytest.raises(ZeroDivisionError), run_in_thread():
             raise ZeroDivisionError
 
@@ -368,7 +368,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send these signals to one process")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command(number: signal.Signals) -> None:
+def test_command(number: signal.Signals) -> None:
     with command("--port", "0", "--fault", "status=410,times=1", "--rate", "0", "--token-life", "60") as process:
         line = first_line(process)
         assert line.startswith("emulator: http://127.0.0.1:")
@@ -384,7 +384,7 @@ def test_the_command(number: signal.Signals) -> None:
         assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_the_command_on_a_taken_port(fresh_imds: EmulatorServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_on_a_taken_port(fresh_imds: EmulatorServer, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert main(["--port", str(fresh_imds.port), "--quiet"]) == 2
     out, err = capsys.readouterr()

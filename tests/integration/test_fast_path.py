@@ -247,7 +247,7 @@ def either(request: pytest.FixtureRequest) -> ProxyProcess:
 # --- that it is there at all
 
 
-def test_a_head_that_comes_again_is_not_read_again(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_head_that_comes_again_is_not_read_again(imds: EmulatorServer, tmp_path: Path) -> None:
     with running(tmp_path, COUNTING, upstream=imds.url) as process:
         head = head_of()
         with Client(process.port) as client:
@@ -385,7 +385,7 @@ def test_entry_without_stale_bound_is_fetched_again_each_second(proxy: ProxyProc
         assert not is_hit(client.ask(head))
 
 
-def test_a_renewal_that_another_client_wished_for_is_in_the_next_answer(
+def test_renewal_that_another_client_wished_for_is_in_the_next_answer(
     proxy: ProxyProcess, imds: EmulatorServer
 ) -> None:
     rename(imds)
@@ -403,7 +403,7 @@ def test_a_renewal_that_another_client_wished_for_is_in_the_next_answer(
             assert int(answer.headers["age"]) <= 1
 
 
-def test_a_new_token_that_another_client_asked_for_is_in_the_next_answer(proxy: ProxyProcess) -> None:
+def test_new_token_that_another_client_asked_for_is_in_the_next_answer(proxy: ProxyProcess) -> None:
     target = unused(TOKEN)
     head = known(proxy.port, target)
     with Client(proxy.port) as client:
@@ -603,7 +603,7 @@ def heard_after(client: Client, head: bytes, bodies: dict[bytes, str]) -> str:
     return heard(client, 1, bodies)[0]
 
 
-def test_a_body_in_the_words_of_a_known_head_is_no_request(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
+def test_body_in_the_words_of_a_known_head_is_no_request(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
     with_body = head_of(LEAF, f"Content-Length: {2 * len(A)}")
     with Client(either.port) as client:
         for _ in range(4):
@@ -616,7 +616,7 @@ def test_a_body_in_the_words_of_a_known_head_is_no_request(either: ProxyProcess,
             assert heard_after(client, A, bodies) == "a"
 
 
-def test_a_field_in_the_words_of_a_known_head_is_no_request(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
+def test_field_in_the_words_of_a_known_head_is_no_request(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
     for beginning in (A[:-2], A[:-2] + b"X: "):
         with Client(either.port) as client:
             assert heard_after(client, A, bodies) == "a"
@@ -746,7 +746,7 @@ def impatient(request: pytest.FixtureRequest, imds: EmulatorServer, folder: Path
         yield process
 
 
-def test_a_connection_in_steady_use_stays_and_an_idle_one_is_closed_in_time(impatient: ProxyProcess) -> None:
+def test_connection_in_steady_use_stays_and_an_idle_one_is_closed_in_time(impatient: ProxyProcess) -> None:
     with Client(impatient.port) as client:
         end = time.monotonic() + 2.5 * KEEP_ALIVE
         while time.monotonic() < end:
@@ -780,7 +780,7 @@ def test_unfinished_head_after_known_ones_times_out(impatient: ProxyProcess, beg
     assert HEADER_TIMEOUT * 0.8 < seconds < HEADER_TIMEOUT + 2
 
 
-def test_a_known_head_in_two_pieces_has_its_time_from_its_own_first_byte(impatient: ProxyProcess) -> None:
+def test_known_head_in_two_pieces_has_its_time_from_its_own_first_byte(impatient: ProxyProcess) -> None:
     with Client(impatient.port) as client:
         began = time.monotonic()
         while time.monotonic() - began < 2 * HEADER_TIMEOUT:
@@ -790,11 +790,11 @@ def test_a_known_head_in_two_pieces_has_its_time_from_its_own_first_byte(impatie
             assert is_hit(read(client.message()))
 
 
-def test_a_client_that_never_reads_what_it_asks_for_one_by_one_is_let_go(impatient: ProxyProcess) -> None:
+def test_client_that_never_reads_what_it_asks_for_one_by_one_is_let_go(impatient: ProxyProcess) -> None:
     _deaf(impatient, [A] * 6000, pause=0.0001, most=3 * MEBIBYTE)
 
 
-def test_a_client_that_never_reads_what_it_asks_for_by_the_thousand_is_let_go(impatient: ProxyProcess) -> None:
+def test_client_that_never_reads_what_it_asks_for_by_the_thousand_is_let_go(impatient: ProxyProcess) -> None:
     # Requests that came together are kept until it is their turn, some thousand of them at the most.
     _deaf(impatient, [A * 1000] * 40, pause=0.0, most=20 * MEBIBYTE)
 
@@ -835,7 +835,7 @@ def _is_reset(client: Client) -> bool:
 # --- the end
 
 
-def test_the_end_comes_soon_and_cuts_no_answer_off(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_end_comes_soon_and_cuts_no_answer_off(imds: EmulatorServer, tmp_path: Path) -> None:
     """Who was served by the fast path is not taken for one who has not spoken yet."""
     with running(tmp_path, PATIENT_SHUTDOWN, upstream=imds.url) as process:
         head = known(process.port)
@@ -973,7 +973,7 @@ def test_every_answer_is_counted_and_logged(proxy: ProxyProcess) -> None:
     assert set(lines[-1]) == {"client", "method", "path", "status", "outcome", "endpoint", "milliseconds"}
 
 
-def test_a_path_is_logged_however_the_head_is_written(proxy: ProxyProcess) -> None:
+def test_path_is_logged_however_the_head_is_written(proxy: ProxyProcess) -> None:
     """The parser takes more than one space after the method."""
     path = next(_spellings)
     head = head_of(f"{path}?api-version=2021-02-01").replace(b"GET ", b"GET  ", 1)
@@ -983,7 +983,7 @@ def test_a_path_is_logged_however_the_head_is_written(proxy: ProxyProcess) -> No
     wait_until(lambda: len(logged(proxy, path)) == 5)
 
 
-def test_the_same_head_is_an_answer_at_the_socket_and_none_at_the_admins_port(
+def test_same_head_is_an_answer_at_the_socket_and_none_at_the_admins_port(
     proxy: ProxyProcess, socket_path: Path, admin_port: int
 ) -> None:
     path = next(_spellings)
@@ -1013,7 +1013,7 @@ def sized(length: int, number: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("length", [4095, 4096, 4097, 8192, 60_000])
-def test_a_long_head_is_answered_as_often_as_it_comes(proxy: ProxyProcess, length: int) -> None:
+def test_long_head_is_answered_as_often_as_it_comes(proxy: ProxyProcess, length: int) -> None:
     head = sized(length)
     assert len(head) == length
     with Client(proxy.port) as client:

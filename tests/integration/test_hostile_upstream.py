@@ -280,7 +280,7 @@ def test_no_usable_answer(proxy: ProxyProcess, upstream: Upstream, script: Scrip
         assert (answer.status, answer.body) == (200, GOOD)
 
 
-def test_a_gibibyte_announced_is_not_waited_for(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_gibibyte_announced_is_not_waited_for(proxy: ProxyProcess, upstream: Upstream) -> None:
     upstream.script = sends_and_holds(ok(b"{", length=2**30))
     answer = get(proxy.port, target())
     assert answer.status in {502, 504}
@@ -327,7 +327,7 @@ def test_connection_with_an_unreadable_answer_is_freed_at_once(upstream: Upstrea
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified", b"205 Reset Content"])
-def test_an_answer_without_a_body_is_passed_on(proxy: ProxyProcess, upstream: Upstream, status: bytes) -> None:
+def test_answer_without_a_body_is_passed_on(proxy: ProxyProcess, upstream: Upstream, status: bytes) -> None:
     asked = target()
     lengths = (b"Content-Length: 0\r\n", b"") if status[:3] in {b"204", b"304"} else (b"Content-Length: 0\r\n",)
     for length in lengths:
@@ -403,7 +403,7 @@ def test_unrequested_gzip_is_passed_on_unchanged(proxy: ProxyProcess, upstream: 
     ],
     ids=lambda document: repr(document[:60]),
 )
-def test_a_token_whose_life_is_in_doubt_is_passed_on_and_not_kept(
+def test_token_whose_life_is_in_doubt_is_passed_on_and_not_kept(
     unhurt: ProxyProcess, upstream: Upstream, document: bytes
 ) -> None:
     body = document.replace(b"%b", SECRET.encode())
@@ -482,12 +482,12 @@ def test_what_the_endpoint_cannot_have_said_displaces_nothing(
     assert get(proxy.port, asked).body == GOOD
 
 
-def test_a_body_that_is_whole_without_a_length_is_an_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_body_that_is_whole_without_a_length_is_an_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
     upstream.script = sends(b"HTTP/1.0 200 OK\r\n\r\n" + GOOD)
     assert get(proxy.port, target()).body == GOOD
 
 
-def test_a_redirect_is_never_followed(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_redirect_is_never_followed(proxy: ProxyProcess, upstream: Upstream) -> None:
     with forbidden_port() as elsewhere:
         addresses = [
             f"http://127.0.0.1:{elsewhere}/metadata/instance",
@@ -574,7 +574,7 @@ def test_surplus_piece_of_a_token_is_never_served(proxy: ProxyProcess, upstream:
     assert SECRET not in proxy.log
 
 
-def test_an_answer_is_kept_as_it_came(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_answer_is_kept_as_it_came(proxy: ProxyProcess, upstream: Upstream) -> None:
     fields = (
         b"Age: 7",
         b"Cache-Status: node; hit",
@@ -612,7 +612,7 @@ def test_nothing_listens_there(tmp_path_factory: pytest.TempPathFactory) -> None
         assert "Traceback" not in process.log
 
 
-def test_a_peer_that_closes_every_idle_connection_costs_no_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_peer_that_closes_every_idle_connection_costs_no_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
     def script(connection: socket.socket, _target: bytes) -> bool:
         connection.sendall(ok(GOOD))
         return False
@@ -653,7 +653,7 @@ def relay() -> Iterator[Relay]:
         yield found
 
 
-def test_the_proxy_as_its_own_upstream_says_so_and_does_not_spin(
+def test_proxy_as_its_own_upstream_says_so_and_does_not_spin(
     relay: Relay, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with running_proxy(

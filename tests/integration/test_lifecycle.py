@@ -175,7 +175,7 @@ def test_healthy_while_it_serves_and_ready_once_imds_has_answered(tmp_path: Path
         assert get(process.port, "/-/healthy", {}).status == 200
 
 
-def test_the_reason_for_not_being_ready_says_what_is_wrong(tmp_path: Path) -> None:
+def test_reason_for_not_being_ready_says_what_is_wrong(tmp_path: Path) -> None:
     upstream = f"http://127.0.0.1:{free_port()}"
     with running_proxy(tmp_path, ready=False, upstream=upstream, retry_max=0) as process:
         wait_until(lambda: f"{upstream} cannot be reached" in obstacle(process.port))
@@ -213,7 +213,7 @@ def test_warm_targets_are_hits_for_the_first_client(tmp_path: Path) -> None:
         assert "status 404 for /metadata/instance/nothing" in process.log
 
 
-def test_a_warm_up_that_imds_fails_is_tried_until_it_succeeds(tmp_path: Path) -> None:
+def test_warm_up_that_imds_fails_is_tried_until_it_succeeds(tmp_path: Path) -> None:
     emulator = Emulator()
     emulator.faults.add(Fault(path="/metadata/instance", status=500, times=1))
     with (
@@ -224,7 +224,7 @@ def test_a_warm_up_that_imds_fails_is_tried_until_it_succeeds(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("path", ["/-/", "/-", "/-/nothing", "/-/healthy/more", "/-/metricsx"])
-def test_an_unknown_page_is_a_404_in_json(proxy: ProxyProcess, path: str) -> None:
+def test_unknown_page_is_a_404_in_json(proxy: ProxyProcess, path: str) -> None:
     answer = get(proxy.port, path, {})
     assert answer.status == 404
     assert list(json.loads(answer.body)) == ["error", "error_description"]
@@ -233,7 +233,7 @@ def test_an_unknown_page_is_a_404_in_json(proxy: ProxyProcess, path: str) -> Non
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready", "/-/metrics"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_a_page_can_only_be_read(proxy: ProxyProcess, path: str, method: str) -> None:
+def test_page_can_only_be_read(proxy: ProxyProcess, path: str, method: str) -> None:
     assert get(proxy.port, path, method=method).status == 405
 
 
@@ -313,7 +313,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
         return Figures(port)
 
 
-def test_the_figures_have_the_contract_s_names_types_and_labels(figures: Figures) -> None:
+def test_figures_have_the_contract_s_names_types_and_labels(figures: Figures) -> None:
     assert {name: figures.types.get(name) for name in METRICS} == {name: kind for name, (kind, _) in METRICS.items()}
     labels = {name: figures.labels.get(name) for name in METRICS}
     assert labels == {name: expected for name, (_, expected) in METRICS.items()}
@@ -384,7 +384,7 @@ def test_sighup_drops_every_entry(imds: EmulatorServer, tmp_path: Path) -> None:
 
 @posix_signals
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_once_what_is_under_way_is_answered(tmp_path: Path, number: int) -> None:
+def test_signal_ends_it_once_what_is_under_way_is_answered(tmp_path: Path, number: int) -> None:
     emulator = Emulator(rate=0)
     emulator.faults.add(Fault(path="/metadata/instance", latency=1.5))
     with (
@@ -450,7 +450,7 @@ def farewell(
 
 @posix_signals
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_while_it_is_not_ready(tmp_path: Path, number: int) -> None:
+def test_signal_ends_it_while_it_is_not_ready(tmp_path: Path, number: int) -> None:
     emulator = Emulator()
     emulator.faults.add(Fault(hang=True))
     with run_in_thread(emulator) as imds, running_proxy(tmp_path, ready=False, upstream=imds.url) as process:
@@ -461,7 +461,7 @@ def test_a_signal_ends_it_while_it_is_not_ready(tmp_path: Path, number: int) -> 
 
 
 @posix_signals
-def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+def test_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     emulator = Emulator(rate=0)
     emulator.faults.add(Fault(path="/metadata/instance", hang=True))
     with (
@@ -480,7 +480,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
 
 @posix_signals
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGHUP, None)])
-def test_a_signal_is_heeded_as_soon_as_it_says_that_it_listens(number: int, expected: int | None) -> None:
+def test_signal_is_heeded_as_soon_as_it_says_that_it_listens(number: int, expected: int | None) -> None:
     """A supervisor or a script takes that line for the start; several at once, since the moment is short."""
     command = [sys.executable, "-m", "imdsproxy"]
     with contextlib.ExitStack() as stack:
@@ -661,7 +661,7 @@ class UnixServer:
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="Python has no Unix sockets here")
-def test_the_upstream_can_be_a_unix_socket(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+def test_upstream_can_be_a_unix_socket(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     path = tmp_path_factory.mktemp("s") / "imds.sock"  # such a path must be short
     server = UnixServer(path)
     try:
@@ -690,7 +690,7 @@ def test_missing_upstream_socket_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_the_log_is_of_one_form_and_has_one_line_a_request_without_its_query(
+def test_log_is_of_one_form_and_has_one_line_a_request_without_its_query(
     imds: EmulatorServer, tmp_path: Path, log_format: str
 ) -> None:
     with running_proxy(
@@ -836,7 +836,7 @@ def demo(folder: Path) -> Iterator[tuple[Command, int]]:
 
 @posix_signals
 @needs_demo_ports
-def test_the_demo_shows_lines_that_work(tmp_path: Path) -> None:
+def test_demo_shows_lines_that_work(tmp_path: Path) -> None:
     with demo(tmp_path) as (command, pid):
         command.found("(Ctrl-C stops both)")
         shown = command.out
@@ -868,7 +868,7 @@ def test_the_demo_shows_lines_that_work(tmp_path: Path) -> None:
 
 @posix_signals
 @needs_demo_ports
-def test_the_demo_goes_on_without_its_emulator(tmp_path: Path) -> None:
+def test_demo_goes_on_without_its_emulator(tmp_path: Path) -> None:
     with demo(tmp_path) as (command, pid):
         wait_until(lambda: obstacle(DEMO_PORT) == "")
         assert get(DEMO_PORT, INSTANCE).status == 200
@@ -884,7 +884,7 @@ def test_the_demo_goes_on_without_its_emulator(tmp_path: Path) -> None:
 @posix_signals
 @needs_demo_ports
 @pytest.mark.parametrize("port", [EMULATOR_PORT, DEMO_PORT])
-def test_the_demo_says_in_one_line_that_its_port_is_taken(port: int) -> None:
+def test_demo_says_in_one_line_that_its_port_is_taken(port: int) -> None:
     with socket.create_server(("127.0.0.1", port)):
         assert_one_line(ended("demo"), str(port))
     assert _free(EMULATOR_PORT), "its emulator went with it"
@@ -893,7 +893,7 @@ def test_the_demo_says_in_one_line_that_its_port_is_taken(port: int) -> None:
 @needs_demo_ports
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the emulator again by way of /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_demo_leaves_no_emulator_behind_if_it_is_ended_while_it_starts(tmp_path: Path, number: int) -> None:
+def test_demo_leaves_no_emulator_behind_if_it_is_ended_while_it_starts(tmp_path: Path, number: int) -> None:
     with running(tmp_path, "demo") as command:
         wait_until(lambda: not refuses(EMULATOR_PORT))
         children = _children(command.process.pid)
@@ -925,7 +925,7 @@ def test_demo_reports_an_invalid_setting() -> None:
 
 
 @posix_signals
-def test_a_request_too_long_for_the_end_is_answered_by_the_proxy_itself(farewell: Callable[[], Farewell]) -> None:
+def test_request_too_long_for_the_end_is_answered_by_the_proxy_itself(farewell: Callable[[], Farewell]) -> None:
     found = farewell()
     assert found.status == 0
     assert found.answer.status in {500, 502, 503, 504}

@@ -59,7 +59,7 @@ def ask(path: Path, target: str = INSTANCE) -> Answer:
     return answer
 
 
-def test_a_unix_socket_serves_as_the_port_does(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_unix_socket_serves_as_the_port_does(imds: EmulatorServer, tmp_path: Path) -> None:
     path = tmp_path / "imdsproxy.sock"
     with running_proxy(tmp_path, upstream=imds.url, uds=path, access_log=True) as proxy:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
@@ -89,7 +89,7 @@ def test_what_a_killed_proxy_left_is_replaced_and_a_living_ones_socket_is_not(
     assert list(tmp_path.glob("*.sock*")) == []
 
 
-def test_a_socket_that_another_has_put_in_its_place_is_left_alone(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_socket_that_another_has_put_in_its_place_is_left_alone(imds: EmulatorServer, tmp_path: Path) -> None:
     path = tmp_path / "imdsproxy.sock"
     with running_proxy(tmp_path, upstream=imds.url, uds=path):
         path.unlink()
@@ -122,7 +122,7 @@ def test_unusable_socket_path_is_reported(make: object, told: str, tmp_path: Pat
         assert path.read_text() == "precious"
 
 
-def test_the_admin_port_has_the_pages_and_nothing_else(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_admin_port_has_the_pages_and_nothing_else(imds: EmulatorServer, tmp_path: Path) -> None:
     port = free_port()
     with running_proxy(tmp_path, upstream=imds.url, admin_host="127.0.0.1", admin_port=port) as proxy:
         arrivals = Arrivals(imds)
@@ -277,7 +277,7 @@ def test_sockets_for_another_process_are_not_taken(imds: EmulatorServer, tmp_pat
         os.environ.update(before)
 
 
-def test_a_client_in_another_container_is_known_by_its_user(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_client_in_another_container_is_known_by_its_user(imds: EmulatorServer, tmp_path: Path) -> None:
     # In a namespace of process numbers of its own the proxy sees none of the clients outside.
     path = tmp_path / "imdsproxy.sock"
     log = tmp_path / "log"

@@ -162,7 +162,7 @@ def test_no_damage_to_the_file_exceeds_the_budget(slow_imds: EmulatorServer, tmp
     assert len([at for at in times if at > times[-1] - 2.5]) >= 8, "all five are in use again"
 
 
-def test_a_shared_429_slows_everybody(tmp_path: Path) -> None:
+def test_shared_429_slows_everybody(tmp_path: Path) -> None:
     emulator = Emulator(rate=0)
     emulator.faults.add(Fault(status=429, retry_after="3", times=1, path="/metadata/instance"))
     with run_in_thread(emulator) as slow_imds:
@@ -184,7 +184,7 @@ def test_a_shared_429_slows_everybody(tmp_path: Path) -> None:
     ("content", "told"),
     [(b"root:x:0:0:root:/root:/bin/sh\n", "it holds something else; name another file")],
 )
-def test_a_foreign_file_stops_the_start_with_one_line(content: bytes, told: str, tmp_path: Path) -> None:
+def test_foreign_file_stops_the_start_with_one_line(content: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_bytes(content)
     assert refused_start(budget_file=path) == f"imdsproxy: IMDSPROXY_BUDGET_FILE={path} cannot be used: {told}\n"

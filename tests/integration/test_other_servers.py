@@ -61,7 +61,7 @@ def run(fresh_imds: EmulatorServer, visit: Visit, **flags: str) -> None:
     asyncio.run(running())
 
 
-def test_a_miss_then_a_hit(fresh_imds: EmulatorServer) -> None:
+def test_miss_then_a_hit(fresh_imds: EmulatorServer) -> None:
     async def visit(client: Client) -> None:
         first, second = await client.get(INSTANCE), await client.get(INSTANCE)
         assert (first.status_code, second.status_code) == (200, 200)
@@ -91,7 +91,7 @@ def test_path_and_query_reach_imds_as_the_server_got_them(fresh_imds: EmulatorSe
     assert fresh_imds.emulator.arrivals[-1].target == target.encode()
 
 
-def test_a_server_without_a_raw_path_is_served_too(fresh_imds: EmulatorServer) -> None:
+def test_server_without_a_raw_path_is_served_too(fresh_imds: EmulatorServer) -> None:
     """`raw_path` is optional in ASGI."""
 
     async def call(application: Application, path: str, query: bytes) -> tuple[int, bytes]:
@@ -149,7 +149,7 @@ def test_pages_and_refusals(fresh_imds: EmulatorServer) -> None:
     run(fresh_imds, visit, deny="/metadata/loadbalancer")
 
 
-def test_a_post_is_forwarded_with_its_body(fresh_imds: EmulatorServer) -> None:
+def test_post_is_forwarded_with_its_body(fresh_imds: EmulatorServer) -> None:
     event = fresh_imds.emulator.events.add("Redeploy")
 
     async def visit(client: Client) -> None:
@@ -185,7 +185,7 @@ def test_once_it_is_shut_down_it_is_not_ready(fresh_imds: EmulatorServer) -> Non
     asyncio.run(running())
 
 
-def test_the_settings_come_from_the_environment_where_none_are_given(
+def test_settings_come_from_the_environment_where_none_are_given(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("IMDSPROXY_UPSTREAM", "http://127.0.0.1:9")

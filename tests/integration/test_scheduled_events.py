@@ -105,7 +105,7 @@ def start(tmp_path: Path) -> Start:
 # --- polling
 
 
-def test_a_hundred_pollers_at_one_a_second_cost_one_request_a_second(start: Start) -> None:
+def test_hundred_pollers_at_one_a_second_cost_one_request_a_second(start: Start) -> None:
     seconds = 3
 
     async def poll(port: int, number: int, answers: list[Answer]) -> None:
@@ -145,7 +145,7 @@ def test_events_are_kept_for_a_second(proxy: ProxyProcess, arrivals: Arrivals) -
 # --- the first request
 
 
-def test_the_slow_first_request_is_waited_for_by_all(start: Start) -> None:
+def test_slow_first_request_is_waited_for_by_all(start: Start) -> None:
     """Longer than the time limits for everything else."""
 
     async def one(port: int, number: int) -> Answer:
@@ -194,7 +194,7 @@ def test_it_goes_on_for_pollers_who_hang_up_and_come_again(start: Start) -> None
 # --- acknowledgements
 
 
-def test_an_acknowledgement_passes_and_the_next_question_is_answered_afresh(
+def test_acknowledgement_passes_and_the_next_question_is_answered_afresh(
     proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals
 ) -> None:
     event = imds.emulator.events.add("Redeploy")

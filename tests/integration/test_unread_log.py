@@ -94,7 +94,7 @@ def test_hits_go_on_where_the_access_log_is_not_read_and_the_loss_is_reported(
         assert all(line.startswith(b"{" if log_format == "json" else b"20") for line in log.splitlines())
 
 
-def test_a_process_whose_log_is_never_read_ends_in_time(imds: EmulatorServer) -> None:
+def test_process_whose_log_is_never_read_ends_in_time(imds: EmulatorServer) -> None:
     port = free_port()
     with started(port, subprocess.PIPE, access_log="true", upstream=imds.url) as process:
         assert get(port, INSTANCE).status == 200
@@ -138,7 +138,7 @@ def test_malformed_requests_do_not_stop_a_proxy_whose_log_is_not_read(imds: Emul
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_costs_lines_and_nothing_else(imds: EmulatorServer) -> None:
+def test_full_disk_costs_lines_and_nothing_else(imds: EmulatorServer) -> None:
     port = free_port()
     with (
         Path("/dev/full").open("wb") as full,
@@ -188,7 +188,7 @@ def test_closed_standard_descriptors_leave_a_commands_status_as_it_is(line: str,
 @pytest.mark.parametrize(
     ("arguments", "status"), [(["config"], 1), (["--version"], 1), (["nonsense"], 2), (["--port", "x"], 2)]
 )
-def test_a_pipe_without_a_reader_ends_without_a_traceback(arguments: list[str], status: int, tmp_path: Path) -> None:
+def test_pipe_without_a_reader_ends_without_a_traceback(arguments: list[str], status: int, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     errors = tmp_path / "errors"
@@ -203,7 +203,7 @@ def test_a_pipe_without_a_reader_ends_without_a_traceback(arguments: list[str], 
     assert b"Exception ignored" not in errors.read_bytes()
 
 
-def test_a_closed_descriptor_is_no_harm_to_the_emulator() -> None:
+def test_closed_descriptor_is_no_harm_to_the_emulator() -> None:
     port = free_port()
     process = subprocess.Popen(
         ["/bin/sh", "-c", f"exec '{sys.executable}' -m imdsproxy.emulator --port {port} <&- >&- 2>&-"],

@@ -76,7 +76,7 @@ def test_no_window_ever_sees_more_than_the_budget(
 
 @settings(max_examples=examples(60), deadline=None)
 @given(latency=st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.5, 2.0]), seed=st.integers(0, 2**32))
-def test_under_a_standing_queue_nearly_the_whole_budget_is_used(latency: float, seed: int) -> None:
+def test_standing_queue_uses_nearly_the_whole_budget(latency: float, seed: int) -> None:
     chance = random.Random(seed)
     arrivals: list[float] = []
 
@@ -102,7 +102,7 @@ def test_under_a_standing_queue_nearly_the_whole_budget_is_used(latency: float, 
     cancelled=st.sets(st.integers(0, 39)),
     moment=st.floats(0, 6),
 )
-def test_those_who_hang_up_neither_lose_nor_free_a_token(waiting: int, cancelled: set[int], moment: float) -> None:
+def test_disconnecting_clients_neither_lose_nor_free_a_permit(waiting: int, cancelled: set[int], moment: float) -> None:
     arrivals: list[float] = []
 
     async def scenario() -> None:
@@ -122,7 +122,7 @@ def test_those_who_hang_up_neither_lose_nor_free_a_token(waiting: int, cancelled
     assert most_in_any_window(arrivals, 1.0) <= 5
 
 
-def test_foreground_goes_before_background_and_each_in_order_of_arrival() -> None:
+def test_clients_come_before_background_and_each_in_order_of_arrival() -> None:
     order: list[str] = []
 
     async def scenario() -> None:
@@ -141,7 +141,7 @@ def test_foreground_goes_before_background_and_each_in_order_of_arrival() -> Non
     assert order == ["a", "b", "c", "refresh 1", "refresh 2"]
 
 
-def test_a_wait_beyond_the_longest_is_told_at_once_and_how_long_it_would_be() -> None:
+def test_wait_beyond_max_wait_is_refused_at_once_with_its_length() -> None:
     async def scenario() -> list[tuple[float, int | None]]:
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -163,7 +163,7 @@ def test_a_wait_beyond_the_longest_is_told_at_once_and_how_long_it_would_be() ->
     assert told == [(0.0, 3)] * 5
 
 
-def test_a_wait_that_turns_out_longer_than_expected_ends_when_it_is_too_long() -> None:
+def test_wait_longer_than_expected_ends_at_max_wait() -> None:
     async def scenario() -> tuple[float, object]:
         loop = asyncio.get_running_loop()
         limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=5.0)
@@ -177,7 +177,7 @@ def test_a_wait_that_turns_out_longer_than_expected_ends_when_it_is_too_long() -
     assert result == NoPermit(retry_after=1, timed_out=True)
 
 
-def test_a_background_ticket_that_a_client_now_waits_for_takes_its_place_in_the_queue() -> None:
+def test_background_ticket_that_a_client_joins_moves_to_the_clients_queue() -> None:
     order: list[str] = []
 
     async def scenario() -> None:
@@ -201,7 +201,7 @@ def test_a_background_ticket_that_a_client_now_waits_for_takes_its_place_in_the_
     assert order == ["one", "three", "two"]
 
 
-def test_the_counting_of_windows_counts() -> None:
+def test_window_counter_finds_the_fullest_window() -> None:
     arrivals = [0.0, 0.2, 0.9, 1.0, 1.1]
     assert most_in_any_window(arrivals, 1.0) == 4
     assert all(a <= b for a, b in pairwise(arrivals))
@@ -212,7 +212,7 @@ def test_the_counting_of_windows_counts() -> None:
     throttled=st.lists(st.floats(0, 20), min_size=1, max_size=8),
     released=st.lists(st.floats(0, 40), min_size=2, max_size=8),
 )
-def test_a_token_rests_a_window_at_the_least_and_at_a_lower_rate_for_window_by_rate(
+def test_permit_rests_at_least_one_window_and_longer_at_a_lower_rate(
     window: float, throttled: list[float], released: list[float]
 ) -> None:
     budget = Budget(1, window)

@@ -42,7 +42,7 @@ def token(life: int, *, quoted: bool = True) -> bytes:
 
 
 @given(st.sampled_from([200, 400, 404]), lifetimes, moments, spans, spans)
-def test_an_entry_is_never_used_past_its_lifetimes(
+def test_entry_is_never_used_past_its_lifetimes(
     status: int, given_lifetimes: Lifetimes, sent_at: float, took: float, age: float
 ) -> None:
     entry = make_entry(Response(status, (), b""), given_lifetimes, sent_at, sent_at + took)
@@ -64,7 +64,7 @@ def test_an_entry_is_never_used_past_its_lifetimes(
 
 
 @given(lifetimes | of_tokens, lives, moments, st.lists(spans, min_size=2, max_size=8))
-def test_an_entry_never_gets_better_with_time(
+def test_entry_never_gets_better_with_time(
     given_lifetimes: Lifetimes, life: int, sent_at: float, ages: list[float]
 ) -> None:
     entry = make_entry(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at)
@@ -73,7 +73,7 @@ def test_an_entry_never_gets_better_with_time(
 
 
 @given(st.sampled_from([400, 404]), lifetimes | of_tokens, moments, spans)
-def test_a_negative_answer_is_never_stale(status: int, given_lifetimes: Lifetimes, sent_at: float, age: float) -> None:
+def test_negative_answer_is_never_stale(status: int, given_lifetimes: Lifetimes, sent_at: float, age: float) -> None:
     entry = make_entry(Response(status, (), token(3600)), given_lifetimes, sent_at, sent_at)
     fresh = age < given_lifetimes.negative
     assert lookup(entry, sent_at + age) is (Freshness.FRESH if fresh else Freshness.MISS)
@@ -87,7 +87,7 @@ def test_no_other_status_is_kept(status: int, given_lifetimes: Lifetimes, sent_a
 @given(of_tokens, lives, moments, spans, spans)
 @example(Lifetimes(math.inf, 0, math.inf, 5, token=True), 301, 0.0, 0.0, 1.0)
 @example(Lifetimes(1.0, 0, 0.0, 5, token=True), 86_400, 0.0, 0.0, 86_100.0)
-def test_a_token_is_never_served_in_its_last_five_minutes_nor_past_the_settings(
+def test_token_is_never_served_in_its_last_five_minutes_nor_past_the_settings(
     given_lifetimes: Lifetimes, life: int, sent_at: float, took: float, age: float
 ) -> None:
     entry = make_entry(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at + took)
@@ -104,7 +104,7 @@ def test_a_token_is_never_served_in_its_last_five_minutes_nor_past_the_settings(
 
 
 @given(of_tokens, lives, moments, spans, st.booleans())
-def test_a_served_token_is_never_said_to_live_longer_than_it_does_nor_shorter_by_a_second(
+def test_served_token_is_never_said_to_live_longer_than_it_does_nor_shorter_by_a_second(
     given_lifetimes: Lifetimes, life: int, sent_at: float, age: float, quoted: bool
 ) -> None:
     entry = make_entry(Response(200, (), token(life, quoted=quoted)), given_lifetimes, sent_at, sent_at)

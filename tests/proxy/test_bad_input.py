@@ -40,7 +40,7 @@ DATE = (b"date", b"Mon, 11 Apr 2022 22:26:58 GMT")
     ("case", "code"),
     [(case, code) for case in WORDS for code in (400, 404) if code == 400 or TOKEN[:30] not in WORDS[case][0]],
 )
-def test_imds_s_own_words_come_through_each_time(case: str, code: int) -> None:
+def test_imds_own_wording_is_passed_on_each_time(case: str, code: int) -> None:
     async def scenario() -> None:
         target, words = WORDS[case]
         own = Response(
@@ -61,7 +61,7 @@ def test_imds_s_own_words_come_through_each_time(case: str, code: int) -> None:
     ("target", "code"), [(INSTANCE, 400), (INSTANCE, 404), (TOKEN, 400), (EVENTS, 400), (EVENTS, 404)]
 )
 @pytest.mark.parametrize(("negative_ttl", "latency"), [(5.0, 0.0), (5.0, 2.0), (0.5, 0.2), (60.0, 9.0)])
-def test_they_are_remembered_to_the_bound_and_no_longer(
+def test_refusals_are_remembered_for_negative_ttl(
     code: int, target: str, negative_ttl: float, latency: float
 ) -> None:
     async def scenario() -> None:
@@ -80,7 +80,7 @@ def test_they_are_remembered_to_the_bound_and_no_longer(
 
 
 @pytest.mark.parametrize(("negative_ttl", "latency"), [(0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (5.0, 9.0)])
-def test_they_are_not_remembered_where_that_is_turned_off_or_the_answer_took_as_long(
+def test_refusals_are_not_remembered_with_ttl_0_or_after_a_slow_answer(
     negative_ttl: float, latency: float
 ) -> None:
     async def scenario() -> None:
@@ -100,7 +100,7 @@ def test_they_are_not_remembered_where_that_is_turned_off_or_the_answer_took_as_
         "/metadata/attested/document?api-version=2020-09-01&nonce=1",
     ],
 )
-def test_where_nothing_is_kept_no_refusal_is_either(target: str) -> None:
+def test_refusals_of_uncacheable_targets_are_not_stored(target: str) -> None:
     async def scenario() -> None:
         stage = refusing()
         for count in (1, 2, 3):
@@ -110,7 +110,7 @@ def test_where_nothing_is_kept_no_refusal_is_either(target: str) -> None:
     virtual.run(scenario())
 
 
-def test_a_crowd_that_asks_for_what_is_refused_costs_one_request() -> None:
+def test_crowd_with_one_bad_request_costs_one_request() -> None:
     async def scenario() -> None:
         stage = refusing(latency=0.3)
         served = await stage.many(200, TOKEN + "&client_id=nobody")
@@ -132,7 +132,7 @@ def test_repeated_bad_request_is_one_request_in_each_negative_ttl() -> None:
     virtual.run(scenario())
 
 
-def test_a_refusal_answers_the_very_question_that_was_refused_and_no_other() -> None:
+def test_stored_refusal_answers_only_the_same_target() -> None:
     async def scenario() -> None:
         base = "/metadata/identity/oauth2/token?api-version=2018-02-01"
         refused = [base, f"{base}&resource=a&client_id=nobody", f"{base}&resource=a&client_id=x&object_id=y"]
@@ -156,7 +156,7 @@ def test_a_refusal_answers_the_very_question_that_was_refused_and_no_other() -> 
 
 @pytest.mark.parametrize(("failure", "told"), [(status(500), 500), (status(410), 410), (DOWN, 502), (SLOW, 504)])
 @pytest.mark.parametrize("target", [INSTANCE, TOKEN, EVENTS])
-def test_it_is_never_served_stale(target: str, failure: Response | Failure, told: int) -> None:
+def test_refusal_is_never_served_stale(target: str, failure: Response | Failure, told: int) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(status(400), failure)), retry_max=0, stale_if_error=(("/metadata", 3600.0),))
         await stage.get(target)
@@ -166,7 +166,7 @@ def test_it_is_never_served_stale(target: str, failure: Response | Failure, told
     virtual.run(scenario())
 
 
-def test_it_is_never_renewed_in_the_background() -> None:
+def test_refusal_is_never_refreshed_in_the_background() -> None:
     async def scenario() -> None:
         stage = refusing()
         for target in (INSTANCE, TOKEN, EVENTS):
@@ -190,7 +190,7 @@ def test_acknowledgement_drops_stored_refusals_too() -> None:
 
 
 @pytest.mark.parametrize("wish", [(TOKEN + "&bypass_cache=true", ()), (TOKEN, ((b"cache-control", b"no-cache"),))])
-def test_a_client_s_wish_for_a_renewal_finds_what_is_there_by_now(
+def test_client_requested_refresh_replaces_a_stored_refusal(
     wish: tuple[str, tuple[tuple[bytes, bytes], ...]],
 ) -> None:
     async def scenario() -> None:

@@ -22,7 +22,7 @@ def numbered() -> Imds:
     return imds
 
 
-def test_a_miss_then_hits_for_as_long_as_it_is_fresh() -> None:
+def test_miss_is_followed_by_hits_while_fresh() -> None:
     async def scenario() -> None:
         stage = Stage(numbered())
         first = await stage.get()
@@ -37,7 +37,7 @@ def test_a_miss_then_hits_for_as_long_as_it_is_fresh() -> None:
     virtual.run(scenario())
 
 
-def test_past_its_freshness_it_is_served_and_renewed_in_the_background() -> None:
+def test_stale_entry_is_served_and_refreshed_in_the_background() -> None:
     async def scenario() -> None:
         stage = Stage(numbered())
         await stage.get()
@@ -52,7 +52,7 @@ def test_past_its_freshness_it_is_served_and_renewed_in_the_background() -> None
     virtual.run(scenario())
 
 
-def test_past_the_time_for_background_renewal_the_client_waits_for_the_new_answer() -> None:
+def test_client_waits_for_a_new_answer_after_the_refresh_bound() -> None:
     async def scenario() -> None:
         stage = Stage(numbered())
         await stage.get()
@@ -77,7 +77,7 @@ def test_past_the_time_for_background_renewal_the_client_waits_for_the_new_answe
         ("/metadata/identity/info?api-version=2018-02-01", 300, False),
     ],
 )
-def test_the_default_policy_on_the_clock(target: str, fresh: int, renews: bool) -> None:
+def test_default_policy_holds_at_each_deadline(target: str, fresh: int, renews: bool) -> None:
     async def scenario() -> None:
         stage = Stage(numbered())
         await stage.get(target)
@@ -100,7 +100,7 @@ def test_the_default_policy_on_the_clock(target: str, fresh: int, renews: bool) 
         "/metadata/somethingnew?api-version=2030-01-01",
     ],
 )
-def test_what_is_never_kept_is_asked_for_once_by_all_at_once_and_each_time_again(target: str) -> None:
+def test_uncacheable_target_is_collapsed_but_not_stored(target: str) -> None:
     async def scenario() -> None:
         stage = Stage(numbered())
         stage.imds.latency = 0.2
@@ -122,7 +122,7 @@ PLATFORM = "/metadata/identity/getplatformmetadata?cred-api-version=2.0"
     "field",
     [(b"authorization", b"x"), (b"cookie", b"x"), (b"range", b"bytes=0-1"), (b"if-none-match", b"x"), (b"x-new", b"x")],
 )
-def test_with_a_field_of_its_own_a_client_is_asked_for_alone_and_its_field_goes_along(
+def test_request_with_an_unknown_field_is_not_collapsed_and_keeps_the_field(
     field: tuple[bytes, bytes],
 ) -> None:
     async def scenario() -> None:
@@ -136,7 +136,7 @@ def test_with_a_field_of_its_own_a_client_is_asked_for_alone_and_its_field_goes_
 
 
 @pytest.mark.parametrize("wish", [PLATFORM + "&bypass_cache=true", PLATFORM])
-def test_a_wish_to_bypass_caches_is_asked_for_alone(wish: str) -> None:
+def test_bypass_of_an_uncacheable_target_is_not_collapsed(wish: str) -> None:
     async def scenario() -> None:
         stage = Stage(numbered())
         stage.imds.latency = 0.2
@@ -147,7 +147,7 @@ def test_a_wish_to_bypass_caches_is_asked_for_alone(wish: str) -> None:
     virtual.run(scenario())
 
 
-def test_what_is_fetched_for_all_carries_nothing_of_the_client_that_asked_first() -> None:
+def test_shared_fetch_carries_no_field_of_its_first_client() -> None:
     async def scenario() -> None:
         stage = Stage(numbered())
         own = ((b"user-agent", b"one/1"), (b"x-ms-client-request-id", b"1234"), (b"accept", b"text/plain"))
@@ -159,7 +159,7 @@ def test_what_is_fetched_for_all_carries_nothing_of_the_client_that_asked_first(
     virtual.run(scenario())
 
 
-def test_a_shared_fetch_goes_on_for_the_others_and_ends_with_the_last_client() -> None:
+def test_shared_fetch_ends_when_its_last_client_disconnects() -> None:
     async def scenario() -> None:
         stage = Stage(numbered(), budget_requests=1)
         await stage.get(VERSIONS)
@@ -180,7 +180,7 @@ def test_a_shared_fetch_goes_on_for_the_others_and_ends_with_the_last_client() -
 
 class TestWhenImdsFails:
     @pytest.mark.parametrize("failure", [DOWN, SLOW, *map(status, (410, 429, 500, 502, 503, 504))])
-    def test_the_first_failed_try_is_enough_to_serve_what_is_within_its_stale_bound(
+    def test_stale_entry_is_served_after_the_first_failed_attempt(
         self, failure: Response | Failure
     ) -> None:
         async def scenario() -> None:
@@ -200,7 +200,7 @@ class TestWhenImdsFails:
 
         virtual.run(scenario())
 
-    def test_the_retries_go_on_behind_it_and_bring_the_new_answer(self) -> None:
+    def test_retries_continue_in_the_background_and_renew_the_entry(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(ok("old"), status(500), status(500), ok("new"))))
             await stage.get()
@@ -226,7 +226,7 @@ class TestWhenImdsFails:
 
         virtual.run(scenario())
 
-    def test_an_attested_document_is_never_served_stale(self) -> None:
+    def test_attested_document_is_never_served_stale(self) -> None:
         async def scenario() -> None:
             target = "/metadata/attested/document?api-version=2020-09-01"
             stage = Stage(Imds(in_turn(ok("old"), status(503))), retry_max=0)
@@ -236,7 +236,7 @@ class TestWhenImdsFails:
 
         virtual.run(scenario())
 
-    def test_what_is_stale_does_not_ask_again_and_again(self) -> None:
+    def test_stale_entry_is_not_refreshed_repeatedly(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(ok("old"), status(501))))
             await stage.get()
@@ -248,7 +248,7 @@ class TestWhenImdsFails:
 
         virtual.run(scenario())
 
-    def test_without_anything_kept_the_last_answer_of_imds_is_passed_on(self) -> None:
+    def test_last_answer_of_imds_is_passed_on_without_an_entry(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(500))))
             began = stage.now
@@ -264,7 +264,7 @@ class TestWhenImdsFails:
 
         virtual.run(scenario())
 
-    def test_unreachable_is_502_after_a_short_while_and_too_slow_504_at_once(self) -> None:
+    def test_unreachable_imds_is_502_soon_and_slow_imds_504_at_once(self) -> None:
         async def scenario() -> None:
             for failure, code, seconds in ((DOWN, 502, 5), (SLOW, 504, 0)):
                 stage = Stage(Imds(in_turn(failure)))
@@ -281,7 +281,7 @@ class TestOtherAnswers:
     @pytest.mark.parametrize(
         ("code", "outcome"), [(405, Outcome.MISS), (403, Outcome.MISS), (204, Outcome.ERROR), (302, Outcome.ERROR)]
     )
-    def test_are_passed_on_and_not_kept(self, code: int, outcome: Outcome) -> None:
+    def test_are_passed_on_and_not_stored(self, code: int, outcome: Outcome) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(code))))
             assert (await stage.get()).response.status == code
@@ -290,7 +290,7 @@ class TestOtherAnswers:
 
         virtual.run(scenario())
 
-    def test_a_document_that_is_gone_takes_the_place_of_the_old_one(self) -> None:
+    def test_404_replaces_the_stored_document(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(ok("old"), status(404))))
             await stage.get()
@@ -302,12 +302,12 @@ class TestOtherAnswers:
         virtual.run(scenario())
 
 
-class TestRenewalByTheClientsWish:
+class TestClientRequestedRefresh:
     @pytest.mark.parametrize(
         ("target", "headers"),
         [(INSTANCE + "&bypass_cache=true", ()), (INSTANCE, ((b"cache-control", b"max-age=0, no-cache"),))],
     )
-    def test_goes_to_imds_renews_the_entry_and_not_more_often_than_every_ten_seconds(
+    def test_renews_the_entry_at_most_once_in_ten_seconds(
         self, target: str, headers: tuple[tuple[bytes, bytes], ...]
     ) -> None:
         async def scenario() -> None:
@@ -337,7 +337,7 @@ class TestRenewalByTheClientsWish:
         virtual.run(scenario())
 
     @pytest.mark.parametrize("code", [400, 404])
-    def test_a_refusal_of_the_parameter_itself_is_not_remembered_for_the_plain_target(self, code: int) -> None:
+    def test_rejected_bypass_cache_is_not_remembered_for_the_plain_target(self, code: int) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda sent: status(code) if "bypass" in sent.target else ok("plain")))
             await stage.get()
@@ -346,7 +346,7 @@ class TestRenewalByTheClientsWish:
 
         virtual.run(scenario())
 
-    def test_one_that_was_granted_a_moment_ago_is_a_question_like_any_other(self) -> None:
+    def test_repeated_within_ten_seconds_is_an_ordinary_request(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda _sent: token(200)))  # about to expire, so nothing is kept
             for _ in range(3):
@@ -355,7 +355,7 @@ class TestRenewalByTheClientsWish:
 
         virtual.run(scenario())
 
-    def test_one_that_got_no_token_may_be_wished_for_again(self) -> None:
+    def test_without_a_permit_may_be_repeated(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(), max_wait=0.5, budget_requests=1)
             await stage.get()
@@ -366,7 +366,7 @@ class TestRenewalByTheClientsWish:
 
         virtual.run(scenario())
 
-    def test_a_refusal_is_asked_for_once_more_without_it_and_then_remembered(self) -> None:
+    def test_rejected_bypass_is_repeated_without_it_and_then_remembered(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda _sent: status(400)))
             for _ in range(5):
@@ -375,7 +375,7 @@ class TestRenewalByTheClientsWish:
 
         virtual.run(scenario())
 
-    def test_failed_renewal_is_reported_and_the_entry_stays(self) -> None:
+    def test_failure_is_reported_and_the_entry_stays(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(ok("old"), status(501))))
             await stage.get()
@@ -399,7 +399,7 @@ class TestRenewalByTheClientsWish:
 
 
 class TestDropping:
-    def test_everything_goes_at_once(self) -> None:
+    def test_drops_every_entry_at_once(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered())
             await stage.get()
@@ -409,7 +409,7 @@ class TestDropping:
 
         virtual.run(scenario())
 
-    def test_what_was_asked_before_the_drop_is_not_kept_after_it(self) -> None:
+    def test_result_of_a_fetch_before_the_drop_is_not_stored(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered())
             stage.imds.latency = 1.0
@@ -423,7 +423,7 @@ class TestDropping:
         virtual.run(scenario())
 
 
-def test_what_has_aged_in_another_proxy_is_not_fresh_twice() -> None:
+def test_age_of_another_cache_shortens_freshness() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: ok("x", headers=((b"age", b"50"),))))
         await stage.get()
@@ -437,7 +437,7 @@ def test_what_has_aged_in_another_proxy_is_not_fresh_twice() -> None:
     virtual.run(scenario())
 
 
-def test_different_queries_never_share_and_reordered_ones_do() -> None:
+def test_entries_are_shared_by_reordered_queries_only() -> None:
     async def scenario() -> None:
         stage = Stage(numbered())
         base = "/metadata/identity/oauth2/token?api-version=2018-02-01"

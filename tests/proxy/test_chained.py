@@ -36,7 +36,7 @@ def chained(*answers: Response | Failure, **settings: object) -> Stage:
 # Whose budget
 
 
-def test_a_proxy_upstream_is_sent_everything_at_once_and_no_token_is_spent() -> None:
+def test_proxy_upstream_gets_requests_at_once_without_permits() -> None:
     async def scenario() -> None:
         stage = chained()
         stage.imds.latency = 0.01
@@ -48,7 +48,7 @@ def test_a_proxy_upstream_is_sent_everything_at_once_and_no_token_is_spent() -> 
     virtual.run(scenario())
 
 
-def test_no_more_than_256_are_there_at_once_and_clients_take_turns_beyond() -> None:
+def test_proxy_upstream_gets_256_requests_at_once_and_clients_take_turns() -> None:
     async def scenario() -> None:
         stage = chained(max_wait=100.0)
         stage.imds.latency = 1.0
@@ -96,7 +96,7 @@ def test_answer_shows_which_proxy_keeps_the_budget(
     virtual.run(scenario())
 
 
-def test_from_the_moment_on_in_which_imds_itself_answers_tokens_are_spent_again() -> None:
+def test_permits_are_spent_again_once_imds_itself_answers() -> None:
     async def scenario() -> None:
         stage = chained(by_daemon(ok()), ok())
         for number in range(2):
@@ -117,7 +117,7 @@ def test_from_the_moment_on_in_which_imds_itself_answers_tokens_are_spent_again(
 
 @pytest.mark.parametrize("code", [410, 429, 500, 502, 503, 504])
 @pytest.mark.parametrize("upstream", [DAEMON, "http://169.254.169.254"])
-def test_its_answer_is_passed_on_since_it_has_tried_for_itself(code: int, upstream: str) -> None:
+def test_failure_of_a_proxy_upstream_is_passed_on_without_retries(code: int, upstream: str) -> None:
     async def scenario() -> None:
         stage = chained(by_daemon(status(code, retry_after=7), "budget"), upstream=upstream)
         began = stage.now
@@ -130,7 +130,7 @@ def test_its_answer_is_passed_on_since_it_has_tried_for_itself(code: int, upstre
     virtual.run(scenario())
 
 
-def test_that_it_is_being_stopped_is_not_passed_on() -> None:
+def test_shutdown_answer_of_a_proxy_upstream_is_retried() -> None:
     async def scenario() -> None:
         stage = chained(by_daemon(status(503, retry_after=1), "ending"), by_daemon(ok("new")))
         assert (await stage.get()).response.body == b"new"
@@ -156,7 +156,7 @@ def test_cache_status_members_are_in_order() -> None:
 # How old it is
 
 
-def test_its_age_counts_so_that_nothing_is_fresh_twice() -> None:
+def test_age_of_a_proxy_upstream_shortens_freshness() -> None:
     async def scenario() -> None:
         stage = chained(by_daemon(ok("old"), age=50), by_daemon(ok("new"), age=0))
         served = await stage.get()
@@ -172,7 +172,7 @@ def test_its_age_counts_so_that_nothing_is_fresh_twice() -> None:
     virtual.run(scenario())
 
 
-def test_what_it_serves_stale_is_stale_here_too() -> None:
+def test_stale_answer_of_a_proxy_upstream_is_stale() -> None:
     async def scenario() -> None:
         stage = chained(by_daemon(ok("old"), age=90), by_daemon(ok("new")))
         assert (await stage.get()).response.body == b"old"
@@ -183,7 +183,7 @@ def test_what_it_serves_stale_is_stale_here_too() -> None:
     virtual.run(scenario())
 
 
-def test_a_tokens_life_was_aged_there_already() -> None:
+def test_token_life_is_not_aged_twice() -> None:
     async def scenario() -> None:
         stage = chained(by_daemon(token(4_000), age=82_400))
         await stage.get(TOKEN)
@@ -198,7 +198,7 @@ def test_a_tokens_life_was_aged_there_already() -> None:
 # What it is asked
 
 
-def test_a_wish_for_news_reaches_it_and_imds_hears_nothing_of_it() -> None:
+def test_no_cache_reaches_a_proxy_upstream_and_not_imds() -> None:
     async def scenario(upstream: str, answer: Response) -> list[bytes | None]:
         stage = chained(answer, upstream=upstream)
         await stage.get()
@@ -244,7 +244,7 @@ def test_upstream_restart_causes_no_error_for_stored_entries(how: Failure) -> No
     virtual.run(scenario())
 
 
-def test_client_without_an_entry_waits_for_its_return() -> None:
+def test_client_without_an_entry_waits_for_the_upstreams_restart() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(Daemon((1_001.0, 1_031.0), DOWN)), upstream=DAEMON)
         await stage.get(VERSIONS)
@@ -256,7 +256,7 @@ def test_client_without_an_entry_waits_for_its_return() -> None:
     virtual.run(scenario())
 
 
-def test_one_that_was_never_there_is_given_up_soon() -> None:
+def test_proxy_upstream_that_never_answered_fails_soon() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: DOWN), upstream=DAEMON)
         began = stage.now
@@ -269,7 +269,7 @@ def test_one_that_was_never_there_is_given_up_soon() -> None:
 # A daemon that takes its time
 
 
-def test_a_daemon_that_waits_for_imds_itself_is_waited_for() -> None:
+def test_proxy_upstream_that_waits_for_imds_is_waited_for() -> None:
     async def scenario() -> None:
         stage = chained(by_daemon(ok("late")))
         stage.imds.latency = 70.0
@@ -303,7 +303,7 @@ def test_stale_entry_is_served_as_soon_as_in_front_of_imds() -> None:
     virtual.run(scenario())
 
 
-def test_its_429_is_no_news_of_imds(caplog: pytest.LogCaptureFixture) -> None:
+def test_429_of_a_proxy_upstream_does_not_change_imds_health(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         stage = chained(by_daemon(ok()), by_daemon(status(429, retry_after=3), "budget"), by_daemon(ok()))
         await stage.get(VERSIONS)
@@ -316,7 +316,7 @@ def test_its_429_is_no_news_of_imds(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-def test_an_upstream_that_is_now_a_proxy_and_now_throttled_imds_is_throttled() -> None:
+def test_throttled_imds_behind_an_alternating_upstream_is_throttled() -> None:
     async def scenario() -> None:
         stage = chained(
             by_daemon(ok()),

@@ -18,7 +18,7 @@ from tests.targets import EVENTS, INSTANCE
 NONCE = "/metadata/attested/document?api-version=2020-09-01&nonce=1234567890"
 
 
-def test_five_hundred_at_once_make_one_request() -> None:
+def test_five_hundred_identical_requests_make_one_upstream_request() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(latency=0.2))
         served = await stage.many(500)
@@ -30,7 +30,7 @@ def test_five_hundred_at_once_make_one_request() -> None:
     virtual.run(scenario())
 
 
-def test_who_decided_to_join_a_flight_joins_it_even_if_it_lands_before_anybody_waits() -> None:
+def test_client_that_joined_a_fetch_gets_its_result_even_if_it_ends_before_the_client_waits() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(latency=0.2))
         leader = stage.start()
@@ -45,7 +45,7 @@ def test_who_decided_to_join_a_flight_joins_it_even_if_it_lands_before_anybody_w
     virtual.run(scenario())
 
 
-def test_sixty_targets_at_once_take_eleven_seconds_and_never_more_than_five_in_any() -> None:
+def test_sixty_targets_at_once_take_eleven_seconds_at_five_a_second() -> None:
     async def scenario() -> None:
         stage = Stage(max_wait=30.0)
         began = stage.now
@@ -59,7 +59,7 @@ def test_sixty_targets_at_once_take_eleven_seconds_and_never_more_than_five_in_a
     virtual.run(scenario())
 
 
-def test_by_default_what_would_wait_longer_than_ten_seconds_is_told_so_at_once() -> None:
+def test_request_that_would_wait_beyond_max_wait_is_refused_at_once() -> None:
     async def scenario() -> None:
         stage = Stage()
         began = stage.now
@@ -79,7 +79,7 @@ def test_by_default_what_would_wait_longer_than_ten_seconds_is_told_so_at_once()
     virtual.run(scenario())
 
 
-def test_a_flight_goes_on_when_its_clients_hang_up_and_what_it_brought_is_kept() -> None:
+def test_fetch_of_a_stored_answer_continues_after_its_clients_disconnect() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(latency=5.0))
         tasks = [stage.start() for _ in range(10)]
@@ -96,7 +96,7 @@ def test_a_flight_goes_on_when_its_clients_hang_up_and_what_it_brought_is_kept()
     virtual.run(scenario())
 
 
-def test_a_client_that_hangs_up_takes_nobody_with_it() -> None:
+def test_disconnected_client_does_not_end_the_fetch_of_others() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(latency=1.0))
         leader, follower = stage.start(), stage.start()
@@ -107,8 +107,8 @@ def test_a_client_that_hangs_up_takes_nobody_with_it() -> None:
     virtual.run(scenario())
 
 
-class TestWhatServesOneClientAlone:
-    def test_does_not_outlive_it_in_the_queue(self) -> None:
+class TestFetchForOneClient:
+    def test_leaves_the_queue_when_its_client_disconnects(self) -> None:
         async def scenario() -> None:
             stage = Stage(budget_requests=1)
             await stage.get()
@@ -122,7 +122,7 @@ class TestWhatServesOneClientAlone:
 
         virtual.run(scenario())
 
-    def test_is_seen_out_once_it_is_at_imds_and_not_tried_again(self) -> None:
+    def test_completes_its_request_at_imds_without_a_retry(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(500)), latency=1.0))
             asking = stage.start(NONCE)
@@ -135,7 +135,7 @@ class TestWhatServesOneClientAlone:
 
         virtual.run(scenario())
 
-    def test_is_ended_between_two_tries(self) -> None:
+    def test_ends_between_two_attempts(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(500))))
             asking = stage.start(NONCE)
@@ -147,7 +147,7 @@ class TestWhatServesOneClientAlone:
 
         virtual.run(scenario())
 
-    def test_a_post_that_is_at_imds_still_drops_the_entries(self) -> None:
+    def test_post_at_imds_still_drops_the_entries(self) -> None:
         async def scenario() -> None:
             stage = Stage(ttl=(("/metadata/scheduledevents", 1000.0),))
             await stage.get(EVENTS)
@@ -161,8 +161,8 @@ class TestWhatServesOneClientAlone:
         virtual.run(scenario())
 
 
-class TestBackgroundRenewal:
-    def test_takes_a_token_only_if_nobody_waits(self) -> None:
+class TestBackgroundRefresh:
+    def test_takes_a_permit_only_if_no_client_waits(self) -> None:
         async def scenario() -> None:
             stage = Stage(budget_requests=1)
             await stage.get()
@@ -178,7 +178,7 @@ class TestBackgroundRenewal:
 
         virtual.run(scenario())
 
-    def test_counts_as_waited_for_once_a_client_waits_for_it(self) -> None:
+    def test_has_a_clients_priority_once_a_client_waits_for_it(self) -> None:
         async def scenario() -> None:
             stage = Stage(budget_requests=1, max_wait=100.0, stale_after=100.0)
             await stage.get()
@@ -195,7 +195,7 @@ class TestBackgroundRenewal:
 
         virtual.run(scenario())
 
-    def test_happens_once_however_many_are_served_stale(self) -> None:
+    def test_runs_once_for_any_number_of_stale_answers(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(latency=1.0))
             await stage.get()
@@ -226,7 +226,7 @@ def test_fetch_that_raises_is_answered_with_500(caplog: pytest.LogCaptureFixture
     assert "a fetch failed" in caplog.text
 
 
-def test_the_end_of_the_proxy_is_an_answer_too() -> None:
+def test_shutdown_answers_the_waiting_clients() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(latency=100.0))
         waiting = stage.start()
@@ -237,7 +237,7 @@ def test_the_end_of_the_proxy_is_an_answer_too() -> None:
     virtual.run(scenario())
 
 
-def test_a_finished_flight_leaves_the_table_only_if_it_is_still_the_one() -> None:
+def test_finished_fetch_is_removed_only_if_it_is_still_listed() -> None:
     async def scenario() -> None:
         flights = CollapsedFetches[None]()
         gates = [asyncio.Event(), asyncio.Event()]
@@ -264,7 +264,7 @@ def test_a_finished_flight_leaves_the_table_only_if_it_is_still_the_one() -> Non
     virtual.run(scenario())
 
 
-def test_a_flight_that_is_ended_before_its_first_step_lands_all_the_same() -> None:
+def test_fetch_cancelled_before_its_first_step_still_gets_a_result() -> None:
     async def scenario() -> None:
         stage = Stage()
         waiting = stage.proxy.answer(stage.request())
@@ -285,7 +285,7 @@ class Unsearchable(dict[Any, Any]):
     items = values = keys = __iter__
 
 
-def test_a_client_that_hangs_up_is_not_searched_for_among_all_others() -> None:
+def test_removing_a_disconnected_client_searches_no_others() -> None:
     async def scenario() -> None:
         stage = Stage(upstream="unix:/run/stuck")
         stage.imds.latency = 1e6
@@ -305,7 +305,7 @@ def test_a_client_that_hangs_up_is_not_searched_for_among_all_others() -> None:
     virtual.run(scenario())
 
 
-def test_thousands_who_wait_for_one_answer_leave_no_trace_when_they_hang_up() -> None:
+def test_thousands_of_disconnected_clients_leave_nothing_in_memory() -> None:
     async def scenario() -> None:
         stage = Stage()
         stage.imds.latency = 5.0

@@ -26,7 +26,7 @@ def document(number: int = 1) -> Response:
     return ok(json.dumps(whole, separators=(",", ":")))
 
 
-def test_the_parts_of_one_answer_cost_nothing_more() -> None:
+def test_parts_of_one_answer_cost_nothing_more() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: document()), derive=True)
         await stage.get()
@@ -75,7 +75,7 @@ def test_another_api_version_is_another_document() -> None:
     virtual.run(scenario())
 
 
-def test_a_part_is_fresh_for_its_own_time_counted_from_when_the_whole_was_asked_for() -> None:
+def test_part_is_fresh_for_its_own_time_counted_from_when_the_whole_was_asked_for() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(document(1), document(2))), derive=True)
         await stage.get()
@@ -154,7 +154,7 @@ def test_while_imds_fails_a_part_is_served_within_its_stale_bound() -> None:
     virtual.run(scenario())
 
 
-def test_a_whole_that_is_gone_leaves_its_parts_to_themselves() -> None:
+def test_whole_that_is_gone_leaves_its_parts_to_themselves() -> None:
     async def scenario() -> None:
         def answer(sent: Sent) -> Response | Failure:
             return document() if sent.target == INSTANCE else ok("own")
@@ -167,7 +167,7 @@ def test_a_whole_that_is_gone_leaves_its_parts_to_themselves() -> None:
     virtual.run(scenario())
 
 
-def test_a_whole_that_imds_refused_has_no_parts() -> None:
+def test_whole_that_imds_refused_has_no_parts() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(status(404), ok("own"))), derive=True)
         await stage.get()
@@ -176,7 +176,7 @@ def test_a_whole_that_imds_refused_has_no_parts() -> None:
     virtual.run(scenario())
 
 
-def test_a_part_that_is_closed_stays_closed() -> None:
+def test_part_that_is_closed_stays_closed() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: document()), derive=True, deny=("/metadata/instance/compute",))
         await stage.get()
@@ -186,7 +186,7 @@ def test_a_part_that_is_closed_stays_closed() -> None:
     virtual.run(scenario())
 
 
-def test_a_part_that_the_user_does_not_want_kept_is_asked_for() -> None:
+def test_part_that_the_user_does_not_want_kept_is_asked_for() -> None:
     async def scenario() -> None:
         closed = (("/metadata/instance/compute/tags", 0.0),)
         stage = Stage(Imds(lambda _sent: document()), derive=True, ttl=closed)
@@ -197,7 +197,7 @@ def test_a_part_that_the_user_does_not_want_kept_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("trouble", [status(500), status(403), DOWN, SLOW])
-def test_a_whole_that_cannot_be_renewed_does_not_keep_its_parts_from_being_renewed(
+def test_whole_that_cannot_be_renewed_does_not_keep_its_parts_from_being_renewed(
     trouble: Response | Failure,
 ) -> None:
     async def scenario() -> None:
@@ -243,7 +243,7 @@ def test_once_imds_itself_had_nothing_for_a_path_no_older_whole_speaks_for_it(co
     virtual.run(scenario())
 
 
-def test_the_time_that_a_whole_spent_in_another_cache_makes_it_older() -> None:
+def test_time_that_a_whole_spent_in_another_cache_makes_it_older() -> None:
     async def scenario() -> None:
         def answer(sent: Sent) -> Response | Failure:
             if sent.target == TAGS:

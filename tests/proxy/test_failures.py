@@ -29,7 +29,7 @@ TARGETS = {INSTANCE: DOCUMENT, TOKEN: token(86400), VERSIONS: ok('{"apiVersions"
 
 
 @pytest.mark.parametrize("code", [408, 404, 400, 418])
-def test_a_status_the_user_retries_is_a_failure_in_every_respect(code: int) -> None:
+def test_status_in_retry_statuses_is_a_failure_in_every_respect(code: int) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(DOCUMENT, status(code))), retry_statuses=frozenset({code}))
         await stage.get()
@@ -47,7 +47,7 @@ def test_a_status_the_user_retries_is_a_failure_in_every_respect(code: int) -> N
 
 
 @pytest.mark.parametrize("target", [TOKEN, "/metadata/identity/info?api-version=2018-02-01"])
-def test_an_identity_404_is_not_kept_so_that_a_client_recovers_as_soon_as_imds(target: str) -> None:
+def test_token_404_is_not_stored(target: str) -> None:
     async def scenario() -> None:
         stage = Stage()
         back_at = stage.now + 1.0
@@ -60,7 +60,7 @@ def test_an_identity_404_is_not_kept_so_that_a_client_recovers_as_soon_as_imds(t
     virtual.run(scenario())
 
 
-def test_a_404_of_another_identity_path_says_that_imds_does_not_have_it() -> None:
+def test_404_of_another_identity_path_is_no_failure() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: status(404)))
         served = await stage.get("/metadata/identity/getplatformmetadata?cred-api-version=2.0")
@@ -72,8 +72,8 @@ def test_a_404_of_another_identity_path_says_that_imds_does_not_have_it() -> Non
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("case", FOREIGN)
-class TestAForeignAnswer:
-    def test_displaces_nothing_and_what_is_kept_is_served(self, case: str, target: str) -> None:
+class TestForeignAnswer:
+    def test_replaces_no_entry_and_the_stale_entry_is_served(self, case: str, target: str) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(TARGETS[target], FOREIGN[case]), raw=True), retry_max=0)
             good = await stage.get(target)
@@ -100,7 +100,7 @@ class TestAForeignAnswer:
         virtual.run(scenario())
 
 
-def test_a_foreign_answer_is_retried_and_counted_under_its_own_word() -> None:
+def test_is_retried_and_counted_under_its_own_word() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(PAGE, DOCUMENT), raw=True))
         assert (await stage.get()).response.body == DOCUMENT.body
@@ -111,7 +111,7 @@ def test_a_foreign_answer_is_retried_and_counted_under_its_own_word() -> None:
     virtual.run(scenario())
 
 
-def test_a_portal_s_page_makes_nothing_ready() -> None:
+def test_portal_page_does_not_make_the_proxy_ready() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: PAGE, raw=True))
         readiness = Readiness(stage.proxy, ())
@@ -126,7 +126,7 @@ def test_a_portal_s_page_makes_nothing_ready() -> None:
 
 
 @pytest.mark.parametrize("code", [204, 302])
-def test_a_status_that_imds_never_has_displaces_nothing(code: int) -> None:
+def test_status_that_imds_never_sends_replaces_no_entry(code: int) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(DOCUMENT, status(code))))
         await stage.get()
@@ -155,7 +155,7 @@ def test_token_of_another_identity_is_never_served() -> None:
         ((b"content-encoding", b"gzip"),),
     ],
 )
-def test_what_may_not_be_given_to_others_is_passed_on_and_not_kept(fields: tuple[tuple[bytes, bytes], ...]) -> None:
+def test_unshareable_answer_is_passed_on_and_not_stored(fields: tuple[tuple[bytes, bytes], ...]) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: Response(200, fields, DOCUMENT.body), raw=True))
         for number in (1, 2):
@@ -167,7 +167,7 @@ def test_what_may_not_be_given_to_others_is_passed_on_and_not_kept(fields: tuple
 
 class TestSilence:
     @pytest.mark.parametrize("stale_after", [0.5, 2.0])
-    def test_brings_the_stale_answer_and_the_fetch_goes_on(self, stale_after: float) -> None:
+    def test_serves_the_stale_entry_and_the_fetch_continues(self, stale_after: float) -> None:
         async def scenario() -> None:
             stage = Stage(stale_after=stale_after)
             stage.imds.answer = in_turn(ok("old"), ok("new"))
@@ -185,7 +185,7 @@ class TestSilence:
 
         virtual.run(scenario())
 
-    def test_is_no_failure_where_nothing_is_kept(self) -> None:
+    def test_is_no_failure_without_an_entry(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda _sent: ok("late"), latency=20.0))
             assert (await stage.get()).response.body == b"late"
@@ -193,7 +193,7 @@ class TestSilence:
 
         virtual.run(scenario())
 
-    def test_counts_in_the_queue_for_a_permit_too(self) -> None:
+    def test_includes_the_wait_for_a_permit(self) -> None:
         async def scenario() -> None:
             stage = Stage(budget_requests=1, budget_window=9.0)
             await stage.get()
@@ -206,7 +206,7 @@ class TestSilence:
         virtual.run(scenario())
 
 
-def test_a_retry_after_as_a_date_is_obeyed() -> None:
+def test_retry_after_as_a_date_is_obeyed() -> None:
     async def scenario() -> None:
         dates = ((b"date", b"Sun, 06 Nov 1994 08:49:37 GMT"), (b"retry-after", b"Sun, 06 Nov 1994 08:49:43 GMT"))
         stage = Stage(Imds(in_turn(ok("{}", 429, dates), DOCUMENT)))
@@ -219,7 +219,7 @@ def test_a_retry_after_as_a_date_is_obeyed() -> None:
 
 class TestTokens:
     @pytest.mark.parametrize(("life", "fresh"), [(86400, 3600), (3600, 1800), (7400, 3600)])
-    def test_are_handed_out_for_an_hour_before_a_newer_one_is_asked_for(self, life: int, fresh: int) -> None:
+    def test_are_fresh_for_an_hour(self, life: int, fresh: int) -> None:
         async def scenario() -> None:
             names = iter(range(9))
 
@@ -237,7 +237,7 @@ class TestTokens:
 
         virtual.run(scenario())
 
-    def test_past_that_are_served_to_their_margin_while_imds_fails(self) -> None:
+    def test_are_served_stale_until_their_margin_while_imds_fails(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(token(86400), status(500))))
             await stage.get(TOKEN)
@@ -246,7 +246,7 @@ class TestTokens:
 
         virtual.run(scenario())
 
-    def test_one_that_asks_for_another_gets_it_and_so_does_everyone_after(self) -> None:
+    def test_bypass_cache_replaces_the_token_for_all_clients(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(token(86400, "revoked"), token(86400, "newer"))))
             await stage.get(TOKEN)
@@ -255,7 +255,7 @@ class TestTokens:
 
         virtual.run(scenario())
 
-    def test_every_remaining_time_ages(self) -> None:
+    def test_age_in_every_figure_of_remaining_seconds(self) -> None:
         async def scenario() -> None:
             body = '{"access_token":"x","expires_in":"86400","ext_expires_in":"86399","refresh_in":43200}'
             stage = Stage(Imds(lambda _sent: ok(body)))

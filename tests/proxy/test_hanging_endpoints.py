@@ -55,7 +55,7 @@ async def end(stage: Stage, pollers: list[asyncio.Task[None]]) -> None:
 
 @pytest.mark.parametrize("budget", [2, 3, 5, 20])
 @pytest.mark.parametrize("client", ["10.0.0.9", "10.0.0.8"], ids=["same client", "another"])
-def test_pollers_of_an_endpoint_that_hangs_delay_a_miss_elsewhere_by_about_a_window(budget: int, client: str) -> None:
+def test_hanging_endpoint_delays_a_miss_elsewhere_by_about_one_window(budget: int, client: str) -> None:
     waits: list[float] = []
 
     async def scenario() -> None:
@@ -75,7 +75,7 @@ def test_pollers_of_an_endpoint_that_hangs_delay_a_miss_elsewhere_by_about_a_win
     assert sorted(waits)[len(waits) // 2] <= 0.1, "only the first has to wait"
 
 
-def test_one_permit_has_no_half_and_whoever_holds_it_is_waited_for() -> None:
+def test_with_a_budget_of_one_a_request_waits_for_the_hanging_one() -> None:
     async def scenario() -> None:
         stage = Stage(Hanging(hangs="loadbalancer"), budget_requests=1, max_wait=100.0)
         hung = stage.start(balancer(1))
@@ -89,7 +89,7 @@ def test_one_permit_has_no_half_and_whoever_holds_it_is_waited_for() -> None:
     virtual.run(scenario())
 
 
-def test_an_endpoint_that_is_merely_slow_has_all_permits_while_nothing_else_waits() -> None:
+def test_slow_endpoint_has_all_permits_while_no_other_waits() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(latency=3.0))
         asked = [stage.start(leaf(number)) for number in range(5)]
@@ -101,7 +101,7 @@ def test_an_endpoint_that_is_merely_slow_has_all_permits_while_nothing_else_wait
     virtual.run(scenario())
 
 
-def test_a_recalled_request_is_sent_again_and_answered() -> None:
+def test_recalled_request_is_sent_again_and_answered() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(latency=3.0))
         asked = [stage.start(leaf(number), client=str(number)) for number in range(5)]
@@ -114,7 +114,7 @@ def test_a_recalled_request_is_sent_again_and_answered() -> None:
     virtual.run(scenario())
 
 
-def test_a_request_that_is_recalled_a_second_time_is_given_up() -> None:
+def test_request_recalled_twice_fails() -> None:
     async def scenario() -> None:
         stage = Stage(Hanging(hangs=JUNK), budget_requests=2)
         began = stage.now
@@ -146,7 +146,7 @@ class Stalled(Imds):
         return await super().send(method, target, headers, body, slow=slow)
 
 
-def test_imds_that_stops_altogether_has_one_request_more_to_read_than_its_budget() -> None:
+def test_stalled_imds_gets_one_request_more_than_the_budget() -> None:
     async def scenario() -> None:
         imds = Stalled()
         stage = Stage(imds)
@@ -161,7 +161,7 @@ def test_imds_that_stops_altogether_has_one_request_more_to_read_than_its_budget
     virtual.run(scenario())
 
 
-def test_a_request_that_is_sent_once_is_never_recalled() -> None:
+def test_request_that_is_sent_once_is_never_recalled() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(latency=5.0), max_wait=100.0)
         posts = [
@@ -177,7 +177,7 @@ def test_a_request_that_is_sent_once_is_never_recalled() -> None:
     virtual.run(scenario())
 
 
-def test_clients_who_wait_for_an_endpoint_that_hangs_are_not_ahead_of_others() -> None:
+def test_requests_to_a_hanging_endpoint_are_not_ahead_of_others() -> None:
     async def scenario() -> None:
         stage = Stage(Hanging(hangs="loadbalancer"))
         hung = [stage.start(balancer(number), client=f"10.0.1.{number}") for number in range(1, 200)]
@@ -202,7 +202,7 @@ USUAL = Peer(user=1000, process=5)
     [Peer(user=1001, process=7), USUAL, Peer(address="127.0.0.9")],
     ids=["another user", "the same client", "loopback"],
 )
-def test_junk_on_scheduled_events_does_not_keep_another_from_its_polls(requests: int, attacker: Peer) -> None:
+def test_unusual_scheduled_events_targets_do_not_block_polls_of_another_client(requests: int, attacker: Peer) -> None:
     async def scenario() -> None:
         stage = Stage(Hanging(hangs=JUNK), budget_requests=requests)
         loop = asyncio.get_running_loop()
@@ -218,7 +218,7 @@ def test_junk_on_scheduled_events_does_not_keep_another_from_its_polls(requests:
     virtual.run(scenario())
 
 
-def test_of_usual_questions_a_client_with_several_gives_way_to_a_client_with_none() -> None:
+def test_client_with_several_slow_places_yields_one_to_a_client_with_none() -> None:
     async def scenario() -> None:
         stage = Stage(Hanging(hangs="version=2017"))
         held = [

@@ -31,7 +31,7 @@ def test_loop_is_refused_at_once_and_takes_no_permit() -> None:
     virtual.run(scenario())
 
 
-def test_the_log_says_so_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_says_so_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: LOOP))
         for _ in range(119):

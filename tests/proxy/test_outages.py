@@ -45,7 +45,7 @@ class TestGone:
 
         virtual.run(scenario())
 
-    def test_what_is_kept_within_its_stale_bound_is_served_at_once(self) -> None:
+    def test_stale_entry_within_its_bound_is_served_at_once(self) -> None:
         async def scenario() -> None:
             stage = Stage()
             await stage.get()
@@ -60,7 +60,7 @@ class TestGone:
 
         virtual.run(scenario())
 
-    def test_new_requests_join_the_wait_and_send_nothing(self) -> None:
+    def test_new_requests_wait_for_the_probe_and_send_nothing(self) -> None:
         async def scenario() -> None:
             stage = Stage()
             began = stage.now
@@ -75,7 +75,7 @@ class TestGone:
 
         virtual.run(scenario())
 
-    def test_a_post_waits_for_the_return_and_is_sent_once(self) -> None:
+    def test_post_waits_for_the_recovery_and_is_sent_once(self) -> None:
         async def scenario() -> None:
             stage = Stage()
             stage.imds.answer = gone_for(20, stage.now).answer
@@ -140,7 +140,7 @@ class TestGone:
 
 
 class TestBusy:
-    def test_retry_after_is_obeyed_by_all(self) -> None:
+    def test_retry_after_delays_every_request(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(429, retry_after=4), ok())))
             began = stage.now
@@ -152,7 +152,7 @@ class TestBusy:
 
         virtual.run(scenario())
 
-    def test_without_it_the_rate_is_halved_and_won_back(self) -> None:
+    def test_without_retry_after_the_rate_is_halved_and_recovers(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(429), ok())), max_wait=1000.0)
             began = stage.now
@@ -165,7 +165,7 @@ class TestBusy:
 
         virtual.run(scenario())
 
-    def test_a_retry_after_beyond_the_limit_is_passed_on(self) -> None:
+    def test_retry_after_beyond_retry_max_is_passed_on(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(429, retry_after=500))))
             served = await stage.get()
@@ -175,7 +175,7 @@ class TestBusy:
 
         virtual.run(scenario())
 
-    def test_a_retry_that_gets_no_token_in_time_passes_the_last_answer_on(self) -> None:
+    def test_retry_without_a_permit_in_time_passes_on_the_last_answer(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(500))), budget_requests=1, budget_window=20.0, max_wait=2.0)
             served = await stage.get()
@@ -189,7 +189,7 @@ class TestSilence:
 
     SILENT = Failure(FailureKind.SILENT, "no connection within 2 s", sent=False)
 
-    def test_of_one_that_has_answered_before_is_waited_out(self) -> None:
+    def test_of_a_known_upstream_is_retried_until_the_limit(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds())
             await stage.get(VERSIONS)
@@ -210,7 +210,7 @@ class TestSilence:
 
         virtual.run(scenario())
 
-    def test_ends_with_the_patience_for_everything(self) -> None:
+    def test_ends_at_the_limit_for_all_attempts(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(ok(), self.SILENT)), retry_max=30.0)
             await stage.get(VERSIONS)
@@ -221,7 +221,7 @@ class TestSilence:
         virtual.run(scenario())
 
 
-def test_every_try_pays_for_its_own_token() -> None:
+def test_every_attempt_takes_its_own_permit() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(status(500), status(500), status(500), ok())), retry_base=0.01)
         times = [served.response.status for served in await asyncio.gather(*(stage.start(leaf(n)) for n in range(9)))]
@@ -243,7 +243,7 @@ def test_after_a_500_identity_waits_at_least_a_second() -> None:
     virtual.run(scenario())
 
 
-def test_identity_has_a_budget_of_its_own_where_it_is_given_one() -> None:
+def test_identity_budget_is_separate_if_it_is_set() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: token(86400), latency=1.0), identity_budget_requests=20, max_wait=100.0)
         for n in range(5):
@@ -258,7 +258,7 @@ def test_identity_has_a_budget_of_its_own_where_it_is_given_one() -> None:
     virtual.run(scenario())
 
 
-def test_failing_and_recovering_are_each_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_and_recovery_are_each_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(ok(), DOWN, DOWN, status(500), ok())))
         await stage.get(VERSIONS)
@@ -269,8 +269,8 @@ def test_failing_and_recovering_are_each_told_once(caplog: pytest.LogCaptureFixt
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == ["IMDS fails", "IMDS answers again"]
 
 
-class TestWhatHoldsUpNobody:
-    def test_waiting_fetches_hold_nothing_that_the_probe_needs(self) -> None:
+class TestIndependence:
+    def test_waiting_fetches_hold_no_permit_that_the_probe_needs(self) -> None:
         async def scenario() -> None:
             stage = Stage()
             began = stage.now
@@ -284,7 +284,7 @@ class TestWhatHoldsUpNobody:
 
         virtual.run(scenario())
 
-    def test_a_crowd_that_waits_for_the_return_is_bounded_though_its_clients_have_gone(self) -> None:
+    def test_waiting_fetches_of_disconnected_clients_are_bounded(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(status(410))))
             first = stage.start(VERSIONS)
@@ -302,7 +302,7 @@ class TestWhatHoldsUpNobody:
 
         virtual.run(scenario())
 
-    def test_a_failure_is_news_for_a_while_only(self) -> None:
+    def test_old_failure_says_nothing_about_imds_now(self) -> None:
         async def scenario() -> None:
             stage = Stage(retry_max=0)
             stage.imds.answer = lambda sent: status(500) if "foo" in sent.target else ok("new")
@@ -317,7 +317,7 @@ class TestWhatHoldsUpNobody:
 
         virtual.run(scenario())
 
-    def test_no_token_is_handed_out_between_a_429_and_what_it_teaches(self) -> None:
+    def test_no_permit_is_granted_between_a_429_and_its_throttling(self) -> None:
         async def scenario() -> None:
             stage = Stage(identity_budget_requests=20)
             stage.imds.latency = 0.1
@@ -328,7 +328,7 @@ class TestWhatHoldsUpNobody:
         virtual.run(scenario())
 
 
-def test_the_first_question_of_all_is_kept_as_the_user_wants_it() -> None:
+def test_first_versions_request_follows_the_users_ttl() -> None:
     async def scenario() -> None:
         stage = Stage(ttl=(("/metadata/versions", 10.0),))
         await Readiness(stage.proxy, ()).become()
@@ -338,7 +338,7 @@ def test_the_first_question_of_all_is_kept_as_the_user_wants_it() -> None:
     virtual.run(scenario())
 
 
-def test_the_first_question_is_asked_even_where_clients_may_not() -> None:
+def test_first_versions_request_ignores_deny() -> None:
     async def scenario() -> None:
         stage = Stage(deny=("/metadata/versions",))
         readiness = Readiness(stage.proxy, ())

@@ -47,7 +47,7 @@ def in_document(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_the_document_has_every_table_with_every_line(name: str) -> None:
+def test_document_has_every_table_with_every_line(name: str) -> None:
     table = TABLES[name]
     labels = [(column, cell) for column, cell in table.columns if column in LABELS]
     some = figures(Layout.DAEMON, Workload.SAME)
@@ -59,7 +59,7 @@ def test_the_document_has_every_table_with_every_line(name: str) -> None:
 
 @pytest.mark.large
 @pytest.mark.parametrize("name", TABLES)
-def test_the_documents_figures_are_those_of_the_simulation(name: str) -> None:
+def test_documents_figures_are_those_of_the_simulation(name: str) -> None:
     table = TABLES[name]
     _, _, *rows = in_document(name)
     tried = {case: row for case, row in zip(table.cases, rows, strict=True) if quick(case)}
@@ -85,7 +85,7 @@ def test_without_one_budget_more_than_five_arrive_and_imds_refuses(layout: Layou
 
 
 @pytest.mark.parametrize("workload", [Workload.SAME, Workload.OWN, Workload.MIX])
-def test_a_chain_of_two_caches_asks_imds_as_one_does(workload: Workload) -> None:
+def test_chain_of_two_caches_asks_imds_as_one_does(workload: Workload) -> None:
     distinct = {Workload.SAME: 2, Workload.OWN: 10, Workload.MIX: 6}[workload]
     assert figures(Layout.CHAINED, workload).sent == figures(Layout.DAEMON, workload).sent == distinct
 
@@ -96,7 +96,7 @@ def test_sidecars_that_share_a_budget_alone_ask_once_each(workload: Workload) ->
     assert found.sent == found.calls
 
 
-def test_a_proxys_first_question_is_counted() -> None:
+def test_proxys_first_question_is_counted() -> None:
     sidecars = figures(Layout.FILE, Workload.STORM)
     assert sidecars.sent == 10 * 3, "each asks for the versions, the instance document and a token"
     chained = figures(Layout.CHAINED, Workload.STORM)
@@ -109,7 +109,7 @@ def test_identity_apart_is_a_second_budget() -> None:
     assert found.refused == 0
 
 
-def test_a_case_gives_the_same_figures_each_time() -> None:
+def test_case_gives_the_same_figures_each_time() -> None:
     case = Case(workload=Workload.STORM, layout=Layout.FILE, pods=30, beside=True, away_for=5.0)
     assert simulate(case) == simulate(case)
 
@@ -119,7 +119,7 @@ def test_nothing_is_answered_before_imds_could() -> None:
     assert found.half == pytest.approx(IMDS_TAKES)
 
 
-def test_a_table_takes_the_place_of_its_own_old_one_alone() -> None:
+def test_table_takes_the_place_of_its_own_old_one_alone() -> None:
     text = "# a\n\n<!-- x -->\n| old |\n|---|\n| 1 |\n\ntext | more\n\n<!-- y -->\n| kept |\n"
     assert replace_table(text, "x", "| new |") == "# a\n\n<!-- x -->\n| new |\n\ntext | more\n\n<!-- y -->\n| kept |\n"
     assert replace_table(text, "y", "| new |").endswith("| 1 |\n\ntext | more\n\n<!-- y -->\n| new |\n")
@@ -127,7 +127,7 @@ def test_a_table_takes_the_place_of_its_own_old_one_alone() -> None:
         replace_table(text, "z", "| new |")
 
 
-def test_the_command_writes_what_it_finds(
+def test_command_writes_what_it_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(program, "TABLES", {"same": TABLES["same"].of(10)})

@@ -46,7 +46,7 @@ def asked(stage: Stage) -> list[Sent]:
 
 class TestPolling:
     @pytest.mark.parametrize("latency", [0.0, 0.05, 0.6, 1.0, 2.5])
-    def test_a_hundred_pollers_at_one_a_second_cost_one_request_a_second(self, latency: float) -> None:
+    def test_hundred_pollers_cost_one_upstream_request_a_second(self, latency: float) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(latency))
             began, minute = stage.now, 60
@@ -71,7 +71,7 @@ class TestPolling:
 
         virtual.run(scenario())
 
-    def test_the_second_begins_when_imds_was_asked(self) -> None:
+    def test_freshness_counts_from_when_the_request_was_sent(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(0.4))
             began = stage.now
@@ -83,7 +83,7 @@ class TestPolling:
 
         virtual.run(scenario())
 
-    def test_pollers_of_different_versions_share_nothing_and_each_version_costs_one_a_second(self) -> None:
+    def test_each_api_version_costs_one_request_a_second(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(0.05))
             targets = [f"/metadata/scheduledevents?api-version={version}" for version in ("2017-11-01", "2020-07-01")]
@@ -95,7 +95,7 @@ class TestPolling:
 
         virtual.run(scenario())
 
-    def test_pollers_who_wish_for_a_renewal_each_time_cost_no_more(self) -> None:
+    def test_pollers_with_no_cache_cost_no_more(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(0.05))
             began, wish = stage.now, ((b"cache-control", b"no-cache"),)
@@ -108,7 +108,7 @@ class TestPolling:
 
 
 class TestTheFirstRequest:
-    def test_takes_two_minutes_and_is_waited_for_by_all(self) -> None:
+    def test_may_take_two_minutes_while_all_clients_wait(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(120))
             began = stage.now
@@ -125,7 +125,7 @@ class TestTheFirstRequest:
 
         virtual.run(scenario())
 
-    def test_goes_on_for_pollers_who_hang_up_and_come_again(self) -> None:
+    def test_continues_for_pollers_that_disconnect_and_return(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(120))
             answers = []
@@ -141,7 +141,7 @@ class TestTheFirstRequest:
 
         virtual.run(scenario())
 
-    def test_is_followed_by_one_that_is_fresh(self) -> None:
+    def test_is_followed_by_a_fresh_request(self) -> None:
         """What IMDS wrote may be as old as its answer was long in coming."""
 
         async def scenario() -> None:
@@ -154,7 +154,7 @@ class TestTheFirstRequest:
 
         virtual.run(scenario())
 
-    def test_that_imds_does_not_answer_at_all_is_told_once_to_everybody(self) -> None:
+    def test_without_an_answer_fails_once_for_all_clients(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(SLOW, ok("new")), latency=130))
             served = await stage.many(100, EVENTS)
@@ -165,7 +165,7 @@ class TestTheFirstRequest:
 
         virtual.run(scenario())
 
-    def test_does_not_keep_others_from_what_they_ask_for(self) -> None:
+    def test_does_not_delay_other_endpoints(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda _sent: token(86400), latency=120))
             first = stage.start(EVENTS)
@@ -179,7 +179,7 @@ class TestTheFirstRequest:
 
         virtual.run(scenario())
 
-    def test_is_forgotten_when_others_estimate_how_long_they_would_wait(self) -> None:
+    def test_does_not_count_in_the_expected_wait_of_others(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(latency=120))
             await stage.get(EVENTS)
@@ -194,8 +194,8 @@ class TestTheFirstRequest:
         virtual.run(scenario())
 
 
-class TestAcknowledging:
-    def test_passes_as_it_came_and_the_next_question_is_answered_afresh(self) -> None:
+class TestAcknowledgement:
+    def test_is_forwarded_unchanged_and_drops_the_entry(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered())
             await stage.get(EVENTS)
@@ -211,7 +211,7 @@ class TestAcknowledging:
         virtual.run(scenario())
 
     @pytest.mark.parametrize("failure", FAILURES)
-    def test_happens_once_whatever_comes_of_it_and_the_next_question_is_answered_afresh(self, failure: str) -> None:
+    def test_is_sent_once_for_any_result_and_drops_the_entry(self, failure: str) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(), ttl=(("/metadata/scheduledevents", 1000.0),))
             await stage.get(EVENTS)
@@ -226,7 +226,7 @@ class TestAcknowledging:
         virtual.run(scenario())
 
     @pytest.mark.parametrize("code", [200, 204, 400, 404])
-    def test_two_of_them_are_two(self, code: int) -> None:
+    def test_two_at_once_are_both_sent(self, code: int) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda _sent: status(code), latency=0.5))
             posts = [stage.start(EVENTS, method="POST", body=ACKNOWLEDGEMENT) for _ in range(3)]
@@ -246,7 +246,7 @@ class TestAcknowledging:
         ],
     )
     @pytest.mark.parametrize("posted_to", [EVENTS, "/METADATA/scheduledevents/?api-version=2020-07-01"])
-    def test_concerns_every_spelling_and_version(self, asked_for: str, posted_to: str) -> None:
+    def test_drops_entries_of_every_spelling_and_version(self, asked_for: str, posted_to: str) -> None:
         async def scenario() -> None:
             stage = Stage(numbered())
             await stage.get(asked_for)
@@ -265,7 +265,7 @@ class TestAcknowledging:
             pytest.param(0.0, 120.0, 0.1, id="the slow first one"),
         ],
     )
-    def test_what_a_flight_brings_that_began_before_its_end_answers_nobody_who_asks_after_it(
+    def test_earlier_fetch_answers_no_request_made_after_it(
         self, get_sent: float, get_takes: float, post_takes: float
     ) -> None:
         async def scenario() -> None:
@@ -293,7 +293,7 @@ class TestAcknowledging:
 
         virtual.run(scenario())
 
-    def test_what_a_flight_brings_that_began_before_it_is_not_kept_even_where_nothing_newer_is(self) -> None:
+    def test_result_of_an_earlier_fetch_is_not_stored(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(5.0), ttl=(("/metadata/scheduledevents", 1000.0),))
             older = stage.start(EVENTS)
@@ -305,7 +305,7 @@ class TestAcknowledging:
 
         virtual.run(scenario())
 
-    def test_one_whose_client_has_hung_up_is_seen_out(self) -> None:
+    def test_completes_although_its_client_disconnected(self) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(), ttl=(("/metadata/scheduledevents", 1000.0),))
             await stage.get(EVENTS)
@@ -319,7 +319,7 @@ class TestAcknowledging:
 
         virtual.run(scenario())
 
-    def test_one_does_not_wait_for_questions_over_which_imds_takes_its_time(self) -> None:
+    def test_does_not_wait_for_slow_requests(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(latency=120.0), max_wait=2.0)
             questions = [stage.start(f"{EVENTS}&x={number}") for number in range(5)]
@@ -334,7 +334,7 @@ class TestAcknowledging:
 
         virtual.run(scenario())
 
-    def test_some_do_not_wait_behind_a_crowd_of_questions(self) -> None:
+    def test_does_not_wait_behind_a_crowd_of_polls(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(latency=120.0))
             questions = [stage.start(f"{EVENTS}&x={number}") for number in range(60)]
@@ -349,7 +349,7 @@ class TestAcknowledging:
         virtual.run(scenario())
 
     @pytest.mark.parametrize("requests", [2, 3, 5])
-    def test_with_questions_it_leaves_a_token_to_the_others(self, requests: int) -> None:
+    def test_leaves_a_permit_for_other_endpoints(self, requests: int) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(latency=120.0), budget_requests=requests)
             slow = [stage.start(f"{EVENTS}&x={number}") for number in range(5)]
@@ -366,7 +366,7 @@ class TestAcknowledging:
 
         virtual.run(scenario())
 
-    def test_one_that_gets_no_token_in_time_is_not_sent_and_drops_nothing(self) -> None:
+    def test_without_a_permit_in_time_is_not_sent_and_drops_nothing(self) -> None:
         async def scenario() -> None:
             stage = Stage(
                 numbered(), budget_requests=1, budget_window=50.0, ttl=(("/metadata/scheduledevents", 1000.0),)
@@ -386,7 +386,7 @@ class TestNeverStale:
     @pytest.mark.parametrize(
         "general", [{}, {"stale_if_error": (("/metadata", 3600.0),), "ttl": (("/metadata", 60.0),)}]
     )
-    def test_once_its_second_is_over_a_failure_is_told(self, failure: str, general: dict[str, object]) -> None:
+    def test_failure_after_its_second_is_reported(self, failure: str, general: dict[str, object]) -> None:
         async def scenario() -> None:
             result = FAILURES[failure]
             told = result.status if isinstance(result, Response) else result.refusal(1).status
@@ -405,7 +405,7 @@ class TestNeverStale:
 
         virtual.run(scenario())
 
-    def test_nor_while_imds_is_known_to_fail_with_something_else(self) -> None:
+    def test_failure_is_reported_while_imds_is_known_to_fail(self) -> None:
         async def scenario() -> None:
             stage = Stage(retry_max=0)
             stage.imds.answer = lambda sent: ok("old") if stage.imds.count <= 2 else status(500)
@@ -417,7 +417,7 @@ class TestNeverStale:
 
         virtual.run(scenario())
 
-    def test_nor_to_those_who_wait_for_a_flight_whose_first_try_failed(self) -> None:
+    def test_failure_is_reported_to_clients_that_joined_the_fetch(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(in_turn(ok("old"), status(500), ok("new"))))
             await stage.get(EVENTS)
@@ -429,7 +429,7 @@ class TestNeverStale:
 
 
 class TestNeverPrefetched:
-    def test_not_at_start_not_by_warm_up_and_not_by_other_clients(self) -> None:
+    def test_no_request_at_start_by_warm_up_or_by_other_clients(self) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda sent: token(86400)))
             await Readiness(stage.proxy, (INSTANCE, TOKEN)).become()
@@ -442,7 +442,7 @@ class TestNeverPrefetched:
 
         virtual.run(scenario())
 
-    def test_not_after_a_client_who_asked_once(self) -> None:
+    def test_no_request_after_a_single_client_request(self) -> None:
         async def scenario() -> None:
             stage = Stage()
             await stage.get(EVENTS)
@@ -453,7 +453,7 @@ class TestNeverPrefetched:
 
         virtual.run(scenario())
 
-    def test_not_while_an_answer_is_served_from_the_cache(self) -> None:
+    def test_no_request_while_an_answer_is_served_from_the_cache(self) -> None:
         async def scenario() -> None:
             stage = Stage()
             await stage.get(EVENTS)
@@ -465,7 +465,7 @@ class TestNeverPrefetched:
 
         virtual.run(scenario())
 
-    def test_not_after_an_acknowledgement_nor_after_the_cache_was_emptied(self) -> None:
+    def test_no_request_after_an_acknowledgement_or_a_drop(self) -> None:
         async def scenario() -> None:
             stage = Stage()
             await stage.get(EVENTS)
@@ -477,7 +477,7 @@ class TestNeverPrefetched:
         virtual.run(scenario())
 
     @pytest.mark.parametrize("failure", FAILURES)
-    def test_for_a_client_who_has_gone_no_longer_than_one_would_wait(self, failure: str) -> None:
+    def test_fetch_of_a_disconnected_client_ends_within_its_max_wait(self, failure: str) -> None:
         async def scenario() -> None:
             stage = Stage(Imds(lambda _sent: FAILURES[failure]))
             began = stage.now

@@ -96,7 +96,7 @@ CLOUDS: list[Response | Failure] = [
 
 
 @pytest.mark.parametrize("troubled", [False, True], ids=["fine", "troubled"])
-def test_over_48_hours_with_a_client_every_minute(troubled: bool) -> None:
+def test_every_token_is_valid_over_48_hours(troubled: bool) -> None:
     async def scenario() -> None:
         chance = random.Random(7)  # the same trouble each time
         issuer = Issuer(LIVES.__getitem__)
@@ -130,7 +130,7 @@ def test_over_48_hours_with_a_client_every_minute(troubled: bool) -> None:
 @pytest.mark.parametrize(
     ("renews_before", "asked", "waits"), [(LIFE / 2, 2, 0), (1800, 7, 0), (600, 9, 1), (300, 9, 1)]
 )
-def test_where_imds_gives_the_same_token_again_what_is_left_of_it_is_halved_each_time(
+def test_same_token_from_imds_is_refreshed_at_half_of_its_remaining_life(
     renews_before: float, asked: int, waits: int
 ) -> None:
     """IMDS keeps tokens itself; a renewal brings a new one only when IMDS has one, so each asks for half as long."""
@@ -201,7 +201,7 @@ def test_response_time_is_subtracted_from_expires_in(life: int) -> None:
 class TestWhenImdsFailsFromTheRenewalOn:
     @pytest.mark.parametrize("failure", FAILURES)
     @pytest.mark.parametrize("life", [HOUR, LIFE])
-    def test_it_is_served_to_its_bound_and_then_the_error_is_passed_on(self, life: int, failure: str) -> None:
+    def test_token_is_served_until_its_bound_and_then_the_error(self, life: int, failure: str) -> None:
         async def scenario() -> None:
             result, told = FAILURES[failure]
             issuer = Issuer(lambda _target: life)
@@ -243,7 +243,7 @@ class TestWhenImdsFailsFromTheRenewalOn:
             ("404", 0.05, 60, 610),
         ],
     )
-    def test_imds_is_not_hammered(self, failure: str, latency: float, every_minute: int, every_second: int) -> None:
+    def test_imds_gets_few_requests(self, failure: str, latency: float, every_minute: int, every_second: int) -> None:
         async def asked_in_an_hour(pause: float) -> int:
             issuer = Issuer()
             stage = Stage(Imds(issuer))
@@ -266,7 +266,7 @@ class TestWhenImdsFailsFromTheRenewalOn:
         [*map(status, (401, 403, 408, 405, 302, 204)), ok("{}"), ok(b"no token"), token(MARGIN)],
         ids=["401", "403", "408", "405", "302", "204", "empty", "unreadable", "short"],
     )
-    def test_nor_by_a_renewal_that_brings_nothing_to_keep(self, result: Response) -> None:
+    def test_imds_gets_few_requests_if_its_answers_cannot_be_stored(self, result: Response) -> None:
         async def scenario() -> None:
             issuer = Issuer()
             stage = Stage(Imds(issuer, latency=0.05))
@@ -282,7 +282,7 @@ class TestWhenImdsFailsFromTheRenewalOn:
         virtual.run(scenario())
 
     @pytest.mark.parametrize("failure", ["500", "410", "unreachable"])
-    def test_the_renewals_of_many_identities_leave_the_budget_to_clients_who_wait(self, failure: str) -> None:
+    def test_refreshes_of_many_identities_leave_permits_for_waiting_clients(self, failure: str) -> None:
         async def scenario() -> None:
             issuer = Issuer()
             stage = Stage(Imds(issuer, latency=0.05))
@@ -303,7 +303,7 @@ class TestWhenImdsFailsFromTheRenewalOn:
 
         virtual.run(scenario())
 
-    def test_the_first_client_after_imds_s_return_gets_the_old_one_and_the_next_the_new_one(self) -> None:
+    def test_first_client_after_recovery_gets_the_old_token_and_the_next_the_new_one(self) -> None:
         async def scenario() -> None:
             issuer = Issuer()
             stage = Stage(Imds(issuer))
@@ -327,7 +327,7 @@ def assert_within_budget(times: list[float]) -> None:
 
 
 @pytest.mark.parametrize("life", [0, 1, 299, 300])
-def test_one_with_under_five_minutes_is_passed_on_and_not_kept(life: int) -> None:
+def test_token_with_under_five_minutes_is_passed_on_and_not_stored(life: int) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: token(life)))
         served = await stage.get(TOKEN)
@@ -359,7 +359,7 @@ def test_token_with_a_doubtful_life_is_passed_on_and_not_stored(body: bytes) -> 
     virtual.run(scenario())
 
 
-def test_a_404_of_the_identity_endpoint_does_not_take_the_place_of_a_token_that_lives() -> None:
+def test_404_does_not_replace_a_living_token() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(token(LIFE), status(404))))
         await stage.get(TOKEN)
@@ -372,7 +372,7 @@ def test_a_404_of_the_identity_endpoint_does_not_take_the_place_of_a_token_that_
     virtual.run(scenario())
 
 
-def test_a_400_does_not_take_the_place_of_a_token_that_still_lives() -> None:
+def test_400_does_not_replace_a_living_token() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(token(LIFE), status(400))))
         await stage.get(TOKEN)
@@ -391,7 +391,7 @@ def test_a_400_does_not_take_the_place_of_a_token_that_still_lives() -> None:
     virtual.run(scenario())
 
 
-def test_a_setting_can_shorten_its_freshness_and_its_staleness_and_never_lengthen_them() -> None:
+def test_settings_only_shorten_the_use_of_a_token() -> None:
     async def scenario() -> None:
         path = "/metadata/identity/oauth2/token"
         stage = Stage(Imds(Issuer()), ttl=((path, 60.0),), stale_if_error=((path, 10.0),))

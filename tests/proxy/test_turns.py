@@ -22,7 +22,7 @@ def leaf(number: int) -> str:
     return f"/metadata/instance/compute/tagsList/{number}?api-version=2021-02-01"
 
 
-def test_a_token_does_not_wait_behind_a_flood_of_questions_about_the_instance() -> None:
+def test_token_request_does_not_wait_behind_a_flood_of_instance_requests() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda sent: token(86400)))
         flood = [stage.start(leaf(number)) for number in range(500)]
@@ -45,7 +45,7 @@ async def pass_through(limiter: Limiter, client: str, kind: str = "") -> float:
     return loop.time() - began
 
 
-def test_clients_take_turns_and_each_of_them_its_kinds() -> None:
+def test_clients_take_turns_and_so_do_the_kinds_of_each() -> None:
     order: list[str] = []
 
     async def scenario() -> None:
@@ -75,7 +75,7 @@ def test_clients_take_turns_and_each_of_them_its_kinds() -> None:
         ("ax ay az bx", "c", "x", 3),
     ],
 )
-def test_the_wait_that_is_expected_is_the_wait_that_comes(waiting: str, client: str, kind: str, seconds: int) -> None:
+def test_expected_wait_equals_the_real_wait(waiting: str, client: str, kind: str, seconds: int) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)
@@ -90,7 +90,7 @@ def test_the_wait_that_is_expected_is_the_wait_that_comes(waiting: str, client: 
     virtual.run(scenario())
 
 
-def test_a_client_with_a_thousand_targets_delays_anothers_single_request_by_about_a_round() -> None:
+def test_client_with_a_thousand_targets_delays_another_by_about_one_round() -> None:
     async def scenario() -> None:
         stage = Stage(max_wait=1_000.0)
         stage.imds.latency = 0.05
@@ -105,7 +105,7 @@ def test_a_client_with_a_thousand_targets_delays_anothers_single_request_by_abou
     virtual.run(scenario())
 
 
-def test_who_asks_for_what_anothers_flood_waits_for_gets_it_in_turn() -> None:
+def test_client_that_joins_a_queued_fetch_brings_it_forward_to_its_own_turn() -> None:
     async def scenario() -> None:
         stage = Stage(max_wait=1_000.0)
         flood = [stage.start(leaf(number), client="10.0.0.7") for number in range(1_000)]
@@ -120,7 +120,7 @@ def test_who_asks_for_what_anothers_flood_waits_for_gets_it_in_turn() -> None:
     virtual.run(scenario())
 
 
-def test_a_background_refresh_that_a_second_client_joins_waits_no_more_behind_clients() -> None:
+def test_background_refresh_with_a_waiting_client_gets_that_clients_turn() -> None:
     async def scenario() -> None:
         stage = Stage(budget_requests=1, max_wait=1_000.0)
         await stage.get(INSTANCE)
@@ -138,7 +138,7 @@ def test_a_background_refresh_that_a_second_client_joins_waits_no_more_behind_cl
     virtual.run(scenario())
 
 
-def test_identity_and_scheduled_events_go_before_background_refreshes() -> None:
+def test_identity_and_scheduled_events_come_before_background_refreshes() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda sent: token(86400)), budget_requests=1)
         kept = [leaf(number) for number in range(8)]
@@ -159,7 +159,7 @@ def place(client: str = "", *, usual: bool = True) -> Place:
     return Place(turn_of(Peer(client)), usual, Recall())
 
 
-def test_few_places_go_round_among_clients() -> None:
+def test_slow_places_are_shared_among_clients_in_turn() -> None:
     order: list[str] = []
 
     async def scenario() -> None:
@@ -181,7 +181,7 @@ def test_few_places_go_round_among_clients() -> None:
     assert order[5:7] == ["c0", "a1"], "eight of one client may wait, and others take turns with them"
 
 
-def test_a_place_whose_client_gave_up_goes_to_the_next() -> None:
+def test_place_of_a_disconnected_client_goes_to_the_next() -> None:
     async def scenario() -> None:
         places = FairSemaphore(1, virtual.VirtualClock())
         first = place("a")
@@ -198,7 +198,7 @@ def test_a_place_whose_client_gave_up_goes_to_the_next() -> None:
     virtual.run(scenario())
 
 
-def test_slow_scheduled_events_leave_tokens_to_the_others() -> None:
+def test_slow_scheduled_events_leave_permits_for_other_requests() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda sent: token(86400)), max_wait=2.0)
         stage.imds.latency = 120.0
@@ -216,7 +216,7 @@ def test_slow_scheduled_events_leave_tokens_to_the_others() -> None:
 
 @pytest.mark.parametrize("cancelled_first", [True, False])
 @pytest.mark.parametrize("background", [True, False])
-def test_a_turn_that_comes_in_the_moment_of_hanging_up_goes_to_the_next(
+def test_permit_granted_at_the_moment_of_a_disconnect_goes_to_the_next(
     cancelled_first: bool, background: bool
 ) -> None:
     async def scenario() -> None:
@@ -243,7 +243,7 @@ def test_a_turn_that_comes_in_the_moment_of_hanging_up_goes_to_the_next(
     virtual.run(scenario())
 
 
-def test_a_place_goes_past_those_who_have_just_given_up() -> None:
+def test_released_place_skips_clients_that_have_just_disconnected() -> None:
     async def scenario() -> None:
         places = FairSemaphore(1, virtual.VirtualClock())
         held = place("a")
@@ -268,7 +268,7 @@ def test_a_place_goes_past_those_who_have_just_given_up() -> None:
     virtual.run(scenario())
 
 
-def test_who_joins_late_has_its_own_time_to_wait() -> None:
+def test_late_joiner_waits_its_own_max_wait() -> None:
     async def scenario() -> None:
         stage = Stage(budget_requests=1, max_wait=10.0)
         flood = [stage.start(leaf(number), client="a") for number in range(30)]
@@ -284,7 +284,7 @@ def test_who_joins_late_has_its_own_time_to_wait() -> None:
     virtual.run(scenario())
 
 
-def test_who_joins_in_the_last_moment_is_not_turned_away_with_the_one_that_began() -> None:
+def test_late_joiner_is_not_refused_with_the_client_that_started_the_fetch() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(), budget_requests=1, max_wait=10.0)
         stage.imds.latency = 9.99
@@ -303,7 +303,7 @@ def test_who_joins_in_the_last_moment_is_not_turned_away_with_the_one_that_began
     virtual.run(scenario())
 
 
-def test_of_very_many_who_join_those_with_little_waiting_bring_the_soonest_turn() -> None:
+def test_ticket_with_many_clients_keeps_those_with_the_shortest_queues() -> None:
     async def scenario() -> None:
         stage = Stage(budget_requests=1, max_wait=1_000.0)
         floods = [
@@ -321,7 +321,7 @@ def test_of_very_many_who_join_those_with_little_waiting_bring_the_soonest_turn(
     virtual.run(scenario())
 
 
-def test_who_is_turned_away_is_told_a_time_of_its_own_and_served_then() -> None:
+def test_refused_clients_get_different_retry_after_and_are_served_then() -> None:
     async def scenario() -> None:
         stage = Stage(max_wait=2.0)
         told: list[int] = []
@@ -343,7 +343,7 @@ def test_who_is_turned_away_is_told_a_time_of_its_own_and_served_then() -> None:
     virtual.run(scenario())
 
 
-def test_nobody_is_told_a_time_out_of_all_proportion() -> None:
+def test_retry_after_is_at_most_two_minutes() -> None:
     async def scenario() -> None:
         stage = Stage(max_wait=2.0)
 
@@ -372,7 +372,7 @@ def test_nobody_is_told_a_time_out_of_all_proportion() -> None:
     ],
     ids=["loopback", "loopback, by address", "processes", "via", "via, by address", "an IPv6 network"],
 )
-def test_a_client_with_many_faces_has_the_turns_of_one(attackers: list[Peer], other: Peer) -> None:
+def test_client_with_many_addresses_has_the_turns_of_one(attackers: list[Peer], other: Peer) -> None:
     async def scenario() -> None:
         stage = Stage()
         number = 0
@@ -399,7 +399,7 @@ def test_a_client_with_many_faces_has_the_turns_of_one(attackers: list[Peer], ot
     virtual.run(scenario())
 
 
-def test_proxies_at_a_socket_are_told_times_one_after_another() -> None:
+def test_refused_proxies_at_a_socket_get_retry_after_in_sequence() -> None:
     async def scenario() -> None:
         stage = Stage(max_wait=2.0)
 
@@ -414,7 +414,7 @@ def test_proxies_at_a_socket_are_told_times_one_after_another() -> None:
     virtual.run(scenario())
 
 
-def test_forged_proxies_do_not_put_another_user_off() -> None:
+def test_forged_proxy_names_do_not_delay_another_user() -> None:
     async def scenario() -> None:
         stage = Stage(max_wait=2.0)
         flood = [stage.start(leaf(number), client=Peer(user=1001, proxy=f"forged {number}")) for number in range(2_000)]

@@ -157,7 +157,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
-def test_a_client_finds_out_what_it_wants_to_know(played: Played, client: Client) -> None:
+def test_client_finds_out_what_it_wants_to_know(played: Played, client: Client) -> None:
     """One that waits 0.2 s gets nothing while IMDS is in trouble and the cache is cold: the next to ask gets it."""
     need(client)
     hopeless = client.impatient and played.situation.too_slow
@@ -173,7 +173,7 @@ def test_imds_is_asked_no_more_than_it_must_be(played: Played) -> None:
         assert len(answered) == len(set(answered))
 
 
-def test_the_exporter_asks_once_in_a_process_however_it_ends(azure: Azure) -> None:
+def test_exporter_asks_once_in_a_process_however_it_ends(azure: Azure) -> None:
     """Azure Monitor's exporter takes a timeout to mean that this is no machine of Azure's, for good."""
     with azure.running_proxy():
         azure.redirect()
@@ -183,7 +183,7 @@ def test_the_exporter_asks_once_in_a_process_however_it_ends(azure: Azure) -> No
         assert EXPORTER.found(azure.vm) == ON_A_VM
 
 
-def test_a_proxy_that_was_told_what_to_fetch_serves_the_impatient_from_the_first_moment(azure: Azure) -> None:
+def test_proxy_that_was_told_what_to_fetch_serves_the_impatient_from_the_first_moment(azure: Azure) -> None:
     with azure.running_proxy(warmup=",".join(DETECTION)):
         azure.redirect()
         azure.imds.nft(SILENCE)
@@ -191,7 +191,7 @@ def test_a_proxy_that_was_told_what_to_fetch_serves_the_impatient_from_the_first
         assert _ask(azure, EXPORTER, TRIES) == ON_A_VM
 
 
-def test_a_probe_costs_imds_nothing(azure: Azure) -> None:
+def test_probe_costs_imds_nothing(azure: Azure) -> None:
     """DefaultAzureCredential asks once without the Metadata header: any answer tells it that IMDS is there."""
     with azure.running_proxy() as proxy:
         azure.redirect()

@@ -83,7 +83,7 @@ def test_it_writes_only_where_a_mount_lets_it(node: Host, tmp_path: Path) -> Non
     assert not Path("/run/imdsproxy-read").exists()
 
 
-def test_a_file_can_be_mounted_where_there_is_none(node: Host, tmp_path: Path) -> None:
+def test_file_can_be_mounted_where_there_is_none(node: Host, tmp_path: Path) -> None:
     (tmp_path / "settings").write_text("port = 1\n", encoding="ascii")
     mounts = [Mount(tmp_path / "settings", "/etc/imdsproxy/of/ours/settings.toml", read_only=True)]
     shown = run_contained(node, "cat", "/etc/imdsproxy/of/ours/settings.toml", env=ENV, mounts=mounts)
@@ -99,7 +99,7 @@ def test_it_sees_its_own_network_processes_and_environment_only(node: Host) -> N
     assert run_contained(node, "env", env={"ONE": "1", **ENV}).stdout == f"ONE=1\nPATH={ENV['PATH']}\n"
 
 
-def test_the_status_says_what_could_not_be_done(node: Host) -> None:
+def test_status_says_what_could_not_be_done(node: Host) -> None:
     absent = run_contained(node, "no-such-command", env=ENV)
     assert (absent.returncode, absent.stderr) == (127, "no-such-command: No such file or directory\n")
     unmade = run_contained(node, "true", env=ENV, workdir="/no/such/folder")

@@ -55,7 +55,7 @@ def test_only_the_thread_that_goes_inside_is_there() -> None:
     assert seen == [before] == [_THIS_NETWORK.readlink()]
 
 
-def test_a_command_runs_as_the_user_it_is_given() -> None:
+def test_command_runs_as_the_user_it_is_given() -> None:
     with Host("one") as one:
         assert one.run("id", "-u").stdout == "0\n"
         assert one.run("id", "-u", "-n", user=0).stdout == "root\n"
@@ -65,7 +65,7 @@ def test_a_command_runs_as_the_user_it_is_given() -> None:
         assert one.run("false", check=False).returncode == 1
 
 
-def test_a_killed_test_run_leaves_no_process_and_no_namespace_behind(tmp_path: Path) -> None:
+def test_killed_test_run_leaves_no_process_and_no_namespace_behind(tmp_path: Path) -> None:
     script = """
 import sys, time
 from tests.system.hosts import ROOT_USER, Host

@@ -107,7 +107,7 @@ def files(image: Image) -> dict[str, os.stat_result]:
 # What it is made of.
 
 
-def test_the_build_sees_only_what_it_needs(builder: Builder, tmp_path: Path) -> None:
+def test_build_sees_only_what_it_needs(builder: Builder, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n", encoding="ascii")
     context = builder.unpack(builder.build("context:test", dockerfile=tmp_path / "Dockerfile"))
     named = [ROOT / name for name in CONTEXT]
@@ -186,7 +186,7 @@ def test_it_says_what_it_is(image: Image, redirect_image: Image) -> None:
         print(f"layers: {one.layers} bytes")  # noqa: T201
 
 
-def test_the_base_is_pinned_and_the_version_is_this_one() -> None:
+def test_base_is_pinned_and_the_version_is_this_one() -> None:
     lines = DOCKERFILE.read_text(encoding="utf-8")
     assert f"ARG VERSION={__version__}\n" in lines
     assert re.search(r"^ARG BASE=[a-z]+:[0-9.]+-slim$", lines, re.MULTILINE)
@@ -253,7 +253,7 @@ def test_what_others_share_with_it_lies_in_a_volume(azure: Azure, image: Image, 
         ({}, "port = 9254\nadmin_port = 8256\n"),
     ],
 )
-def test_the_health_check_asks_where_the_settings_say(
+def test_health_check_asks_where_the_settings_say(
     azure: Azure, image: Image, tmp_path: Path, settings: dict[str, object], file: str
 ) -> None:
     mounts = []
@@ -282,7 +282,7 @@ def test_the_health_check_asks_where_the_settings_say(
         (None, "timed out"),
     ],
 )
-def test_the_health_check_takes_200_alone(image: Image, answer: bytes | None, said: str) -> None:
+def test_health_check_takes_200_alone(image: Image, answer: bytes | None, said: str) -> None:
     serve = (
         "import socket, sys, time\nlistener = socket.create_server(('127.0.0.1', 8254))\n"
         "print('here', flush=True)\nconnection = listener.accept()[0]\nconnection.recv(4096)\n"
@@ -307,7 +307,7 @@ def test_port_zero_is_not_healthy(image: Image) -> None:
 # What brings clients to it.
 
 
-def test_the_redirect_needs_one_capability_and_no_shell(azure: Azure, image: Image, redirect_image: Image) -> None:
+def test_redirect_needs_one_capability_and_no_shell(azure: Azure, image: Image, redirect_image: Image) -> None:
     def redirect(*flags: str, capabilities: Sequence[str] = ("net_admin",)) -> tuple[int, str]:
         done = run_contained(
             azure.vm,

@@ -114,7 +114,7 @@ def test_sidecar_serves_its_own_pod_only(azure: Azure, node: Node) -> None:
     assert ended_well(pod, "example", "imdsproxy")
 
 
-def test_the_kubelet_reaches_a_sidecar_in_a_network_of_ipv6_alone(azure: Azure, node: Node) -> None:
+def test_kubelet_reaches_a_sidecar_in_a_network_of_ipv6_alone(azure: Azure, node: Node) -> None:
     azure.vm.ip("addr add fd00::1/64 dev cbr0 nodad")
     pod = manifests.pod("sidecar")
     with pod_network(azure.vm, 3) as (host, address):
@@ -124,7 +124,7 @@ def test_the_kubelet_reaches_a_sidecar_in_a_network_of_ipv6_alone(azure: Azure, 
             wait_until(started.alive)
 
 
-def test_an_init_container_of_the_applications_can_use_the_sidecar(azure: Azure, node: Node) -> None:
+def test_init_container_of_the_applications_can_use_the_sidecar(azure: Azure, node: Node) -> None:
     pod = manifests.pod("sidecar")
     first = copy.deepcopy(pod.spec["containers"][0])
     first |= {"name": "first", "command": manifests.pod("job").spec["containers"][0]["command"]}
@@ -134,7 +134,7 @@ def test_an_init_container_of_the_applications_can_use_the_sidecar(azure: Azure,
         assert started.log("first").startswith(f"200 {NAME} imdsproxy; ")
 
 
-def test_a_job_completes_although_its_sidecar_would_go_on(azure: Azure, node: Node) -> None:
+def test_job_completes_although_its_sidecar_would_go_on(azure: Azure, node: Node) -> None:
     with pod_network(azure.vm, 3) as (host, address), node.pod(manifests.pod("job"), host, address) as pod:
         pod.start()
         wait_until(lambda: pod["example"].status is not None)
@@ -191,7 +191,7 @@ def test_sidecars_without_a_daemon_keep_one_budget(azure: Azure, node: Node) -> 
 
 
 @pytest.mark.parametrize("users", [(IMAGE_USER, REDIRECTED_USER), (REDIRECTED_USER, IMAGE_USER)])
-def test_a_redirected_sidecar_and_a_plain_one_share_the_file_by_their_group(
+def test_redirected_sidecar_and_a_plain_one_share_the_file_by_their_group(
     azure: Azure, node: Node, users: tuple[int, int]
 ) -> None:
     with contextlib.ExitStack() as stack:
@@ -247,7 +247,7 @@ def keep_from_imds(azure: Azure, *pods: str) -> None:
     )
 
 
-def test_the_daemons_restart_is_seen_by_no_client_that_has_an_answer_kept(azure: Azure, node: Node) -> None:
+def test_daemons_restart_is_seen_by_no_client_that_has_an_answer_kept(azure: Azure, node: Node) -> None:
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(pod_network(azure.vm, 3))
         first = stack.enter_context(node.pod(manifests.pod("node"), *daemon))
@@ -270,7 +270,7 @@ def test_the_daemons_restart_is_seen_by_no_client_that_has_an_answer_kept(azure:
             assert pod.host.fetch(PROXY + INSTANCE).status == 200
 
 
-def test_a_pod_that_comes_before_the_daemon_serves_as_soon_as_that_does(azure: Azure, node: Node) -> None:
+def test_pod_that_comes_before_the_daemon_serves_as_soon_as_that_does(azure: Azure, node: Node) -> None:
     with (
         pod_network(azure.vm, 4) as network,
         node.running(manifests.pod("sidecar-chained"), *network) as pod,
@@ -283,7 +283,7 @@ def test_a_pod_that_comes_before_the_daemon_serves_as_soon_as_that_does(azure: A
 
 
 @pytest.mark.parametrize(("groups", "found"), [((IMAGE_USER,), [200, 200]), ((), None)])
-def test_a_program_in_the_sockets_group_needs_no_sidecar(
+def test_program_in_the_sockets_group_needs_no_sidecar(
     azure: Azure, node: Node, groups: tuple[int, ...], found: list[int] | None
 ) -> None:
     """As `docs/kubernetes.md` has it: supplementalGroups, and the directory read-only."""
@@ -296,7 +296,7 @@ def test_a_program_in_the_sockets_group_needs_no_sidecar(
             assert ("PermissionError" in program.log("program")) is (found is None)
 
 
-def test_the_nodes_proxy_without_tokens_gives_metadata_only(azure: Azure, node: Node) -> None:
+def test_nodes_proxy_without_tokens_gives_metadata_only(azure: Azure, node: Node) -> None:
     with running(node, "node-no-tokens", 3), pod_network(azure.vm, 4) as network:
         pod = program_at_the_socket((IMAGE_USER,), NAME, TOKEN)
         with node.pod(pod, *network) as program:
@@ -326,7 +326,7 @@ def program_at_the_socket(groups: tuple[int, ...], *targets: str) -> Pod:
 # A redirected node
 
 
-def test_a_redirected_node_and_its_pods_get_the_proxy_and_lose_it_at_the_pods_end(azure: Azure, node: Node) -> None:
+def test_redirected_node_and_its_pods_get_the_proxy_and_lose_it_at_the_pods_end(azure: Azure, node: Node) -> None:
     azure.vm.sysctl(ROUTE_LOCALNET, 1)  # as kube-proxy does
     clients = (azure.vm, azure.routed, azure.bridged)
     with on_the_node(node, "node-redirect") as pod:
@@ -347,7 +347,7 @@ def test_a_redirected_node_and_its_pods_get_the_proxy_and_lose_it_at_the_pods_en
         assert (answer.status, answer.by_proxy) == (200, False)
 
 
-def test_a_redirect_that_outlived_its_pod_is_taken_away(azure: Azure, node: Node) -> None:
+def test_redirect_that_outlived_its_pod_is_taken_away(azure: Azure, node: Node) -> None:
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
     with node.pod(manifests.pod("node-redirect"), azure.vm, "10.0.0.4") as pod:
         pod.start()
@@ -413,7 +413,7 @@ _READ_ALL = 2  # CAP_DAC_READ_SEARCH, which stands for an image's own files, all
 _NET_ADMIN = 12
 
 
-def test_the_example_would_notice_a_proxy_that_fails(azure: Azure, node: Node) -> None:
+def test_example_would_notice_a_proxy_that_fails(azure: Azure, node: Node) -> None:
     with running(node, "sidecar", 3) as pod:
         wait_for_rounds(pod, 1)
         pod["imdsproxy"].process.send_signal(signal.SIGKILL)

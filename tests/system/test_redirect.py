@@ -30,7 +30,7 @@ with socket.socket(socket.AF_INET, getattr(socket, kind)) as it:
 
 
 @pytest.mark.parametrize("user", [ROOT_USER, ORDINARY_USER])
-def test_a_client_that_knows_one_address_only_reaches_the_cache(azure: Azure, user: int) -> None:
+def test_client_that_knows_one_address_only_reaches_the_cache(azure: Azure, user: int) -> None:
     with azure.running_proxy() as proxy:
         azure.redirect()
         first, second = azure.vm.fetch_in_turn(INSTANCE, 2, user=user)
@@ -43,21 +43,21 @@ def test_a_client_that_knows_one_address_only_reaches_the_cache(azure: Azure, us
         assert "loop" not in proxy.log
 
 
-def test_the_proxys_own_user_goes_to_imds_itself(azure: Azure) -> None:
+def test_proxys_own_user_goes_to_imds_itself(azure: Azure) -> None:
     azure.redirect()
     answer = azure.vm.fetch(TOKEN, user=PROXY_USER)
     assert (answer.status, answer.by_proxy) == (200, False)
     assert azure.counted("output") == 0
 
 
-def test_the_proxys_user_may_be_named(azure: Azure) -> None:
+def test_proxys_user_may_be_named(azure: Azure) -> None:
     azure.redirect(user="nobody")
     nobody = int(azure.vm.run("id", "-u", "nobody").stdout)
     assert azure.vm.fetch(INSTANCE, user=nobody).status == 200
     assert "refused" in azure.vm.fetch(INSTANCE, user=PROXY_USER).error
 
 
-def test_the_redirect_goes_to_the_port_of_the_settings(azure: Azure) -> None:
+def test_redirect_goes_to_the_port_of_the_settings(azure: Azure) -> None:
     with azure.running_proxy(port=9254), azure.running_proxy(port=PROXY_PORT) as other:
         azure.redirect("--port", "9254")
         before = other.metric("imdsproxy_requests_total")
@@ -93,7 +93,7 @@ def test_removing_it_takes_its_own_table_and_no_other(azure: Azure) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--exclusive",), ("--node", "--port", "9999")])
-def test_the_command_loads_what_it_prints(azure: Azure, flags: tuple[str, ...]) -> None:
+def test_command_loads_what_it_prints(azure: Azure, flags: tuple[str, ...]) -> None:
     azure.redirect(*flags)
     by_nft = loaded(azure.vm)
     azure.vm.nft("flush ruleset")
@@ -107,7 +107,7 @@ def test_the_command_loads_what_it_prints(azure: Azure, flags: tuple[str, ...]) 
     assert said.stderr.startswith("imdsproxy: calls of 169.254.169.254:80 go to IMDS itself again\n")
 
 
-def test_a_client_reaches_the_cache_by_what_the_command_loaded(azure: Azure) -> None:
+def test_client_reaches_the_cache_by_what_the_command_loaded(azure: Azure) -> None:
     with azure.running_proxy():
         azure.vm.run(sys.executable, "-m", "imdsproxy", "redirect", "--load", "--uid", str(PROXY_USER), "--exclusive")
         assert azure.vm.fetch(INSTANCE, user=ORDINARY_USER).by_proxy
@@ -212,7 +212,7 @@ def test_missing_exemption_is_reported_at_once_and_takes_no_permit(azure: Azure)
         assert (answer.status, answer.by_proxy) == (200, True)
 
 
-def test_a_proxy_started_into_a_loop_becomes_ready_once_it_is_exempt(azure: Azure) -> None:
+def test_proxy_started_into_a_loop_becomes_ready_once_it_is_exempt(azure: Azure) -> None:
     azure.redirect(user=ANOTHER_USER)
     with azure.running_proxy(page="/-/healthy") as proxy:
         wait_until(lambda: f"meta skuid != {PROXY_USER}" in proxy.log)

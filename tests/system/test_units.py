@@ -119,7 +119,7 @@ def test_systemd_finds_nothing_to_complain_of(root: Path, node: bool) -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_the_services_are_exposed_no_more_than_they_were(root: Path, unit: str) -> None:
+def test_services_are_exposed_no_more_than_they_were(root: Path, unit: str) -> None:
     add_node_drop_in(root)
     judge = ("systemd-analyze", "security", "--offline=true", "--no-pager", f"--root={root}", unit)
     told = run(*judge, f"--threshold={MOST_EXPOSED[unit]}")
@@ -128,7 +128,7 @@ def test_the_services_are_exposed_no_more_than_they_were(root: Path, unit: str) 
     assert round(10 * float(level[1])) == MOST_EXPOSED[unit], "less: then less is to be held from now on"
 
 
-def test_the_user_is_made_and_cannot_log_in(root: Path) -> None:
+def test_user_is_made_and_cannot_log_in(root: Path) -> None:
     run("systemd-sysusers", f"--root={root}", str(UNITS / "imdsproxy.sysusers"))
     (user,) = [
         line.split(":")
@@ -140,7 +140,7 @@ def test_the_user_is_made_and_cannot_log_in(root: Path) -> None:
     assert re.search(r"^imdsproxy:", (root / "etc/group").read_text(encoding="ascii"), re.MULTILINE)
 
 
-def test_the_folder_is_the_user_s_and_keeps_what_is_in_it(root: Path) -> None:
+def test_folder_is_the_user_s_and_keeps_what_is_in_it(root: Path) -> None:
     run("systemd-sysusers", f"--root={root}", str(UNITS / "imdsproxy.sysusers"))
     users = (root / "etc/passwd").read_text(encoding="ascii")
     (user,) = re.findall(r"^imdsproxy:[^:]*:(\d+):(\d+):", users, re.MULTILINE)
@@ -177,7 +177,7 @@ def test_systemd_reads_the_environment_file_as_it_is_meant(tmp_path: Path) -> No
 # What the files say of each other
 
 
-def test_the_files_mean_the_same_places_and_the_same_user() -> None:
+def test_files_mean_the_same_places_and_the_same_user() -> None:
     service, listeners = settings_of("imdsproxy.service"), settings_of("imdsproxy.socket")
     redirect = settings_of("imdsproxy-redirect.service")
     address, unix = listeners["ListenStream"]
@@ -291,7 +291,7 @@ def activated(azure: Azure, tmp_path: Path) -> Iterator[tuple[HostedProxy, Path]
             assert process.wait(15) == 0, log.read_text(encoding="utf-8")
 
 
-def test_the_service_runs_as_its_unit_confines_it(azure: Azure, activated: tuple[HostedProxy, Path]) -> None:
+def test_service_runs_as_its_unit_confines_it(azure: Azure, activated: tuple[HostedProxy, Path]) -> None:
     proxy, unix = activated
     answer = proxy.get(INSTANCE)
     assert answer.status == 200, proxy.log
@@ -311,7 +311,7 @@ def test_the_service_runs_as_its_unit_confines_it(azure: Azure, activated: tuple
     assert "warning" not in proxy.log.lower(), proxy.log
 
 
-def test_the_service_has_room_for_what_it_needs(azure: Azure, activated: tuple[HostedProxy, Path]) -> None:
+def test_service_has_room_for_what_it_needs(azure: Azure, activated: tuple[HostedProxy, Path]) -> None:
     proxy, _ = activated
     service = settings_of("imdsproxy.service")
     assert proxy.get(INSTANCE).status == 200
@@ -326,7 +326,7 @@ def test_the_service_has_room_for_what_it_needs(azure: Azure, activated: tuple[H
     assert threads + 5 <= int(service["TasksMax"][0])
 
 
-def test_a_socket_of_the_name_admin_serves_the_pages_alone(azure: Azure, tmp_path: Path) -> None:
+def test_socket_of_the_name_admin_serves_the_pages_alone(azure: Azure, tmp_path: Path) -> None:
     unix = tmp_path / "imdsproxy.sock"
     log = tmp_path / "service.log"
     opened = [f"--listen={one}" for one in (ADDRESS, unix, "10.0.0.4:8256")]
@@ -361,7 +361,7 @@ def test_what_is_not_allowed_ends_a_process(tmp_path: Path, azure: Azure) -> Non
         assert done.returncode == outcome, (attempt, done.stderr)
 
 
-def test_the_redirect_s_unit_may_do_what_it_does(azure: Azure, tmp_path: Path) -> None:
+def test_redirect_s_unit_may_do_what_it_does(azure: Azure, tmp_path: Path) -> None:
     unit = "imdsproxy-redirect.service"
     settings = settings_of(unit)
 
@@ -396,7 +396,7 @@ def test_redirected_calls_come_with_the_machine_s_own_address(azure: Azure) -> N
             assert peer == address
 
 
-def test_the_drop_in_for_a_node_opens_loopback_only_while_it_is_guarded(azure: Azure) -> None:
+def test_drop_in_for_a_node_opens_loopback_only_while_it_is_guarded(azure: Azure) -> None:
     settings = settings_of("imdsproxy-redirect.service", "imdsproxy-redirect-node.conf")
 
     def carry_out(name: str) -> None:

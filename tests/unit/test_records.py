@@ -18,7 +18,7 @@ def served(outcome: Outcome, **more: Any) -> RequestRecord:
     return RequestRecord(OK, "instance", outcome, **more)
 
 
-def test_the_outcomes_are_the_contracts() -> None:
+def test_outcomes_are_the_contracts() -> None:
     assert " ".join(outcome.value for outcome in Outcome) == "hit stale miss collapsed bypass refused error"
 
 
@@ -65,12 +65,12 @@ def test_age_is_there_on_a_hit_only() -> None:
     assert b"cache-status" in names
 
 
-def test_an_empty_body_has_a_length_too() -> None:
+def test_empty_body_has_a_length_too() -> None:
     assert (b"content-length", b"0") in RequestRecord(Response(200, (), b""), "instance", Outcome.MISS).headers()
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_a_status_without_a_body_has_no_length(status: int) -> None:
+def test_status_without_a_body_has_no_length(status: int) -> None:
     fields = RequestRecord(Response(status, (), b""), "instance", Outcome.MISS).headers()
     assert b"content-length" not in [name for name, _ in fields]
 
@@ -99,7 +99,7 @@ def test_age_is_given_once_where_the_upstream_is_a_cache_too() -> None:
     assert len([value for name, value in fields if name == b"age"]) == 1
 
 
-def test_an_answer_of_the_proxys_own_carries_its_reason_as_detail() -> None:
+def test_answer_of_the_proxys_own_carries_its_reason_as_detail() -> None:
     record = refused(Refusal(403, "denied", "forbidden", "Ask for something else."))
     assert (record.response.status, record.endpoint, record.outcome) == (403, "none", Outcome.REFUSED)
     assert (b"cache-status", b"imdsproxy; detail=denied") in record.headers()
@@ -108,7 +108,7 @@ def test_an_answer_of_the_proxys_own_carries_its_reason_as_detail() -> None:
     assert record.age is None
 
 
-def test_an_answer_of_the_proxys_own_can_belong_to_an_endpoint_and_to_a_failure() -> None:
+def test_answer_of_the_proxys_own_can_belong_to_an_endpoint_and_to_a_failure() -> None:
     record = refused(Refusal(502, "upstream-reset", "x", "y"), "token", Outcome.ERROR)
     assert (record.endpoint, record.outcome) == ("token", Outcome.ERROR)
 
@@ -118,7 +118,7 @@ def test_every_failure_has_a_word_that_cache_status_can_carry(kind: FailureKind)
     assert STRUCTURED_TOKEN.fullmatch(kind.value)
 
 
-def test_a_try_that_was_turned_away_has_no_status_and_took_no_time() -> None:
+def test_try_that_was_turned_away_has_no_status_and_took_no_time() -> None:
     asked = UpstreamAttempt("instance", BudgetClass.GENERAL, 0.0, None)
     assert (asked.status, asked.seconds, asked.retried_after) == (None, 0.0, None)
 
@@ -136,6 +136,6 @@ def test_reports_loop_needs_an_imdsproxy_508(status: int, headers: Headers, expe
     assert reports_loop(Response(status, headers, b"")) is expected
 
 
-def test_the_refusal_of_a_loop_is_read_as_one() -> None:
+def test_refusal_of_a_loop_is_read_as_one() -> None:
     loop = refused(Failure(FailureKind.LOOP, "It leads back.").refusal(1))
     assert reports_loop(Response(loop.response.status, tuple(loop.headers()), loop.response.body))

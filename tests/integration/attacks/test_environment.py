@@ -14,7 +14,7 @@ from tests.targets import INSTANCE, TOKEN
 pytestmark = pytest.mark.process
 
 
-def test_the_environment_changes_nothing_about_where_requests_go(
+def test_environment_changes_nothing_about_where_requests_go(
     imds: EmulatorServer,
     start: Starter,
     trap: int,

@@ -67,7 +67,7 @@ def _refused_keys(connection: int, count: int) -> Iterator[bytes]:
         yield request(b"/-/" + mark, HOST)
 
 
-def test_a_flood_of_keys_stays_within_the_configured_bound(start: Starter) -> None:
+def test_flood_of_keys_stays_within_the_configured_bound(start: Starter) -> None:
     bound = 250_000
     with (
         AnsweringServer(lambda _head: ok(b'{"apiVersions":[],"compute":"' + b"x" * 500 + b'"}')) as upstream,
@@ -181,7 +181,7 @@ def test_slow_scheduled_events_delay_no_client_beyond_max_wait(start: Starter) -
 
 
 @pytest.mark.parametrize("waiting", [True, False], ids=["imds-is-slow", "client-reads-nothing"])
-def test_a_pipelining_client_that_hangs_up_leaves_no_traceback(
+def test_pipelining_client_that_hangs_up_leaves_no_traceback(
     imds: EmulatorServer, start: Starter, waiting: bool
 ) -> None:
     slow = request(b"/metadata/loadbalancer?api-version=2021-02-01&gone=1", HOST)

@@ -70,7 +70,7 @@ pytestmark = pytest.mark.process
     ids=repr,
 )
 @pytest.mark.parametrize("method", [b"POST", b"GET"])
-def test_a_body_whose_length_is_in_doubt_ends_the_connection(
+def test_body_whose_length_is_in_doubt_ends_the_connection(
     proxy: ProxyProcess, imds: EmulatorServer, method: bytes, fields: bytes
 ) -> None:
     target = EVENTS if method == b"POST" else RAW_TOKEN + b"&framing=1"
@@ -103,7 +103,7 @@ def test_a_body_whose_length_is_in_doubt_ends_the_connection(
     ],
     ids=repr,
 )
-def test_a_broken_chunk_ends_the_connection(proxy: ProxyProcess, imds: EmulatorServer, body: bytes) -> None:
+def test_broken_chunk_ends_the_connection(proxy: ProxyProcess, imds: EmulatorServer, body: bytes) -> None:
     sent = request(EVENTS, HOST, TRUE, b"Transfer-Encoding: chunked\r\n", method=b"POST", body=body + SMUGGLED)
     with nothing_arrives(imds):
         answers = until_closed(proxy.port, sent)
@@ -111,7 +111,7 @@ def test_a_broken_chunk_ends_the_connection(proxy: ProxyProcess, imds: EmulatorS
     assert_refused(answers[0], 400, "malformed")
 
 
-def test_an_unknown_transfer_coding_is_not_passed_off_as_plain(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_unknown_transfer_coding_is_not_passed_off_as_plain(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """RFC 9112 section 6.1: a coding that is not understood is refused."""
     chunked = b"2\r\n{}\r\n0\r\n\r\n"
     sent = request(EVENTS, HOST, TRUE, CLOSE, b"Transfer-Encoding: gzip, chunked\r\n", method=b"POST", body=chunked)
@@ -123,7 +123,7 @@ def test_an_unknown_transfer_coding_is_not_passed_off_as_plain(proxy: ProxyProce
 # --- bodies
 
 
-def test_a_body_on_get_is_swallowed_and_never_read_as_a_request(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_body_on_get_is_swallowed_and_never_read_as_a_request(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     following = request(b"/-/healthy", HOST)
     with nothing_arrives(imds):
         for target, status in (
@@ -147,7 +147,7 @@ def test_a_body_on_get_is_swallowed_and_never_read_as_a_request(proxy: ProxyProc
                     assert answers[1].body == b'{"status":"ok"}'
 
 
-def test_a_refused_posts_body_is_never_read_as_a_request(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_refused_posts_body_is_never_read_as_a_request(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     with nothing_arrives(imds):
         framed = request(RAW_TOKEN, HOST, b"Content-Length: %d\r\n" % len(SMUGGLED), method=b"POST", body=SMUGGLED)
         answers = converse(proxy.port, [framed[:-30], framed[-30:] + request(b"/-/healthy", HOST)], 2)
@@ -155,7 +155,7 @@ def test_a_refused_posts_body_is_never_read_as_a_request(proxy: ProxyProcess, im
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "one-byte-chunks", "expect"])
-def test_a_post_to_scheduled_events_arrives_whole(proxy: ProxyProcess, imds: EmulatorServer, framing: str) -> None:
+def test_post_to_scheduled_events_arrives_whole(proxy: ProxyProcess, imds: EmulatorServer, framing: str) -> None:
     event = imds.emulator.events.add()
     body = json.dumps({"StartRequests": [{"EventId": event}]}).encode()
     length = b"Content-Length: %d\r\n" % len(body)
@@ -223,7 +223,7 @@ def test_expectation_of_a_request_that_is_refused_is_not_met(proxy: ProxyProcess
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_long_post_is_refused(proxy: ProxyProcess, imds: EmulatorServer, chunked: bool) -> None:
+def test_long_post_is_refused(proxy: ProxyProcess, imds: EmulatorServer, chunked: bool) -> None:
     body = b"x" * 70_000
     field = b"Transfer-Encoding: chunked\r\n" if chunked else b"Content-Length: 70000\r\n"
     framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
@@ -282,7 +282,7 @@ def test_what_cannot_be_read_does_not_overtake_an_answer(
     assert [answer.status for answer in answers[2:]] in ([], [400], [431])
 
 
-def test_a_request_split_anywhere_is_the_same_request(proxy: ProxyProcess) -> None:
+def test_request_split_anywhere_is_the_same_request(proxy: ProxyProcess) -> None:
     sent = request(RAW_TOKEN, HOST, TRUE)
     whole = converse(proxy.port, sent)[0]
     token = json.loads(whole.body)["access_token"]
@@ -347,7 +347,7 @@ def test_known_head_gives_no_access_to_other_requests(proxy: ProxyProcess, imds:
         *("endless-value", "endless-name", "endless-fields", "endless-lines", "trailers"),
     ],
 )
-def test_a_head_that_is_too_long_is_refused(proxy: ProxyProcess, imds: EmulatorServer, sent: bytes) -> None:
+def test_head_that_is_too_long_is_refused(proxy: ProxyProcess, imds: EmulatorServer, sent: bytes) -> None:
     with nothing_arrives(imds):
         answers = until_closed(proxy.port, [sent[at : at + 30_000] for at in range(0, len(sent), 30_000)])
     # Where the proxy closes while the client still sends, the answer can be lost on the client's side.
@@ -357,7 +357,7 @@ def test_a_head_that_is_too_long_is_refused(proxy: ProxyProcess, imds: EmulatorS
     assert all(answer.status != 200 for answer in answers)
 
 
-def test_a_hundred_fields_are_served(proxy: ProxyProcess) -> None:
+def test_hundred_fields_are_served(proxy: ProxyProcess) -> None:
     fields = [b"X-%d: 1\r\n" % number for number in range(98)]
     assert converse(proxy.port, request(RAW_TOKEN, HOST, TRUE, *fields))[0].status == 200
 

@@ -134,7 +134,7 @@ def test_what_the_user_opens_in_a_browser_is_served(everywhere: Everywhere, kind
 @serving_listeners
 @both_ways
 @pytest.mark.parametrize("host", [HOST, TO_IMDS], ids=repr)
-def test_a_post_needs_the_clients_own_header(
+def test_post_needs_the_clients_own_header(
     everywhere: Everywhere, imds: EmulatorServer, kind: str, fast: bool, host: bytes
 ) -> None:
     event = imds.emulator.events.add()
@@ -184,7 +184,7 @@ def test_what_is_addressed_to_imds_needs_the_clients_own_header(
 @pytest.mark.parametrize(
     "prefix", [b"http://169.254.169.254", b"HTTP://169.254.169.254:80", b"http://169.254.169.254/"]
 )
-def test_an_absolute_target_for_imds_needs_the_clients_own_header(
+def test_absolute_target_for_imds_needs_the_clients_own_header(
     everywhere: Everywhere, imds: EmulatorServer, kind: str, fast: bool, prefix: bytes
 ) -> None:
     with nothing_arrives(imds):
@@ -194,7 +194,7 @@ def test_an_absolute_target_for_imds_needs_the_clients_own_header(
 
 
 @serving_listeners
-def test_a_request_without_host_needs_the_clients_own_header(
+def test_request_without_host_needs_the_clients_own_header(
     everywhere: Everywhere, imds: EmulatorServer, kind: str
 ) -> None:
     """HTTP/1.0: it may have been addressed to IMDS and redirected."""
@@ -214,7 +214,7 @@ def test_a_request_without_host_needs_the_clients_own_header(
     ids=repr,
 )
 @pytest.mark.parametrize("host", [HOST, TO_IMDS, b"Host: 127.0.0.1:8254\r\n"], ids=repr)
-def test_a_wrong_metadata_header_is_refused_as_imds_refuses_it(
+def test_wrong_metadata_header_is_refused_as_imds_refuses_it(
     everywhere: Everywhere, imds: EmulatorServer, *, kind: str, fast: bool, fields: tuple[bytes, ...], host: bytes
 ) -> None:
     with nothing_arrives(imds):
@@ -229,7 +229,7 @@ def test_a_wrong_metadata_header_is_refused_as_imds_refuses_it(
 @both_ways
 @pytest.mark.parametrize("host", [HOST, b"Host: 127.0.0.1:8254\r\n", b"Host: [::1]\r\n"], ids=repr)
 @pytest.mark.parametrize("target", [PLAIN, b"/" + PLAIN, b"///metadata/instance/?api-version=2021-02-01"], ids=repr)
-def test_a_plain_get_addressed_to_the_proxy_gets_the_header_added(
+def test_plain_get_addressed_to_the_proxy_gets_the_header_added(
     everywhere: Everywhere, kind: str, fast: bool, host: bytes, target: bytes
 ) -> None:
     assert ask(everywhere, kind, request(target, host), fast=fast).status == 200
@@ -237,7 +237,7 @@ def test_a_plain_get_addressed_to_the_proxy_gets_the_header_added(
 
 @serving_listeners
 @both_ways
-def test_a_slash_too_many_before_metadata_changes_no_rule(
+def test_slash_too_many_before_metadata_changes_no_rule(
     everywhere: Everywhere, imds: EmulatorServer, kind: str, fast: bool
 ) -> None:
     with nothing_arrives(imds):
@@ -266,7 +266,7 @@ def test_any_host_name_is_served_at_a_unix_socket_and_there_alone(
 
 
 @both_ways
-def test_a_base_url_of_http_unix_is_served_at_a_unix_socket_and_there_alone(
+def test_base_url_of_http_unix_is_served_at_a_unix_socket_and_there_alone(
     everywhere: Everywhere, imds: EmulatorServer, fast: bool
 ) -> None:
     for prefix in (b"http://unix", b"http://Unix:80", b"http://unix/"):
@@ -293,7 +293,7 @@ def test_other_spellings_of_an_address_are_forbidden_everywhere(
 @every_listener
 @both_ways
 @pytest.mark.parametrize("prefix", [b"http://attacker.example", b"https://unix", b"http://127.0.0.1", b"http://[::1]"])
-def test_an_absolute_target_for_another_host_is_forbidden_everywhere(
+def test_absolute_target_for_another_host_is_forbidden_everywhere(
     everywhere: Everywhere, imds: EmulatorServer, kind: str, fast: bool, prefix: bytes
 ) -> None:
     with nothing_arrives(imds):

@@ -76,7 +76,7 @@ def test_credentials_need_the_clients_own_header(
     assert answer.body == IMDS_WORDS
 
 
-def test_an_unknown_identity_path_never_gets_the_header_added(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_unknown_identity_path_never_gets_the_header_added(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     for path in (
         b"/metadata/identity",
         b"/metadata/identity/getplatformmetadata",
@@ -92,7 +92,7 @@ def test_an_unknown_identity_path_never_gets_the_header_added(proxy: ProxyProces
 
 
 @pytest.mark.parametrize("value", [b"true", b"True", b"TRUE", b"  true", b"\ttrue", b"true ", b"true\t"])
-def test_the_header_is_read_as_clients_write_it(proxy: ProxyProcess, value: bytes) -> None:
+def test_header_is_read_as_clients_write_it(proxy: ProxyProcess, value: bytes) -> None:
     (answer,) = converse(proxy.port, request(RAW_TOKEN, HOST, b"mEtAdAtA:" + value + b"\r\n"))
     assert answer.status == 200
     assert json.loads(answer.body)["access_token"].startswith(TOKEN_MARK)
@@ -118,7 +118,7 @@ def test_the_header_is_read_as_clients_write_it(proxy: ProxyProcess, value: byte
     ],
     ids=repr,
 )
-def test_a_field_that_could_be_read_in_two_ways_ends_the_connection(
+def test_field_that_could_be_read_in_two_ways_ends_the_connection(
     proxy: ProxyProcess, imds: EmulatorServer, fields: tuple[bytes, ...]
 ) -> None:
     with nothing_arrives(imds):
@@ -128,7 +128,7 @@ def test_a_field_that_could_be_read_in_two_ways_ends_the_connection(
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 @pytest.mark.parametrize("pieces", [1, 2, 3])
-def test_a_trailer_is_no_header(proxy: ProxyProcess, imds: EmulatorServer, method: bytes, pieces: int) -> None:
+def test_trailer_is_no_header(proxy: ProxyProcess, imds: EmulatorServer, method: bytes, pieces: int) -> None:
     """RFC 9110 section 6.5.1: a trailer field is not merged into the header section."""
     path = RAW_TOKEN + b"&trailer=%d" % pieces if method == b"GET" else b"/metadata/identity/issuecredential"
     head = request(path, HOST, CLOSE, b"Transfer-Encoding: chunked\r\n", method=method)
@@ -142,7 +142,7 @@ def test_a_trailer_is_no_header(proxy: ProxyProcess, imds: EmulatorServer, metho
         assert b"metadata" not in dict(arrival.headers)
 
 
-def test_a_trailer_does_not_stand_in_for_host(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_trailer_does_not_stand_in_for_host(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     sent = request(
         RAW_TOKEN + b"&t=host", TRUE, CLOSE, b"Transfer-Encoding: chunked\r\n", body=b"0\r\n" + HOST + b"\r\n"
     )
@@ -222,7 +222,7 @@ def test_nothing_that_speaks_of_another_proxy_reaches_imds(proxy: ProxyProcess, 
             assert arrived.isdisjoint({name.lower().replace("_", "-") for name in names}), arrival
 
 
-def test_a_hop_by_hop_field_ends_at_the_proxy(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_hop_by_hop_field_ends_at_the_proxy(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     fields = (
         *(b"Connection: close, X-Secret, Metadata, Host, imdsproxy-via\r\n", b"X-Secret: 1\r\n"),
         *(b"Proxy-Authorization: Basic aHVudGVyMg==\r\n", b"TE: trailers\r\n", b"Keep-Alive: 5\r\n"),
@@ -317,7 +317,7 @@ def test_malformed_client_field_does_not_count_as_an_imds_failure(
     ids=repr,
 )
 @pytest.mark.parametrize("target", [RAW_TOKEN, b"/-/metrics", b"/-/healthy"])
-def test_a_host_by_another_name_is_refused(
+def test_host_by_another_name_is_refused(
     proxy: ProxyProcess, imds: EmulatorServer, *, target: bytes, host: bytes, status: int, detail: str
 ) -> None:
     with nothing_arrives(imds):
@@ -332,5 +332,5 @@ def test_a_host_by_another_name_is_refused(
         *(b"[::1]", b"[::1]:8254", b"[::ffff:127.0.0.1]", b"[::FFFF:a9fe:a9fe]", b"10.0.0.4"),
     ],
 )
-def test_an_address_is_always_accepted(proxy: ProxyProcess, host: bytes) -> None:
+def test_address_is_always_accepted(proxy: ProxyProcess, host: bytes) -> None:
     assert converse(proxy.port, request(RAW_TOKEN, b"Host: " + host + b"\r\n", TRUE))[0].status == 200

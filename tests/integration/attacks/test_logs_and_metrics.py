@@ -55,7 +55,7 @@ def test_no_page_shows_a_token_or_changes_anything(proxy: ProxyProcess, imds: Em
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_the_log_has_no_line_of_a_clients_making(imds: EmulatorServer, start: Starter, log_format: str) -> None:
+def test_log_has_no_line_of_a_clients_making(imds: EmulatorServer, start: Starter, log_format: str) -> None:
     with start(imds.url, log_format=log_format) as process:
         answers = [get(process.port, TOKEN), get(process.port, TOKEN)]
         token = json.loads(answers[0].body)["access_token"]

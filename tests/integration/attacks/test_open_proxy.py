@@ -74,7 +74,7 @@ def test_connect_opens_nothing(proxy: ProxyProcess, imds: EmulatorServer, trap: 
         ("http://169.254.169.254/http://127.0.0.1:{trap}", 400, ("bad-target", "malformed")),
     ],
 )
-def test_an_absolute_target_for_another_host_is_refused(
+def test_absolute_target_for_another_host_is_refused(
     proxy: ProxyProcess, imds: EmulatorServer, trap: int, *, prefix: str, status: int, details: tuple[str, ...]
 ) -> None:
     target = prefix.format(trap=trap, own=proxy.port).encode() + RAW_TOKEN
@@ -90,7 +90,7 @@ def test_an_absolute_target_for_another_host_is_refused(
         "http://127.0.0.1:{imds}",
     ],
 )
-def test_an_absolute_target_for_imds_is_served_by_the_same_rules(
+def test_absolute_target_for_imds_is_served_by_the_same_rules(
     proxy: ProxyProcess, imds: EmulatorServer, prefix: str
 ) -> None:
     target = prefix.format(imds=imds.port).encode() + RAW_TOKEN
@@ -127,7 +127,7 @@ def test_any_other_method_is_refused(proxy: ProxyProcess, imds: EmulatorServer, 
         assert_refused(answer, 405, "method")
 
 
-def test_a_method_names_both_where_both_are_allowed(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_method_names_both_where_both_are_allowed(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     with nothing_arrives(imds):
         for target in (EVENTS, b"/Metadata/ScheduledEvents/", b"/metadata/identity/issuecredential"):
             (answer,) = converse(proxy.port, request(target, HOST, TRUE, method=b"DELETE"))
@@ -150,7 +150,7 @@ def test_options_reaches_no_upstream(proxy: ProxyProcess, imds: EmulatorServer, 
         *((word, 400, "malformed") for word in (b"G\x00T", b"", b"A" * 100_000)),
     ],
 )
-def test_a_word_that_is_no_method_ends_the_connection(
+def test_word_that_is_no_method_ends_the_connection(
     proxy: ProxyProcess, imds: EmulatorServer, method: bytes, status: int, reason: str
 ) -> None:
     with nothing_arrives(imds):
@@ -163,7 +163,7 @@ def test_a_word_that_is_no_method_ends_the_connection(
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.0", b"HTTP/2.0", b"h2c, websocket"])
-def test_an_upgrade_is_not_taken(proxy: ProxyProcess, imds: EmulatorServer, protocol: bytes) -> None:
+def test_upgrade_is_not_taken(proxy: ProxyProcess, imds: EmulatorServer, protocol: bytes) -> None:
     fields = (
         *(HOST, b"Connection: Upgrade, HTTP2-Settings\r\n", b"Upgrade: " + protocol + b"\r\n"),
         *(b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
@@ -180,7 +180,7 @@ def test_an_upgrade_is_not_taken(proxy: ProxyProcess, imds: EmulatorServer, prot
         assert len(answers) == 1
 
 
-def test_a_body_behind_an_upgrade_is_refused_rather_than_lost(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_body_behind_an_upgrade_is_refused_rather_than_lost(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """Java's client offers h2c with every request, and the parser takes the body for the other protocol."""
     fields = (HOST, TRUE, b"Connection: Upgrade, HTTP2-Settings\r\n", b"Upgrade: h2c\r\n", b"Content-Length: 2\r\n")
     with nothing_arrives(imds):

@@ -142,7 +142,7 @@ def test_unknown_path_is_not_stored(proxy: ProxyProcess, imds: EmulatorServer, p
         (b"/metadata/instance/compute/userdat%61/", 403, "denied"),
     ],
 )
-def test_a_rule_holds_for_every_spelling(
+def test_rule_holds_for_every_spelling(
     guarded: ProxyProcess, imds: EmulatorServer, path: bytes, status: int, detail: str
 ) -> None:
     with nothing_arrives(imds):
@@ -190,7 +190,7 @@ def test_what_no_rule_names_stays_open(guarded: ProxyProcess) -> None:
         b"resource=a&x=\xc3\xa9",
     ],
 )
-def test_a_query_that_could_be_read_in_two_ways_is_refused(
+def test_query_that_could_be_read_in_two_ways_is_refused(
     proxy: ProxyProcess, imds: EmulatorServer, query: bytes
 ) -> None:
     target = b"/metadata/identity/oauth2/token?api-version=2018-02-01&" + query
@@ -199,7 +199,7 @@ def test_a_query_that_could_be_read_in_two_ways_is_refused(
     assert_refused(answer, 400, "bad-target", "malformed")
 
 
-def test_a_query_of_60_kilobytes_is_served_and_one_of_70_refused(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_query_of_60_kilobytes_is_served_and_one_of_70_refused(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     (answer,) = converse(proxy.port, request(INSTANCE.encode() + b"&x=" + b"a" * 60_000, HOST))
     assert answer.status == 200
     with nothing_arrives(imds):

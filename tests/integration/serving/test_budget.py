@@ -16,7 +16,7 @@ from tests.targets import INSTANCE, TOKEN, VERSIONS
 pytestmark = pytest.mark.process
 
 
-def test_a_wait_longer_than_max_wait_is_answered_at_once_with_429(start: Start, arrivals: Arrivals) -> None:
+def test_wait_longer_than_max_wait_is_answered_at_once_with_429(start: Start, arrivals: Arrivals) -> None:
     with start(budget_requests=1, budget_window=50, max_wait=1) as process:
         asked = len(arrivals())
         for target in (INSTANCE, TOKEN, PLATFORM):
@@ -28,7 +28,7 @@ def test_a_wait_longer_than_max_wait_is_answered_at_once_with_429(start: Start, 
         assert process.metric("imdsproxy_budget_refused_total") == 3
 
 
-def test_a_short_wait_is_waited_out(start: Start, arrivals: Arrivals) -> None:
+def test_short_wait_is_waited_out(start: Start, arrivals: Arrivals) -> None:
     with start(budget_requests=1, budget_window=0.4) as process:
         asked = len(arrivals()) - 1
         assert [get(process.port, f"{LEAF}&wait={number}").status for number in range(3)] == [200] * 3

@@ -11,7 +11,7 @@ from tests.targets import INSTANCE
 pytestmark = pytest.mark.process
 
 
-def test_a_miss_then_hits_that_grow_older(proxy: ProxyProcess, arrivals: Arrivals) -> None:
+def test_miss_then_hits_that_grow_older(proxy: ProxyProcess, arrivals: Arrivals) -> None:
     target = unused(INSTANCE)
     first = get(proxy.port, target)
     status = cache_status(first)
@@ -68,7 +68,7 @@ def test_attested_data_is_kept_only_without_a_nonce(proxy: ProxyProcess, arrival
     assert len(arrivals()) == 3
 
 
-def test_the_cache_keeps_to_its_bytes(start: Start) -> None:
+def test_cache_keeps_to_its_bytes(start: Start) -> None:
     bound = 20_000
     with start(cache_max_bytes=bound) as process:
         targets = [f"{LEAF}&n={number}" for number in range(40)]

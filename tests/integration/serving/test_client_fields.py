@@ -59,7 +59,7 @@ def test_what_is_asked_for_one_client_carries_that_clients_fields(
 
 
 @pytest.mark.parametrize("target", [INSTANCE, TOKEN, PLATFORM, VERSIONS])
-def test_a_forwarded_request_is_refused_and_never_sent_on(proxy: ProxyProcess, arrivals: Arrivals, target: str) -> None:
+def test_forwarded_request_is_refused_and_never_sent_on(proxy: ProxyProcess, arrivals: Arrivals, target: str) -> None:
     answer = get(proxy.port, target, {**METADATA, "X-Forwarded-For": "10.0.0.1"})
     assert answer.status == 400
     assert list(json.loads(answer.body)) == ["error", "error_description"]

@@ -59,7 +59,7 @@ def crowds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Calla
         yield {"sixty": sixty, "updated": updated}
 
 
-def test_a_crowd_of_sixty_targets_never_asks_more_than_five_times_in_any_second(
+def test_crowd_of_sixty_targets_never_asks_more_than_five_times_in_any_second(
     crowds: dict[str, Callable[[], Crowd]],
 ) -> None:
     crowd = crowds["sixty"]()
@@ -71,7 +71,7 @@ def test_a_crowd_of_sixty_targets_never_asks_more_than_five_times_in_any_second(
     assert {is_hit(answer) for answer in crowd.later} == {True}
 
 
-def test_a_crowd_waits_while_imds_is_being_updated_and_is_served_then(
+def test_crowd_waits_while_imds_is_being_updated_and_is_served_then(
     crowds: dict[str, Callable[[], Crowd]],
 ) -> None:
     crowd = crowds["updated"]()

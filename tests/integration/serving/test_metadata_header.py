@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 @pytest.mark.parametrize(
     "target", [TOKEN, "/metadata/identity/oauth2/token", "/METADATA/Identity/oauth2/token/?api-version=1", INFO]
 )
-def test_a_credential_without_the_header_is_refused_in_imds_s_words_for_nothing(
+def test_credential_without_the_header_is_refused_in_imds_s_words_for_nothing(
     proxy: ProxyProcess, arrivals: Arrivals, target: str, headers: dict[str, str]
 ) -> None:
     assert get(proxy.port, TOKEN).status == 200
@@ -37,7 +37,7 @@ def test_a_credential_without_the_header_is_refused_in_imds_s_words_for_nothing(
 
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE", " true "])
-def test_the_header_is_read_without_regard_to_case(proxy: ProxyProcess, word: str) -> None:
+def test_header_is_read_without_regard_to_case(proxy: ProxyProcess, word: str) -> None:
     assert get(proxy.port, TOKEN, {"METADATA": word}).status == 200
 
 
@@ -60,7 +60,7 @@ def test_another_identity_path_is_forwarded_with_the_header_as_it_came(
     assert get(proxy.port, PLATFORM, {"Metadata": "false"}).status == 400, "as IMDS refuses it"
 
 
-def test_the_header_can_be_required_of_everyone(start: Start, arrivals: Arrivals) -> None:
+def test_header_can_be_required_of_everyone(start: Start, arrivals: Arrivals) -> None:
     with start(require_metadata_header="always") as process:
         asked = len(arrivals())
         for target in (INSTANCE, VERSIONS, ATTESTED, REPROVISION):

@@ -175,7 +175,7 @@ def test_path_and_query_reach_imds_as_the_client_wrote_them(
         ("/metadata/unknown/?x=%c3%a9", "/metadata/unknown?x=%C3%A9"),
     ],
 )
-def test_a_target_that_can_be_spelt_in_several_ways_reaches_imds_in_one(
+def test_target_that_can_be_spelt_in_several_ways_reaches_imds_in_one(
     proxy: ProxyProcess, arrivals: Arrivals, written: str, sent: str
 ) -> None:
     written, number = unused(written).rsplit("&", 1)
@@ -183,7 +183,7 @@ def test_a_target_that_can_be_spelt_in_several_ways_reaches_imds_in_one(
     assert arrivals.targets() == [f"{sent}&{number}"]
 
 
-def test_an_empty_leaf_is_an_empty_200(proxy: ProxyProcess) -> None:
+def test_empty_leaf_is_an_empty_200(proxy: ProxyProcess) -> None:
     target = unused("/metadata/instance/compute/zone?api-version=2021-02-01&format=text")
     for hit in (False, True):
         answer = get(proxy.port, target)
@@ -192,7 +192,7 @@ def test_an_empty_leaf_is_an_empty_200(proxy: ProxyProcess) -> None:
         assert is_hit(answer) == hit
 
 
-def test_a_leaf_as_text(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_leaf_as_text(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     answer = get(proxy.port, LEAF)
     assert answer.body.decode() == imds.emulator.instance["compute"]["vmId"]
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"

@@ -28,7 +28,7 @@ def took(budget: Budget, now: float = NOW, lease: float = math.inf) -> Permit:
     return token
 
 
-def test_all_tokens_are_there_at_the_start_and_then_none() -> None:
+def test_new_budget_has_every_permit_once() -> None:
     budget = Budget(5, 1.0)
     assert budget.available(NOW) == 5
     taken(budget, 5)
@@ -36,14 +36,14 @@ def test_all_tokens_are_there_at_the_start_and_then_none() -> None:
     assert budget.reserve(NOW) == math.inf, "only an answer can bring one back"
 
 
-def test_a_token_rests_one_window_after_the_answer_not_after_the_request() -> None:
+def test_permit_returns_one_window_after_the_answer() -> None:
     budget = Budget(1, 1.0)
     budget.release(took(budget), NOW + 3)
     assert budget.reserve(NOW + 3.5) == pytest.approx(0.5)
     took(budget, NOW + 4)
 
 
-def test_the_wait_is_for_the_token_that_comes_back_first() -> None:
+def test_reserve_returns_the_wait_for_the_first_permit() -> None:
     budget = Budget(2, 1.0)
     one, other = taken(budget, 2)
     budget.release(one, NOW + 0.4)
@@ -51,13 +51,13 @@ def test_the_wait_is_for_the_token_that_comes_back_first() -> None:
     assert budget.reserve(NOW + 0.5) == pytest.approx(0.6)
 
 
-def test_a_token_that_was_not_used_is_back_at_once() -> None:
+def test_unused_permit_returns_at_once() -> None:
     budget = Budget(1, 1.0)
     budget.release_unused(took(budget))
     took(budget)
 
 
-def test_no_more_than_the_concurrent_limit_are_in_flight() -> None:
+def test_concurrent_limit_bounds_requests_in_flight() -> None:
     budget = Budget(20, 1.0, concurrent=5)
     first, *_ = taken(budget, 5)
     assert budget.available(NOW) == 0
@@ -67,8 +67,8 @@ def test_no_more_than_the_concurrent_limit_are_in_flight() -> None:
     took(budget)
 
 
-class TestA429:
-    def test_retry_after_is_obeyed_by_everyone(self) -> None:
+class TestThrottling:
+    def test_retry_after_blocks_every_permit(self) -> None:
         budget = Budget(5, 1.0)
         token = took(budget)
         budget.throttled(NOW, NOW + 0.1, 7)
@@ -78,13 +78,13 @@ class TestA429:
         took(budget, NOW + 7.1)
         assert budget.rate(NOW + 7.1) == 1.0, "IMDS said what it wants; the rate stays"
 
-    def test_a_shorter_retry_after_does_not_undo_a_longer_one(self) -> None:
+    def test_shorter_retry_after_does_not_replace_a_longer_one(self) -> None:
         budget = Budget(5, 1.0)
         budget.throttled(NOW, NOW, 7)
         budget.throttled(NOW, NOW, 1)
         assert budget.reserve(NOW) == pytest.approx(7)
 
-    def test_without_retry_after_the_rate_is_halved_after_a_window_of_silence(self) -> None:
+    def test_without_retry_after_the_rate_halves_after_one_blocked_window(self) -> None:
         budget = Budget(5, 1.0)
         token = took(budget)
         budget.throttled(NOW, NOW, None)
@@ -96,7 +96,7 @@ class TestA429:
         assert (back - NOW) * budget.rate(back) == pytest.approx(1.0), "the fifth rests for window ÷ rate"
         assert back < NOW + 2, "at the rate that has been won back by then"
 
-    def test_what_rests_when_the_rate_falls_rests_for_longer(self) -> None:
+    def test_resting_permits_rest_longer_at_a_lower_rate(self) -> None:
         budget = Budget(1, 1.0)
         budget.release(took(budget), NOW)
         assert budget.reserve(NOW + 0.5) == pytest.approx(0.5)
@@ -106,7 +106,7 @@ class TestA429:
             assert (back - NOW) * budget.rate(back) == pytest.approx(1.0)
             assert back > at_least
 
-    def test_those_that_were_under_way_together_halve_it_once(self) -> None:
+    def test_concurrent_429s_halve_the_rate_once(self) -> None:
         budget = Budget(5, 1.0)
         for _ in range(5):
             budget.throttled(NOW, NOW + 0.2, None)
@@ -114,20 +114,20 @@ class TestA429:
         budget.throttled(NOW + 2.2, NOW + 2.2, None)
         assert budget.rate(NOW + 2.2) == pytest.approx(0.3)
 
-    def test_it_is_won_back_slowly_and_never_beyond_the_whole(self) -> None:
+    def test_rate_recovers_slowly_up_to_the_full_rate(self) -> None:
         budget = Budget(5, 1.0)
         budget.throttled(NOW, NOW, None)
         rates = [budget.rate(NOW + second) for second in (0, 1, 5, 10, 1_000)]
         assert rates == pytest.approx([0.5, 0.55, 0.75, 1.0, 1.0])
 
-    def test_it_never_falls_to_nothing(self) -> None:
+    def test_rate_never_falls_below_its_minimum(self) -> None:
         budget = Budget(5, 1.0)
         for second in range(100):
             budget.throttled(NOW + second, NOW + second, None)
             assert budget.rate(NOW + second) >= 1 / 32
 
 
-class TestTheExpectedWait:
+class TestExpectedWait:
     @pytest.mark.parametrize(
         ("ahead", "seconds"),
         [(0, 0.0), (4, 0.0), (5, 1.0), (9, 1.0), (10, 2.0), (49, 9.0), (50, 10.0), (59, 11.0)],
@@ -144,7 +144,7 @@ class TestTheExpectedWait:
         assert budget.expected_wait(0, end) == pytest.approx(1.0)
         assert budget.expected_wait(2, end) == pytest.approx(1.0 + 2 * 1.5, rel=1e-3)
 
-    def test_takes_those_in_flight_to_have_just_been_sent(self) -> None:
+    def test_assumes_that_requests_in_flight_were_just_sent(self) -> None:
         budget = Budget(2, 1.0)
         taken(budget, 2)
         assert budget.expected_wait(0, NOW) == pytest.approx(1.0)
@@ -155,7 +155,7 @@ class TestTheExpectedWait:
         assert budget.expected_wait(0, NOW) == pytest.approx(30)
 
 
-def test_a_time_that_says_nothing_about_others_is_left_out_of_the_estimate() -> None:
+def test_release_with_counts_false_leaves_the_estimate_unchanged() -> None:
     budget = Budget(1, 1.0)
     budget.release(took(budget, 0.0), 120.0, counts=False)
     assert budget.expected_wait(0, 120.0) == 1.0
@@ -163,40 +163,40 @@ def test_a_time_that_says_nothing_about_others_is_left_out_of_the_estimate() -> 
     assert budget.expected_wait(1, 123.0) == pytest.approx(1.0 + 1.0 + 0.2 * 2.0)
 
 
-class TestALease:
-    def test_one_that_is_overdue_is_expected_to_last_to_its_end(self) -> None:
+class TestLease:
+    def test_overdue_request_is_expected_to_last_until_the_lease_ends(self) -> None:
         budget = Budget(1, 1.0)
         took(budget, lease=17.0)
         assert budget.expected_wait(0, NOW + 4.9) == pytest.approx(1.0)
         assert budget.expected_wait(0, NOW + 5.0) == pytest.approx(13.0)
         assert budget.expected_wait(0, NOW + 17.5) == pytest.approx(0.5)
 
-    def test_one_without_end_is_expected_to_be_answered_soon(self) -> None:
+    def test_request_without_a_lease_is_expected_to_end_soon(self) -> None:
         budget = Budget(1, 1.0)
         took(budget)
         assert budget.expected_wait(0, NOW + 60) == pytest.approx(1.0)
 
-    def test_more_may_be_lent_than_may_be_lent_at_once(self) -> None:
+    def test_number_of_permits_may_exceed_the_concurrent_limit(self) -> None:
         # As when a damaged budget is begun anew.
         budget = Budget(20, 1.0, concurrent=5)
         budget.state.rests_from = [NOW + 17] * 20
         assert budget.available(NOW) == 0
 
-    def test_its_end_takes_the_place_of_the_answer(self) -> None:
+    def test_end_of_a_lease_counts_as_the_answer(self) -> None:
         budget = Budget(1, 1.0)
         took(budget, lease=17.0)
         assert budget.reserve(NOW + 10) == pytest.approx(8.0)
         assert budget.available(NOW + 17.9) == 0
         took(budget, NOW + 18)
 
-    def test_an_answer_before_its_end_counts_and_one_after_it_too(self) -> None:
+    def test_answer_after_the_end_of_the_lease_delays_the_permit_too(self) -> None:
         budget = Budget(1, 1.0)
         budget.release(took(budget, lease=17.0), NOW + 2)
         late = took(budget, NOW + 3, lease=17.0)
         budget.release(late, NOW + 20.5)
         assert budget.reserve(NOW + 20.5) == pytest.approx(1.0)
 
-    def test_who_comes_after_its_end_gives_back_nothing_of_anothers(self) -> None:
+    def test_late_release_does_not_free_the_permit_of_another_holder(self) -> None:
         budget = Budget(1, 1.0)
         late = took(budget, lease=17.0)
         other = took(budget, NOW + 18, lease=17.0)
@@ -206,20 +206,20 @@ class TestALease:
         budget.release(other, NOW + 20)
         took(budget, NOW + 21)
 
-    def test_the_ones_that_ended_are_in_flight_no_more(self) -> None:
+    def test_permits_with_an_ended_lease_are_not_in_flight(self) -> None:
         budget = Budget(3, 1.0, concurrent=1)
         took(budget, lease=17.0)
         assert budget.reserve(NOW + 16) == math.inf
         took(budget, NOW + 17)
 
 
-class TestWhatIsSharedIsLeftToOthersForAMoment:
+class TestHeadStart:
     """They all wake up when a token comes back: first who took none lately, then who did, then background refreshes."""
 
     def shared(self, requests: int = 2) -> Budget:
         return Budget(requests, 1.0, loans=itertools.count(1))
 
-    def test_who_took_none_lately_waits_for_nobody(self) -> None:
+    def test_process_without_recent_permits_waits_for_no_other(self) -> None:
         one, other = self.shared(), self.shared()
         other.state = one.state
         for budget in (one, other):
@@ -227,21 +227,21 @@ class TestWhatIsSharedIsLeftToOthersForAMoment:
             took(budget)
 
     @pytest.mark.parametrize(("later", "seconds"), [(0.5, 0.02), (1.0, 0.02), (2.0, 0.01), (20.0, 0.001)])
-    def test_the_longer_ago_it_was_the_less(self, later: float, seconds: float) -> None:
+    def test_head_start_of_others_shrinks_with_time(self, later: float, seconds: float) -> None:
         budget = self.shared(1)
         took(budget)
         budget.state.rests_from[0] = NOW + later - 1.0  # another has given it back, so that it is back at this moment
         assert wait(budget, NOW + later) == pytest.approx(seconds)
         took(budget, NOW + later + seconds + 1e-6)
 
-    def test_a_background_refresh_lets_all_clients_go_first(self) -> None:
+    def test_background_refresh_waits_for_all_clients(self) -> None:
         budget = self.shared(1)
         budget.state.rests_from[0] = NOW - 1.0
         found = budget.reserve(NOW, background=True)
         assert found == pytest.approx(0.05)
         assert isinstance(budget.reserve(NOW + 0.051, background=True), Permit)
 
-    def test_what_is_ones_own_is_taken_at_once(self) -> None:
+    def test_own_budget_has_no_head_start(self) -> None:
         budget = Budget(2, 1.0)
         took(budget)
         assert isinstance(budget.reserve(NOW, background=True), Permit)

@@ -63,7 +63,7 @@ def emptied(queue: FairQueue[str]) -> list[str]:
     return order
 
 
-def test_an_empty_queue_has_no_first() -> None:
+def test_first_of_an_empty_queue_is_none() -> None:
     queue: FairQueue[str] = FairQueue()
     assert (len(queue), "x" in queue, queue.waiting(A), queue.ahead_of_new(A, "x")) == (0, False, 0, 0)
     assert queue.first() is None
@@ -71,7 +71,7 @@ def test_an_empty_queue_has_no_first() -> None:
         queue.take()
 
 
-def test_what_two_clients_wait_for_leaves_both_queues_at_once() -> None:
+def test_item_of_two_clients_leaves_both_queues_at_once() -> None:
     queue: FairQueue[str] = FairQueue()
     for item in ("1", "2", "3"):
         queue.add(item, A, "x")
@@ -83,7 +83,7 @@ def test_what_two_clients_wait_for_leaves_both_queues_at_once() -> None:
     assert (queue.waiting(A), queue.waiting(B), queue.kinds) == (0, 0, {})
 
 
-def test_what_is_taken_out_leaves_no_trace() -> None:
+def test_removed_items_leave_no_nodes_behind() -> None:
     queue: FairQueue[str] = FairQueue()
     queue.add("1", A, "x")
     queue.add("1", B, "x")
@@ -95,7 +95,7 @@ def test_what_is_taken_out_leaves_no_trace() -> None:
         queue.remove("1")
 
 
-def test_a_kind_that_is_skipped_has_no_turn_and_keeps_its_place() -> None:
+def test_skipped_kind_has_no_turn_and_keeps_its_place() -> None:
     queue: FairQueue[str] = FairQueue()
     for item, client, kind in (("1", A, "x"), ("2", A, "y"), ("3", B, "x")):
         queue.add(item, client, kind)
@@ -108,7 +108,7 @@ def test_a_kind_that_is_skipped_has_no_turn_and_keeps_its_place() -> None:
 
 
 @given(st.lists(PATHS | st.sampled_from(["", "x", "yz"]), max_size=60))
-def test_order_is_that_of_the_naive_queue(steps: list[Path | str]) -> None:
+def test_order_equals_that_of_a_naive_queue(steps: list[Path | str]) -> None:
     queue: FairQueue[int] = FairQueue()
     naive = Naive()
     for number, step in enumerate(steps):
@@ -123,7 +123,7 @@ def test_order_is_that_of_the_naive_queue(steps: list[Path | str]) -> None:
 
 
 @given(st.lists(PATHS, max_size=30), PATHS)
-def test_no_more_are_served_before_a_new_one_than_are_told(places: list[Path], new: Path) -> None:
+def test_ahead_of_new_is_an_upper_bound(places: list[Path], new: Path) -> None:
     queue: FairQueue[int] = FairQueue()
     for number, place in enumerate(places):
         queue.add(number, place[:2], place[2])
@@ -136,7 +136,7 @@ def test_no_more_are_served_before_a_new_one_than_are_told(places: list[Path], n
 
 
 @given(st.lists(st.integers(1, 200), max_size=6), st.integers(0, 200))
-def test_estimate_is_exact_up_to_64_rounds_and_errs_on_the_long_side_beyond(others: list[int], own: int) -> None:
+def test_ahead_of_new_is_exact_up_to_64_rounds_and_too_high_beyond(others: list[int], own: int) -> None:
     queue: FairQueue[tuple[str, int]] = FairQueue()
     for client, count in {**{str(number): count for number, count in enumerate(others)}, "own": own}.items():
         for number in range(count):
@@ -149,7 +149,7 @@ def test_estimate_is_exact_up_to_64_rounds_and_errs_on_the_long_side_beyond(othe
 
 
 @given(st.lists(PATHS, min_size=1, max_size=40))
-def test_everyone_is_served_once_and_nobody_twice_while_another_waits(places: list[Path]) -> None:
+def test_each_client_is_served_once_a_round(places: list[Path]) -> None:
     queue: FairQueue[int] = FairQueue()
     for number, place in enumerate(places):
         queue.add(number, place[:2], place[2])
@@ -174,7 +174,7 @@ class Unwalkable(dict[str, object]):
     items = values = keys = __iter__
 
 
-def test_clients_who_are_passed_over_are_not_walked_through() -> None:
+def test_skipped_clients_are_not_iterated() -> None:
     queue: FairQueue[int] = FairQueue()
     for number in range(1_000):
         queue.add(number, (str(number), ""), "hangs")
@@ -198,7 +198,7 @@ class Compared:
         return id(self)
 
 
-def test_what_leaves_out_of_turn_is_not_searched_for() -> None:
+def test_removal_out_of_turn_searches_no_queue() -> None:
     queue: FairQueue[Compared] = FairQueue()
     items = [Compared() for _ in range(1_000)]
     for item in items:

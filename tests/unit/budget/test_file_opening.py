@@ -33,7 +33,7 @@ def names(folder: Path) -> set[str]:
     return {each.name for each in folder.iterdir()}
 
 
-def test_missing_file_is_made_for_owner_and_group_whatever_the_umask_is(tmp_path: Path) -> None:
+def test_missing_file_is_created_for_owner_and_group_under_any_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         assert read(tmp_path / "budget") == CONTENT
@@ -43,12 +43,12 @@ def test_missing_file_is_made_for_owner_and_group_whatever_the_umask_is(tmp_path
     assert names(tmp_path) == {"budget"}, "nothing unfinished is left"
 
 
-def test_file_that_is_there_is_opened_unchanged(tmp_path: Path) -> None:
+def test_existing_file_is_opened_unchanged(tmp_path: Path) -> None:
     make(tmp_path / "budget", CONTENT, os.link)
     assert read(tmp_path / "budget", lambda: b"") == CONTENT
 
 
-def test_file_that_another_process_makes_at_the_same_moment_is_opened(tmp_path: Path) -> None:
+def test_file_created_by_another_process_meanwhile_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "budget"
 
     def late() -> bytes:

@@ -26,7 +26,7 @@ def descriptors(tmp_path: Path) -> Iterator[tuple[int, int]]:
     os.close(other)
 
 
-def test_mark_is_seen_by_others_only_and_for_its_byte_only(descriptors: tuple[int, int]) -> None:
+def test_mark_is_seen_by_other_processes_for_its_own_byte(descriptors: tuple[int, int]) -> None:
     one, other = descriptors
     mark(one, BEYOND_THE_END)
     assert is_marked_by_another(other, BEYOND_THE_END)
@@ -43,7 +43,7 @@ def test_mark_of_each_process_counts_until_it_is_removed(descriptors: tuple[int,
     assert not is_marked_by_another(other, 7)
 
 
-def test_mark_ends_with_its_file_and_not_with_another_descriptor(tmp_path: Path, descriptors: tuple[int, int]) -> None:
+def test_mark_ends_when_its_file_is_closed(tmp_path: Path, descriptors: tuple[int, int]) -> None:
     _, other = descriptors
     path = tmp_path / "file"
     third = os.open(path, os.O_RDWR)
@@ -54,7 +54,7 @@ def test_mark_ends_with_its_file_and_not_with_another_descriptor(tmp_path: Path,
     assert not is_marked_by_another(other, 0)
 
 
-def test_first_process_is_alone_and_the_second_is_not(descriptors: tuple[int, int]) -> None:
+def test_first_process_is_alone_and_second_is_not(descriptors: tuple[int, int]) -> None:
     one, other = descriptors
     assert mark_if_alone(one)
     assert not mark_if_alone(other)

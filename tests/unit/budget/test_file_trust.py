@@ -43,7 +43,7 @@ def test_doubt_names_what_is_wrong(file: os.stat_result, folder: os.stat_result,
         ({0}, status(stat.S_IFDIR | 0o1777, 0), False),
     ],
 )
-def test_a_file_that_a_group_shares_is_trusted_where_only_that_group_can_write(
+def test_file_of_a_group_is_trusted_if_only_that_group_can_write(
     groups: set[int], folder: os.stat_result, trusted: bool
 ) -> None:
     shared = status(stat.S_IFREG | 0o660, 998)
@@ -51,5 +51,5 @@ def test_a_file_that_a_group_shares_is_trusted_where_only_that_group_can_write(
 
 
 @pytest.mark.parametrize(("mode", "told"), [(0o770, False), (0o1777, True), (0o777, True), (0o755, False)])
-def test_a_folder_is_exposed_if_every_user_can_write_to_it(mode: int, told: bool) -> None:
+def test_folder_is_exposed_if_every_user_can_write_to_it(mode: int, told: bool) -> None:
     assert exposed(status(stat.S_IFDIR | mode, 0)) is told

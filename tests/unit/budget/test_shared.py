@@ -97,7 +97,7 @@ Join = Callable[..., Sharer]
 Said = Callable[[], list[str]]
 
 
-def test_two_keep_one_budget(join: Join, clock: FakeClock) -> None:
+def test_two_proxies_keep_one_budget(join: Join, clock: FakeClock) -> None:
     one, other = join(), join()
     held = [one.took() for _ in range(3)]
     other.took()
@@ -116,7 +116,7 @@ def test_two_keep_one_budget(join: Join, clock: FakeClock) -> None:
     assert isinstance(one.take(), float)
 
 
-def test_what_one_learns_of_a_429_holds_for_all(join: Join, clock: FakeClock) -> None:
+def test_429_of_one_proxy_throttles_all(join: Join, clock: FakeClock) -> None:
     one, other = join(), join()
     token = one.took()
     one.budget.throttled(token.taken_at, clock.monotonic(), 7)
@@ -127,7 +127,7 @@ def test_what_one_learns_of_a_429_holds_for_all(join: Join, clock: FakeClock) ->
     other.took()
 
 
-def test_clients_of_one_go_before_background_refreshes_of_another(join: Join, clock: FakeClock) -> None:
+def test_clients_of_one_proxy_come_before_background_refreshes_of_another(join: Join, clock: FakeClock) -> None:
     one, other = join(requests=1), join(requests=1)
     one.release(one.took())
     clock.advance(1.0)
@@ -137,7 +137,7 @@ def test_clients_of_one_go_before_background_refreshes_of_another(join: Join, cl
     assert isinstance(other.budget.reserve(clock.monotonic(), 17, background=True), Permit)
 
 
-def test_the_token_of_a_killed_one_is_neither_lost_nor_back_early(join: Join, clock: FakeClock) -> None:
+def test_permit_of_a_killed_proxy_returns_when_its_lease_ends(join: Join, clock: FakeClock) -> None:
     killed, living = join(requests=1), join(requests=1)
     killed.took()
     clock.advance(17.9)
@@ -146,7 +146,7 @@ def test_the_token_of_a_killed_one_is_neither_lost_nor_back_early(join: Join, cl
     living.took()
 
 
-def test_who_was_stopped_beyond_its_lease_takes_nothing_back_from_another(join: Join, clock: FakeClock) -> None:
+def test_late_release_of_a_stopped_proxy_frees_no_permit_of_another(join: Join, clock: FakeClock) -> None:
     stopped, living = join(requests=1), join(requests=1)
     late = stopped.took()
     clock.advance(18)
@@ -156,7 +156,7 @@ def test_who_was_stopped_beyond_its_lease_takes_nothing_back_from_another(join: 
     assert isinstance(living.take(), float)
 
 
-def test_a_restart_forgets_nothing(join: Join, clock: FakeClock) -> None:
+def test_restart_keeps_the_state(join: Join, clock: FakeClock) -> None:
     before = join()
     for _ in range(5):
         before.took()
@@ -165,7 +165,7 @@ def test_a_restart_forgets_nothing(join: Join, clock: FakeClock) -> None:
     assert join().available() == 0
 
 
-def test_a_new_file_is_for_the_group_and_its_tokens_rest_a_window(path: Path, clock: FakeClock) -> None:
+def test_new_file_is_for_owner_and_group_and_its_permits_rest_one_window(path: Path, clock: FakeClock) -> None:
     before = os.umask(0o077)
     try:
         sharer = Sharer(path, clock)
@@ -180,7 +180,7 @@ def test_a_new_file_is_for_the_group_and_its_tokens_rest_a_window(path: Path, cl
     sharer.close()
 
 
-def test_identity_has_a_section_of_its_own(path: Path, clock: FakeClock) -> None:
+def test_identity_budget_has_its_own_section(path: Path, clock: FakeClock) -> None:
     (general, identity), close = share(str(path), clock, 1.0, [(5, None), (20, 5)], LEASES)
     clock.advance(1.0)
     now = clock.monotonic()
@@ -227,7 +227,7 @@ def test_damaged_file_is_logged_once_and_starts_with_every_permit_lent(
     assert path.stat().st_size == records.SIZE
 
 
-def test_a_damaged_file_is_mended_by_one_who_starts(path: Path, clock: FakeClock, said: Said) -> None:
+def test_damaged_file_is_repaired_by_a_starting_proxy(path: Path, clock: FakeClock, said: Said) -> None:
     Sharer(path, clock).close()
     os.truncate(path, 10)
     sharer = Sharer(path, clock)
@@ -240,7 +240,7 @@ def test_a_damaged_file_is_mended_by_one_who_starts(path: Path, clock: FakeClock
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced by an empty one"])
-def test_when_it_is_taken_away_all_meet_again_in_the_new_one(
+def test_removed_file_is_replaced_by_one_new_file_for_all(
     how: str, join: Join, clock: FakeClock, path: Path, said: Said
 ) -> None:
     one, other = join(), join()
@@ -257,7 +257,7 @@ def test_when_it_is_taken_away_all_meet_again_in_the_new_one(
     assert said()[0] == "the shared budget was removed or replaced; the file at its path now is used"
 
 
-def test_when_another_budget_is_put_in_its_place_that_one_counts(
+def test_replaced_budget_file_is_used(
     join: Join, clock: FakeClock, path: Path, tmp_path: Path
 ) -> None:
     one = join()
@@ -271,7 +271,7 @@ def test_when_another_budget_is_put_in_its_place_that_one_counts(
     another.close()
 
 
-def test_what_cannot_be_opened_any_more_stops_asking_and_says_so(
+def test_unopenable_file_stops_requests_and_is_logged(
     join: Join, clock: FakeClock, path: Path, said: Said
 ) -> None:
     one = join()
@@ -288,7 +288,7 @@ def test_what_cannot_be_opened_any_more_stops_asking_and_says_so(
     one.took()
 
 
-def test_times_of_before_a_restart_of_the_machine_mean_nothing(
+def test_times_of_another_boot_are_ignored(
     path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = Sharer(path, clock)
@@ -330,7 +330,7 @@ def of_version_7() -> bytes:
     ],
     ids=["foreign", "folder", "fifo", "link", "no folder", "version"],
 )
-def test_what_is_no_budget_is_refused_and_left_as_it_is(
+def test_foreign_file_is_refused_and_left_unchanged(
     make: Callable[[Path], object], told: str, tmp_path: Path, clock: FakeClock
 ) -> None:
     path = tmp_path / "run" / "budget"
@@ -341,7 +341,7 @@ def test_what_is_no_budget_is_refused_and_left_as_it_is(
     assert (path.read_bytes() if path.is_file() else None) == before
 
 
-def test_another_version_in_its_place_stops_asking_and_says_so(join: Join, path: Path, said: Said) -> None:
+def test_file_of_another_version_stops_requests_and_is_logged(join: Join, path: Path, said: Said) -> None:
     one = join()
     path.write_bytes(of_version_7())
     assert isinstance(one.take(), float)
@@ -349,12 +349,12 @@ def test_another_version_in_its_place_stops_asking_and_says_so(join: Join, path:
     assert path.read_bytes() == of_version_7()
 
 
-def test_what_cannot_be_shared_is_told(path: Path, clock: FakeClock) -> None:
+def test_unshareable_settings_are_reported(path: Path, clock: FakeClock) -> None:
     assert "a shared budget has at most 128 requests" in refusal(path, clock, requests=129)
     assert "lower IMDSPROXY_READ_TIMEOUT" in refusal(path, clock, window=4_000.0)
 
 
-def test_a_container_with_a_time_of_its_own_is_refused(
+def test_container_with_its_own_clock_is_refused(
     path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offsets = path.with_name("timens_offsets")
@@ -365,7 +365,7 @@ def test_a_container_with_a_time_of_its_own_is_refused(
     Sharer(path, clock).close()  # a kernel without time namespaces
 
 
-def test_file_of_an_older_release_starts_again_if_unused(path: Path, clock: FakeClock) -> None:
+def test_unused_file_of_an_older_release_is_replaced(path: Path, clock: FakeClock) -> None:
     content = struct.pack("<16sI16sdd", records.MAGIC, 1, bytes(16), 0.0, 0.0)
     path.write_bytes((content + struct.pack("<I", zlib.crc32(content))).ljust(9_000, b"\0"))
     path.chmod(0o660)
@@ -385,7 +385,7 @@ needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0,
 
 
 @needs_root
-def test_a_file_of_another_user_is_refused_with_the_remedy(path: Path, clock: FakeClock) -> None:
+def test_file_of_another_user_is_refused_with_the_remedy(path: Path, clock: FakeClock) -> None:
     Sharer(path, clock).close()
     os.chown(path, 1234, 1234)
     told = refusal(path, clock)
@@ -393,20 +393,20 @@ def test_a_file_of_another_user_is_refused_with_the_remedy(path: Path, clock: Fa
 
 
 @needs_root
-def test_a_file_of_its_folders_owner_is_taken(path: Path, clock: FakeClock) -> None:
+def test_file_of_its_folders_owner_is_accepted(path: Path, clock: FakeClock) -> None:
     Sharer(path, clock).close()
     os.chown(path, 1234, 0)
     os.chown(path.parent, 1234, 0)
     Sharer(path, clock).close()
 
 
-def test_a_file_that_every_user_may_write_is_refused_with_the_remedy(path: Path, clock: FakeClock) -> None:
+def test_world_writable_file_is_refused_with_the_remedy(path: Path, clock: FakeClock) -> None:
     Sharer(path, clock).close()
     path.chmod(0o666)
     assert "every user may write to it (mode 0666)" in refusal(path, clock)
 
 
-def test_a_file_that_comes_to_be_of_doubtful_origin_stops_asking_and_says_so(
+def test_file_that_becomes_untrusted_stops_requests_and_is_logged(
     join: Join, path: Path, tmp_path: Path, said: Said
 ) -> None:
     one = join()
@@ -418,7 +418,7 @@ def test_a_file_that_comes_to_be_of_doubtful_origin_stops_asking_and_says_so(
     assert said()[-1].startswith("the shared budget cannot be used (every user may write to it (mode 0666)")
 
 
-def test_a_folder_that_every_user_can_write_to_is_told(path: Path, clock: FakeClock, said: Said) -> None:
+def test_world_writable_folder_is_logged(path: Path, clock: FakeClock, said: Said) -> None:
     path.parent.chmod(0o1777)
     Sharer(path, clock).close()
     assert said() == [
@@ -440,7 +440,7 @@ def forge(path: Path, state: State) -> None:
         file.write(piece)
 
 
-def test_whatever_is_written_into_it_a_proxy_keeps_its_own_budget(join: Join, clock: FakeClock, path: Path) -> None:
+def test_proxy_keeps_its_own_budget_for_any_file_content(join: Join, clock: FakeClock, path: Path) -> None:
     one = join()
     sent: list[float] = []
     for _ in range(400):
@@ -454,7 +454,7 @@ def test_whatever_is_written_into_it_a_proxy_keeps_its_own_budget(join: Join, cl
     assert all(later - earlier >= 1.0 for earlier, later in zip(sent, sent[5:], strict=False))
 
 
-def test_a_429_holds_for_the_proxy_that_met_it_whatever_is_written_into_it(
+def test_proxy_keeps_its_own_429_for_any_file_content(
     join: Join, clock: FakeClock, path: Path
 ) -> None:
     one = join()
@@ -470,7 +470,7 @@ def test_a_429_holds_for_the_proxy_that_met_it_whatever_is_written_into_it(
     one.took()
 
 
-def test_a_setting_that_somebody_made_up_counts_for_nobody(join: Join, clock: FakeClock, path: Path) -> None:
+def test_forged_setting_is_ignored(join: Join, clock: FakeClock, path: Path) -> None:
     one = join()
     with path.open("r+b") as file:
         offset, piece = records.write(State(1, 3600.0), 0, 2**40, ((1, 3600.0), (5, 1.0), *records.NO_SETTINGS[2:]))
@@ -483,7 +483,7 @@ def test_a_setting_that_somebody_made_up_counts_for_nobody(join: Join, clock: Fa
 # Those who were told different things
 
 
-def test_the_strictest_counts_while_others_share_it(join: Join, clock: FakeClock, said: Said) -> None:
+def test_strictest_setting_counts_while_its_proxy_runs(join: Join, clock: FakeClock, said: Said) -> None:
     first = join(requests=5)
     strict = join(requests=3, window=2.0)
     loose = join(requests=100)
@@ -497,7 +497,7 @@ def test_the_strictest_counts_while_others_share_it(join: Join, clock: FakeClock
     assert said() == [told] * 2
 
 
-def test_who_is_alone_has_its_own_way(path: Path, clock: FakeClock) -> None:
+def test_single_proxy_uses_its_own_setting(path: Path, clock: FakeClock) -> None:
     Sharer(path, clock, requests=3).close()
     clock.advance(5)
     alone = Sharer(path, clock, requests=5)
@@ -507,7 +507,7 @@ def test_who_is_alone_has_its_own_way(path: Path, clock: FakeClock) -> None:
     alone.close()
 
 
-def test_the_strictest_counts_no_longer_than_it_is_there(join: Join, clock: FakeClock, said: Said) -> None:
+def test_strictest_setting_ends_with_its_proxy(join: Join, clock: FakeClock, said: Said) -> None:
     loose = join()
     strict = join(requests=1, window=3_600.0)
     loose.take()
@@ -521,7 +521,7 @@ def test_the_strictest_counts_no_longer_than_it_is_there(join: Join, clock: Fake
     assert said()[-1] == "the shared budget is 5 requests in 1 s now, as the strictest proxy says"
 
 
-def test_of_two_strict_ones_the_second_counts_when_the_first_has_gone(join: Join, clock: FakeClock) -> None:
+def test_second_strictest_setting_counts_after_the_strictest_ended(join: Join, clock: FakeClock) -> None:
     loose, strict, stricter = join(), join(requests=3), join(requests=2)
     same = join(requests=2)
     stricter.close()
@@ -536,7 +536,7 @@ def test_of_two_strict_ones_the_second_counts_when_the_first_has_gone(join: Join
     assert strict.budget.requests == 3
 
 
-def test_seventeen_proxies_with_as_many_settings_cannot_share(join: Join, clock: FakeClock, path: Path) -> None:
+def test_seventeenth_different_setting_is_refused(join: Join, clock: FakeClock, path: Path) -> None:
     sharers = [join(requests=1 + number) for number in range(records.MOST_SETTINGS)]
     assert "give all of them the same" in refusal(path, clock, requests=99)
     sharers[0].close()
@@ -549,7 +549,7 @@ def test_seventeen_proxies_with_as_many_settings_cannot_share(join: Join, clock:
 # The lock
 
 
-def test_a_lock_that_is_taken_is_not_waited_for_and_what_is_due_is_done_later(
+def test_held_lock_is_not_waited_for_and_changes_are_made_later(
     join: Join, clock: FakeClock, path: Path, said: Said
 ) -> None:
     async def scenario() -> None:
@@ -577,7 +577,7 @@ def test_a_lock_that_is_taken_is_not_waited_for_and_what_is_due_is_done_later(
     asyncio.run(scenario())
 
 
-def test_what_is_still_due_at_the_end_is_given_back(join: Join, clock: FakeClock, path: Path) -> None:
+def test_close_makes_the_changes_that_are_still_due(join: Join, clock: FakeClock, path: Path) -> None:
     async def scenario() -> None:
         leaving, staying = join(requests=1), join(requests=1)
         token = leaving.took()
@@ -592,7 +592,7 @@ def test_what_is_still_due_at_the_end_is_given_back(join: Join, clock: FakeClock
     asyncio.run(scenario())
 
 
-def test_a_start_waits_a_little_for_the_lock_and_then_says_who_is_in_the_way(
+def test_start_waits_briefly_for_the_lock_and_then_names_its_holder(
     path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_budget, "_PATIENCE", 3)
@@ -602,7 +602,7 @@ def test_a_start_waits_a_little_for_the_lock_and_then_says_who_is_in_the_way(
         assert refusal(path, clock) == "another process has locked it, and does not let go"
 
 
-def test_a_disk_that_fails_stops_asking_and_says_so(join: Join, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_disk_stops_requests_and_is_logged(join: Join, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     one = join()
     token = one.took()
 
@@ -620,7 +620,7 @@ def test_a_disk_that_fails_stops_asking_and_says_so(join: Join, said: Said, monk
     one.took()
 
 
-def test_a_lock_that_stays_taken_is_left_behind_with_its_file(
+def test_permanently_held_lock_is_abandoned_with_its_file(
     join: Join, clock: FakeClock, path: Path, said: Said
 ) -> None:
     one, other = join(), join()
@@ -642,7 +642,7 @@ def test_a_lock_that_stays_taken_is_left_behind_with_its_file(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_lock_that_is_now_and_then_taken_is_nobody_who_was_stopped(
+def test_lock_held_at_intervals_is_not_abandoned(
     join: Join, clock: FakeClock, path: Path, said: Said
 ) -> None:
     one = join()
@@ -655,7 +655,7 @@ def test_a_lock_that_is_now_and_then_taken_is_nobody_who_was_stopped(
     assert said() == []
 
 
-def test_a_lock_that_stays_taken_where_nothing_can_be_replaced_is_told(
+def test_permanently_held_lock_in_a_readonly_folder_is_logged(
     join: Join, clock: FakeClock, path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = join()
@@ -674,7 +674,7 @@ def test_a_lock_that_stays_taken_where_nothing_can_be_replaced_is_told(
     one.took()
 
 
-def test_a_section_that_was_wiped_out_or_put_back_is_damage(
+def test_wiped_or_restored_section_counts_as_damage(
     join: Join, clock: FakeClock, path: Path, said: Said
 ) -> None:
     one, other = join(), join()
@@ -692,7 +692,7 @@ def test_a_section_that_was_wiped_out_or_put_back_is_damage(
     other.took()
 
 
-def test_a_starter_takes_no_old_file_without_a_record_for_a_new_one(path: Path, clock: FakeClock) -> None:
+def test_start_does_not_take_an_old_file_without_a_record_for_a_new_one(path: Path, clock: FakeClock) -> None:
     Sharer(path, clock).close()
     path.write_bytes(path.read_bytes()[:64].ljust(records.SIZE, b"\0"))
     clock.advance(100)
@@ -703,7 +703,7 @@ def test_a_starter_takes_no_old_file_without_a_record_for_a_new_one(path: Path, 
     sharer.close()
 
 
-def test_two_kernels_on_one_file_ask_nothing_rather_than_twice(
+def test_two_kernels_on_one_file_send_no_requests(
     join: Join, clock: FakeClock, path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = join()
@@ -718,7 +718,7 @@ def test_two_kernels_on_one_file_ask_nothing_rather_than_twice(
     there.close()
 
 
-def test_a_foreign_file_in_its_place_is_left_as_it_is(join: Join, path: Path, tmp_path: Path, said: Said) -> None:
+def test_foreign_replacement_file_is_left_unchanged(join: Join, path: Path, tmp_path: Path, said: Said) -> None:
     one = join()
     precious = tmp_path / "precious"
     precious.write_text("root:x:0:0:root:/root:/bin/sh\n", encoding="ascii")
@@ -729,7 +729,7 @@ def test_a_foreign_file_in_its_place_is_left_as_it_is(join: Join, path: Path, tm
     assert said()[-1].startswith("the shared budget cannot be used (it holds something else")
 
 
-def test_who_shares_it_is_seen_by_others_and_not_by_itself(path: Path, clock: FakeClock) -> None:
+def test_running_proxy_is_seen_by_others_and_not_by_itself(path: Path, clock: FakeClock) -> None:
     # Two open files in one process are as two processes.
     first = Sharer(path, clock, requests=3)
     Sharer(path, clock, requests=3).close()
@@ -744,7 +744,7 @@ def test_who_shares_it_is_seen_by_others_and_not_by_itself(path: Path, clock: Fa
     alone.close()
 
 
-def test_nothing_is_done_after_the_end(path: Path, clock: FakeClock) -> None:
+def test_closed_budget_does_nothing(path: Path, clock: FakeClock) -> None:
     async def scenario() -> None:
         sharer = Sharer(path, clock)
         clock.advance(1.0)

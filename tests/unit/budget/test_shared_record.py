@@ -51,7 +51,7 @@ def sealed(content: bytes) -> bytes:
 
 
 @given(st.lists(states(), min_size=1, max_size=4), st.sampled_from([0, 1]))
-def test_what_is_read_is_what_was_written_last(written: list[State], section: int) -> None:
+def test_read_returns_what_was_written_last(written: list[State], section: int) -> None:
     content = EMPTY
     for number, state in enumerate(written, start=1):
         content = put(content, records.write(state, section, number))
@@ -64,7 +64,7 @@ def test_what_is_read_is_what_was_written_last(written: list[State], section: in
 
 
 @given(states(), states(), st.data())
-def test_a_piece_of_a_record_is_none(before: State, after: State, data: st.DataObject) -> None:
+def test_read_returns_none_for_a_part_of_a_record(before: State, after: State, data: st.DataObject) -> None:
     content = put(EMPTY, records.write(before, 0, 1))
     offset, piece = records.write(after, 0, 2)
     written = data.draw(st.integers(1, len(piece) - 1))
@@ -72,7 +72,7 @@ def test_a_piece_of_a_record_is_none(before: State, after: State, data: st.DataO
     assert found is None or found == records.Record(after, 2), "where what is missing was there already"
 
 
-def test_who_held_a_token_for_hours_does_not_make_its_own_record_impossible() -> None:
+def test_permit_held_for_hours_is_written_as_a_possible_record() -> None:
     state = records.begun(1, 1.0, NOW)
     state.held = 9_999.0
     found = records.read(put(EMPTY, records.write(state, 0, 1)), 0, NOW)
@@ -81,7 +81,7 @@ def test_who_held_a_token_for_hours_does_not_make_its_own_record_impossible() ->
 
 
 @given(states(), st.data())
-def test_what_was_changed_by_anybody_else_is_not_read(state: State, data: st.DataObject) -> None:
+def test_read_returns_none_for_a_changed_record(state: State, data: st.DataObject) -> None:
     offset, piece = records.write(state, 0, 1)
     place = data.draw(st.integers(0, len(piece) - 1))
     broken = bytearray(put(EMPTY, (offset, piece)))
@@ -90,7 +90,7 @@ def test_what_was_changed_by_anybody_else_is_not_read(state: State, data: st.Dat
 
 
 @given(st.binary(max_size=records.SIZE + 1), st.binary(max_size=64))
-def test_no_bytes_at_all_are_stumbled_over(noise: bytes, beginning: bytes) -> None:
+def test_read_accepts_any_bytes_without_an_error(noise: bytes, beginning: bytes) -> None:
     for content in (noise, beginning + EMPTY[len(beginning) :], EMPTY[: len(noise)]):
         for section in (0, 1):
             records.read(content, section, NOW)
@@ -123,7 +123,7 @@ STATE = State(2, 1.0, [NOW - 1, NOW + 17], [NO_LOAN, 5], [-math.inf, NOW], 0.02,
         lambda state: state.rests_from.__setitem__(1, math.nan),
     ],
 )
-def test_what_no_proxy_can_have_written_is_not_read_though_its_checksum_is_right(lie: Callable[[State], None]) -> None:
+def test_read_returns_none_for_an_impossible_state_with_a_valid_checksum(lie: Callable[[State], None]) -> None:
     state = State(2, 1.0, [NOW - 1, NOW + 17], [NO_LOAN, 5], [-math.inf, NOW], 0.02, -math.inf, 1.0, -math.inf)
     assert records.read(put(EMPTY, records.write(state, 0, 1)), 0, NOW) is not None
     lie(state)
@@ -131,7 +131,7 @@ def test_what_no_proxy_can_have_written_is_not_read_though_its_checksum_is_right
 
 
 @pytest.mark.parametrize("requests", [0, records.MOST_PERMITS + 1, 2**32 - 1])
-def test_a_number_of_tokens_that_cannot_be_is_not_read(requests: int) -> None:
+def test_read_returns_none_for_an_impossible_number_of_permits(requests: int) -> None:
     offset, piece = records.write(STATE, 0, 1)
     content = piece[:8] + struct.pack("<I", requests) + piece[12:-4]
     assert records.read(put(EMPTY, (offset, sealed(content))), 0, NOW) is None
@@ -149,47 +149,47 @@ def test_a_number_of_tokens_that_cannot_be_is_not_read(requests: int) -> None:
         (b"imdsproxy budge!", True),
     ],
 )
-def test_somebody_elses_file_is_known_from_a_damaged_one(content: bytes, foreign: bool) -> None:
+def test_foreign_distinguishes_other_files_from_damaged_ones(content: bytes, foreign: bool) -> None:
     assert records.foreign(content) is foreign
 
 
 @pytest.mark.parametrize("content", [b"", EMPTY[:-1], EMPTY + b"\0", b"x" + EMPTY[1:], EMPTY[:40] + b"x" + EMPTY[41:]])
-def test_a_file_that_is_no_whole_one_has_no_header(content: bytes) -> None:
+def test_read_header_returns_none_for_an_incomplete_file(content: bytes) -> None:
     assert records.read_header(content, BOOT, NOW) is None
 
 
-def test_a_header_that_no_proxy_can_have_written_is_none() -> None:
+def test_read_header_returns_none_for_an_impossible_header() -> None:
     other = struct.pack("<16sI16sdd", b"imdsproxy budge!", 1, BOOT, NOW, NOW)
     assert records.read_header(sealed(other).ljust(records.SIZE, b"\0"), BOOT, NOW) is None
     assert records.read_header(records.empty(records.Header(BOOT, NOW, NOW + 9_999)), BOOT, NOW) is None
     assert records.read_header(records.empty(records.Header(BOOT, NOW + 9, NOW)), BOOT, NOW) is None
 
 
-def test_another_version_is_told_and_not_guessed_at() -> None:
+def test_read_header_raises_for_another_version() -> None:
     other = sealed(struct.pack("<16sI16sdd", records.MAGIC, 7, BOOT, NOW, NOW)).ljust(records.SIZE, b"\0")
     with pytest.raises(records.UnknownVersionError, match="7"):
         records.read_header(other, BOOT, NOW)
 
 
-def test_a_state_that_is_begun_lets_every_token_rest() -> None:
+def test_first_state_has_every_permit_resting() -> None:
     state = records.begun(3, 1.0, NOW + 17)
     assert records.read(put(EMPTY, records.write(state, 1, 1)), 1, NOW) is not None
     assert (state.rests_from, len(state.holders)) == ([NOW + 17] * 3, 3)
 
 
-def test_times_of_another_start_of_the_machine_are_not_looked_at() -> None:
+def test_read_header_does_not_check_times_of_another_boot() -> None:
     before = records.Header(bytes(16), NOW + 9_999, NOW + 9_999)
     assert records.read_header(records.empty(before), BOOT, NOW) == before
 
 
-def test_settings_of_those_who_share_it_are_read_as_they_were_written() -> None:
+def test_settings_are_read_as_they_were_written() -> None:
     settings = ((5, 1.0), None, (1, 3600.0), *records.NO_SETTINGS[3:])
     content = put(EMPTY, records.write(STATE, 1, 7, settings))
     assert records.read(content, 1, NOW) == records.Record(STATE, 7, settings)
 
 
 @pytest.mark.parametrize("setting", [(129, 1.0), (5, 0.0), (5, -1.0), (5, math.nan), (5, 1e9)])
-def test_settings_that_no_proxy_can_have_are_not_read(setting: records.Setting) -> None:
+def test_read_returns_none_for_impossible_settings(setting: records.Setting) -> None:
     content = put(EMPTY, records.write(STATE, 0, 1, (setting, *records.NO_SETTINGS[1:])))
     assert records.read(content, 0, NOW) is None
 
@@ -211,13 +211,13 @@ def settings(*told: int | None) -> records.Settings:
         (settings(3, 5, 4), {0}, settings(3, 5), 1),
     ],
 )
-def test_own_setting_takes_the_place_of_one_that_has_gone(
+def test_own_setting_replaces_that_of_an_ended_proxy(
     found: records.Settings, present: set[int], there: records.Settings, place: int
 ) -> None:
     assert records.with_own(found, (5, 1.0), present.__contains__) == (there, place)
 
 
-def test_there_is_no_room_for_a_setting_more() -> None:
+def test_with_own_returns_none_without_a_free_place() -> None:
     full = settings(*range(10, 10 + records.MOST_SETTINGS))
     assert records.with_own(full, (5, 1.0), lambda _place: True) is None
 

@@ -17,13 +17,13 @@ def lent(shares: Shares, kind: str, numbers: range, now: float = 0.0) -> list[in
     return ended
 
 
-def test_an_endpoint_alone_may_have_every_permit() -> None:
+def test_endpoint_alone_may_have_every_permit() -> None:
     shares = Shares()
     lent(shares, "x", range(5))
     assert shares.full(SHARE, ["x"], 0.5) == frozenset()
 
 
-def test_while_another_waits_an_endpoint_keeps_to_its_share() -> None:
+def test_endpoint_is_full_at_its_share_while_another_waits() -> None:
     shares = Shares()
     lent(shares, "x", range(1))
     assert shares.full(SHARE, ["x", "y"], 0.0) == frozenset()
@@ -31,7 +31,7 @@ def test_while_another_waits_an_endpoint_keeps_to_its_share() -> None:
     assert shares.full(SHARE, ["x", "y"], 0.0) == {"x"}
 
 
-def test_of_two_endpoints_that_have_their_shares_neither_waits_for_the_other() -> None:
+def test_two_endpoints_at_their_shares_do_not_block_each_other() -> None:
     shares = Shares()
     lent(shares, "x", range(2))
     lent(shares, "y", range(2, 4))
@@ -39,21 +39,21 @@ def test_of_two_endpoints_that_have_their_shares_neither_waits_for_the_other() -
     assert shares.full(SHARE, ["x", "y", "z"], 0.0) == {"x", "y"}
 
 
-def test_what_cannot_be_recalled_keeps_to_its_share_always() -> None:
+def test_endpoint_with_unrecallable_requests_is_always_full_at_its_share() -> None:
     shares = Shares()
     for number in range(2):
         shares.lend(number, "x", 0.0, None)
     assert shares.full(SHARE, ["x"], 0.0) == {"x"}
 
 
-def test_a_request_without_an_endpoint_is_bound_to_nothing() -> None:
+def test_request_without_an_endpoint_has_no_share() -> None:
     shares = Shares()
     lent(shares, "", range(5))
     assert shares.full(SHARE, ["", "x"], 9.0) == frozenset()
     shares.end(0, 9.0, answered=True)
 
 
-def test_a_silent_endpoint_keeps_to_its_share_until_it_answers() -> None:
+def test_silent_endpoint_is_full_at_its_share_until_it_answers() -> None:
     shares = Shares()
     lent(shares, "x", range(3))
     assert shares.full(SHARE, ["x"], SILENCE) == {"x"}
@@ -67,7 +67,7 @@ def answer_later_one(shares: Shares, at: float) -> None:
     shares.end(99, at, answered=True)
 
 
-def test_beyond_its_share_the_newest_requests_of_a_silent_endpoint_are_recalled_once() -> None:
+def test_recall_ends_the_newest_requests_beyond_the_share_once() -> None:
     shares = Shares()
     ended = lent(shares, "x", range(5))
     answer_later_one(shares, 0.2)
@@ -78,7 +78,7 @@ def test_beyond_its_share_the_newest_requests_of_a_silent_endpoint_are_recalled_
     assert ended == [4, 3, 2]
 
 
-def test_of_requests_that_imds_has_perhaps_not_read_one_is_recalled_until_it_answers_a_later_one() -> None:
+def test_recall_ends_one_possibly_unread_request_until_a_later_one_is_answered() -> None:
     shares = Shares()
     ended = lent(shares, "x", range(5))
     shares.recall(SHARE, 2.0)
@@ -93,14 +93,14 @@ def test_of_requests_that_imds_has_perhaps_not_read_one_is_recalled_until_it_ans
     assert ended == [4, 3, 2]
 
 
-def test_an_endpoint_within_its_share_is_left_alone() -> None:
+def test_recall_spares_an_endpoint_within_its_share() -> None:
     shares = Shares()
     ended = lent(shares, "x", range(2))
     assert shares.recall(SHARE, 9.0) == math.inf
     assert ended == []
 
 
-def test_what_cannot_be_recalled_or_is_not_sent_yet_is_passed_over_and_looked_at_again() -> None:
+def test_recall_skips_unrecallable_and_unsent_requests_and_looks_again() -> None:
     shares = Shares()
     shares.lend(1, "x", 0.0, None)
     ended = lent(shares, "x", range(2, 4))
@@ -111,7 +111,7 @@ def test_what_cannot_be_recalled_or_is_not_sent_yet_is_passed_over_and_looked_at
     assert ended == [3, 2]
 
 
-def test_an_endpoint_that_hung_keeps_to_its_share_until_it_answers_promptly() -> None:
+def test_endpoint_that_hung_is_full_at_its_share_until_it_answers_promptly() -> None:
     shares = Shares()
     lent(shares, "x", range(1))
     shares.end(0, 30.0, answered=False)
@@ -125,14 +125,14 @@ def test_an_endpoint_that_hung_keeps_to_its_share_until_it_answers_promptly() ->
     assert shares.full(SHARE, ["x"], 33.2) == frozenset()
 
 
-def test_what_fails_at_once_does_not_hang() -> None:
+def test_immediate_failure_does_not_count_as_hanging() -> None:
     shares = Shares()
     lent(shares, "x", range(3))
     shares.end(2, 0.1, answered=False)
     assert shares.full(SHARE, ["x"], 0.1) == frozenset()
 
 
-def test_what_came_back_unused_is_forgotten() -> None:
+def test_unused_permit_is_forgotten() -> None:
     shares = Shares()
     lent(shares, "x", range(2))
     shares.forget(0)

@@ -28,7 +28,7 @@ from imdsproxy.protocol.peer import UNKNOWN, Peer
         (Peer(address="127.0.0.1", user=1000, process=12, proxy="abc"), ("user 1000", "12", "abc")),
     ],
 )
-def test_turn_goes_by_user_or_else_by_address(peer: Peer, turn: tuple[str, ...]) -> None:
+def test_turn_is_by_user_or_else_by_address(peer: Peer, turn: tuple[str, ...]) -> None:
     assert turn_of(peer) == turn
 
 
@@ -41,5 +41,5 @@ def test_turn_goes_by_user_or_else_by_address(peer: Peer, turn: tuple[str, ...])
         (Peer(user=0), "another container, user 0"),
     ],
 )
-def test_a_client_has_a_name_for_people(peer: Peer, name: str) -> None:
+def test_peer_name_is_process_or_user_or_address(peer: Peer, name: str) -> None:
     assert peer.name == name

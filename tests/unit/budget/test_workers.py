@@ -26,11 +26,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_process_of_its_own_is_no_worker() -> None:
+def test_standalone_process_is_not_a_worker() -> None:
     assert not is_worker()
 
 
-def test_a_child_of_a_process_manager_is_a_worker(tmp_path: Path) -> None:
+def test_child_of_a_process_manager_is_a_worker(tmp_path: Path) -> None:
     program = (
         "import multiprocessing, sys\n"
         "from imdsproxy.budget.workers import is_worker\n"
@@ -46,12 +46,12 @@ def test_a_child_of_a_process_manager_is_a_worker(tmp_path: Path) -> None:
     assert run(str(script)) == 0
 
 
-def test_what_gunicorn_starts_is_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_started_by_gunicorn_is_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gunicorn.arbiter", types.ModuleType("gunicorn.arbiter"))
     assert is_worker()
 
 
-def test_workers_with_one_upstream_share_a_file_and_others_another(place: Path) -> None:
+def test_workers_share_a_file_for_each_upstream(place: Path) -> None:
     first = shared_path(IMDS)
     assert first == shared_path(IMDS)
     assert first != shared_path(Address("127.0.0.1", 9))
@@ -59,13 +59,13 @@ def test_workers_with_one_upstream_share_a_file_and_others_another(place: Path) 
 
 
 @posix
-def test_the_folder_is_closed_to_other_users(place: Path) -> None:
+def test_folder_is_closed_to_other_users(place: Path) -> None:
     assert Path(shared_path(IMDS)).parent.stat().st_mode & 0o777 == 0o700
 
 
 @posix
 @pytest.mark.parametrize("trap", ["writable", "link", "file"])
-def test_a_folder_that_others_have_prepared_is_not_used(trap: str, place: Path) -> None:
+def test_folder_prepared_by_another_user_is_not_used(trap: str, place: Path) -> None:
     folder = Path(shared_path(IMDS)).parent
     folder.rmdir()
     if trap == "writable":
@@ -80,7 +80,7 @@ def test_a_folder_that_others_have_prepared_is_not_used(trap: str, place: Path) 
         shared_path(IMDS)
 
 
-def test_where_budgets_are_not_shared_the_second_worker_is_refused(
+def test_second_worker_is_refused_where_budgets_cannot_be_shared(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = (

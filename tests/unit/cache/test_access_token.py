@@ -99,7 +99,7 @@ def test_token_life_is_expires_in(body: bytes, life: int) -> None:
         b'{"access_token":"x","expires_in":"3600","deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )
-def test_a_token_whose_life_is_in_doubt_is_not_read(body: bytes) -> None:
+def test_token_whose_life_is_in_doubt_is_not_read(body: bytes) -> None:
     assert read_token(body) is None
 
 
@@ -111,7 +111,7 @@ def test_a_token_whose_life_is_in_doubt_is_not_read(body: bytes) -> None:
         rb'{"access_token":"x","inner":{"expires_in":"3600"},"\u0065xpires_in":3600}',
     ],
 )
-def test_a_life_that_is_written_where_it_could_not_be_aged_is_in_doubt(body: bytes) -> None:
+def test_life_that_is_written_where_it_could_not_be_aged_is_in_doubt(body: bytes) -> None:
     found = read_token(body)
     assert found is None or int(json.loads(found.aged(3500))["expires_in"]) == 100
 
@@ -156,9 +156,9 @@ def test_other_remaining_times_age_with_it_where_they_are_plain(more: str, aged:
     assert read(token('"3600"', more=more)).aged(100) == token('"3500"', more=aged)
 
 
-def test_a_number_without_quotes_stays_one() -> None:
+def test_number_without_quotes_stays_one() -> None:
     assert read(token("3600")).aged(100) == token("3500")
 
 
-def test_the_margin_is_five_minutes() -> None:
+def test_margin_is_five_minutes() -> None:
     assert MARGIN == 300

@@ -46,7 +46,7 @@ def whole(response: Response, sent_at: float = 100.0) -> Entry:
         ("network/names/1", b"y"),
     ],
 )
-def test_a_string_leaf_is_its_text(way: str, expected: bytes) -> None:
+def test_string_leaf_is_its_text(way: str, expected: bytes) -> None:
     assert cut(DOCUMENT, way.split("/"), text=True) == expected
 
 
@@ -60,16 +60,16 @@ def test_a_string_leaf_is_its_text(way: str, expected: bytes) -> None:
         ("compute", DOCUMENT[len(b'{"compute":') : DOCUMENT.index(b',"network"')]),
     ],
 )
-def test_a_subtree_is_imds_s_own_bytes(way: str, expected: bytes) -> None:
+def test_subtree_is_imds_s_own_bytes(way: str, expected: bytes) -> None:
     assert cut(DOCUMENT, way.split("/"), text=False) == expected
 
 
-def test_the_whole_is_a_part_of_itself() -> None:
+def test_whole_is_a_part_of_itself() -> None:
     assert cut(DOCUMENT, [], text=False) == DOCUMENT
 
 
 @pytest.mark.parametrize("way", ["compute/count", "compute/on", "compute/none"])
-def test_a_leaf_that_is_no_string_is_left_to_imds(way: str) -> None:
+def test_leaf_that_is_no_string_is_left_to_imds(way: str) -> None:
     assert cut(DOCUMENT, way.split("/"), text=True) is None
     assert cut(DOCUMENT, way.split("/"), text=False) is None
 
@@ -83,7 +83,7 @@ def test_a_leaf_that_is_no_string_is_left_to_imds(way: str) -> None:
     ],
 )
 @pytest.mark.parametrize("text", [True, False])
-def test_a_node_that_is_not_there_in_so_many_letters_is_left_to_imds(way: str, text: bool) -> None:
+def test_node_that_is_not_there_in_so_many_letters_is_left_to_imds(way: str, text: bool) -> None:
     assert cut(DOCUMENT, way.split("/"), text=text) is None
 
 
@@ -97,7 +97,7 @@ def test_a_node_that_is_not_there_in_so_many_letters_is_left_to_imds(way: str, t
         ("compute/list", False),
     ],
 )
-def test_a_form_in_which_imds_s_answer_is_not_known_is_left_to_imds(way: str, text: bool) -> None:
+def test_form_in_which_imds_s_answer_is_not_known_is_left_to_imds(way: str, text: bool) -> None:
     assert cut(DOCUMENT, way.split("/"), text=text) is None
 
 
@@ -120,16 +120,16 @@ def test_a_form_in_which_imds_s_answer_is_not_known_is_left_to_imds(way: str, te
         b"[" * 100_000,
     ],
 )
-def test_a_document_that_imds_would_not_write_is_left_to_imds(document: bytes) -> None:
+def test_document_that_imds_would_not_write_is_left_to_imds(document: bytes) -> None:
     assert cut(document, ["compute", "vmId"], text=True) is None
 
 
-def test_a_subtree_that_is_not_compact_is_left_to_imds() -> None:
+def test_subtree_that_is_not_compact_is_left_to_imds() -> None:
     assert cut(b'{"a":{"b":[1, 2]},"c":{"d":" , "}}', ["a"], text=False) is None
     assert cut(b'{"a":{"b":[1, 2]},"c":{"d":" , "}}', ["c"], text=False) == b'{"d":" , "}'
 
 
-def test_the_wholes_of_a_target_nearest_first() -> None:
+def test_wholes_of_a_target_nearest_first() -> None:
     asked = target(f"/metadata/instance/compute/vmId?{VERSION}&format=text")
     base = "/metadata/instance"
     assert list(wholes(asked)) == [
@@ -167,7 +167,7 @@ def test_with_and_without_format_json_is_the_same_to_imds() -> None:
         f"/metadata?{VERSION}",
     ],
 )
-def test_a_target_that_imds_may_read_otherwise_has_no_wholes(asked: str) -> None:
+def test_target_that_imds_may_read_otherwise_has_no_wholes(asked: str) -> None:
     assert list(wholes(target(asked))) == []
 
 
@@ -181,20 +181,20 @@ class TestEntry:
         assert (part.sent_at, part.fresh_until, part.revalidate_until, part.error_until) == (100, 130, 135, 180)
         assert part.derived
 
-    def test_a_leaf_is_plain_text_and_else_bears_imds_s_own_fields(self) -> None:
+    def test_leaf_is_plain_text_and_else_bears_imds_s_own_fields(self) -> None:
         part = derive(whole(Response(200, (SERVER, JSON), DOCUMENT)), ("compute", "vmId"), target(self.LEAF),
                       LIFETIMES, 110)  # fmt: skip
         assert part is not None
         assert part.response == Response(200, (SERVER, (b"content-type", b"text/plain; charset=utf-8")), b"02aab8a4")
 
-    def test_a_subtree_bears_the_fields_of_the_whole(self) -> None:
+    def test_subtree_bears_the_fields_of_the_whole(self) -> None:
         asked = target(f"/metadata/instance/compute/tagsList/1?{VERSION}")
         part = derive(whole(Response(200, (SERVER, JSON), DOCUMENT)), ("compute", "tagsList", "1"), asked,
                       LIFETIMES, 110)  # fmt: skip
         assert part is not None
         assert part.response == Response(200, (SERVER, JSON), b'{"name":"d","value":""}')
 
-    def test_the_time_that_the_whole_spent_in_another_cache_counts(self) -> None:
+    def test_time_that_the_whole_spent_in_another_cache_counts(self) -> None:
         aged = whole(Response(200, (SERVER, JSON, (b"age", b"20")), DOCUMENT))
         part = derive(aged, ("compute", "vmId"), target(self.LEAF), LIFETIMES, 110)
         assert part is not None

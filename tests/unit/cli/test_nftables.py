@@ -35,7 +35,7 @@ def test_output_chain_redirects_all_users_but_the_proxys() -> None:
     ]
 
 
-def test_a_user_s_name_is_left_to_nft() -> None:
+def test_user_s_name_is_left_to_nft() -> None:
     assert f'{IMDS} meta skuid != "imdsproxy" counter dnat to 10.0.0.4:80' in rules(
         redirect("imdsproxy", "10.0.0.4", 80)
     )

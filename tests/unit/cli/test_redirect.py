@@ -47,7 +47,7 @@ def systemctl(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
         ("_imds-proxy.2", 'skuid != "_imds-proxy.2" '),
     ],
 )
-def test_the_exempt_user_is_a_number_or_a_name(given: str, written: str) -> None:
+def test_exempt_user_is_a_number_or_a_name(given: str, written: str) -> None:
     assert written in rendered({"uid": given})
 
 
@@ -193,7 +193,7 @@ def test_notes_are_no_part_of_the_ruleset(capsys: pytest.CaptureFixture[str]) ->
     assert printed.err.startswith("imdsproxy: note: requests of root's processes")
 
 
-def test_a_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["redirect", "--uid", "no such"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

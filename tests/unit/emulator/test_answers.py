@@ -77,7 +77,7 @@ class TestMetadataHeader:
         given = ask(f"/metadata/identity/{name}?cred-api-version=2.0", headers=())
         assert (given.status, given.body) == (404, b'{"error":"Not Found"}')
 
-    def test_a_machine_may_have_further_endpoints(self) -> None:
+    def test_machine_may_have_further_endpoints(self) -> None:
         machine = Machine(extra={"identity/issuecredential": json_answer({"certificate": "none"})})
         target = "/metadata/identity/issuecredential?cred-api-version=2.0"
         assert ask(target, machine, method="POST").status == 200
@@ -92,7 +92,7 @@ class TestCommonRules:
         assert ask(target, headers=(*METADATA, ("x-forwarded-for", value))).status == 400
 
     @pytest.mark.parametrize("more", ["&api-version=2018-02-01", "&API-Version=2021-02-01", "&x=1&x=1", "&x&x"])
-    def test_a_repeated_parameter_is_refused(self, more: str) -> None:
+    def test_repeated_parameter_is_refused(self, more: str) -> None:
         assert ask(INSTANCE + more).status == 400
         assert read(ask(TOKEN + more))["error"] == "invalid_request"
 
@@ -114,7 +114,7 @@ class TestCommonRules:
             ("/metadata/loadbalancer", "2020-10-01", "2020-09-01"),
         ],
     )
-    def test_an_endpoint_begins_with_a_version(self, path: str, first: str, last_without: str) -> None:
+    def test_endpoint_begins_with_a_version(self, path: str, first: str, last_without: str) -> None:
         assert ask(f"{path}?api-version={first}").status == 200
         assert ask(f"{path}?api-version={last_without}").status == 400
 
@@ -166,7 +166,7 @@ class TestPaths:
 
 
 class TestInstance:
-    def test_the_whole_document(self) -> None:
+    def test_whole_document(self) -> None:
         assert read(ask(INSTANCE)) == at_version(sample_instance(), "2021-02-01")
         assert ask(INSTANCE).body.startswith(b'{"compute":{"azEnvironment":"AzurePublicCloud","customData":"",')
 
@@ -199,13 +199,13 @@ class TestInstance:
         assert content_type in given.content_type
         assert body is None or given.body == body
 
-    def test_a_container_as_text_lists_its_children(self) -> None:
+    def test_container_as_text_lists_its_children(self) -> None:
         assert ask(INSTANCE + "&format=text").body == b"compute/\nnetwork/"
         network = "/metadata/instance/network/interface{}?api-version=2021-02-01&format=text"
         assert ask(network.format("")).body == b"0/"
         assert ask(network.format("/0")).body == b"ipv4/\nipv6/\nmacAddress"
 
-    def test_an_empty_list(self) -> None:
+    def test_empty_list(self) -> None:
         machine = Machine()
         machine.instance["network"]["interface"] = []
         target = "/metadata/instance/network/interface?api-version=2021-02-01"
@@ -262,7 +262,7 @@ class TestToken:
         assert document["resource"] == "https://vault.azure.net"
 
     @pytest.mark.parametrize("query", ["", "&resource=", "&resource"])
-    def test_a_resource_is_required(self, query: str) -> None:
+    def test_resource_is_required(self, query: str) -> None:
         given = ask(f"/metadata/identity/oauth2/token?api-version=2018-02-01{query}")
         assert (given.status, read(given)) == (
             400,
@@ -280,7 +280,7 @@ class TestToken:
         assert given.status == 400
         assert given.body == b'{"error":"invalid_request","error_description":"Identity not found"}'
 
-    def test_the_cache_can_be_bypassed(self) -> None:
+    def test_cache_can_be_bypassed(self) -> None:
         machine = Machine()
         first = ask(TOKEN, machine)
         assert ask(TOKEN, machine).body == first.body
@@ -289,7 +289,7 @@ class TestToken:
         assert read(second)["access_token"] != read(first)["access_token"]
         assert ask(TOKEN, machine).body == second.body
 
-    def test_a_selector_reaches_the_identities(self) -> None:
+    def test_selector_reaches_the_identities(self) -> None:
         wanted = USER_ASSIGNED[1]
         assert read(ask(f"{TOKEN}&object_id={wanted.object_id}"))["client_id"] == wanted.client_id
 
@@ -319,12 +319,12 @@ class TestScheduledEvents:
             b'{"StartRequests":[{"EventId":"unknown"}]}',
         ],
     )
-    def test_a_bad_body(self, body: bytes) -> None:
+    def test_bad_body(self, body: bytes) -> None:
         machine = Machine()
         assert ask(EVENTS, machine, method="POST", body=body).status == 400
         assert machine.events.incarnation == 1
 
-    def test_the_first_question_waits(self) -> None:
+    def test_first_question_waits(self) -> None:
         machine = Machine()
         machine.events.enable_delay = 90.0
         assert [ask(EVENTS, machine, now=NOW + later).delay for later in (0, 60, 90, 91)] == [90, 30, 0, 0]
@@ -333,7 +333,7 @@ class TestScheduledEvents:
 class TestLoadBalancer:
     target = "/metadata/loadbalancer?api-version=2020-10-01"
 
-    def test_a_document(self) -> None:
+    def test_document(self) -> None:
         assert list(read(ask(self.target))["loadbalancer"]) == [
             *("publicIpAddresses", "inboundRules", "outboundRules"),
         ]

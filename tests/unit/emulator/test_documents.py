@@ -47,7 +47,7 @@ def test_every_primitive_is_a_string_and_keys_are_in_order() -> None:
         assert all(isinstance(child, str | dict | list) for child in container.values())
 
 
-def test_the_version_table_names_only_fields_that_exist_and_versions_that_are_served() -> None:
+def test_version_table_names_only_fields_that_exist_and_versions_that_are_served() -> None:
     assert INTRODUCED.keys() <= set(names(sample_instance()))
     assert set(INTRODUCED.values()) <= set(INSTANCE_VERSIONS)
 
@@ -55,7 +55,7 @@ def test_the_version_table_names_only_fields_that_exist_and_versions_that_are_se
 OLDEST = ["location", "name", "offer", "osType", "platformFaultDomain", "platformUpdateDomain", "publisher"]
 
 
-def test_the_oldest_version_has_the_oldest_fields_only() -> None:
+def test_oldest_version_has_the_oldest_fields_only() -> None:
     assert list(at_version(sample_instance(), "2017-04-02")["compute"]) == [
         *OLDEST,
         *("sku", "version", "vmId", "vmSize"),
@@ -79,7 +79,7 @@ def test_the_oldest_version_has_the_oldest_fields_only() -> None:
         ("zone", "2017-10-01", "2017-12-01"),
     ],
 )
-def test_a_field_appears_with_its_version(name: str, before: str, since: str) -> None:
+def test_field_appears_with_its_version(name: str, before: str, since: str) -> None:
     assert name not in at_version(sample_instance(), before)["compute"]
     assert name in at_version(sample_instance(), since)["compute"]
 
@@ -94,7 +94,7 @@ def test_fields_below_a_field_have_versions_of_their_own() -> None:
     assert "isUltraDisk" not in disks[0]
 
 
-def test_the_newest_version_is_the_whole_document_and_each_call_makes_a_new_one() -> None:
+def test_newest_version_is_the_whole_document_and_each_call_makes_a_new_one() -> None:
     first = sample_instance()
     assert at_version(first, INSTANCE_VERSIONS[-1]) == first == sample_instance()
     first["compute"]["location"] = "elsewhere"
@@ -106,6 +106,6 @@ def test_tags_and_their_list_say_the_same() -> None:
     assert compute["tags"] == ";".join(f"{tag['name']}:{tag['value']}" for tag in compute["tagsList"])
 
 
-def test_the_load_balancer_document_holds_integers() -> None:
+def test_load_balancer_document_holds_integers() -> None:
     rule = json.loads(json.dumps(sample_load_balancer()))["loadbalancer"]["inboundRules"][0]
     assert (rule["frontendPort"], rule["backendPort"]) == (80, 443)

@@ -102,7 +102,7 @@ def test_below_a_path(prefix: str, path: str, struck: bool) -> None:
     assert (faults.apply(tuple(path[1:].split("/")), 0)[0] is not None) is struck
 
 
-def test_a_share_is_repeatable_and_about_right() -> None:
+def test_share_is_repeatable_and_about_right() -> None:
     def struck(seed: int) -> list[bool]:
         faults = Faults(Clock(), seed)
         faults.add(Fault(status=500, share=0.1))
@@ -130,7 +130,7 @@ def test_latencies_add_and_the_first_trouble_wins() -> None:
     assert faults.apply(ROOT, 0) == (None, 0.0)
 
 
-def test_the_answer_of_a_status() -> None:
+def test_answer_of_a_status() -> None:
     plain = Fault(status=429, retry_after="7")
     assert plain.answer(identity=False).headers == (("retry-after", "7"),)
     assert b"Temporarily throttled" in plain.answer(identity=True).body

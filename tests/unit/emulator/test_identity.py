@@ -66,7 +66,7 @@ def test_token_claims_state_that_it_is_emulated() -> None:
     assert claims(document)["appid"] == FIRST.client_id
 
 
-def test_the_same_token_until_it_nears_its_end() -> None:
+def test_same_token_until_it_nears_its_end() -> None:
     identity = ManagedIdentity(token_life=86_400)
     first = identity.token(FIRST, "r", NOW, bypass_cache=False)
     later = identity.token(FIRST, "r", NOW + 86_000, bypass_cache=False)
@@ -78,7 +78,7 @@ def test_the_same_token_until_it_nears_its_end() -> None:
     assert renewed["expires_in"] == "86400"
 
 
-def test_a_short_life_is_used_for_nine_tenths() -> None:
+def test_short_life_is_used_for_nine_tenths() -> None:
     identity = ManagedIdentity(token_life=10)
     first = identity.token(FIRST, "r", 100, bypass_cache=False)
     assert identity.token(FIRST, "r", 108.9, bypass_cache=False)["access_token"] == first["access_token"]

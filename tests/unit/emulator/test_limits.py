@@ -16,7 +16,7 @@ from imdsproxy.emulator.limits import Limits, SlidingWindow
         (0, [0.0] * 100, [0.0] * 100),
     ],
 )
-def test_the_window_slides(limit: int, arrivals: list[float], accepted: list[float]) -> None:
+def test_window_slides(limit: int, arrivals: list[float], accepted: list[float]) -> None:
     limits = Limits(general=limit)
     assert [at for at in arrivals if limits.admit(at)] == accepted
 
@@ -63,14 +63,14 @@ def test_five_identity_requests_at_once() -> None:
     assert limits.identities_in_flight == 5
 
 
-def test_a_refused_arrival_counts_for_nothing() -> None:
+def test_refused_arrival_counts_for_nothing() -> None:
     limits = Limits(general=1, identity=1, identity_concurrency=0, identity_shares_general=True)
     assert limits.admit(0.0)
     assert not limits.admit(0.5, identity=True)
     assert limits.admit(1.0, identity=True)
 
 
-def test_a_window_remembers_no_more_than_its_limit() -> None:
+def test_window_remembers_no_more_than_its_limit() -> None:
     window = SlidingWindow(3)
     for at in range(100):
         if window.has_room(at / 100):

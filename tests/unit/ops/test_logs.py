@@ -135,7 +135,7 @@ def test_json_line_is_valid_for_any_value(value: object, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_message_that_does_not_fit_its_arguments_is_still_written(
+def test_message_that_does_not_fit_its_arguments_is_still_written(
     log_format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("info", log_format)
@@ -144,7 +144,7 @@ def test_a_message_that_does_not_fit_its_arguments_is_still_written(
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_value_without_text_does_no_harm(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_value_without_text_does_no_harm(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", log_format)
     logger.info("x", extra={"fields": {"value": Unprintable()}})
     text = read_log(capsys)
@@ -220,7 +220,7 @@ class Failing:
         RuntimeError("whatever"),
     ],
 )
-def test_a_stream_that_fails_takes_nothing_down_and_the_loss_is_reported(
+def test_stream_that_fails_takes_nothing_down_and_the_loss_is_reported(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("info", "text")
@@ -238,7 +238,7 @@ def test_a_stream_that_fails_takes_nothing_down_and_the_loss_is_reported(
     ]
 
 
-def test_a_program_outlives_the_reader_of_its_log() -> None:
+def test_program_outlives_the_reader_of_its_log() -> None:
     program = (
         "import logging, sys\n"
         "from imdsproxy.ops import logs\n"

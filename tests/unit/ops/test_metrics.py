@@ -118,7 +118,7 @@ def test_metrics_text_after_two_answers() -> None:
         (1e9, "+Inf"),
     ],
 )
-def test_a_time_is_in_the_bucket_that_it_fits_into_and_all_above(seconds: float, first: str) -> None:
+def test_time_is_in_the_bucket_that_it_fits_into_and_all_above(seconds: float, first: str) -> None:
     found = samples(after([("instance", Outcome.HIT, seconds)]))
     within = {label: found["imdsproxy_request_seconds_bucket", (("le", label),)] for label in LABELS}
     assert [label for label, count in within.items() if count] == list(LABELS[LABELS.index(first) :])
@@ -176,7 +176,7 @@ def test_attempt_is_counted_by_its_result() -> None:
     assert found["imdsproxy_budget_wait_seconds_sum", ()] == pytest.approx(0.8)
 
 
-def test_a_try_that_was_turned_away_was_none_at_imds() -> None:
+def test_try_that_was_turned_away_was_none_at_imds() -> None:
     metrics = Metrics()
     metrics.observe_attempt(asked(None, waited=10.0))
     found = samples(metrics)
@@ -199,7 +199,7 @@ def parts(clock: FakeClock) -> Parts:
     return build(replace(NOWHERE, identity_budget_requests=20), Imds(), clock)
 
 
-def test_the_state_is_read_when_it_is_asked_for(parts: Parts, clock: FakeClock) -> None:
+def test_state_is_read_when_it_is_asked_for(parts: Parts, clock: FakeClock) -> None:
     found = samples(parts.metrics)
     assert found["imdsproxy_budget_available", (("class", "general"),)] == 5
     assert found["imdsproxy_budget_available", (("class", "identity"),)] == 5, "so many at once"

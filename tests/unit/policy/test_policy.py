@@ -89,12 +89,12 @@ NEVER_KEPT = [
 
 
 @pytest.mark.parametrize(("path", "decision"), KEPT)
-def test_an_answer_is_kept_as_the_default_policy_says(path: str, decision: Cache) -> None:
+def test_answer_is_kept_as_the_default_policy_says(path: str, decision: Cache) -> None:
     assert Policy().decide(ask(path)) == decision
 
 
 @pytest.mark.parametrize(("path", "decision"), KEPT)
-def test_the_case_of_a_path_changes_no_rule(path: str, decision: Cache) -> None:
+def test_case_of_a_path_changes_no_rule(path: str, decision: Cache) -> None:
     assert Policy().decide(ask(path.upper())) == decision
 
 
@@ -103,13 +103,13 @@ def test_unlisted_path_is_forwarded_and_never_cached(path: str, endpoint: str, b
     assert Policy().decide(ask(path)) == Forward(endpoint, budget, add_metadata=True)
 
 
-def test_the_metrics_know_every_endpoint() -> None:
+def test_metrics_know_every_endpoint() -> None:
     decided = {decision.endpoint for _, decision in KEPT} | {endpoint for _, endpoint, _ in NEVER_KEPT}
     assert decided | {"none"} == ENDPOINTS
 
 
 @pytest.mark.parametrize("path", [EVENTS, "/Metadata/ScheduledEvents/", f"{EVENTS}?api-version=2020-07-01"])
-def test_a_scheduled_events_post_is_sent_once_and_drops_the_entry(path: str) -> None:
+def test_scheduled_events_post_is_sent_once_and_drops_the_entry(path: str) -> None:
     sent = Forward("scheduledevents", GENERAL, add_metadata=True, once=True, drops=EVENTS, slow=True)
     assert Policy().decide(ask(path, "POST")) == sent
     assert Policy(require_metadata="never").decide(ask(path, "POST", metadata=False)) == sent
@@ -117,7 +117,7 @@ def test_a_scheduled_events_post_is_sent_once_and_drops_the_entry(path: str) -> 
 
 
 @pytest.mark.parametrize("metadata", [True, False], ids=["metadata", "none"])
-def test_an_issuecredential_post_is_sent_once_as_it_came(metadata: bool) -> None:
+def test_issuecredential_post_is_sent_once_as_it_came(metadata: bool) -> None:
     assert Policy().decide(ask("/metadata/identity/issuecredential", "POST", metadata=metadata)) == Forward(
         "identity", IDENTITY, add_metadata=metadata, once=True
     )
@@ -193,7 +193,7 @@ ANSWERS: list[tuple[str, str, dict[str, str], int | str]] = [
 
 
 @pytest.mark.parametrize(("method", "target", "fields", "answer"), ANSWERS)
-def test_a_request_is_answered_as_the_contract_says(
+def test_request_is_answered_as_the_contract_says(
     method: str, target: str, fields: dict[str, str], answer: int | str
 ) -> None:
     headers = {"host": "127.0.0.1:8254", **fields}
@@ -278,7 +278,7 @@ def test_with_never_the_header_is_added_everywhere(path: str) -> None:
     assert policy.decide(ask(path, metadata=False)) == policy.decide(ask(path))
 
 
-def test_a_post_without_the_header_is_refused_where_it_is_always_required() -> None:
+def test_post_without_the_header_is_refused_where_it_is_always_required() -> None:
     assert isinstance(Policy(require_metadata="always").decide(ask(EVENTS, "POST", metadata=False)), Refuse)
 
 
@@ -317,7 +317,7 @@ def test_allow_and_deny_are_prefixes_by_segment_and_deny_wins(
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_denied_path_is_denied_before_its_header_is_asked_for(method: str) -> None:
+def test_denied_path_is_denied_before_its_header_is_asked_for(method: str) -> None:
     decision = Policy(deny=("/metadata/identity", EVENTS)).decide(ask(EVENTS, method, metadata=False))
     assert isinstance(decision, Refuse)
     assert (decision.refusal.status, decision.refusal.reason) == (403, "denied")
@@ -401,11 +401,11 @@ def test_stale_bound_overrides_never_only_by_name(stale: dict[str, float], path:
 
 @pytest.mark.parametrize("path", [path for path, _ in KEPT])
 @pytest.mark.parametrize("seconds", [0, 5, 60])
-def test_a_negative_answer_is_remembered_as_the_setting_says(path: str, seconds: float) -> None:
+def test_negative_answer_is_remembered_as_the_setting_says(path: str, seconds: float) -> None:
     assert lifetimes(Policy(negative_ttl=seconds).decide(ask(path))).negative == seconds
 
 
-def test_a_flood_of_long_targets_leaves_little_behind() -> None:
+def test_flood_of_long_targets_leaves_little_behind() -> None:
     policy = Policy(memory=200_000)
     policy.decide(ask("/metadata/instance"))
     tracemalloc.start()

@@ -19,14 +19,14 @@ class Doubled:
         return 2 * number
 
 
-def test_a_result_is_computed_once() -> None:
+def test_result_is_computed_once() -> None:
     doubled = Doubled(100)
     assert [doubled.remembered(10), doubled.remembered(10)] == [20, 20]
     assert doubled.calls == [10]
     assert doubled.remembered.bytes == 10
 
 
-def test_a_result_that_is_used_again_outlives_one_that_is_not() -> None:
+def test_result_that_is_used_again_outlives_one_that_is_not() -> None:
     doubled = Doubled(100)
     for number in (10, 11, 12, 13, 14):
         doubled.remembered(number)
@@ -48,7 +48,7 @@ def test_result_above_half_of_the_bound_is_not_remembered(max_bytes: int) -> Non
 
 
 @given(st.integers(0, 200), st.lists(st.integers(1, 60), max_size=200))
-def test_the_bound_is_kept_and_every_result_is_right(max_bytes: int, numbers: list[int]) -> None:
+def test_bound_is_kept_and_every_result_is_right(max_bytes: int, numbers: list[int]) -> None:
     doubled = Doubled(max_bytes)
     for number in numbers:
         assert doubled.remembered(number) == 2 * number

@@ -14,16 +14,16 @@ TARGET = Target(
 )
 
 
-def test_a_path_is_spelled_in_lower_case_without_a_trailing_slash() -> None:
+def test_path_is_spelled_in_lower_case_without_a_trailing_slash() -> None:
     assert TARGET.path == "/metadata/instance"
 
 
-def test_the_path_of_no_segments_is_the_root() -> None:
+def test_path_of_no_segments_is_the_root() -> None:
     assert Target(b"/", (), (), Key("/?")).path == "/"
 
 
 @pytest.mark.parametrize(("name", "there"), [("nonce", True), ("nonc", False), ("1", False), ("", False)])
-def test_a_parameter_is_found_by_its_whole_name(name: str, there: bool) -> None:
+def test_parameter_is_found_by_its_whole_name(name: str, there: bool) -> None:
     assert TARGET.has(name) is there
 
 
@@ -34,7 +34,7 @@ def test_targets_compare_by_identity() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [(b"server", b"IMDS/1"), (b"x-two", b"first"), (b"date", None)])
-def test_a_field_is_its_first_value_or_none(name: bytes, value: bytes | None) -> None:
+def test_field_is_its_first_value_or_none(name: bytes, value: bytes | None) -> None:
     response = Response(200, ((b"server", b"IMDS/1"), (b"x-two", b"first"), (b"x-two", b"second")), b"")
     assert response.header(name) == value
 

@@ -31,7 +31,7 @@ def accepted(fields: Fields = (), *, raw: bytes = INSTANCE, method: str = "GET")
     return request
 
 
-def test_a_plain_request_is_passed_with_its_target_and_its_headers() -> None:
+def test_plain_request_is_passed_with_its_target_and_its_headers() -> None:
     fields = [(b"x-ms-client-request-id", b"1"), (b"accept", b"*/*")]
     request = accepted(fields)
     assert request.method == "GET"
@@ -86,7 +86,7 @@ def test_post_is_passed_where_imds_takes_it(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_target_that_cannot_be_read_is_refused(method: str) -> None:
+def test_target_that_cannot_be_read_is_refused(method: str) -> None:
     refusal = ask(method=method, raw=rb"/metadata/identity\oauth2\token")
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (400, "bad-target")
@@ -112,7 +112,7 @@ def test_a_target_that_cannot_be_read_is_refused(method: str) -> None:
         b" 127.0.0.1 ",
     ],
 )
-def test_an_address_or_an_allowed_name_is_accepted_as_host(host: bytes) -> None:
+def test_address_or_an_allowed_name_is_accepted_as_host(host: bytes) -> None:
     assert isinstance(ask([(b"host", host)], host=False), Request)
 
 
@@ -136,7 +136,7 @@ def test_an_address_or_an_allowed_name_is_accepted_as_host(host: bytes) -> None:
         b"metadata",
     ],
 )
-def test_a_name_that_is_not_allowed_is_forbidden_as_host(host: bytes) -> None:
+def test_name_that_is_not_allowed_is_forbidden_as_host(host: bytes) -> None:
     refusal = ask([(b"host", host)], host=False)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (403, "host")
@@ -173,7 +173,7 @@ def test_a_name_that_is_not_allowed_is_forbidden_as_host(host: bytes) -> None:
         [(b"host", b"a" * 600)],
     ],
 )
-def test_a_host_that_cannot_be_read_or_is_not_given_once_is_refused(fields: Fields) -> None:
+def test_host_that_cannot_be_read_or_is_not_given_once_is_refused(fields: Fields) -> None:
     refusal = ask(fields, host=False)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (400, "bad-host")
@@ -196,7 +196,7 @@ def test_a_host_that_cannot_be_read_or_is_not_given_once_is_refused(fields: Fiel
         (b"localhost", False),
     ],
 )
-def test_a_request_is_addressed_to_imds_by_its_address_in_every_accepted_spelling(host: bytes, to_imds: bool) -> None:
+def test_request_is_addressed_to_imds_by_its_address_in_every_accepted_spelling(host: bytes, to_imds: bool) -> None:
     request = ask([(b"host", host)], host=False)
     assert isinstance(request, Request)
     assert request.to_imds is to_imds
@@ -211,13 +211,13 @@ def test_a_request_is_addressed_to_imds_by_its_address_in_every_accepted_spellin
         (b"http://10.0.0.4:8080/metadata/instance", b"169.254.169.254", False),
     ],
 )
-def test_an_absolute_form_says_to_whom_a_request_is_addressed(raw: bytes, host: bytes, to_imds: bool) -> None:
+def test_absolute_form_says_to_whom_a_request_is_addressed(raw: bytes, host: bytes, to_imds: bool) -> None:
     request = ask([(b"host", host)], raw=raw, host=False)
     assert isinstance(request, Request)
     assert request.to_imds is to_imds
 
 
-def test_a_request_without_host_counts_as_addressed_to_imds() -> None:
+def test_request_without_host_counts_as_addressed_to_imds() -> None:
     # It may have been sent there and redirected here.
     request = ask(host=False, version="1.0")
     assert isinstance(request, Request)
@@ -243,7 +243,7 @@ def test_any_name_is_accepted_at_a_unix_socket(host: bytes) -> None:
         *(b"0x", b"a.0x", b"127.1", b"256.0.0.1"),
     ],
 )
-def test_a_name_that_some_take_for_an_address_is_forbidden_even_there(host: bytes) -> None:
+def test_name_that_some_take_for_an_address_is_forbidden_even_there(host: bytes) -> None:
     refusal = read("GET", INSTANCE, [(b"host", host)], AT_UNIX_SOCKET)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (403, "host")
@@ -265,7 +265,7 @@ def test_a_name_that_some_take_for_an_address_is_forbidden_even_there(host: byte
         (b"https://unix/metadata/instance", False),
     ],
 )
-def test_an_absolute_form_at_a_unix_socket_may_name_a_placeholder(raw: bytes, served: bool) -> None:
+def test_absolute_form_at_a_unix_socket_may_name_a_placeholder(raw: bytes, served: bool) -> None:
     answer = read("GET", raw, [HOST], AT_UNIX_SOCKET)
     assert isinstance(answer, Request) is served
     if isinstance(answer, Refusal):
@@ -303,7 +303,7 @@ def test_request_of_a_web_page_is_forbidden_with_any_other_field(method: str, ra
 
 
 @pytest.mark.parametrize("value", [b"none", b"None", b" none "])
-def test_an_address_that_the_user_opens_is_served(value: bytes) -> None:
+def test_address_that_the_user_opens_is_served(value: bytes) -> None:
     assert isinstance(ask([(b"sec-fetch-site", value)]), Request)
 
 
@@ -343,7 +343,7 @@ def test_only_http_1_0_may_leave_host_away(version: str, fields: Fields, accepte
         (b"http://[::ffff:169.254.169.254]/metadata/instance", False),
     ],
 )
-def test_an_absolute_form_is_served_for_imds_and_the_upstream_alone(raw: bytes, served: bool) -> None:
+def test_absolute_form_is_served_for_imds_and_the_upstream_alone(raw: bytes, served: bool) -> None:
     answer = ask(raw=raw)
     assert isinstance(answer, Request) is served
     if isinstance(answer, Refusal):
@@ -358,7 +358,7 @@ def test_absolute_form_overrides_host() -> None:
     assert refusal.status == 403
 
 
-def test_an_absolute_form_still_needs_host_once() -> None:
+def test_absolute_form_still_needs_host_once() -> None:
     refusal = ask([HOST, HOST], host=False, raw=b"http://169.254.169.254/metadata/instance")
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "bad-host"
@@ -417,7 +417,7 @@ def test_metadata_counts_where_the_client_says_true_once(values: list[bytes], me
         ([b""], False),
     ],
 )
-def test_a_renewal_is_asked_for_by_cache_control_no_cache(values: list[bytes], no_cache: bool) -> None:
+def test_renewal_is_asked_for_by_cache_control_no_cache(values: list[bytes], no_cache: bool) -> None:
     assert accepted([(b"cache-control", value) for value in values]).no_cache is no_cache
 
 
@@ -430,7 +430,7 @@ def test_a_renewal_is_asked_for_by_cache_control_no_cache(values: list[bytes], n
         ([b"aaaaaaaaaaaaaaaa", b"bbbbbbbbbbbbbbbb"], ("a" * 16, "b" * 16)),
     ],
 )
-def test_the_proxies_a_request_has_passed_are_read_in_order(values: list[bytes], hops: tuple[str, ...]) -> None:
+def test_proxies_a_request_has_passed_are_read_in_order(values: list[bytes], hops: tuple[str, ...]) -> None:
     assert accepted([(HOP_HEADER, value) for value in values]).hops == hops
 
 
@@ -444,7 +444,7 @@ def test_the_proxies_a_request_has_passed_are_read_in_order(values: list[bytes],
         [b"anything, at all", b"0123456789abcdef,\xff"],
     ],
 )
-def test_a_request_that_was_here_before_is_a_loop(values: list[bytes]) -> None:
+def test_request_that_was_here_before_is_a_loop(values: list[bytes]) -> None:
     refusal = ask([(HOP_HEADER, value) for value in values])
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (508, "loop")
@@ -516,7 +516,7 @@ def test_readings_of_a_flood_are_bounded(flood: Callable[[int], tuple[bytes, tup
     assert left < bound + 20_000
 
 
-def test_the_same_bytes_are_read_once() -> None:
+def test_same_bytes_are_read_once() -> None:
     readings = Readings(50_000)
     first, second = (read("GET", INSTANCE, [HOST], DOORS, readings=readings) for _ in range(2))
     assert isinstance(first, Request)

@@ -35,7 +35,7 @@ def read(raw: bytes) -> Target:
         (b"/?api-version=1", ()),
     ],
 )
-def test_a_path_is_read_by_segments_decoded_and_in_lower_case(raw: bytes, segments: tuple[str, ...]) -> None:
+def test_path_is_read_by_segments_decoded_and_in_lower_case(raw: bytes, segments: tuple[str, ...]) -> None:
     assert read(raw).segments == segments
 
 
@@ -127,7 +127,7 @@ def test_a_path_is_read_by_segments_decoded_and_in_lower_case(raw: bytes, segmen
     ],
 )
 @pytest.mark.parametrize("query", [b"", b"?api-version=2021-02-01"], ids=["bare", "query"])
-def test_a_path_that_could_be_read_in_two_ways_is_refused(path: bytes, query: bytes) -> None:
+def test_path_that_could_be_read_in_two_ways_is_refused(path: bytes, query: bytes) -> None:
     refusal = read_target(path + query)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (400, "bad-target")
@@ -155,7 +155,7 @@ def test_a_path_that_could_be_read_in_two_ways_is_refused(path: bytes, query: by
         (b"unknown=1", (("unknown", "1"),)),
     ],
 )
-def test_a_query_is_read_by_names_in_lower_case_and_decoded_values(
+def test_query_is_read_by_names_in_lower_case_and_decoded_values(
     query: bytes, parameters: tuple[tuple[str, str], ...]
 ) -> None:
     target = read(b"/metadata/instance?" + query)
@@ -179,7 +179,7 @@ def test_a_query_is_read_by_names_in_lower_case_and_decoded_values(
         b"bypass_cache=true&bypass_cache=true",
     ],
 )
-def test_a_name_given_twice_is_refused_however_it_is_written(query: bytes) -> None:
+def test_name_given_twice_is_refused_however_it_is_written(query: bytes) -> None:
     refusal = read_target(b"/metadata/identity/oauth2/token?" + query)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (400, "bad-target")
@@ -231,14 +231,14 @@ def test_query_with_an_invalid_character_is_refused(query: bytes) -> None:
         (b"http://169.254.169.254:080/metadata", "169.254.169.254:080", b"/metadata", 1),
     ],
 )
-def test_an_absolute_form_is_read_as_its_authority_and_its_origin_form(
+def test_absolute_form_is_read_as_its_authority_and_its_origin_form(
     raw: bytes, authority: str, origin: bytes, segments: int
 ) -> None:
     target = read(raw)
     assert (target.authority, target.raw, len(target.segments)) == (authority, origin, segments)
 
 
-def test_an_origin_form_names_no_authority() -> None:
+def test_origin_form_names_no_authority() -> None:
     assert read(b"/metadata/instance").authority is None
 
 
@@ -270,7 +270,7 @@ def test_an_origin_form_names_no_authority() -> None:
         b"xhttp://169.254.169.254/metadata",
     ],
 )
-def test_an_absolute_form_that_names_no_readable_http_address_is_refused(raw: bytes) -> None:
+def test_absolute_form_that_names_no_readable_http_address_is_refused(raw: bytes) -> None:
     refusal = read_target(raw)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (400, "bad-target")
@@ -373,12 +373,12 @@ def test_bypass_is_asked_for_by_bypass_cache_true(query: bytes, bypass: bool) ->
         (b"/", b"/"),
     ],
 )
-def test_a_target_is_sent_in_its_canonical_spelling(written: bytes, sent: bytes) -> None:
+def test_target_is_sent_in_its_canonical_spelling(written: bytes, sent: bytes) -> None:
     assert read(written).raw == sent
     assert read(sent).raw == sent
 
 
-def test_a_target_of_60_kb_is_read_like_any_other() -> None:
+def test_target_of_60_kb_is_read_like_any_other() -> None:
     long = b"/metadata/instance?a=" + b"%41" * 4_000 + b"a" * 48_000
     target = read(long)
     assert target.raw == b"/metadata/instance?a=" + b"A" * 4_000 + b"a" * 48_000
@@ -394,7 +394,7 @@ def test_a_target_of_60_kb_is_read_like_any_other() -> None:
         (b"a=" + b"%41" * 4_097, "4096 escapes"),
     ],
 )
-def test_a_query_that_takes_long_to_read_is_refused(query: bytes, many: str) -> None:
+def test_query_that_takes_long_to_read_is_refused(query: bytes, many: str) -> None:
     refusal = read_target(b"/metadata/instance?" + query)
     assert isinstance(refusal, Refusal)
     assert many in refusal.description
@@ -419,7 +419,7 @@ def test_several_hundred_parameters_are_read() -> None:
     ],
     ids=["plain", "parameters", "wide", "escaped", "segments", "refused"],
 )
-def test_the_size_of_a_reading_is_not_less_than_it_takes(target: bytes) -> None:
+def test_size_of_a_reading_is_not_less_than_it_takes(target: bytes) -> None:
     count = 200
     raws = [target + b"%d" % number for number in range(count)]
     tracemalloc.start()
@@ -447,7 +447,7 @@ def test_refusal_is_one_short_line_for_any_target(raw: bytes) -> None:
     assert refusal.description.isprintable()
 
 
-def test_a_path_of_thousands_of_segments_is_refused_before_anything_is_looked_up() -> None:
+def test_path_of_thousands_of_segments_is_refused_before_anything_is_looked_up() -> None:
     assert isinstance(read_target(b"/metadata" + b"/a" * 63), Target)
     for count in (64, 30_000):
         refusal = read_target(b"/metadata" + b"/a" * count)

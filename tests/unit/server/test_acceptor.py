@@ -127,7 +127,7 @@ def test_turn_lasts_as_long_as_other_work_and_the_next_continues() -> None:
 
 
 @pytest.mark.parametrize(("others", "seconds"), [(0.0, LEAST_TURN), (5.0, LONGEST_TURN)])
-def test_a_turn_is_never_nothing_and_never_without_end(others: float, seconds: float) -> None:
+def test_turn_is_never_nothing_and_never_without_end(others: float, seconds: float) -> None:
     house = House(*range(1000), cost=0.001)
     house.time += others
     house.loop.turn()
@@ -189,7 +189,7 @@ def test_close_leaves_waiting_connections_of_an_inherited_socket() -> None:
     assert house.loop.reader is None
 
 
-def test_the_end_during_a_pause_leaves_no_timer() -> None:
+def test_end_during_a_pause_leaves_no_timer() -> None:
     house = House(_error(errno.EMFILE))
     house.loop.turn()
     house.acceptor.close(accept_waiting=True)

@@ -97,7 +97,7 @@ def test_after_none_was_idle_none_is_looked_for_during_a_pause() -> None:
     assert members[0].closed
 
 
-def test_the_beginning_and_the_end_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_beginning_and_the_end_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     members = [Connection() for _ in range(10)]
     crowd = _filled(10, *members)
     refused = [Connection() for _ in range(7)]
@@ -139,7 +139,7 @@ def test_members_that_made_room_hold_their_descriptors_until_they_have_ended() -
     assert not crowd.is_spent
 
 
-def test_a_full_crowd_of_which_none_is_closing_is_not_waited_for() -> None:
+def test_full_crowd_of_which_none_is_closing_is_not_waited_for() -> None:
     crowd = _filled(4, *(Connection() for _ in range(4)))
     for _ in range(ANSWERED + 5):
         crowd.admit(Connection(), 1.0)

@@ -90,7 +90,7 @@ def known(place: Place) -> Place:
     return place
 
 
-def test_a_head_is_known_from_when_it_is_seen_for_the_second_time(place: Place) -> None:
+def test_head_is_known_from_when_it_is_seen_for_the_second_time(place: Place) -> None:
     assert place.find() is None
     place.remember(times=1)
     assert (place.find(), len(place.known_heads)) == (None, 0)
@@ -131,7 +131,7 @@ def test_head_is_known_by_its_exact_bytes(known: Place, head: bytes) -> None:
     assert known.find() is not None
 
 
-def test_a_buffer_of_another_type_is_the_same_head(known: Place) -> None:
+def test_buffer_of_another_type_is_the_same_head(known: Place) -> None:
     # What an event loop hands over may be one made for this read.
     assert known.find(bytes(bytearray(HEAD))) == known.find()
 
@@ -152,7 +152,7 @@ def test_find_returns_the_hit_of_that_moment(lifetimes: Lifetimes, moments: tupl
         assert place.find() == message(write(entry, "instance", place.now))
 
 
-def test_a_tokens_life_is_counted_down() -> None:
+def test_tokens_life_is_counted_down() -> None:
     place = Place()
     place.put(body=b'{"access_token":"x","expires_in":"3600"}', lifetimes=AS_TOKEN)
     place.remember()
@@ -286,7 +286,7 @@ def test_all_are_forgotten_at_once(known: Place) -> None:
     assert known.find() is not None
 
 
-def test_a_head_that_came_by_a_unix_socket_is_not_known_over_tcp(place: Place) -> None:
+def test_head_that_came_by_a_unix_socket_is_not_known_over_tcp(place: Place) -> None:
     """Any host name is accepted there, and only there."""
     place.remember(HEAD + UNIX_MARK)
     assert place.find(HEAD + UNIX_MARK) is not None
@@ -305,14 +305,14 @@ def head_of(length: int, number: int = 0) -> bytes:
 @pytest.mark.parametrize(
     ("length", "taken"), [(50, True), (4095, True), (4096, True), (4097, False), (5000, False), (65_536, False)]
 )
-def test_a_long_head_is_never_taken_in(place: Place, length: int, taken: bool) -> None:
+def test_long_head_is_never_taken_in(place: Place, length: int, taken: bool) -> None:
     head = head_of(length)
     assert len(head) == length
     place.remember(head, times=3)
     assert (place.find(head) is not None, len(place.known_heads)) == (taken, int(taken))
 
 
-def test_the_longest_head_is_four_kilobytes() -> None:
+def test_longest_head_is_four_kilobytes() -> None:
     assert LONGEST_KNOWN == 4096
 
 

@@ -43,7 +43,7 @@ def test_something_can_be_done_meanwhile() -> None:
 
 
 @forks
-def test_a_child_that_dies_is_done_without() -> None:
+def test_child_that_dies_is_done_without() -> None:
     parent = os.getpid()
 
     def flags() -> dict[str, str]:
@@ -55,7 +55,7 @@ def test_a_child_that_dies_is_done_without() -> None:
 
 
 @forks
-def test_the_process_that_serves_never_imports_pydantic() -> None:
+def test_process_that_serves_never_imports_pydantic() -> None:
     code = (
         "import sys; from imdsproxy.settings.forked_loader import read_config; import imdsproxy.cli.serve; "
         "print(read_config(dict).config.port, 'pydantic' in sys.modules)"

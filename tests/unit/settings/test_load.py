@@ -82,7 +82,7 @@ def write(folder: Path, content: str | bytes) -> str:
 # Values
 
 
-def test_the_defaults_are_those_of_the_contract() -> None:
+def test_defaults_are_those_of_the_contract() -> None:
     assert load({}, {}).settings.model_dump() == DEFAULTS
 
 
@@ -264,7 +264,7 @@ def test_warm_up_may_name_scheduled_events_in_a_query() -> None:
     assert one("warmup", "/metadata/instance?x=/scheduledevents") == ("/metadata/instance?x=/scheduledevents",)
 
 
-def test_a_long_or_unprintable_value_is_shortened_and_escaped() -> None:
+def test_long_or_unprintable_value_is_shortened_and_escaped() -> None:
     assert refusal({"IMDSPROXY_PORT": "9" * 1000}) == f'IMDSPROXY_PORT is "{"9" * 77}...", but must be {PORT}'
     assert refusal({"IMDSPROXY_PORT": "1\n\x1b[2"}) == f'IMDSPROXY_PORT is "1\\n\\x1b[2", but must be {PORT}'
     assert len(re.findall(r'"(.*)"', refusal({"IMDSPROXY_PORT": "\x00é" * 1000}))[0]) == 80
@@ -318,7 +318,7 @@ def test_settings_made_by_hand_are_checked(bad: dict[str, object]) -> None:
         ("unix:///run/imdsproxy.sock", Address("localhost", unix="/run/imdsproxy.sock")),
     ],
 )
-def test_the_upstream_is_taken_apart(text: str, expected: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upstream_is_taken_apart(text: str, expected: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", False)
     settings = load({}, {"IMDSPROXY_UPSTREAM": text}).settings
     assert settings.upstream == text
@@ -371,24 +371,24 @@ def test_unusable_places_are_reported(name: str, text: str) -> None:
     )
 
 
-def test_an_admin_host_needs_a_port_and_a_port_alone_is_opened_at_host() -> None:
+def test_admin_host_needs_a_port_and_a_port_alone_is_opened_at_host() -> None:
     assert "IMDSPROXY_ADMIN_PORT is unset, but must be " in refusal({"IMDSPROXY_ADMIN_HOST": "10.0.0.4"})
     assert load({}, {"IMDSPROXY_ADMIN_PORT": "8256"}).settings.admin_host is None
 
 
-def test_a_proxy_is_not_its_own_upstream_by_its_socket_either() -> None:
+def test_proxy_is_not_its_own_upstream_by_its_socket_either() -> None:
     told = refusal({"IMDSPROXY_UDS": "/run/x.sock", "IMDSPROXY_UPSTREAM": "unix:/run/x.sock"})
     assert "the proxy listens there itself" in told
     other = load({}, {"IMDSPROXY_UDS": "/run/x.sock", "IMDSPROXY_UPSTREAM": "unix:/run/y.sock"})
     assert (other.settings.uds, other.settings.upstream) == ("/run/x.sock", "unix:/run/y.sock")
 
 
-def test_a_shared_budget_is_refused_with_the_reason_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_budget_is_refused_with_the_reason_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_LINUX", False)
     assert "a budget is shared on Linux only, because only there" in refusal({"IMDSPROXY_BUDGET_FILE": "/run/b"})
 
 
-def test_a_unix_socket_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unix_socket_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", True)
     assert refusal({"IMDSPROXY_UDS": "/run/x"}).endswith("Python does not support Unix sockets on Windows")
     told = refusal({"IMDSPROXY_UPSTREAM": "unix:/run/x"})
@@ -416,7 +416,7 @@ def test_a_unix_socket_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) ->
         ("127.0.0.1", 0, "http://127.0.0.1:8254", False),
     ],
 )
-def test_the_proxy_is_not_its_own_upstream(host: str, port: int, upstream: str, itself: bool) -> None:
+def test_proxy_is_not_its_own_upstream(host: str, port: int, upstream: str, itself: bool) -> None:
     environ = {"IMDSPROXY_HOST": host, "IMDSPROXY_PORT": str(port), "IMDSPROXY_UPSTREAM": upstream}
     if itself:
         assert refusal(environ).endswith("which would send every request to itself")
@@ -429,7 +429,7 @@ def test_listening_at_the_default_upstream_is_noticed_too() -> None:
     assert told.startswith('IMDSPROXY_UPSTREAM is "http://169.254.169.254", but must be ')
 
 
-def test_a_bad_port_is_reported_for_itself() -> None:
+def test_bad_port_is_reported_for_itself() -> None:
     told = refusal({"IMDSPROXY_PORT": "x", "IMDSPROXY_UPSTREAM": "http://localhost:8254"})
     assert told == f'IMDSPROXY_PORT is "x", but must be {PORT}'
 
@@ -453,18 +453,18 @@ def test_flag_before_environment_before_file_before_default(tmp_path: Path) -> N
     }
 
 
-def test_the_environment_is_the_process_s_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_the_process_s_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMDSPROXY_PORT", "9")
     assert load().settings.port == 9
 
 
-def test_a_flag_may_take_the_file_away(tmp_path: Path) -> None:
+def test_flag_may_take_the_file_away(tmp_path: Path) -> None:
     path = write(tmp_path, "port = 1")
     assert load({"config_file": path}, {}).settings.port == 1
     assert load({"config_file": ""}, {"IMDSPROXY_CONFIG_FILE": path}).settings.port == 8254
 
 
-def test_a_bad_flag_is_named_with_its_variable() -> None:
+def test_bad_flag_is_named_with_its_variable() -> None:
     told = refusal({"IMDSPROXY_MAX_WAIT": "3"}, {"max_wait": "x"})
     assert told == f'IMDSPROXY_MAX_WAIT (flag --max-wait) is "x", but must be {SECONDS}'
 
@@ -484,7 +484,7 @@ def test_a_bad_flag_is_named_with_its_variable() -> None:
         ("IMDSPROXY_COLOUR", '"imdsproxy config" lists all settings'),
     ],
 )
-def test_an_unknown_variable_stops_the_start(name: str, remedy: str) -> None:
+def test_unknown_variable_stops_the_start(name: str, remedy: str) -> None:
     assert refusal({name: "1"}) == f"{name} is not a setting; {remedy}"
 
 
@@ -604,7 +604,7 @@ def test_password_in_a_url_is_never_shown(url: str) -> None:
     assert "it must have no user name and no password" in told
 
 
-def test_an_unknown_flag_is_refused() -> None:
+def test_unknown_flag_is_refused() -> None:
     assert refusal({}, {"prot": "1"}) == "--prot is not a setting; did you mean --port?"
 
 
@@ -657,7 +657,7 @@ def test_only_kubernetes_own_port_is_passed_over(flags: dict[str, str], environ:
 # The file
 
 
-def test_a_file_holds_every_kind_of_value(tmp_path: Path) -> None:
+def test_file_holds_every_kind_of_value(tmp_path: Path) -> None:
     content = """\
         port = 9000
         max_wait = 1.5
@@ -728,7 +728,7 @@ def test_bad_file_is_reported_with_its_name_and_key(content: str | bytes, told: 
 
 
 @pytest.mark.parametrize("name", ["missing.toml", ""])
-def test_a_file_that_cannot_be_read(name: str, tmp_path: Path) -> None:
+def test_file_that_cannot_be_read(name: str, tmp_path: Path) -> None:
     told = refusal({}, {"config_file": str(tmp_path / name)})
     assert told.startswith("IMDSPROXY_CONFIG_FILE (flag --config-file) is ")
     assert ", but must be a TOML file that can be read: " in told
@@ -737,11 +737,11 @@ def test_a_file_that_cannot_be_read(name: str, tmp_path: Path) -> None:
 # What `imdsproxy config` prints
 
 
-def test_the_sample_file_is_what_the_defaults_print() -> None:
+def test_sample_file_is_what_the_defaults_print() -> None:
     assert SAMPLE_FILE.read_text(encoding="utf-8") == settings_report.toml(Settings())
 
 
-def test_the_sample_file_sets_the_defaults_and_nothing_else() -> None:
+def test_sample_file_sets_the_defaults_and_nothing_else() -> None:
     loaded = load({"config_file": str(SAMPLE_FILE)}, {})
     assert loaded.settings.model_dump() == {**DEFAULTS, "config_file": str(SAMPLE_FILE)}
     unset = {name for name, source in loaded.sources.items() if source == "default"}
@@ -785,7 +785,7 @@ def test_strings_are_quoted_as_toml_wants_them() -> None:
 
 
 @pytest.mark.parametrize("width", [0, 72, 80, 160])
-def test_the_table_shows_every_setting_and_keeps_its_width(width: int) -> None:
+def test_table_shows_every_setting_and_keeps_its_width(width: int) -> None:
     loaded = load(
         {"port": "9"},
         {"IMDSPROXY_TTL": "/metadata/instance=30", "IMDSPROXY_WARMUP": "/metadata/" + "x" * 300},
@@ -802,7 +802,7 @@ def test_the_table_shows_every_setting_and_keeps_its_width(width: int) -> None:
     assert re.search(r"^IMDSPROXY_DENY +empty +default$", text, re.MULTILINE)
 
 
-def test_the_markdown_table_has_a_row_for_every_setting() -> None:
+def test_markdown_table_has_a_row_for_every_setting() -> None:
     rows = settings_report.markdown().splitlines()[2:]
     assert len(rows) == len(Settings.model_fields)
     assert all(len(re.split(r"(?<!\\)\|", row)) == 5 for row in rows)

@@ -57,7 +57,7 @@ def test_sample_file_equals_the_printed_one(name: str, capsys: pytest.CaptureFix
 
 
 @READERS
-def test_the_environment_file_sets_the_defaults(read: Reader) -> None:
+def test_environment_file_sets_the_defaults(read: Reader) -> None:
     environ = read((CONFIG / "imdsproxy.env").read_text(encoding="ascii"))
     loaded = load({}, environ)
     assert loaded.settings == Settings()
@@ -110,7 +110,7 @@ def test_settings_survive_their_own_environment_file(read: Reader, monkeypatch: 
     assert again == settings
 
 
-def test_the_file_in_force_is_in_the_values_and_not_named() -> None:
+def test_file_in_force_is_in_the_values_and_not_named() -> None:
     (line,) = [line for line in settings_report.env(Settings(config_file="x")).splitlines() if "_CONFIG_FILE=" in line]
     assert line == "# IMDSPROXY_CONFIG_FILE="
 
@@ -127,7 +127,7 @@ def test_env_refuses_values_that_systemd_and_docker_read_differently(
         settings_report.env(Settings(**settings))  # type: ignore[arg-type]
 
 
-def test_a_value_that_cannot_be_written_is_one_line_and_status_2(
+def test_value_that_cannot_be_written_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", False)

@@ -53,7 +53,7 @@ def test_before_anything_is_known_everyone_may_ask() -> None:
         (judged(Failure(FailureKind.TIMEOUT, "")), True, False),
     ],
 )
-def test_the_last_answer_shows_imds_health(result: Verdict, failing: bool, answered: bool) -> None:
+def test_last_answer_shows_imds_health(result: Verdict, failing: bool, answered: bool) -> None:
     health = Health()
     assert health.learn("one", result, 0.0) is (Change.FAILED if failing else None)
     assert (health.failing, health.answered) == (failing, answered)
@@ -126,7 +126,7 @@ def test_next_fetch_becomes_the_probe_when_the_probe_leaves() -> None:
     assert [health.may_ask(who) for who in ("two", "one", "two")] == [True, False, True]
 
 
-def test_the_leaving_of_another_changes_nothing() -> None:
+def test_leaving_of_another_changes_nothing() -> None:
     health = gone_for("one")
     health.leave("two")
     assert [health.may_ask(who) for who in ("two", "one")] == [False, True]

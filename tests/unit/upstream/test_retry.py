@@ -43,7 +43,7 @@ def pauses(result: Verdict, rules: RetryRules = RULES) -> list[float]:
     raise AssertionError
 
 
-def test_the_statuses_retried_are_the_contracts() -> None:
+def test_statuses_retried_are_the_contracts() -> None:
     assert frozenset({410, 429, 500, 502, 503, 504}) == DEFAULT_RETRIED
 
 
@@ -87,7 +87,7 @@ def test_unreachable_or_unreadable_upstream_is_given_up_after_five_seconds(
         (RetryRules(limit=0.25), [0.25]),
     ],
 )
-def test_the_users_rules_stand(rules: RetryRules, expected: list[float]) -> None:
+def test_users_rules_stand(rules: RetryRules, expected: list[float]) -> None:
     assert pauses(answer(503), rules) == expected
 
 
@@ -95,11 +95,11 @@ def test_retry_max_bounds_retries_of_an_unreachable_upstream() -> None:
     assert pauses(failure(FailureKind.RESET), RetryRules(limit=2)) == [1, 1]
 
 
-def test_the_first_pause_is_the_users_even_if_it_is_a_long_one() -> None:
+def test_first_pause_is_the_users_even_if_it_is_a_long_one() -> None:
     assert next_delay(answer(503), 1, 0, RetryRules(base=20)) == 20
 
 
-def test_the_users_statuses_are_retried_and_no_others() -> None:
+def test_users_statuses_are_retried_and_no_others() -> None:
     assert next_delay(judged(response(404), frozenset({404})), 1, 0, RULES) == 1
     assert next_delay(judged(response(503), frozenset({404})), 1, 0, RULES) is None
 
@@ -183,7 +183,7 @@ def test_retry_after_is_read_as_seconds_up_to_an_hour(value: bytes | None, secon
     assert retry_after(response(429, value)) == seconds
 
 
-def test_a_retry_after_of_any_length_is_read() -> None:
+def test_retry_after_of_any_length_is_read() -> None:
     assert retry_after(response(429, b"9" * 5_000)) in (None, 3600)
 
 
@@ -211,7 +211,7 @@ DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
         (b"5", b"yesterday", 5),
     ],
 )
-def test_a_date_is_read_against_the_answers_own_date(told: bytes, date: bytes | None, seconds: float | None) -> None:
+def test_date_is_read_against_the_answers_own_date(told: bytes, date: bytes | None, seconds: float | None) -> None:
     assert retry_after(response(429, told, date)) == seconds
     if seconds is not None and 0 < seconds <= RULES.limit:
         assert next_delay(judged(response(429, told, date)), 1, 0, RULES) == seconds
