@@ -17,7 +17,7 @@ CLIENTS = (
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_version_that_was_tested_is_the_one_that_is_named(client: str) -> None:
+def test_documented_versions_are_the_tested_ones(client: str) -> None:
     """After `make lock`: run the tests, see whether what the page says of the client still holds, then rename it."""
     text = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
     assert f"| {client} {version(client)}" in text

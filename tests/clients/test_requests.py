@@ -29,7 +29,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_client_sends_one_request_and_says_who_it_means(tmp_path: Path, case: Case) -> None:
+def test_client_sends_one_request_with_its_identity(tmp_path: Path, case: Case) -> None:
     with run_in_thread(Emulator()) as server:
         result(start(case, environment(tmp_path, server.url)))
     (arrival,) = server.emulator.arrivals

@@ -21,7 +21,7 @@ PATIENCE = 120.0
 """Seconds for all of it; most of them go into loading azure-identity a hundred times."""
 
 
-def test_many_processes_and_eight_resources_are_eight_requests_to_imds(tmp_path: Path) -> None:
+def test_many_processes_and_eight_resources_make_eight_upstream_requests(tmp_path: Path) -> None:
     """Each asks for all eight, in an order of its own, and all of them begin in the same moment."""
     shuffled = random.Random(8)
     orders = [shuffled.sample(RESOURCES, len(RESOURCES)) for _ in range(PROCESSES)]

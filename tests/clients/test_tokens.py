@@ -122,7 +122,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_client_gets_the_token_of_its_identity_and_the_truth_about_its_life(played: Played, case: Case) -> None:
+def test_client_gets_the_token_of_its_identity_with_its_remaining_life(played: Played, case: Case) -> None:
     assert case.name not in played.failed, played.failed[case.name]
     got = played.got[case.name]
     assert (got.claims["appid"], got.claims["aud"]) == (case.identity.client_id, case.resource)
@@ -131,7 +131,7 @@ def test_client_gets_the_token_of_its_identity_and_the_truth_about_its_life(play
         assert got.token == played.before[case.name].token
 
 
-def test_imds_is_asked_no_more_than_it_must_be(played: Played) -> None:
+def test_imds_gets_no_unnecessary_request(played: Played) -> None:
     answered = 0
     for warming, arrivals in zip(played.warming, played.arrivals, strict=True):
         assert {arrival.status for arrival in arrivals} == set(played.situation.asked)
@@ -141,7 +141,7 @@ def test_imds_is_asked_no_more_than_it_must_be(played: Played) -> None:
         assert answered == len(CASES)
 
 
-def test_identities_never_share_a_token_however_they_are_named(tmp_path: Path) -> None:
+def test_identities_never_share_a_token(tmp_path: Path) -> None:
     resource = "https://vault.azure.net"
     with run_in_thread(Emulator()) as server, running_proxy(tmp_path, upstream=server.url) as proxy:
         for _ in range(2):
@@ -154,7 +154,7 @@ def test_identities_never_share_a_token_however_they_are_named(tmp_path: Path) -
     assert len(asked) == len(set(asked)) == 1 + 2 + 2 + 2
 
 
-def test_token_from_the_cache_says_how_long_it_still_lives(tmp_path: Path) -> None:
+def test_token_from_the_cache_has_its_remaining_life(tmp_path: Path) -> None:
     """Its `expires_in` was written when it was fetched; a client that took it for new would keep it too long."""
     seconds = 6.0
     cases = [case for case in CASES if case.name in {"azure-identity system", "msal client_id", "default system"}]

@@ -137,7 +137,7 @@ def test_after_negative_ttl_imds_is_asked_again(imds: EmulatorServer, proxies: d
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_negative_ttl_of_nought_remembers_nothing(
+def test_negative_ttl_of_zero_remembers_nothing(
     imds: EmulatorServer, proxies: dict[float, ProxyProcess], case: str
 ) -> None:
     target, status, _ = REFUSED[case]
@@ -151,7 +151,7 @@ def test_negative_ttl_of_nought_remembers_nothing(
         assert len(imds.emulator.arrivals_since(before)) == count
 
 
-def test_what_is_put_right_is_answered_at_once(imds: EmulatorServer, proxies: dict[float, ProxyProcess]) -> None:
+def test_corrected_request_is_answered_at_once(imds: EmulatorServer, proxies: dict[float, ProxyProcess]) -> None:
     """A refusal is the answer to that very question alone."""
     for wrong, right in (
         (f"{TOKEN}?{V}", f"{TOKEN}?{V}&{VAULT}"),

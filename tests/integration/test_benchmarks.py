@@ -146,7 +146,7 @@ def document(folder: Path, printed: str) -> dict[str, Any]:
 
 
 @process
-def test_every_figure_is_there_and_plausible(document: dict[str, Any]) -> None:
+def test_every_figure_is_present_and_plausible(document: dict[str, Any]) -> None:
     figures = document["figures"]
     assert figures.keys() == FIGURES.keys() | OF_PROC.keys()
     for name, servers in {**FIGURES, **(OF_PROC if HAS_PROC else {})}.items():
@@ -173,7 +173,7 @@ def test_every_curve_has_a_value_at_each_point(document: dict[str, Any]) -> None
 
 
 @process
-def test_peers_that_are_installed_take_part(document: dict[str, Any]) -> None:
+def test_installed_peers_are_measured(document: dict[str, Any]) -> None:
     if os.environ.get("REQUIRE_SYSTEM_TESTS"):
         assert {NGINX, HAPROXY, VARNISH} == INSTALLED
     assert document["left_out"].keys() == {NGINX, HAPROXY, VARNISH} - INSTALLED
@@ -196,9 +196,7 @@ def test_storms_keep_the_budget(document: dict[str, Any]) -> None:
 
 
 @process
-def test_table_has_a_line_for_each_figure_and_says_what_it_was_measured_on(
-    printed: str, document: dict[str, Any]
-) -> None:
+def test_table_has_a_line_for_each_figure_and_names_the_machine(printed: str, document: dict[str, Any]) -> None:
     for figure in document["figures"].values():
         assert any(line.startswith(figure["what"] + " ") for line in printed.splitlines()), figure["what"]
     for name, text in document["machine"].items():
@@ -207,7 +205,7 @@ def test_table_has_a_line_for_each_figure_and_says_what_it_was_measured_on(
 
 
 @process
-def test_results_are_written_without_a_word_of_where(folder: Path, printed: str, document: dict[str, Any]) -> None:
+def test_results_contain_no_path_or_host_name(folder: Path, printed: str, document: dict[str, Any]) -> None:
     results = folder / "results"
     assert {path.name for path in results.iterdir()} == {"newest.json", "newest.md", "newest.svg"}
     texts = {path.suffix: path.read_text(encoding="utf-8") for path in results.iterdir()}
@@ -223,7 +221,7 @@ def test_results_are_written_without_a_word_of_where(folder: Path, printed: str,
 
 
 @process
-def test_peer_that_is_missing_or_does_not_start_is_left_out_with_a_word(tmp_path: Path) -> None:
+def test_missing_or_failing_peer_is_omitted_with_a_note(tmp_path: Path) -> None:
     broken = tmp_path / "nginx"
     broken.write_text('#!/bin/sh\necho "no room here" >&2\nexit 1\n', encoding="utf-8")
     broken.chmod(0o755)
@@ -247,7 +245,7 @@ def test_peer_that_is_missing_or_does_not_start_is_left_out_with_a_word(tmp_path
 
 @process
 @pytest.mark.skipif(not HAS_PROC, reason="remaining processes are looked up in /proc")
-def test_nothing_is_left_of_a_run_that_is_ended(tmp_path: Path) -> None:
+def test_ended_run_leaves_no_process_or_file(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks", "--only", "hits"],
         cwd=ROOT,
@@ -267,7 +265,9 @@ def test_nothing_is_left_of_a_run_that_is_ended(tmp_path: Path) -> None:
 
 
 @process
-def test_part_that_fails_loses_no_other(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_part_does_not_lose_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fails(_bench: Bench, _effort: Effort) -> list[Figure]:
         raise BenchmarkError("nothing was answered")
 
@@ -329,7 +329,7 @@ Transfer/sec:    209.61MB
         ("1.15s ", "2.00m ", 1150.0, 120_000.0),
     ],
 )
-def test_what_wrk_prints_is_read(half: str, nearly_all: str, p50: float, p99: float) -> None:
+def test_wrk_output_is_read(half: str, nearly_all: str, p50: float, p99: float) -> None:
     sample = wrk.read(WRK_OUTPUT.format(half=half, nearly_all=nearly_all, failures=""))
     assert (sample.count, sample.rate, sample.failed) == (228_711, 76_236.19, 0)
     assert [sample.p50_ms, sample.p99_ms] == pytest.approx([p50, p99])
@@ -343,7 +343,7 @@ def test_what_wrk_prints_is_read(half: str, nearly_all: str, p50: float, p99: fl
         ("  Socket errors: connect 0, read 0, write 0, timeout 1\n  Non-2xx or 3xx responses: 5\n", 6),
     ],
 )
-def test_what_failed_under_wrk_is_counted(failures: str, failed: int) -> None:
+def test_wrk_failures_are_counted(failures: str, failed: int) -> None:
     assert wrk.read(WRK_OUTPUT.format(half="1.00ms", nearly_all="2.00ms", failures=failures)).failed == failed
 
 
@@ -361,7 +361,7 @@ def test_heads_differ_from_request_to_request_and_from_run_to_run() -> None:
     }
 
 
-def test_entries_are_asked_for_in_turn() -> None:
+def test_entries_are_requested_in_turn() -> None:
     told = itertools.islice(generator.requests(1, Shape("entries", 3)), 6)
     assert [head.split()[1][-4:] for head in told] == [b"&n=0", b"&n=1", b"&n=2"] * 2
 
@@ -375,18 +375,18 @@ def test_entries_are_asked_for_in_turn() -> None:
         ([1.0, math.inf], 1.0, math.inf),
     ],
 )
-def test_percentile_is_one_of_the_values(values: list[float], share: float, expected: float) -> None:
+def test_percentile_is_one_of_the_samples(values: list[float], share: float, expected: float) -> None:
     assert percentile(values, share) == expected
 
 
-def test_median_is_the_middle() -> None:
+def test_median_is_the_middle_sample() -> None:
     assert median([9.0, 1.0, 2.0]) == 2.0
 
 
 @pytest.mark.parametrize(
     ("number", "order"), [(0, ["a", "b", "c"]), (1, ["b", "c", "a"]), (2, ["c", "a", "b"]), (3, ["a", "b", "c"])]
 )
-def test_each_round_begins_with_another(number: int, order: list[str]) -> None:
+def test_each_round_begins_with_another_server(number: int, order: list[str]) -> None:
     assert rotated(["a", "b", "c"], number) == order
 
 
@@ -394,7 +394,7 @@ def test_each_round_begins_with_another(number: int, order: list[str]) -> None:
     ("moments", "most"),
     [([], 0), ([0.0], 1), ([0.0, 0.5, 1.0], 2), ([0.0, 0.999, 1.0, 1.5, 1.9], 4), ([0.0, 5.0, 5.0, 5.0], 3)],
 )
-def test_most_in_any_second(moments: list[float], most: int) -> None:
+def test_most_in_any_second_finds_the_fullest_second(moments: list[float], most: int) -> None:
     assert most_in_a_second(moments) == most
 
 
@@ -411,7 +411,7 @@ def test_most_in_any_second(moments: list[float], most: int) -> None:
         ("requests", {OURS: 40.0, NGINX: 80.0}, NGINX, None),
     ],
 )
-def test_ratio_is_ours_divided_by_a_peers(
+def test_ratio_is_ours_divided_by_the_peers(
     unit: Unit, measured: dict[str, float], server: str, ratio: float | None
 ) -> None:
     assert Figure(name="any", what="any", unit=unit, measured=measured).ratio(server) == ratio
@@ -451,7 +451,7 @@ def some_findings(servers: Mapping[str, float]) -> Findings:
     return Findings(figures=figures, curves=[curve], left_out={VARNISH: "varnishd is not installed"})
 
 
-def test_goals_are_those_of_which_something_was_measured() -> None:
+def test_goals_are_listed_only_if_measured() -> None:
     found = goals.reached(some_findings({OURS: 120_000.0, NGINX: 100_000.0}))
     told = {(goal.what, goal.bound, goal.goal): (round(goal.measured, 2), goal.missed) for goal in found}
     assert told == {
@@ -508,7 +508,7 @@ def test_decades_enclose_the_values(lowest: float, highest: float, expected: lis
         (svg.Scale(3, 3, 100, 200), 3, 150),
     ],
 )
-def test_scale_gives_places(scale: svg.Scale, value: float, place: float) -> None:
+def test_scale_maps_values_to_positions(scale: svg.Scale, value: float, place: float) -> None:
     assert scale(value) == pytest.approx(place)
 
 

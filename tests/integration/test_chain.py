@@ -41,7 +41,7 @@ def daemon_and_sidecars(
         )
 
 
-def test_ten_sidecars_ask_imds_no_more_than_one_proxy(limited_imds: EmulatorServer, tmp_path: Path) -> None:
+def test_ten_sidecars_send_imds_no_more_than_one_proxy(limited_imds: EmulatorServer, tmp_path: Path) -> None:
     with daemon_and_sidecars(tmp_path, limited_imds, 10) as (_, sidecars):
         arrivals = Arrivals(limited_imds, "/metadata/instance")
         targets = [unused(INSTANCE) for _ in range(8)]
@@ -55,7 +55,7 @@ def test_ten_sidecars_ask_imds_no_more_than_one_proxy(limited_imds: EmulatorServ
         assert sum(one.metric("imdsproxy_budget_wait_seconds_sum") for one in sidecars) < 0.5, "nobody waits in them"
 
 
-def test_age_and_life_are_those_of_the_daemons_entry(limited_imds: EmulatorServer, tmp_path: Path) -> None:
+def test_age_and_token_life_are_those_of_the_daemons_entry(limited_imds: EmulatorServer, tmp_path: Path) -> None:
     with daemon_and_sidecars(tmp_path, limited_imds, 2) as (daemon, (one, other)):
         target, identity = unused(INSTANCE), unused(TOKEN)
         for wanted in (target, identity):
@@ -74,7 +74,7 @@ def test_age_and_life_are_those_of_the_daemons_entry(limited_imds: EmulatorServe
         assert get(one.port, target).headers["cache-status"].split(", ")[1].startswith("imdsproxy; hit")
 
 
-def test_429_of_the_daemons_goes_through_with_its_retry_after(limited_imds: EmulatorServer, tmp_path: Path) -> None:
+def test_429_of_the_daemon_is_passed_on_with_its_retry_after(limited_imds: EmulatorServer, tmp_path: Path) -> None:
     with daemon_and_sidecars(tmp_path, limited_imds, 1, budget_requests=1, budget_window=30, max_wait=1) as (
         _,
         (sidecar,),

@@ -28,7 +28,7 @@ def parts(tree: Any, path: str = "") -> Iterator[tuple[str, bool]]:
         yield from parts(child, f"{path}/{name}")
 
 
-def test_every_part_is_answered_from_the_whole_and_as_imds_would(tmp_path: Path) -> None:
+def test_every_part_is_derived_from_the_whole_as_imds_would_answer(tmp_path: Path) -> None:
     with (
         run_in_thread(Emulator(rate=0)) as imds,
         running_proxy(tmp_path, upstream=imds.url, derive="true") as proxy,
@@ -48,7 +48,7 @@ def test_every_part_is_answered_from_the_whole_and_as_imds_would(tmp_path: Path)
         assert len(imds.emulator.arrivals) == before + len(found), "only those that this test sent itself"
 
 
-def test_by_default_nothing_is_derived(tmp_path: Path) -> None:
+def test_nothing_is_derived_by_default(tmp_path: Path) -> None:
     with run_in_thread(Emulator(rate=0)) as imds, running_proxy(tmp_path, upstream=imds.url) as proxy:
         get(proxy.port, INSTANCE)
         leaf = get(proxy.port, INSTANCE.replace("?", "/compute/vmId?") + "&format=text")

@@ -72,7 +72,7 @@ def wait_for(condition: Any, seconds: float = 5) -> None:
 
 
 class TestAnswers:
-    def test_headers(self, fresh_imds: EmulatorServer) -> None:
+    def test_answer_has_the_headers_of_imds(self, fresh_imds: EmulatorServer) -> None:
         status, headers, body = ask(fresh_imds, INSTANCE)
         assert status == 200
         assert headers["server"] == "IMDS/150.870.65.1854"
@@ -82,20 +82,20 @@ class TestAnswers:
         assert len(headers["x-ms-request-id"]) == 36
         assert headers["x-ms-request-id"] != ask(fresh_imds, INSTANCE)[1]["x-ms-request-id"]
 
-    def test_empty_value(self, fresh_imds: EmulatorServer) -> None:
+    def test_empty_value_is_an_empty_body(self, fresh_imds: EmulatorServer) -> None:
         target = "/metadata/instance/compute/zone?api-version=2021-02-01&format=text"
         status, headers, body = ask(fresh_imds, target)
         assert (status, body, headers["content-length"]) == (200, b"", "0")
         assert headers["content-type"] == "text/plain; charset=utf-8"
 
-    def test_connection_is_kept(self, fresh_imds: EmulatorServer) -> None:
+    def test_connection_stays_open(self, fresh_imds: EmulatorServer) -> None:
         with connected(fresh_imds) as connection:
             for target in (INSTANCE, TOKEN, EVENTS, "/nothing"):
                 connection.request("GET", target, headers=METADATA)
                 connection.getresponse().read()
                 assert connection.sock is not None
 
-    def test_pipelined_and_split_requests(self, fresh_imds: EmulatorServer) -> None:
+    def test_pipelined_and_split_requests_are_answered(self, fresh_imds: EmulatorServer) -> None:
         one = f"GET {INSTANCE} HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n"
         last = one.replace("Metadata", "Connection: close\r\nMetadata")
         assert raw(fresh_imds, (one + one + last).encode()).count(b"HTTP/1.1 200 OK") == 3
@@ -121,14 +121,14 @@ class TestAnswers:
         body = {"StartRequests": [], "filling": "x" * 1_000_000}
         assert ask(fresh_imds, EVENTS, "POST", body)[0] == 200
 
-    def test_machine_can_change(self, fresh_imds: EmulatorServer) -> None:
+    def test_instance_document_can_be_changed(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.instance["compute"]["tags"] = "a:b"
         assert b'"tags":"a:b"' in ask(fresh_imds, INSTANCE)[2]
         fresh_imds.emulator.instance = {"compute": {"tags": "c:d"}}
         assert ask(fresh_imds, INSTANCE)[2] == b'{"compute":{"tags":"c:d"}}'
         assert fresh_imds.emulator.instance == {"compute": {"tags": "c:d"}}
 
-    def test_set_up_otherwise(self) -> None:
+    def test_parameters_change_the_machine(self) -> None:
         extra = {"identity/getplatformmetadata": json_answer({"clientId": "c"})}
         emulator = Emulator(
             instance={"compute": {"name": "other"}, "network": {}},
@@ -144,7 +144,7 @@ class TestAnswers:
 
 
 class TestLimits:
-    def test_sixth_in_a_second_is_refused(self) -> None:
+    def test_sixth_request_in_a_second_is_429(self) -> None:
         moments = iter([0.0, 0.1, 0.2, 0.3, 0.4, 0.999, 1.0, 1.05])
         with run_in_thread(Emulator(monotonic=lambda: next(moments))) as fresh_imds:
             answers = [ask(fresh_imds, "/metadata/versions") for _ in range(8)]
@@ -152,7 +152,7 @@ class TestLimits:
             assert answers[5][2] == b'{"error":"Too many requests"}'
             assert "retry-after" not in answers[5][1]
 
-    def test_identity_has_its_own_words(self) -> None:
+    def test_identity_429_has_its_own_wording(self) -> None:
         with run_in_thread(Emulator(identity_rate=1, monotonic=lambda: 0.0)) as fresh_imds:
             assert ask(fresh_imds, TOKEN)[0] == 200
             assert ask(fresh_imds, TOKEN)[2] == (
@@ -160,7 +160,7 @@ class TestLimits:
             )
             assert ask(fresh_imds, "/metadata/versions")[0] == 200
 
-    def test_five_identity_requests_at_once(self) -> None:
+    def test_sixth_concurrent_identity_request_is_429(self) -> None:
         emulator = Emulator(identity_rate=0)
         emulator.faults.add(Fault(hang=True, times=5))
         with run_in_thread(emulator) as fresh_imds, contextlib.ExitStack() as stack:
@@ -173,7 +173,7 @@ class TestLimits:
             wait_for(lambda: emulator.limits.identities_in_flight < 5)
             assert ask(fresh_imds, TOKEN)[0] == 200
 
-    def test_refused_request_spends_no_fault(self) -> None:
+    def test_refused_request_uses_up_no_fault(self) -> None:
         emulator = Emulator(rate=1, monotonic=lambda: 0.0)
         with run_in_thread(emulator) as fresh_imds:
             assert ask(fresh_imds, INSTANCE)[0] == 200
@@ -183,7 +183,7 @@ class TestLimits:
 
 
 class TestFaults:
-    def test_status(self, fresh_imds: EmulatorServer) -> None:
+    def test_status_fault_replaces_the_answer(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(status=429, retry_after="3", times=1), Fault(status=304, times=1))
         status, headers, _ = ask(fresh_imds, TOKEN)
         assert (status, headers["retry-after"]) == (429, "3")
@@ -191,13 +191,13 @@ class TestFaults:
         assert (status, body, headers["content-type"]) == (304, b"", None)
         assert ask(fresh_imds, INSTANCE)[0] == 200
 
-    def test_latency(self, fresh_imds: EmulatorServer) -> None:
+    def test_latency_delays_the_answer(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(latency=0.1), Fault(latency=0.1, path="/metadata/instance"))
         began = time.monotonic()
         assert ask(fresh_imds, INSTANCE)[0] == 200
         assert 0.2 <= time.monotonic() - began < 3
 
-    def test_latency_of_the_emulator_and_a_client_that_leaves(self) -> None:
+    def test_latency_ends_when_the_client_disconnects(self) -> None:
         emulator = Emulator(latency=60)
         with run_in_thread(emulator) as fresh_imds, connected(fresh_imds) as connection:
             connection.request("GET", TOKEN, headers=METADATA)
@@ -206,26 +206,26 @@ class TestFaults:
             wait_for(lambda: emulator.limits.identities_in_flight == 0)
             assert emulator.arrivals[0].status is None
 
-    def test_first_question_for_events_waits(self) -> None:
+    def test_first_request_for_events_waits(self) -> None:
         with run_in_thread(Emulator(enable_delay=0.1)) as fresh_imds:
             began = time.monotonic()
             assert ask(fresh_imds, EVENTS)[0] == 200
             assert time.monotonic() - began >= 0.1
 
-    def test_hang(self, fresh_imds: EmulatorServer) -> None:
+    def test_hang_never_answers(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(hang=True, times=1))
         with pytest.raises(TimeoutError):
             raw(fresh_imds, f"GET {INSTANCE} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), timeout=0.2)
         assert fresh_imds.emulator.arrivals[0].status is None
 
-    def test_reset(self, fresh_imds: EmulatorServer) -> None:
+    def test_reset_resets_the_connection(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(reset=True, times=1))
         with pytest.raises(ConnectionResetError):
             ask(fresh_imds, INSTANCE)
         assert ask(fresh_imds, INSTANCE)[0] == 200
 
     @pytest.mark.parametrize("target", [INSTANCE, TOKEN, "/nothing"])
-    def test_truncate(self, fresh_imds: EmulatorServer, target: str) -> None:
+    def test_truncate_sends_a_part_of_the_body(self, fresh_imds: EmulatorServer, target: str) -> None:
         whole = ask(fresh_imds, target)[2]
         fresh_imds.emulator.faults.add(Fault(truncate=True, times=1))
         with pytest.raises(http.client.IncompleteRead) as caught:
@@ -234,24 +234,24 @@ class TestFaults:
         assert len(caught.value.partial) == len(whole) // 2
         assert caught.value.expected == len(whole) - len(whole) // 2
 
-    def test_truncate_an_empty_body(self, fresh_imds: EmulatorServer) -> None:
+    def test_truncate_of_an_empty_body_announces_one_byte(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(truncate=True, times=1))
         with pytest.raises(http.client.IncompleteRead) as caught:
             ask(fresh_imds, "/metadata/instance/compute/zone?api-version=2021-02-01&format=text")
         assert (caught.value.partial, caught.value.expected) == (b"", 1)
 
-    def test_garbage(self, fresh_imds: EmulatorServer) -> None:
+    def test_garbage_is_not_http(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(garbage=True, times=1))
         with pytest.raises(http.client.BadStatusLine):
             ask(fresh_imds, INSTANCE)
         assert [arrival.status for arrival in fresh_imds.emulator.arrivals] == [None]
 
-    def test_post_breaks_too(self, fresh_imds: EmulatorServer) -> None:
+    def test_fault_applies_to_a_post(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(reset=True))
         with pytest.raises(ConnectionResetError):
             ask(fresh_imds, EVENTS, "POST", {"StartRequests": []})
 
-    def test_breakage_after_a_wait(self, fresh_imds: EmulatorServer) -> None:
+    def test_breakage_comes_after_the_latency(self, fresh_imds: EmulatorServer) -> None:
         fresh_imds.emulator.faults.add(Fault(reset=True, latency=0.1))
         began = time.monotonic()
         with pytest.raises(ConnectionResetError):
@@ -260,7 +260,7 @@ class TestFaults:
 
 
 class TestRecord:
-    def test_arrivals(self, fresh_imds: EmulatorServer) -> None:
+    def test_arrivals_are_recorded(self, fresh_imds: EmulatorServer) -> None:
         before = time.monotonic()
         ask(fresh_imds, INSTANCE, headers={"Metadata": "True", "X-A": "b"})
         ask(fresh_imds, "/nothing%20here?a=%2f", "PUT")
@@ -272,7 +272,7 @@ class TestRecord:
         assert (b"x-a", b"b") in first.headers
         assert (second.method, second.target, second.status) == ("PUT", b"/nothing%20here?a=%2f", 404)
 
-    def test_control_requests_are_none(self, fresh_imds: EmulatorServer) -> None:
+    def test_control_requests_are_not_arrivals(self, fresh_imds: EmulatorServer) -> None:
         ask(fresh_imds, INSTANCE)
         listed = json.loads(ask(fresh_imds, "/-/arrivals", headers={})[2])
         assert [(entry["target"], entry["status"]) for entry in listed] == [(INSTANCE, 200)]
@@ -285,7 +285,7 @@ class TestRecord:
 
 
 class TestThread:
-    def test_defaults_and_address(self) -> None:
+    def test_defaults_listen_on_loopback(self) -> None:
         with run_in_thread() as fresh_imds:
             assert fresh_imds.url == f"http://127.0.0.1:{fresh_imds.port}"
             assert [ask(fresh_imds, "/metadata/versions")[0] for _ in range(6)] == [200] * 5 + [429]
@@ -294,7 +294,7 @@ class TestThread:
         ("host", "url"),
         [("::1", "http://[::1]:80"), ("0.0.0.0", "http://127.0.0.1:80"), ("::", "http://[::1]:80")],
     )
-    def test_url_of_an_address(self, host: str, url: str) -> None:
+    def test_url_is_usable_for_any_address(self, host: str, url: str) -> None:
         assert EmulatorServer(host, 80, Emulator()).url == url
 
     def test_emulator_stops_at_once_during_any_request(self) -> None:
@@ -316,11 +316,11 @@ class TestThread:
         with pytest.raises(OSError, match=str(fresh_imds.port)), run_in_thread(port=fresh_imds.port):
             pass
 
-    def test_error_in_the_block_passes_through(self) -> None:
+    def test_error_in_the_block_propagates(self) -> None:
         with pytest.raises(ZeroDivisionError), run_in_thread():
             raise ZeroDivisionError
 
-    def test_in_a_running_loop(self) -> None:
+    def test_serving_runs_in_a_running_loop(self) -> None:
         async def run() -> bytes:
             async with serving(Emulator()) as server:
                 reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -333,7 +333,7 @@ class TestThread:
 
         assert asyncio.run(run()).endswith(b'{"status":"healthy"}')
 
-    def test_without_cryptography_it_says_so_once(
+    def test_missing_cryptography_is_logged_once(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
@@ -368,7 +368,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send these signals to one process")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_command(number: signal.Signals) -> None:
+def test_command_serves_and_prints_its_address(number: signal.Signals) -> None:
     with command("--port", "0", "--fault", "status=410,times=1", "--rate", "0", "--token-life", "60") as process:
         line = first_line(process)
         assert line.startswith("emulator: http://127.0.0.1:")
@@ -384,7 +384,7 @@ def test_command(number: signal.Signals) -> None:
         assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_command_on_a_taken_port(fresh_imds: EmulatorServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reports_a_taken_port(fresh_imds: EmulatorServer, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert main(["--port", str(fresh_imds.port), "--quiet"]) == 2
     out, err = capsys.readouterr()

@@ -247,7 +247,7 @@ def either(request: pytest.FixtureRequest) -> ProxyProcess:
 # --- that it is there at all
 
 
-def test_head_that_comes_again_is_not_read_again(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_repeated_head_is_not_parsed_again(imds: EmulatorServer, tmp_path: Path) -> None:
     with running(tmp_path, COUNTING, upstream=imds.url) as process:
         head = head_of()
         with Client(process.port) as client:
@@ -345,9 +345,7 @@ def test_repeated_answers_grow_older_second_by_second(proxy: ProxyProcess) -> No
         assert {1, 2} < set(one.ages) <= {0, 1, 2, 3}, one.target
 
 
-def test_what_is_stale_is_renewed_in_the_background_while_it_is_asked_for_all_the_time(
-    imds: EmulatorServer, tmp_path: Path
-) -> None:
+def test_stale_entry_is_refreshed_in_the_background_under_constant_load(imds: EmulatorServer, tmp_path: Path) -> None:
     with running(tmp_path, upstream=imds.url, ttl="/metadata/instance=1") as process, Client(process.port) as client:
         arrivals, head = Arrivals(imds, "/metadata/instance"), head_of()
         answers = []
@@ -385,9 +383,7 @@ def test_entry_without_stale_bound_is_fetched_again_each_second(proxy: ProxyProc
         assert not is_hit(client.ask(head))
 
 
-def test_renewal_that_another_client_wished_for_is_in_the_next_answer(
-    proxy: ProxyProcess, imds: EmulatorServer
-) -> None:
+def test_refresh_requested_by_another_client_is_in_the_next_answer(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     rename(imds)
     target = unused(INSTANCE)
     head = known(proxy.port, target)
@@ -403,7 +399,7 @@ def test_renewal_that_another_client_wished_for_is_in_the_next_answer(
             assert int(answer.headers["age"]) <= 1
 
 
-def test_new_token_that_another_client_asked_for_is_in_the_next_answer(proxy: ProxyProcess) -> None:
+def test_new_token_requested_by_another_client_is_in_the_next_answer(proxy: ProxyProcess) -> None:
     target = unused(TOKEN)
     head = known(proxy.port, target)
     with Client(proxy.port) as client:
@@ -414,7 +410,7 @@ def test_new_token_that_another_client_asked_for_is_in_the_next_answer(proxy: Pr
             assert json.loads(client.ask(head).body)["access_token"] == new
 
 
-def test_sighup_empties_it(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_sighup_forgets_known_heads(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     rename(imds)
     target = unused(INSTANCE)
     head = known(proxy.port, target)
@@ -503,7 +499,7 @@ def heard(client: Client, count: int, bodies: dict[bytes, str]) -> list[str]:
         ([CHUNKED[:-3], CHUNKED[-3:] + A], "a a"),
     ],
 )
-def test_what_is_sent_in_one_way_or_another_is_answered_once_each_in_order(
+def test_requests_in_any_pieces_are_answered_once_and_in_order(
     either: ProxyProcess, bodies: dict[bytes, str], pieces: list[bytes], expected: str
 ) -> None:
     for pause in (0.0, 0.001):
@@ -562,7 +558,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("unreadable", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_cannot_be_read_without_doubt_is_refused_and_the_connection_closed(
+def test_ambiguous_request_is_refused_and_its_connection_closed(
     either: ProxyProcess, bodies: dict[bytes, str], unreadable: bytes
 ) -> None:
     for _ in range(4):
@@ -603,7 +599,7 @@ def heard_after(client: Client, head: bytes, bodies: dict[bytes, str]) -> str:
     return heard(client, 1, bodies)[0]
 
 
-def test_body_in_the_words_of_a_known_head_is_no_request(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
+def test_body_with_the_bytes_of_a_known_head_is_no_request(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
     with_body = head_of(LEAF, f"Content-Length: {2 * len(A)}")
     with Client(either.port) as client:
         for _ in range(4):
@@ -616,7 +612,7 @@ def test_body_in_the_words_of_a_known_head_is_no_request(either: ProxyProcess, b
             assert heard_after(client, A, bodies) == "a"
 
 
-def test_field_in_the_words_of_a_known_head_is_no_request(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
+def test_field_with_the_bytes_of_a_known_head_is_no_request(either: ProxyProcess, bodies: dict[bytes, str]) -> None:
     for beginning in (A[:-2], A[:-2] + b"X: "):
         with Client(either.port) as client:
             assert heard_after(client, A, bodies) == "a"
@@ -637,7 +633,7 @@ def test_end_of_a_known_head_is_not_a_known_head(either: ProxyProcess, bodies: d
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one-packet", "two-packets"])
-def test_what_is_known_waits_for_what_was_asked_before(
+def test_known_head_waits_for_the_answers_before_it(
     either: ProxyProcess, imds: EmulatorServer, bodies: dict[bytes, str], together: bool
 ) -> None:
     imds.emulator.faults.add(Fault(path="/metadata/loadbalancer", latency=0.3, times=1))
@@ -746,7 +742,7 @@ def impatient(request: pytest.FixtureRequest, imds: EmulatorServer, folder: Path
         yield process
 
 
-def test_connection_in_steady_use_stays_and_an_idle_one_is_closed_in_time(impatient: ProxyProcess) -> None:
+def test_busy_connection_stays_open_and_idle_one_is_closed(impatient: ProxyProcess) -> None:
     with Client(impatient.port) as client:
         end = time.monotonic() + 2.5 * KEEP_ALIVE
         while time.monotonic() < end:
@@ -780,7 +776,7 @@ def test_unfinished_head_after_known_ones_times_out(impatient: ProxyProcess, beg
     assert HEADER_TIMEOUT * 0.8 < seconds < HEADER_TIMEOUT + 2
 
 
-def test_known_head_in_two_pieces_has_its_time_from_its_own_first_byte(impatient: ProxyProcess) -> None:
+def test_timeout_of_a_known_head_counts_from_its_own_first_byte(impatient: ProxyProcess) -> None:
     with Client(impatient.port) as client:
         began = time.monotonic()
         while time.monotonic() - began < 2 * HEADER_TIMEOUT:
@@ -790,11 +786,11 @@ def test_known_head_in_two_pieces_has_its_time_from_its_own_first_byte(impatient
             assert is_hit(read(client.message()))
 
 
-def test_client_that_never_reads_what_it_asks_for_one_by_one_is_let_go(impatient: ProxyProcess) -> None:
+def test_client_that_never_reads_single_answers_is_disconnected(impatient: ProxyProcess) -> None:
     _deaf(impatient, [A] * 6000, pause=0.0001, most=3 * MEBIBYTE)
 
 
-def test_client_that_never_reads_what_it_asks_for_by_the_thousand_is_let_go(impatient: ProxyProcess) -> None:
+def test_client_that_never_reads_pipelined_answers_is_disconnected(impatient: ProxyProcess) -> None:
     # Requests that came together are kept until it is their turn, some thousand of them at the most.
     _deaf(impatient, [A * 1000] * 40, pause=0.0, most=20 * MEBIBYTE)
 
@@ -835,7 +831,7 @@ def _is_reset(client: Client) -> bool:
 # --- the end
 
 
-def test_end_comes_soon_and_cuts_no_answer_off(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_shutdown_is_prompt_and_truncates_no_answer(imds: EmulatorServer, tmp_path: Path) -> None:
     """Who was served by the fast path is not taken for one who has not spoken yet."""
     with running(tmp_path, PATIENT_SHUTDOWN, upstream=imds.url) as process:
         head = known(process.port)
@@ -973,7 +969,7 @@ def test_every_answer_is_counted_and_logged(proxy: ProxyProcess) -> None:
     assert set(lines[-1]) == {"client", "method", "path", "status", "outcome", "endpoint", "milliseconds"}
 
 
-def test_path_is_logged_however_the_head_is_written(proxy: ProxyProcess) -> None:
+def test_path_is_logged_for_any_form_of_the_head(proxy: ProxyProcess) -> None:
     """The parser takes more than one space after the method."""
     path = next(_spellings)
     head = head_of(f"{path}?api-version=2021-02-01").replace(b"GET ", b"GET  ", 1)
@@ -983,7 +979,7 @@ def test_path_is_logged_however_the_head_is_written(proxy: ProxyProcess) -> None
     wait_until(lambda: len(logged(proxy, path)) == 5)
 
 
-def test_same_head_is_an_answer_at_the_socket_and_none_at_the_admins_port(
+def test_head_known_at_the_socket_is_refused_at_the_admin_port(
     proxy: ProxyProcess, socket_path: Path, admin_port: int
 ) -> None:
     path = next(_spellings)
@@ -1013,7 +1009,7 @@ def sized(length: int, number: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("length", [4095, 4096, 4097, 8192, 60_000])
-def test_long_head_is_answered_as_often_as_it_comes(proxy: ProxyProcess, length: int) -> None:
+def test_long_head_is_answered_each_time(proxy: ProxyProcess, length: int) -> None:
     head = sized(length)
     assert len(head) == length
     with Client(proxy.port) as client:
@@ -1022,7 +1018,7 @@ def test_long_head_is_answered_as_often_as_it_comes(proxy: ProxyProcess, length:
     assert all(map(is_hit, answers[1:]))
 
 
-def test_heads_that_differ_do_not_fill_the_memory(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_different_heads_do_not_fill_the_memory(imds: EmulatorServer, tmp_path: Path) -> None:
     with running(tmp_path, upstream=imds.url) as process, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Client(process.port)) for _ in range(25)]
 
@@ -1041,7 +1037,7 @@ def test_heads_that_differ_do_not_fill_the_memory(imds: EmulatorServer, tmp_path
         assert process.resident_bytes() - before < 8 * MEBIBYTE
 
 
-def test_who_is_not_asked_does_nothing(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_idle_proxy_uses_no_cpu(imds: EmulatorServer, tmp_path: Path) -> None:
     """A proxy stands on every node and in many a pod; nothing wakes it up but its clients."""
     with running(tmp_path, upstream=imds.url) as process, Client(process.port) as client:
         for _ in range(10):

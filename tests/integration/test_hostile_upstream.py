@@ -268,7 +268,9 @@ UNREADABLE, RESET, TIMEOUT, TOO_LARGE, UNEXPECTED = (
         ),
     ],
 )
-def test_no_usable_answer(proxy: ProxyProcess, upstream: Upstream, script: Script, status: int, reason: str) -> None:
+def test_unusable_answer_is_502_or_504_and_not_stored(
+    proxy: ProxyProcess, upstream: Upstream, script: Script, status: int, reason: str
+) -> None:
     upstream.script = script
     asked = (target(), token_target(), target("/metadata/unknown"))
     with ThreadPoolExecutor(len(asked)) as clients:
@@ -280,14 +282,14 @@ def test_no_usable_answer(proxy: ProxyProcess, upstream: Upstream, script: Scrip
         assert (answer.status, answer.body) == (200, GOOD)
 
 
-def test_gibibyte_announced_is_not_waited_for(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_announced_gibibyte_is_502_or_504(proxy: ProxyProcess, upstream: Upstream) -> None:
     upstream.script = sends_and_holds(ok(b"{", length=2**30))
     answer = get(proxy.port, target())
     assert answer.status in {502, 504}
     assert_failed(answer, answer.status, TOO_LARGE if answer.status == 502 else TIMEOUT)
 
 
-def test_memory_does_not_grow_with_what_is_refused(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_refused_bodies_do_not_grow_the_memory(proxy: ProxyProcess, upstream: Upstream) -> None:
     scripts = [
         sends_for_ever(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65_536),
         sends_for_ever(b"", b"x" * 65_536),
@@ -348,7 +350,7 @@ def test_body_after_a_204_is_never_served(proxy: ProxyProcess, upstream: Upstrea
         assert get(proxy.port, target()).body == GOOD
 
 
-def test_interim_answers_are_passed_over(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_interim_responses_are_skipped(proxy: ProxyProcess, upstream: Upstream) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 199 Odd\r\n\r\n"
     upstream.script = sends(interim + ok(GOOD), then_closes=False)
     answer = get(proxy.port, target())
@@ -403,7 +405,7 @@ def test_unrequested_gzip_is_passed_on_unchanged(proxy: ProxyProcess, upstream: 
     ],
     ids=lambda document: repr(document[:60]),
 )
-def test_token_whose_life_is_in_doubt_is_passed_on_and_not_kept(
+def test_token_with_a_doubtful_life_is_passed_on_and_not_stored(
     unhurt: ProxyProcess, upstream: Upstream, document: bytes
 ) -> None:
     body = document.replace(b"%b", SECRET.encode())
@@ -467,9 +469,7 @@ def test_malformed_token_is_a_failure_and_its_bytes_are_not_served(
     ],
     ids=["half", "hardly-begun", "nothing", "empty", "page-as-JSON", "page", "another-document"],
 )
-def test_what_the_endpoint_cannot_have_said_displaces_nothing(
-    proxy: ProxyProcess, upstream: Upstream, raw: bytes
-) -> None:
+def test_impossible_answer_replaces_no_entry(proxy: ProxyProcess, upstream: Upstream, raw: bytes) -> None:
     asked = target()
     upstream.script = sends(raw)
     answer = get(proxy.port, asked)
@@ -482,7 +482,7 @@ def test_what_the_endpoint_cannot_have_said_displaces_nothing(
     assert get(proxy.port, asked).body == GOOD
 
 
-def test_body_that_is_whole_without_a_length_is_an_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_complete_body_without_a_length_is_accepted(proxy: ProxyProcess, upstream: Upstream) -> None:
     upstream.script = sends(b"HTTP/1.0 200 OK\r\n\r\n" + GOOD)
     assert get(proxy.port, target()).body == GOOD
 
@@ -505,7 +505,7 @@ def test_redirect_is_never_followed(proxy: ProxyProcess, upstream: Upstream) -> 
                 assert len(upstream.heads) == before + 1
 
 
-def test_no_cookie_is_kept_and_no_challenge_answered(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_cookies_and_challenges_are_ignored(proxy: ProxyProcess, upstream: Upstream) -> None:
     upstream.script = sends(ok(GOOD, b"Set-Cookie: a=b; Path=/", b'Alt-Svc: h2=":1"'), then_closes=False)
     get(proxy.port, target())
     upstream.script = sends(
@@ -522,7 +522,7 @@ def test_no_cookie_is_kept_and_no_challenge_answered(proxy: ProxyProcess, upstre
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.05], ids=["at-once", "later"])
-def test_what_follows_an_answer_is_not_the_next_ones(proxy: ProxyProcess, upstream: Upstream, gap: float) -> None:
+def test_bytes_behind_an_answer_do_not_belong_to_the_next(proxy: ProxyProcess, upstream: Upstream, gap: float) -> None:
     """A body longer than announced must not become the answer to whoever asks next: two identities' tokens."""
     first = b'{"access_token":"first","expires_in":"86399"}'
     stray = b'{"access_token":"%b","expires_in":"86399"}' % SECRET.encode()
@@ -574,7 +574,7 @@ def test_surplus_piece_of_a_token_is_never_served(proxy: ProxyProcess, upstream:
     assert SECRET not in proxy.log
 
 
-def test_answer_is_kept_as_it_came(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_answer_is_stored_unchanged(proxy: ProxyProcess, upstream: Upstream) -> None:
     fields = (
         b"Age: 7",
         b"Cache-Status: node; hit",
@@ -600,7 +600,7 @@ def test_answer_is_kept_as_it_came(proxy: ProxyProcess, upstream: Upstream) -> N
 # --- no upstream, and oneself as upstream
 
 
-def test_nothing_listens_there(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_unreachable_upstream_is_502(tmp_path_factory: pytest.TempPathFactory) -> None:
     with running_proxy(
         tmp_path_factory.mktemp("proxy"), ready=False, upstream=f"http://127.0.0.1:{free_port()}", retry_max=0
     ) as process:
@@ -612,7 +612,7 @@ def test_nothing_listens_there(tmp_path_factory: pytest.TempPathFactory) -> None
         assert "Traceback" not in process.log
 
 
-def test_peer_that_closes_every_idle_connection_costs_no_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_upstream_that_closes_idle_connections_loses_no_answer(proxy: ProxyProcess, upstream: Upstream) -> None:
     def script(connection: socket.socket, _target: bytes) -> bool:
         connection.sendall(ok(GOOD))
         return False
@@ -653,7 +653,7 @@ def relay() -> Iterator[Relay]:
         yield found
 
 
-def test_proxy_as_its_own_upstream_says_so_and_does_not_spin(
+def test_proxy_as_its_own_upstream_reports_it_and_does_not_spin(
     relay: Relay, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with running_proxy(
@@ -680,7 +680,7 @@ def test_proxy_as_its_own_upstream_says_so_and_does_not_spin(
         assert "Traceback" not in process.log
 
 
-def test_two_proxies_in_a_circle_say_so(relay: Relay, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_loop_of_two_proxies_is_reported(relay: Relay, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("proxy")
     with (
         running_proxy(folder, ready=False, read_timeout=1, upstream=relay.url) as first,
@@ -697,13 +697,13 @@ def test_two_proxies_in_a_circle_say_so(relay: Relay, tmp_path_factory: pytest.T
             assert process.log.count("leads back to this proxy itself") <= 1
 
 
-def test_its_own_address_is_refused_at_the_start() -> None:
+def test_own_address_as_upstream_stops_the_start() -> None:
     port = free_port()
     for upstream in (f"http://127.0.0.1:{port}", f"http://localhost:{port}"):
         assert "IMDSPROXY_UPSTREAM" in refused_start(port=port, upstream=upstream)
 
 
-def test_failures_are_counted_under_few_words(proxy: ProxyProcess, upstream: Upstream) -> None:
+def test_failures_are_counted_under_bounded_labels(proxy: ProxyProcess, upstream: Upstream) -> None:
     for status in range(200, 600, 7):
         upstream.script = sends(ok(GOOD, status=b"%d Odd" % status))
         answer: Any = get(proxy.port, target())

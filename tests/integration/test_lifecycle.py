@@ -156,7 +156,7 @@ def proxy(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 # --- how it is
 
 
-def test_healthy_while_it_serves_and_ready_once_imds_has_answered(tmp_path: Path) -> None:
+def test_proxy_is_healthy_while_it_serves_and_ready_after_imds_answered(tmp_path: Path) -> None:
     port = free_port()
     upstream = f"http://127.0.0.1:{port}"
     with running_proxy(tmp_path, ready=False, upstream=upstream, retry_base=0.1) as process:
@@ -175,14 +175,14 @@ def test_healthy_while_it_serves_and_ready_once_imds_has_answered(tmp_path: Path
         assert get(process.port, "/-/healthy", {}).status == 200
 
 
-def test_reason_for_not_being_ready_says_what_is_wrong(tmp_path: Path) -> None:
+def test_ready_page_states_the_obstacle(tmp_path: Path) -> None:
     upstream = f"http://127.0.0.1:{free_port()}"
     with running_proxy(tmp_path, ready=False, upstream=upstream, retry_max=0) as process:
         wait_until(lambda: f"{upstream} cannot be reached" in obstacle(process.port))
         assert process.log.count("IMDS fails") == 1
 
 
-def test_any_answer_but_a_failure_makes_it_ready(tmp_path: Path) -> None:
+def test_any_answer_but_a_failure_makes_the_proxy_ready(tmp_path: Path) -> None:
     emulator = Emulator()
     emulator.faults.add(Fault(status=404))
     with run_in_thread(emulator) as imds, running_proxy(tmp_path, upstream=imds.url) as process:
@@ -213,7 +213,7 @@ def test_warm_targets_are_hits_for_the_first_client(tmp_path: Path) -> None:
         assert "status 404 for /metadata/instance/nothing" in process.log
 
 
-def test_warm_up_that_imds_fails_is_tried_until_it_succeeds(tmp_path: Path) -> None:
+def test_failed_warm_up_is_repeated_until_it_succeeds(tmp_path: Path) -> None:
     emulator = Emulator()
     emulator.faults.add(Fault(path="/metadata/instance", status=500, times=1))
     with (
@@ -233,7 +233,7 @@ def test_unknown_page_is_a_404_in_json(proxy: ProxyProcess, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready", "/-/metrics"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_page_can_only_be_read(proxy: ProxyProcess, path: str, method: str) -> None:
+def test_pages_accept_get_and_head_only(proxy: ProxyProcess, path: str, method: str) -> None:
     assert get(proxy.port, path, method=method).status == 405
 
 
@@ -313,13 +313,13 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
         return Figures(port)
 
 
-def test_figures_have_the_contract_s_names_types_and_labels(figures: Figures) -> None:
+def test_metrics_have_the_contracts_names_types_and_labels(figures: Figures) -> None:
     assert {name: figures.types.get(name) for name in METRICS} == {name: kind for name, (kind, _) in METRICS.items()}
     labels = {name: figures.labels.get(name) for name in METRICS}
     assert labels == {name: expected for name, (_, expected) in METRICS.items()}
 
 
-def test_every_request_is_counted_once_under_the_contract_s_words(figures: Figures) -> None:
+def test_every_request_is_counted_once_with_the_contracts_labels(figures: Figures) -> None:
     name = "imdsproxy_requests_total"
     for endpoint, outcome, count in (
         ("instance", "hit", 1),
@@ -339,7 +339,7 @@ def test_every_request_is_counted_once_under_the_contract_s_words(figures: Figur
     assert figures("imdsproxy_request_seconds_count") == figures.total(name)
 
 
-def test_every_question_to_imds_is_counted(figures: Figures) -> None:
+def test_every_upstream_request_is_counted(figures: Figures) -> None:
     name = "imdsproxy_upstream_requests_total"
     assert figures(name, endpoint="versions", status="200") == 1
     assert figures(name, endpoint="instance", status="503") == 1
@@ -362,7 +362,7 @@ def test_metrics_show_budget_cache_and_token(figures: Figures) -> None:
     assert 86_000 < figures("imdsproxy_token_expiry_seconds") <= 86_400
 
 
-def test_without_a_token_there_is_no_figure_for_its_expiry(proxy: ProxyProcess) -> None:
+def test_token_expiry_is_absent_without_a_token(proxy: ProxyProcess) -> None:
     assert ("imdsproxy_token_expiry_seconds", frozenset()) not in Figures(proxy.port).samples
 
 
@@ -384,7 +384,7 @@ def test_sighup_drops_every_entry(imds: EmulatorServer, tmp_path: Path) -> None:
 
 @posix_signals
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_it_once_what_is_under_way_is_answered(tmp_path: Path, number: int) -> None:
+def test_signal_ends_the_proxy_after_requests_under_way(tmp_path: Path, number: int) -> None:
     emulator = Emulator(rate=0)
     emulator.faults.add(Fault(path="/metadata/instance", latency=1.5))
     with (
@@ -450,7 +450,7 @@ def farewell(
 
 @posix_signals
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_it_while_it_is_not_ready(tmp_path: Path, number: int) -> None:
+def test_signal_ends_a_proxy_that_is_not_ready(tmp_path: Path, number: int) -> None:
     emulator = Emulator()
     emulator.faults.add(Fault(hang=True))
     with run_in_thread(emulator) as imds, running_proxy(tmp_path, ready=False, upstream=imds.url) as process:
@@ -480,7 +480,7 @@ def test_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
 
 @posix_signals
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGHUP, None)])
-def test_signal_is_heeded_as_soon_as_it_says_that_it_listens(number: int, expected: int | None) -> None:
+def test_signal_is_handled_from_the_listening_line_on(number: int, expected: int | None) -> None:
     """A supervisor or a script takes that line for the start; several at once, since the moment is short."""
     command = [sys.executable, "-m", "imdsproxy"]
     with contextlib.ExitStack() as stack:
@@ -550,7 +550,7 @@ def test_upstream_that_is_the_proxy_itself_is_reported_in_one_line(host: str, up
     assert_one_line(ended(host=host, port=port, upstream=f"http://{upstream}:{port}"), "IMDSPROXY_UPSTREAM", "listens")
 
 
-def test_two_proxies_before_each_other_notice_it(tmp_path: Path) -> None:
+def test_two_proxies_upstream_of_each_other_report_the_loop(tmp_path: Path) -> None:
     one, two = free_port(), free_port()
     with (
         running_proxy(tmp_path, ready=False, port=one, upstream=f"http://127.0.0.1:{two}", retry_max=0) as first,
@@ -568,7 +568,7 @@ def test_two_proxies_before_each_other_notice_it(tmp_path: Path) -> None:
 # --- where settings come from, and where it listens
 
 
-def test_flags_go_before_the_environment_and_that_before_the_file(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_flag_overrides_environment_overrides_file(imds: EmulatorServer, tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(
         f'upstream = "{imds.url}"\nport = 1\nlog_format = "text"\nlog_level = "error"\nbudget_requests = 1000\n'
@@ -597,7 +597,7 @@ def test_flags_go_before_the_environment_and_that_before_the_file(imds: Emulator
     ("host", "shown"),
     [("localhost", None), ("0.0.0.0", "0.0.0.0"), ("::1", "[::1]")],
 )
-def test_port_nought_picks_a_free_one_and_says_which(
+def test_port_zero_picks_and_reports_a_free_port(
     imds: EmulatorServer, tmp_path: Path, host: str, shown: str | None
 ) -> None:
     if ":" in host and not _has_ipv6():
@@ -690,7 +690,7 @@ def test_missing_upstream_socket_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_log_is_of_one_form_and_has_one_line_a_request_without_its_query(
+def test_access_log_has_one_line_a_request_without_its_query(
     imds: EmulatorServer, tmp_path: Path, log_format: str
 ) -> None:
     with running_proxy(
@@ -743,7 +743,7 @@ def read_line(line: str, log_format: str) -> Mapping[str, Any]:
     return {**head.groupdict(), **dict(re.findall(r'(\w+)=("[^"]*"|\S+)', line))}
 
 
-def test_without_the_setting_requests_are_not_logged(proxy: ProxyProcess) -> None:
+def test_requests_are_not_logged_by_default(proxy: ProxyProcess) -> None:
     before = proxy.log
     assert get(proxy.port, INSTANCE).status == 200
     assert get(proxy.port, "/elsewhere").status == 404
@@ -789,7 +789,7 @@ def test_uvicorn_can_serve_the_same_application(imds: EmulatorServer, tmp_path: 
         assert "Traceback" not in command.log
 
 
-def test_under_uvicorn_a_wrong_setting_ends_it_in_one_line() -> None:
+def test_invalid_setting_under_uvicorn_is_reported_in_one_line() -> None:
     arguments = ("--factory", "imdsproxy.app:create_app", "--port", "0")
     result = ended(*arguments, module="uvicorn", max_wait="long")
     assert_one_line(result, "IMDSPROXY_MAX_WAIT", "long")
@@ -836,7 +836,7 @@ def demo(folder: Path) -> Iterator[tuple[Command, int]]:
 
 @posix_signals
 @needs_demo_ports
-def test_demo_shows_lines_that_work(tmp_path: Path) -> None:
+def test_demo_shows_commands_that_work(tmp_path: Path) -> None:
     with demo(tmp_path) as (command, pid):
         command.found("(Ctrl-C stops both)")
         shown = command.out
@@ -868,7 +868,7 @@ def test_demo_shows_lines_that_work(tmp_path: Path) -> None:
 
 @posix_signals
 @needs_demo_ports
-def test_demo_goes_on_without_its_emulator(tmp_path: Path) -> None:
+def test_demo_continues_without_its_emulator(tmp_path: Path) -> None:
     with demo(tmp_path) as (command, pid):
         wait_until(lambda: obstacle(DEMO_PORT) == "")
         assert get(DEMO_PORT, INSTANCE).status == 200
@@ -884,7 +884,7 @@ def test_demo_goes_on_without_its_emulator(tmp_path: Path) -> None:
 @posix_signals
 @needs_demo_ports
 @pytest.mark.parametrize("port", [EMULATOR_PORT, DEMO_PORT])
-def test_demo_says_in_one_line_that_its_port_is_taken(port: int) -> None:
+def test_demo_reports_a_taken_port_in_one_line(port: int) -> None:
     with socket.create_server(("127.0.0.1", port)):
         assert_one_line(ended("demo"), str(port))
     assert _free(EMULATOR_PORT), "its emulator went with it"
@@ -893,7 +893,7 @@ def test_demo_says_in_one_line_that_its_port_is_taken(port: int) -> None:
 @needs_demo_ports
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the emulator again by way of /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_demo_leaves_no_emulator_behind_if_it_is_ended_while_it_starts(tmp_path: Path, number: int) -> None:
+def test_demo_ended_during_its_start_leaves_no_emulator(tmp_path: Path, number: int) -> None:
     with running(tmp_path, "demo") as command:
         wait_until(lambda: not refuses(EMULATOR_PORT))
         children = _children(command.process.pid)
@@ -925,7 +925,7 @@ def test_demo_reports_an_invalid_setting() -> None:
 
 
 @posix_signals
-def test_request_too_long_for_the_end_is_answered_by_the_proxy_itself(farewell: Callable[[], Farewell]) -> None:
+def test_request_that_outlasts_shutdown_gets_the_proxys_answer(farewell: Callable[[], Farewell]) -> None:
     found = farewell()
     assert found.status == 0
     assert found.answer.status in {500, 502, 503, 504}

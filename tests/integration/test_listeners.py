@@ -59,7 +59,7 @@ def ask(path: Path, target: str = INSTANCE) -> Answer:
     return answer
 
 
-def test_unix_socket_serves_as_the_port_does(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_unix_socket_serves_like_the_port(imds: EmulatorServer, tmp_path: Path) -> None:
     path = tmp_path / "imdsproxy.sock"
     with running_proxy(tmp_path, upstream=imds.url, uds=path, access_log=True) as proxy:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
@@ -74,9 +74,7 @@ def test_unix_socket_serves_as_the_port_does(imds: EmulatorServer, tmp_path: Pat
     assert not path.exists(), "it goes with the proxy"
 
 
-def test_what_a_killed_proxy_left_is_replaced_and_a_living_ones_socket_is_not(
-    imds: EmulatorServer, tmp_path: Path
-) -> None:
+def test_socket_of_a_killed_proxy_is_replaced_and_of_a_running_one_is_not(imds: EmulatorServer, tmp_path: Path) -> None:
     path = tmp_path / "imdsproxy.sock"
     with running_proxy(tmp_path, upstream=imds.url, uds=path) as proxy:
         proxy.process.kill()
@@ -89,7 +87,7 @@ def test_what_a_killed_proxy_left_is_replaced_and_a_living_ones_socket_is_not(
     assert list(tmp_path.glob("*.sock*")) == []
 
 
-def test_socket_that_another_has_put_in_its_place_is_left_alone(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_socket_replaced_by_another_process_is_not_removed(imds: EmulatorServer, tmp_path: Path) -> None:
     path = tmp_path / "imdsproxy.sock"
     with running_proxy(tmp_path, upstream=imds.url, uds=path):
         path.unlink()
@@ -122,7 +120,7 @@ def test_unusable_socket_path_is_reported(make: object, told: str, tmp_path: Pat
         assert path.read_text() == "precious"
 
 
-def test_admin_port_has_the_pages_and_nothing_else(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_admin_port_serves_only_the_pages(imds: EmulatorServer, tmp_path: Path) -> None:
     port = free_port()
     with running_proxy(tmp_path, upstream=imds.url, admin_host="127.0.0.1", admin_port=port) as proxy:
         arrivals = Arrivals(imds)
@@ -200,7 +198,7 @@ def manager(imds: EmulatorServer, tmp_path: Path) -> Iterator[Manager]:
     manager.close()
 
 
-def test_sockets_that_were_opened_before_stand_for_the_settings(manager: Manager) -> None:
+def test_inherited_sockets_replace_the_settings(manager: Manager) -> None:
     port = free_port()
     process = manager.start(port=port, admin_port=port + 1, uds=manager.path)
     try:
@@ -266,7 +264,7 @@ def test_inherited_descriptor_that_does_not_listen_is_reported(given: dict[str, 
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_sockets_for_another_process_are_not_taken(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_inherited_sockets_of_another_process_are_ignored(imds: EmulatorServer, tmp_path: Path) -> None:
     before = dict(os.environ)
     os.environ.update(LISTEN_PID="1", LISTEN_FDS="9")
     try:
@@ -277,7 +275,7 @@ def test_sockets_for_another_process_are_not_taken(imds: EmulatorServer, tmp_pat
         os.environ.update(before)
 
 
-def test_client_in_another_container_is_known_by_its_user(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_client_in_another_container_is_identified_by_its_user(imds: EmulatorServer, tmp_path: Path) -> None:
     # In a namespace of process numbers of its own the proxy sees none of the clients outside.
     path = tmp_path / "imdsproxy.sock"
     log = tmp_path / "log"

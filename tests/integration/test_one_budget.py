@@ -90,7 +90,7 @@ def played(
     return [arrival.at for arrival in arrivals()]
 
 
-def test_many_proxies_ask_no_more_than_one_may(slow_imds: EmulatorServer, tmp_path: Path) -> None:
+def test_many_proxies_together_keep_one_budget(slow_imds: EmulatorServer, tmp_path: Path) -> None:
     times = played(tmp_path, slow_imds, lambda _proxies, _stack: time.sleep(6))
     assert most_in_a_second(times) <= 5
     assert len(times) >= 20, "and nearly all of it is used"
@@ -162,7 +162,7 @@ def test_no_damage_to_the_file_exceeds_the_budget(slow_imds: EmulatorServer, tmp
     assert len([at for at in times if at > times[-1] - 2.5]) >= 8, "all five are in use again"
 
 
-def test_shared_429_slows_everybody(tmp_path: Path) -> None:
+def test_shared_429_throttles_every_proxy(tmp_path: Path) -> None:
     emulator = Emulator(rate=0)
     emulator.faults.add(Fault(status=429, retry_after="3", times=1, path="/metadata/instance"))
     with run_in_thread(emulator) as slow_imds:

@@ -61,7 +61,7 @@ def run(fresh_imds: EmulatorServer, visit: Visit, **flags: str) -> None:
     asyncio.run(running())
 
 
-def test_miss_then_a_hit(fresh_imds: EmulatorServer) -> None:
+def test_miss_is_followed_by_a_hit(fresh_imds: EmulatorServer) -> None:
     async def visit(client: Client) -> None:
         first, second = await client.get(INSTANCE), await client.get(INSTANCE)
         assert (first.status_code, second.status_code) == (200, 200)
@@ -83,7 +83,7 @@ def test_miss_then_a_hit(fresh_imds: EmulatorServer) -> None:
         "/metadata/unknown?x=%C3%A9+y&&z",
     ],
 )
-def test_path_and_query_reach_imds_as_the_server_got_them(fresh_imds: EmulatorServer, target: str) -> None:
+def test_path_and_query_reach_imds_unchanged(fresh_imds: EmulatorServer, target: str) -> None:
     async def visit(client: Client) -> None:
         await client.get(target)
 
@@ -91,7 +91,7 @@ def test_path_and_query_reach_imds_as_the_server_got_them(fresh_imds: EmulatorSe
     assert fresh_imds.emulator.arrivals[-1].target == target.encode()
 
 
-def test_server_without_a_raw_path_is_served_too(fresh_imds: EmulatorServer) -> None:
+def test_server_without_raw_path_is_supported(fresh_imds: EmulatorServer) -> None:
     """`raw_path` is optional in ASGI."""
 
     async def call(application: Application, path: str, query: bytes) -> tuple[int, bytes]:
@@ -128,7 +128,7 @@ def test_server_without_a_raw_path_is_served_too(fresh_imds: EmulatorServer) -> 
     asyncio.run(running())
 
 
-def test_pages_and_refusals(fresh_imds: EmulatorServer) -> None:
+def test_pages_and_refusals_are_served(fresh_imds: EmulatorServer) -> None:
     async def visit(client: Client) -> None:
         for path, status in {
             "/-/healthy": 200,
@@ -162,7 +162,7 @@ def test_post_is_forwarded_with_its_body(fresh_imds: EmulatorServer) -> None:
     run(fresh_imds, visit)
 
 
-def test_many_at_once_are_one_request_to_imds(fresh_imds: EmulatorServer) -> None:
+def test_concurrent_requests_are_collapsed(fresh_imds: EmulatorServer) -> None:
     async def visit(client: Client) -> None:
         answers = await asyncio.gather(*(client.get(INSTANCE) for _ in range(50)))
         assert {(answer.status_code, answer.content) for answer in answers} == {(200, answers[0].content)}
@@ -171,7 +171,7 @@ def test_many_at_once_are_one_request_to_imds(fresh_imds: EmulatorServer) -> Non
     assert len(fresh_imds.emulator.arrivals) == 2
 
 
-def test_once_it_is_shut_down_it_is_not_ready(fresh_imds: EmulatorServer) -> None:
+def test_proxy_is_not_ready_after_shutdown(fresh_imds: EmulatorServer) -> None:
     async def running() -> None:
         application = create_app(load({"upstream": fresh_imds.url}, {}).settings.config())
         async with Client(transport=httpx.ASGITransport(application), base_url="http://127.0.0.1") as client:
@@ -185,7 +185,7 @@ def test_once_it_is_shut_down_it_is_not_ready(fresh_imds: EmulatorServer) -> Non
     asyncio.run(running())
 
 
-def test_settings_come_from_the_environment_where_none_are_given(
+def test_settings_are_read_from_the_environment_by_default(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("IMDSPROXY_UPSTREAM", "http://127.0.0.1:9")

@@ -105,7 +105,7 @@ def start(tmp_path: Path) -> Start:
 # --- polling
 
 
-def test_hundred_pollers_at_one_a_second_cost_one_request_a_second(start: Start) -> None:
+def test_hundred_pollers_cost_one_upstream_request_a_second(start: Start) -> None:
     seconds = 3
 
     async def poll(port: int, number: int, answers: list[Answer]) -> None:
@@ -133,7 +133,7 @@ def test_hundred_pollers_at_one_a_second_cost_one_request_a_second(start: Start)
         assert seconds - 1 <= len(seen()) <= int(took) + 1
 
 
-def test_events_are_kept_for_a_second(proxy: ProxyProcess, arrivals: Arrivals) -> None:
+def test_events_are_stored_for_one_second(proxy: ProxyProcess, arrivals: Arrivals) -> None:
     target = unused(EVENTS)
     began = time.monotonic()
     assert "stored" in cache_status(get(proxy.port, target))
@@ -145,7 +145,7 @@ def test_events_are_kept_for_a_second(proxy: ProxyProcess, arrivals: Arrivals) -
 # --- the first request
 
 
-def test_slow_first_request_is_waited_for_by_all(start: Start) -> None:
+def test_all_clients_wait_for_the_slow_first_request(start: Start) -> None:
     """Longer than the time limits for everything else."""
 
     async def one(port: int, number: int) -> Answer:
@@ -172,7 +172,7 @@ def test_slow_first_request_is_waited_for_by_all(start: Start) -> None:
         assert not is_hit(get(process.port, EVENTS)), "it came too late to be fresh"
 
 
-def test_it_goes_on_for_pollers_who_hang_up_and_come_again(start: Start) -> None:
+def test_slow_first_request_continues_for_pollers_that_reconnect(start: Start) -> None:
     async def impatient(port: int) -> Answer:
         """Give up after a while and ask anew, as clients with a time limit do."""
         while True:
@@ -194,7 +194,7 @@ def test_it_goes_on_for_pollers_who_hang_up_and_come_again(start: Start) -> None
 # --- acknowledgements
 
 
-def test_acknowledgement_passes_and_the_next_question_is_answered_afresh(
+def test_acknowledgement_is_forwarded_and_drops_the_entry(
     proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals
 ) -> None:
     event = imds.emulator.events.add("Redeploy")
@@ -230,7 +230,7 @@ def patient(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> I
     ],
     ids=lambda value: str(value.status or value.breakage) if isinstance(value, Fault) else "",
 )
-def test_acknowledgement_is_sent_once_for_any_outcome(
+def test_acknowledgement_is_sent_once_for_any_result(
     patient: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals, fault: Fault, status: int
 ) -> None:
     imds.emulator.faults.add(fault)
@@ -241,7 +241,7 @@ def test_acknowledgement_is_sent_once_for_any_outcome(
     assert arrivals.methods() == ["POST", "GET"]
 
 
-def test_one_that_imds_never_answers_is_sent_once_and_its_client_may_go(
+def test_unanswered_acknowledgement_is_sent_once_and_its_client_may_disconnect(
     patient: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals
 ) -> None:
     imds.emulator.faults.add(Fault(path=PATH, hang=True, times=1))
@@ -275,7 +275,9 @@ def test_answer_requested_before_an_acknowledgement_is_not_served_after_it(
     imds.emulator.events.clear()
 
 
-def test_two_acknowledgements_at_once_are_two(proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals) -> None:
+def test_concurrent_acknowledgements_are_both_sent(
+    proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals
+) -> None:
     imds.emulator.faults.add(Fault(path=PATH, latency=0.3, times=5))
     with ThreadPoolExecutor(5) as pool:
         answers = list(pool.map(lambda _: acknowledge(proxy.port), range(5)))
@@ -295,7 +297,7 @@ def test_two_acknowledgements_at_once_are_two(proxy: ProxyProcess, imds: Emulato
     ],
     ids=lambda value: str(value.status or value.breakage) if isinstance(value, Fault) else "",
 )
-def test_once_its_second_is_over_a_failure_is_told(
+def test_failure_after_its_second_is_reported(
     proxy: ProxyProcess, imds: EmulatorServer, fault: Fault, status: int
 ) -> None:
     target = unused(EVENTS)

@@ -152,7 +152,7 @@ UNFINISHED = [
 ]
 
 
-def test_request_that_is_never_finished(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_unfinished_request_is_408(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     before = len(imds.emulator.arrivals)
 
     def send(beginning: bytes) -> tuple[list[int], float]:
@@ -167,7 +167,7 @@ def test_request_that_is_never_finished(proxy: ProxyProcess, imds: EmulatorServe
     assert len(imds.emulator.arrivals) == before
 
 
-def test_answer_to_a_slow_request_is_the_proxys_own(proxy: ProxyProcess) -> None:
+def test_answer_to_a_slow_request_has_the_proxys_form(proxy: ProxyProcess) -> None:
     with connected(proxy) as connection, connection.makefile("rb") as stream:
         connection.sendall(HEAD)
         head, _, body = stream.read().partition(b"\r\n\r\n")
@@ -179,7 +179,7 @@ def test_answer_to_a_slow_request_is_the_proxys_own(proxy: ProxyProcess) -> None
 
 @pytest.mark.parametrize("piece", [b"a", b"X: 1\r\n"])
 @pytest.mark.parametrize("beginning", [HEAD, EVENTS + b"Content-Length: 60000\r\n\r\n"], ids=["head", "body"])
-def test_request_that_trickles(proxy: ProxyProcess, beginning: bytes, piece: bytes) -> None:
+def test_trickling_request_is_408(proxy: ProxyProcess, beginning: bytes, piece: bytes) -> None:
     """The time counts from the first byte, whatever keeps coming."""
     began = time.monotonic()
     with connected(proxy) as connection:
@@ -200,9 +200,7 @@ def test_request_that_trickles(proxy: ProxyProcess, beginning: bytes, piece: byt
     "beginning", [b"GET", HEAD, EVENTS + b"Content-Length: 9\r\n\r\n"], ids=["method", "head", "body"]
 )
 @pytest.mark.parametrize("together", [True, False], ids=["one-packet", "two-packets"])
-def test_second_request_has_no_more_time_than_the_first(
-    proxy: ProxyProcess, beginning: bytes, together: bool
-) -> None:
+def test_second_request_has_the_same_time_as_the_first(proxy: ProxyProcess, beginning: bytes, together: bool) -> None:
     whole = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connected(proxy) as connection:
         connection.settimeout(HEADER_TIMEOUT + 2)
@@ -216,7 +214,7 @@ def test_second_request_has_no_more_time_than_the_first(
     assert statuses == [200, 408]
 
 
-def test_slow_request_behind_a_slow_answer(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_slow_request_behind_a_slow_answer_is_timed_from_that_answer(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """The client's time does not run while it is the proxy that has not answered, and its answer is not lost."""
     imds.emulator.faults.add(Fault(path="/metadata/loadbalancer", latency=2 * HEADER_TIMEOUT, times=1))
     first = b"GET /metadata/loadbalancer?api-version=2021-02-01&behind=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -245,7 +243,7 @@ def test_slow_clients_do_not_delay_others(proxy: ProxyProcess) -> None:
 # --- silent, idle, deaf
 
 
-def test_silent_connection_is_idle_not_slow(proxy: ProxyProcess) -> None:
+def test_silent_connection_counts_as_idle(proxy: ProxyProcess) -> None:
     """Several agents open a connection and send nothing for a while."""
     with connected(proxy) as connection:
         time.sleep(2 * HEADER_TIMEOUT)
@@ -254,7 +252,7 @@ def test_silent_connection_is_idle_not_slow(proxy: ProxyProcess) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", HEAD + b"\r\n"], ids=["silent", "idle"])
-def test_idle_connection_is_closed_in_the_end(impatient: ProxyProcess, sent: bytes) -> None:
+def test_idle_connection_is_closed_after_its_timeout(impatient: ProxyProcess, sent: bytes) -> None:
     with connected(impatient) as connection:
         connection.sendall(sent)
         statuses, seconds = statuses_until_closed(connection)
@@ -272,7 +270,7 @@ def test_idle_connection_is_closed_in_the_end(impatient: ProxyProcess, sent: byt
     ],
     ids=["keep-alive", "close", "garbage", "unfinished"],
 )
-def test_client_that_never_reads_is_let_go(impatient: ProxyProcess, sent: bytes) -> None:
+def test_client_that_never_reads_is_disconnected(impatient: ProxyProcess, sent: bytes) -> None:
     before = impatient.resident_bytes()
     with connected(impatient, receive_buffer=2048) as connection:
         connection.settimeout(0.5)
@@ -285,7 +283,7 @@ def test_client_that_never_reads_is_let_go(impatient: ProxyProcess, sent: bytes)
         wait_until(lambda: not held(impatient, connection), 6)
 
 
-def test_many_deaf_clients_together_take_little(impatient: ProxyProcess) -> None:
+def test_many_clients_that_never_read_take_little_memory(impatient: ProxyProcess) -> None:
     before = impatient.resident_bytes()
     with contextlib.ExitStack() as stack:
         for _ in range(50):
@@ -302,7 +300,7 @@ def test_many_deaf_clients_together_take_little(impatient: ProxyProcess) -> None
 
 
 @pytest.mark.parametrize("soft", [1024, 4096])
-def test_two_thousand_idle_connections(imds: EmulatorServer, tmp_path: Path, soft: int) -> None:
+def test_two_thousand_idle_connections_are_held(imds: EmulatorServer, tmp_path: Path, soft: int) -> None:
     """1024 open files are what most systems start a process with; the hard limit is far above it."""
     with contextlib.ExitStack() as stack:
         with descriptor_limit(soft):
@@ -325,7 +323,9 @@ def test_two_thousand_idle_connections(imds: EmulatorServer, tmp_path: Path, sof
 
 
 @pytest.mark.parametrize("asked", ["one-thing", "many-things", "uncached", "posts"])
-def test_thousand_clients_that_hang_up_while_they_wait(imds: EmulatorServer, tmp_path: Path, asked: str) -> None:
+def test_thousand_waiting_clients_that_disconnect_leave_nothing(
+    imds: EmulatorServer, tmp_path: Path, asked: str
+) -> None:
     line = {
         "one-thing": b"GET /metadata/loadbalancer?api-version=2021-02-01 HTTP/1.1\r\n",
         "many-things": b"GET /metadata/loadbalancer?api-version=2021-02-01&x=%d HTTP/1.1\r\n",
@@ -378,7 +378,7 @@ def test_short_lived_connections_take_little_memory(imds: EmulatorServer, tmp_pa
         imds.emulator.faults.clear()
 
 
-def test_last_to_wait_is_answered_though_the_first_has_gone(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_last_client_is_answered_after_the_first_disconnected(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     imds.emulator.faults.add(Fault(path="/metadata/loadbalancer", latency=0.4, times=1))
     target = b"/metadata/loadbalancer?api-version=2021-02-01&last=1"
     line = b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

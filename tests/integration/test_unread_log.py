@@ -75,9 +75,7 @@ def hit_many_times(port: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_hits_go_on_where_the_access_log_is_not_read_and_the_loss_is_reported(
-    imds: EmulatorServer, log_format: str
-) -> None:
+def test_unread_access_log_delays_no_hit_and_the_loss_is_reported(imds: EmulatorServer, log_format: str) -> None:
     port = free_port()
     settings = {"access_log": "true", "log_format": log_format, "upstream": imds.url, "header_timeout": 60}
     with started(port, subprocess.PIPE, **settings) as process:
@@ -94,7 +92,7 @@ def test_hits_go_on_where_the_access_log_is_not_read_and_the_loss_is_reported(
         assert all(line.startswith(b"{" if log_format == "json" else b"20") for line in log.splitlines())
 
 
-def test_process_whose_log_is_never_read_ends_in_time(imds: EmulatorServer) -> None:
+def test_process_with_an_unread_log_ends_in_time(imds: EmulatorServer) -> None:
     port = free_port()
     with started(port, subprocess.PIPE, access_log="true", upstream=imds.url) as process:
         assert get(port, INSTANCE).status == 200
@@ -111,9 +109,7 @@ def connect(address: int | str) -> socket.socket:
     return connection
 
 
-def test_malformed_requests_on_any_listener_write_one_line_in_some_seconds(
-    imds: EmulatorServer, tmp_path: Path
-) -> None:
+def test_malformed_requests_write_one_line_per_interval_on_any_listener(imds: EmulatorServer, tmp_path: Path) -> None:
     port, admin, path, log = free_port(), free_port(), str(tmp_path / "socket"), tmp_path / "log"
     settings = {"uds": path, "admin_host": "127.0.0.1", "admin_port": admin, "upstream": imds.url}
     with log.open("wb") as stderr, started(port, stderr.fileno(), **settings) as process:
@@ -129,7 +125,7 @@ def test_malformed_requests_on_any_listener_write_one_line_in_some_seconds(
         assert len(lines) <= 20
 
 
-def test_malformed_requests_do_not_stop_a_proxy_whose_log_is_not_read(imds: EmulatorServer) -> None:
+def test_malformed_requests_do_not_stop_a_proxy_with_an_unread_log(imds: EmulatorServer) -> None:
     port = free_port()
     with started(port, subprocess.PIPE, access_log="true", upstream=imds.url) as process:
         for _ in range(1_000):
@@ -138,7 +134,7 @@ def test_malformed_requests_do_not_stop_a_proxy_whose_log_is_not_read(imds: Emul
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_costs_lines_and_nothing_else(imds: EmulatorServer) -> None:
+def test_full_disk_loses_only_log_lines(imds: EmulatorServer) -> None:
     port = free_port()
     with (
         Path("/dev/full").open("wb") as full,
@@ -156,7 +152,7 @@ def shell(line: str, **settings: object) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "<&-", ">&-", "2>&-", "<&- 2>&-"])
-def test_closed_standard_descriptors_change_nothing(closed: str, imds: EmulatorServer) -> None:
+def test_closed_standard_descriptors_do_not_affect_serving(closed: str, imds: EmulatorServer) -> None:
     port = free_port()
     process = shell(f"imdsproxy {closed}", port=port, upstream=imds.url, access_log="true")
     try:
@@ -181,7 +177,7 @@ def test_closed_standard_descriptors_change_nothing(closed: str, imds: EmulatorS
         ("imdsproxy redirect --remove >&-", 0),
     ],
 )
-def test_closed_standard_descriptors_leave_a_commands_status_as_it_is(line: str, status: int) -> None:
+def test_closed_standard_descriptors_do_not_change_exit_statuses(line: str, status: int) -> None:
     assert shell(line).wait(60) == status
 
 
@@ -203,7 +199,7 @@ def test_pipe_without_a_reader_ends_without_a_traceback(arguments: list[str], st
     assert b"Exception ignored" not in errors.read_bytes()
 
 
-def test_closed_descriptor_is_no_harm_to_the_emulator() -> None:
+def test_closed_descriptor_does_not_affect_the_emulator() -> None:
     port = free_port()
     process = subprocess.Popen(
         ["/bin/sh", "-c", f"exec '{sys.executable}' -m imdsproxy.emulator --port {port} <&- >&- 2>&-"],

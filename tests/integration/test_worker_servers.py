@@ -125,7 +125,7 @@ def run(name: str, imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactor
     assert "Traceback" not in run.log
 
 
-def test_document_and_a_token_are_served_and_kept(run: Run, imds: EmulatorServer) -> None:
+def test_document_and_token_are_served_and_stored(run: Run, imds: EmulatorServer) -> None:
     arrivals = Arrivals(imds)
     for target in (
         unused(INSTANCE),
@@ -181,7 +181,7 @@ def test_absolute_form_target_for_imds_is_served(run: Run) -> None:
         ("GET /elsewhere HTTP/1.1", ("Host: localhost",), {404}),
     ],
 )
-def test_what_is_refused_is_refused_there_too(
+def test_refusals_are_the_same_under_other_servers(
     run: Run, imds: EmulatorServer, line: str, fields: Sequence[str], statuses: set[int]
 ) -> None:
     arrivals = Arrivals(imds)
@@ -189,9 +189,7 @@ def test_what_is_refused_is_refused_there_too(
     assert arrivals() == []
 
 
-def test_request_behind_another_in_one_read_never_lends_it_its_authority(
-    run: Run, name: str, imds: EmulatorServer
-) -> None:
+def test_pipelined_request_never_changes_the_authority_of_another(run: Run, name: str, imds: EmulatorServer) -> None:
     arrivals = Arrivals(imds)
     evil = "GET http://evil.example/metadata/instance?api-version=2021-02-01 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     good = "GET /metadata/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -202,7 +200,7 @@ def test_request_behind_another_in_one_read_never_lends_it_its_authority(
         assert all(not arrival.target.startswith(b"/metadata/instance") for arrival in arrivals())
 
 
-def test_client_that_has_sent_all_and_a_client_that_goes_do_no_harm(run: Run) -> None:
+def test_half_closed_and_disconnected_clients_do_no_harm(run: Run) -> None:
     request = f"GET {unused(INSTANCE)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", run.port), timeout=10) as connection:
         connection.sendall(request)
@@ -253,7 +251,9 @@ def test_http_2_is_judged_by_its_authority(name: str, imds: EmulatorServer, tmp_
         ("granian", (*GRANIAN, "asgi", "--uds", "PATH")),
     ],
 )
-def test_unix_socket(name: str, arguments: Sequence[str], imds: EmulatorServer, tmp_path: Path) -> None:
+def test_unix_socket_accepts_any_host_name(
+    name: str, arguments: Sequence[str], imds: EmulatorServer, tmp_path: Path
+) -> None:
     path = str(tmp_path / "socket")
 
     def status(host: str, target: str) -> int:
@@ -297,7 +297,7 @@ def test_workers_keep_one_budget(name: str, tmp_path: Path) -> None:
         assert run.log.count("budget shared with the server's other workers") >= 1
 
 
-def test_reload_starts_again_with_the_same_budget(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_reload_keeps_the_budget(imds: EmulatorServer, tmp_path: Path) -> None:
     watched = tmp_path / "watched"
     watched.mkdir()
     (watched / "module.py").touch()

@@ -28,15 +28,15 @@ async def one_request(
     limiter: Limiter, before: float, after: float, arrivals: list[float], *, background: bool = False
 ) -> bool:
     """Send one: it reaches IMDS after `before` seconds and is answered `after` seconds later."""
-    token = await limiter.acquire(Ticket(background=background))
-    if isinstance(token, NoPermit):
+    permit = await limiter.acquire(Ticket(background=background))
+    if isinstance(permit, NoPermit):
         return False
     try:
         await asyncio.sleep(before)
         arrivals.append(asyncio.get_running_loop().time())
         await asyncio.sleep(after)
     finally:
-        limiter.release(token)
+        limiter.release(permit)
     return True
 
 
@@ -129,10 +129,10 @@ def test_clients_come_before_background_and_each_in_order_of_arrival() -> None:
         limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=1e9)
 
         async def one(name: str, *, background: bool) -> None:
-            token = await limiter.acquire(Ticket(background=background))
-            assert isinstance(token, Permit)
+            permit = await limiter.acquire(Ticket(background=background))
+            assert isinstance(permit, Permit)
             order.append(name)
-            limiter.release(token)
+            limiter.release(permit)
 
         names = [("a", False), ("refresh 1", True), ("b", False), ("refresh 2", True), ("c", False)]
         await asyncio.gather(*(one(name, background=flag) for name, flag in names))
@@ -186,10 +186,10 @@ def test_background_ticket_that_a_client_joins_moves_to_the_clients_queue() -> N
         tickets = {name: Ticket(background=True) for name in ("one", "two", "three")}
 
         async def one(name: str) -> None:
-            token = await limiter.acquire(tickets[name])
-            assert isinstance(token, Permit)
+            permit = await limiter.acquire(tickets[name])
+            assert isinstance(permit, Permit)
             order.append(name)
-            limiter.release(token)
+            limiter.release(permit)
 
         tasks = [loop.create_task(one(name)) for name in tickets]
         await asyncio.sleep(0.5)

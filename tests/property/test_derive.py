@@ -81,17 +81,17 @@ def assert_alike(machine: answers.Machine, version: str, *, complete: bool) -> i
 
 
 @pytest.mark.parametrize("version", ["2017-03-01", "2018-02-01", "2019-06-01", "2021-02-01", "2025-04-07"])
-def test_every_path_of_imds_s_own_document(version: str) -> None:
+def test_every_path_of_the_sample_document_is_derived_as_imds_answers(version: str) -> None:
     assert assert_alike(answers.Machine(), version, complete=True) > 40
 
 
 @given(INSTANCES)
-def test_every_path_of_any_document(instance: dict[str, Any]) -> None:
+def test_every_path_of_any_document_is_derived_as_imds_answers(instance: dict[str, Any]) -> None:
     assert_alike(answers.Machine(instance=instance), "2021-02-01", complete=False)
 
 
 @given(INSTANCES, st.lists(NAMES, max_size=4), st.sampled_from(["", "json", "text"]))
-def test_any_path_at_all(instance: dict[str, Any], way: list[str], form: str) -> None:
+def test_any_path_is_derived_as_imds_answers_or_not_at_all(instance: dict[str, Any], way: list[str], form: str) -> None:
     machine = answers.Machine(instance=instance)
     whole = ask(machine, (), "2021-02-01", "")
     derived = cut_out(whole, (), tuple(way), "2021-02-01", form)

@@ -825,7 +825,7 @@ REFUSED = [b"nonsense\r\n\r\n", head(version="2.0"), head(method="BREW"), of_len
 
 
 @pytest.mark.parametrize("number", range(len(WISHES + OTHERS)))
-def test_other_heads_beside_known_ones(number: int) -> None:
+def test_other_heads_beside_known_ones_behave_the_same(number: int) -> None:
     other = (WISHES + OTHERS)[number]
     halves = (other[: len(other) // 2], other[len(other) // 2 :])
     again = Repeat(0, HITS[1], 1, 0.01)
@@ -837,17 +837,17 @@ def test_other_heads_beside_known_ones(number: int) -> None:
 
 @pytest.mark.parametrize("refused", REFUSED, ids=range(len(REFUSED)))
 @pytest.mark.parametrize("between", [b"", b"\r\n", head(TOKEN), head(INSTANCE, b"Transfer-Encoding: chunked")])
-def test_refusal_after_a_hit_in_the_same_read(refused: bytes, between: bytes) -> None:
+def test_refusal_after_a_hit_in_one_read_behaves_the_same(refused: bytes, between: bytes) -> None:
     compare(House(), [*KNOWN, Send(0, (HITS[0] + between + refused,)), *KNOWN])
 
 
-def test_refusal_after_a_hit_in_pieces() -> None:
+def test_refusal_after_a_hit_in_pieces_behaves_the_same() -> None:
     compare(House(), [*KNOWN, Send(0, (HITS[0][:-3], HITS[0][-3:] + REFUSED[0])), *KNOWN])
 
 
 @pytest.mark.parametrize("size", [0, 20_000, 60_000])
 @pytest.mark.parametrize("data", [HITS[4], HITS[4] * 5, HITS[0], HITS[0] + HITS[4]])
-def test_client_that_does_not_read(data: bytes, size: int) -> None:
+def test_client_that_does_not_read_is_treated_the_same(data: bytes, size: int) -> None:
     known: list[Step] = [Repeat(1, one, 3, 0.01) for one in (HITS[0], HITS[4])]
     stuffed: list[Step] = [
         *known,
@@ -862,7 +862,7 @@ def test_client_that_does_not_read(data: bytes, size: int) -> None:
 
 
 @pytest.mark.parametrize("behind", [HITS[0], HITS[0] * 2, WISHES[1] + HITS[0], OTHERS[0], b"nonsense\r\n\r\n"])
-def test_request_behind_one_that_is_still_being_answered(behind: bytes) -> None:
+def test_request_behind_a_waiting_one_behaves_the_same(behind: bytes) -> None:
     slow = [*KNOWN, Sky("fine", 7.0, "86399", 0), Send(0, (WISHES[0],)), Repeat(0, behind, 2, 0.25)]
     compare(House(), [*slow, Pass(7.0), *KNOWN])
     compare(House(), [*slow, Told("end"), Pass(7.0), *KNOWN])
@@ -884,7 +884,7 @@ def _borrowing(make: Callable[[bytes], bytearray | memoryview]) -> Callable[[byt
 
 @pytest.mark.parametrize("way", [Connection, FAST_PATH])
 @pytest.mark.parametrize("make", [bytearray, lambda data: memoryview(bytearray(data))], ids=["bytearray", "memoryview"])
-def test_reads_that_are_not_bytes_are_answered_as_bytes_are(
+def test_reads_of_other_buffer_types_are_answered_like_bytes(
     way: type[Connection], make: Callable[[bytes], bytearray | memoryview], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Windows' own event loop hands over a bytearray."""
@@ -901,12 +901,12 @@ def test_reads_that_are_not_bytes_are_answered_as_bytes_are(
     assert live() == expected
 
 
-def test_entry_that_was_replaced_is_not_given_again() -> None:
+def test_replaced_entry_is_not_served_again() -> None:
     for number, head_of_wish in ((0, WISHES[0]), (1, WISHES[1]), (0, WISHES[4]), (1, WISHES[5])):
         compare(House(), [Repeat(0, HITS[number], 3, 0.01), Send(1, (head_of_wish,)), Repeat(0, HITS[number], 3, 0.01)])
 
 
-def test_entry_that_was_dropped_is_not_given_again() -> None:
+def test_dropped_entry_is_not_served_again() -> None:
     events = head(EVENTS)
     compare(House(), [Repeat(0, events, 3, 0.01), Send(1, (WISHES[-1],)), Repeat(0, events, 3, 0.01)])
     compare(House(), [Repeat(0, events, 3, 0.01), Told("drop"), Repeat(0, events, 3, 0.01)])
@@ -922,7 +922,7 @@ def test_evicted_entry_is_not_served_again(size: int, order: tuple[list[int], ..
     compare(House(cache_max_bytes=size), history)
 
 
-def test_histories_lead_every_way() -> None:
+def test_generated_histories_cover_every_path() -> None:
     ways: Counter[str] = Counter()
 
     @settings(max_examples=80, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
@@ -980,9 +980,7 @@ def _moment(entry: Entry, where: tuple[float, float | None]) -> float:
 
 @settings(max_examples=examples(500), deadline=None)
 @given(entry=_entries(), where=_WHERE, share=st.floats(0.0, 1.0))
-def test_hit_is_the_same_until_the_moment_it_names(
-    entry: Entry, where: tuple[float, float | None], share: float
-) -> None:
+def test_hit_is_unchanged_until_its_own_end(entry: Entry, where: tuple[float, float | None], share: float) -> None:
     now = _moment(entry, where)
     assume(lookup(entry, now) is Freshness.FRESH)
     hit = write(entry, "instance", now)

@@ -64,7 +64,7 @@ def test_entry_is_never_used_past_its_lifetimes(
 
 
 @given(lifetimes | of_tokens, lives, moments, st.lists(spans, min_size=2, max_size=8))
-def test_entry_never_gets_better_with_time(
+def test_freshness_never_improves_with_time(
     given_lifetimes: Lifetimes, life: int, sent_at: float, ages: list[float]
 ) -> None:
     entry = make_entry(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at)
@@ -80,14 +80,14 @@ def test_negative_answer_is_never_stale(status: int, given_lifetimes: Lifetimes,
 
 
 @given(st.integers(100, 599).filter(lambda status: status not in (200, 400, 404)), lifetimes | of_tokens, moments)
-def test_no_other_status_is_kept(status: int, given_lifetimes: Lifetimes, sent_at: float) -> None:
+def test_no_other_status_is_stored(status: int, given_lifetimes: Lifetimes, sent_at: float) -> None:
     assert make_entry(Response(status, (), token(3600)), given_lifetimes, sent_at, sent_at) is None
 
 
 @given(of_tokens, lives, moments, spans, spans)
 @example(Lifetimes(math.inf, 0, math.inf, 5, token=True), 301, 0.0, 0.0, 1.0)
 @example(Lifetimes(1.0, 0, 0.0, 5, token=True), 86_400, 0.0, 0.0, 86_100.0)
-def test_token_is_never_served_in_its_last_five_minutes_nor_past_the_settings(
+def test_token_is_never_served_in_its_last_five_minutes_or_past_the_settings(
     given_lifetimes: Lifetimes, life: int, sent_at: float, took: float, age: float
 ) -> None:
     entry = make_entry(Response(200, (), token(life)), given_lifetimes, sent_at, sent_at + took)
@@ -104,7 +104,7 @@ def test_token_is_never_served_in_its_last_five_minutes_nor_past_the_settings(
 
 
 @given(of_tokens, lives, moments, spans, st.booleans())
-def test_served_token_is_never_said_to_live_longer_than_it_does_nor_shorter_by_a_second(
+def test_served_expires_in_is_within_one_second_below_the_real_life(
     given_lifetimes: Lifetimes, life: int, sent_at: float, age: float, quoted: bool
 ) -> None:
     entry = make_entry(Response(200, (), token(life, quoted=quoted)), given_lifetimes, sent_at, sent_at)
@@ -117,9 +117,7 @@ def test_served_token_is_never_said_to_live_longer_than_it_does_nor_shorter_by_a
 
 
 @given(lives, spans, st.booleans(), st.text(max_size=20), st.integers(0, 3))
-def test_ageing_a_token_changes_the_digits_of_expires_in_and_no_other_byte(
-    life: int, age: float, quoted: bool, text: str, place: int
-) -> None:
+def test_ageing_a_token_changes_only_its_figures(life: int, age: float, quoted: bool, text: str, place: int) -> None:
     number = f'"{life}"' if quoted else str(life)
     fields = [
         f'"access_token":{json.dumps(text)}',
@@ -165,7 +163,7 @@ def test_plan_never_serves_an_unusable_entry(freshness: Freshness, failing: bool
 
 
 @given(lifetimes, moments, spans)
-def test_being_served_stale_moves_no_deadline(given_lifetimes: Lifetimes, sent_at: float, age: float) -> None:
+def test_serving_stale_changes_no_deadline(given_lifetimes: Lifetimes, sent_at: float, age: float) -> None:
     entry = make_entry(Response(200, (), b""), given_lifetimes, sent_at, sent_at)
     assume(entry is not None)
     assert entry is not None

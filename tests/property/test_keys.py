@@ -157,7 +157,7 @@ def test_canonical_spelling_is_read_as_the_same_target(data: st.DataObject, mean
 
 
 @given(st.data(), few, few)
-def test_two_targets_share_a_key_if_and_only_if_they_say_the_same(
+def test_targets_share_a_key_if_and_only_if_they_mean_the_same(
     data: st.DataObject, one: Meaning, other: Meaning
 ) -> None:
     keys = [read(data.draw(spellings(meaning))).key for meaning in (one, other)]
@@ -210,7 +210,7 @@ def test_changing_a_character_of_a_value_changes_the_key(
 
 
 @given(st.text("ab+ ", min_size=1, max_size=6), st.data())
-def test_written_plus_a_space_and_an_escaped_plus_stay_distinct(text: str, data: st.DataObject) -> None:
+def test_plus_space_and_escaped_plus_have_different_keys(text: str, data: st.DataObject) -> None:
     ways = {"+": ["+", "%2B"], " ": ["%20"]}
     one, other = (
         "".join(data.draw(st.sampled_from(ways.get(character, [character]))) for character in text) for _ in range(2)
@@ -314,7 +314,7 @@ def test_any_bytes_are_refused_or_read_in_one_way_only(raw: bytes) -> None:
 
 
 @given(st.data(), meanings)
-def test_long_target_is_read_as_a_short_one_is(data: st.DataObject, meaning: Meaning) -> None:
+def test_long_target_is_read_like_a_short_one(data: st.DataObject, meaning: Meaning) -> None:
     short = read(data.draw(spellings(meaning)))
     long = read(short.raw + (b"&" if b"?" in short.raw else b"?") + b"a-long-one=" + b"%41" * 1_000)
     assert long.raw.endswith(b"a-long-one=" + b"A" * 1_000)

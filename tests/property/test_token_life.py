@@ -123,7 +123,7 @@ def assert_within_budget(times: list[float]) -> None:
     plan=st.lists(steps, min_size=1, max_size=60),
 )
 @settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_every_token_is_good_and_one_that_is_there_is_served_at_once(
+def test_every_served_token_is_valid_and_stored_ones_are_served_at_once(
     lives: list[float], renews_before: float, plan: list[Step]
 ) -> None:
     async def scenario() -> None:
@@ -151,7 +151,7 @@ def test_every_token_is_good_and_one_that_is_there_is_served_at_once(
     failing=st.sampled_from([None, *TROUBLES]),
 )
 @settings(max_examples=examples(100), deadline=None)
-def test_imds_is_asked_once_in_half_a_life_or_an_hour_and_while_it_fails_by_one_renewal_at_a_time(
+def test_imds_gets_one_request_in_half_a_life_and_one_refresh_at_a_time(
     moments: list[float], life: float, failing: Response | Failure | None
 ) -> None:
     async def scenario() -> None:

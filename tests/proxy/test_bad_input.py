@@ -61,9 +61,7 @@ def test_imds_own_wording_is_passed_on_each_time(case: str, code: int) -> None:
     ("target", "code"), [(INSTANCE, 400), (INSTANCE, 404), (TOKEN, 400), (EVENTS, 400), (EVENTS, 404)]
 )
 @pytest.mark.parametrize(("negative_ttl", "latency"), [(5.0, 0.0), (5.0, 2.0), (0.5, 0.2), (60.0, 9.0)])
-def test_refusals_are_remembered_for_negative_ttl(
-    code: int, target: str, negative_ttl: float, latency: float
-) -> None:
+def test_refusals_are_remembered_for_negative_ttl(code: int, target: str, negative_ttl: float, latency: float) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: status(code), latency=latency), negative_ttl=negative_ttl)
         await stage.get(target)
@@ -80,9 +78,7 @@ def test_refusals_are_remembered_for_negative_ttl(
 
 
 @pytest.mark.parametrize(("negative_ttl", "latency"), [(0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (5.0, 9.0)])
-def test_refusals_are_not_remembered_with_ttl_0_or_after_a_slow_answer(
-    negative_ttl: float, latency: float
-) -> None:
+def test_refusals_are_not_remembered_with_ttl_0_or_after_a_slow_answer(negative_ttl: float, latency: float) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(status(404), ok()), latency=latency), negative_ttl=negative_ttl)
         served = await stage.get()

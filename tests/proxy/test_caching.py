@@ -180,9 +180,7 @@ def test_shared_fetch_ends_when_its_last_client_disconnects() -> None:
 
 class TestWhenImdsFails:
     @pytest.mark.parametrize("failure", [DOWN, SLOW, *map(status, (410, 429, 500, 502, 503, 504))])
-    def test_stale_entry_is_served_after_the_first_failed_attempt(
-        self, failure: Response | Failure
-    ) -> None:
+    def test_stale_entry_is_served_after_the_first_failed_attempt(self, failure: Response | Failure) -> None:
         async def scenario() -> None:
             stage = Stage(numbered())
             await stage.get()

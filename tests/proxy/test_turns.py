@@ -216,9 +216,7 @@ def test_slow_scheduled_events_leave_permits_for_other_requests() -> None:
 
 @pytest.mark.parametrize("cancelled_first", [True, False])
 @pytest.mark.parametrize("background", [True, False])
-def test_permit_granted_at_the_moment_of_a_disconnect_goes_to_the_next(
-    cancelled_first: bool, background: bool
-) -> None:
+def test_permit_granted_at_the_moment_of_a_disconnect_goes_to_the_next(cancelled_first: bool, background: bool) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         limiter = Limiter(Budget(1, 1.0), virtual.VirtualClock(), max_wait=100)

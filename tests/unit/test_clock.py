@@ -11,12 +11,12 @@ from imdsproxy.clock import SystemClock
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have one monotonic clock")
-def test_deadlines_are_made_of_the_clock_that_goes_on_while_the_machine_sleeps() -> None:
+def test_monotonic_clock_counts_hibernation() -> None:
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     assert before <= SystemClock().monotonic() <= time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def test_it_never_goes_back() -> None:
+def test_monotonic_clock_never_goes_back() -> None:
     clock = SystemClock()
     moments = [clock.monotonic() for _ in range(1000)]
     assert moments == sorted(moments)

@@ -52,7 +52,7 @@ def faults(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_lock_holds_names_versions_and_hashes_only(name: str) -> None:
+def test_lock_has_only_names_versions_and_hashes(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="ascii")
     assert _LOCKED.sub("", text) == ""
     assert len(locked(name)) > 15
@@ -63,7 +63,7 @@ def test_each_lock_includes_the_one_before() -> None:
     assert run.items() < emulator.items() < dev.items()
 
 
-def test_emulator_lock_has_what_signs_and_the_image_does_not() -> None:
+def test_emulator_lock_has_cryptography_and_the_image_lock_has_not() -> None:
     assert "cryptography" in locked("emulator")
     assert "cryptography" not in locked("run")
 
@@ -74,11 +74,11 @@ def test_build_backend_is_the_locked_one() -> None:
     assert [one.replace("_", "-") for one in required] == [line], "build-system.requires names what the lock has"
 
 
-def test_every_install_takes_what_is_locked_or_here() -> None:
+def test_every_install_uses_a_lock_or_local_files() -> None:
     assert {str(path): found for path, text in texts() if (found := faults(text))} == {}
 
 
-def test_every_reader_of_a_lock_is_among_the_texts() -> None:
+def test_every_file_that_reads_a_lock_is_checked() -> None:
     readers = {str(path) for path, text in texts() if any("-r" in match[0] for match in _INSTALLS.finditer(text))}
     assert readers >= {"Makefile", "Dockerfile", ".ci/debian", ".ci/windows", "docs/service.md"}
 

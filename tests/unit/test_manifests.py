@@ -61,7 +61,7 @@ every_proxy = pytest.mark.parametrize("container", EVERY_PROXY)
 # What is committed as rendered
 
 
-def test_every_layout_is_rendered_and_nothing_else() -> None:
+def test_exactly_the_layouts_are_rendered() -> None:
     assert {path.stem for path in RENDERED.iterdir()} == set(LAYOUTS)
 
 
@@ -94,7 +94,7 @@ def test_every_layout_and_component_is_explained() -> None:
 
 @every_layout
 @pytest.mark.parametrize("version", VERSIONS)
-def test_api_takes_every_document(layout: str, version: str) -> None:
+def test_every_document_is_valid_for_the_api(layout: str, version: str) -> None:
     for document in manifests.documents(layout):
         if document["kind"] not in NO_SCHEMA:
             assert kubernetes_validate.validate(document, version, strict=True) == version
@@ -104,7 +104,7 @@ def test_api_takes_every_document(layout: str, version: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("restartPolicies", "Always"), ("restartPolicy", 1), ("startupProbe", {"httpGet": {}})]
 )
-def test_slip_in_a_document_would_be_noticed(version: str, field: str, value: object) -> None:
+def test_validation_rejects_an_invalid_document(version: str, field: str, value: object) -> None:
     (document,) = manifests.documents("sidecar")
     spoilt = copy.deepcopy(document)
     spoilt["spec"]["template"]["spec"]["initContainers"][0][field] = value
@@ -112,7 +112,7 @@ def test_slip_in_a_document_would_be_noticed(version: str, field: str, value: ob
         kubernetes_validate.validate(spoilt, version, strict=True)
 
 
-def test_pod_monitor_finds_every_proxy_and_its_figures() -> None:
+def test_pod_monitor_selects_every_proxy_and_its_metrics() -> None:
     (monitor,) = [found for found in manifests.documents("node-monitoring") if found["kind"] in NO_SCHEMA]
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
     assert set(monitor) == {"apiVersion", "kind", "metadata", "spec"}
@@ -159,7 +159,7 @@ def selects(document: Document, layout: str) -> bool:
 
 
 @every_layout
-def test_policies_speak_of_the_pods_that_are_there_and_of_their_ports(layout: str) -> None:
+def test_network_policies_match_the_pods_and_their_ports(layout: str) -> None:
     pod = manifests.pod(layout)
     policies = [document for document in manifests.documents(layout) if document["kind"] == "NetworkPolicy"]
     assert not (policies and pod.spec.get("hostNetwork")), "no policy applies to a pod with hostNetwork"
@@ -170,7 +170,7 @@ def test_policies_speak_of_the_pods_that_are_there_and_of_their_ports(layout: st
                 assert pod.container("imdsproxy").port(port["port"])
 
 
-def test_nodes_proxy_may_reach_imds_and_nothing_else() -> None:
+def test_network_policy_allows_the_daemon_imds_only() -> None:
     (policy,) = [found for found in manifests.documents("node") if found["kind"] == "NetworkPolicy"]
     (rule,) = policy["spec"]["egress"]
     (upstream,) = {
@@ -186,7 +186,7 @@ def test_nodes_proxy_may_reach_imds_and_nothing_else() -> None:
 
 @every_proxy
 @pytest.mark.parametrize("address", ["10.244.0.2", "fd00::2"])
-def test_every_setting_is_one_and_has_a_value_that_it_takes(container: Container, address: str) -> None:
+def test_every_setting_in_a_manifest_is_valid(container: Container, address: str) -> None:
     environment = container.env({"status.podIP": address})
     loaded = load(environ=environment)
     ours = {name for name in environment if name.startswith("IMDSPROXY_")}
@@ -196,7 +196,7 @@ def test_every_setting_is_one_and_has_a_value_that_it_takes(container: Container
 
 
 @every_proxy
-def test_kubelet_asks_where_the_proxy_answers_it(container: Container) -> None:
+def test_probes_use_the_proxys_listeners(container: Container) -> None:
     settings = load(environ=container.env({"status.podIP": "10.244.0.2"})).settings
     assert container.probes.keys() == {"startupProbe", "livenessProbe", "readinessProbe"}
     for name, probe in container.probes.items():
@@ -210,7 +210,7 @@ def test_kubelet_asks_where_the_proxy_answers_it(container: Container) -> None:
 
 
 @every_proxy
-def test_files_are_where_a_volume_is(container: Container) -> None:
+def test_every_file_setting_is_below_a_mount(container: Container) -> None:
     settings = load(environ=container.env({"status.podIP": "10.244.0.2"})).settings
     mounts = {mount["mountPath"]: mount for mount in container.fields.get("volumeMounts", [])}
     written = [path for path in (settings.uds, settings.budget_file) if path]
@@ -230,7 +230,7 @@ def test_every_volume_is_mounted_and_every_mount_has_a_volume(layout: str) -> No
             assert volume["hostPath"] == {"path": "/run/imdsproxy", "type": "DirectoryOrCreate"}
 
 
-def test_sockets_name_is_the_same_on_both_sides() -> None:
+def test_socket_path_is_the_same_on_both_sides() -> None:
     (node,) = proxies("node")
     (sidecar,) = proxies("sidecar-chained")
     served = load(environ=node.env({"status.podIP": "10.0.0.1"})).settings
@@ -247,7 +247,7 @@ def test_termination_leaves_time_for_requests_under_way(layout: str) -> None:
 
 
 @every_layout
-def test_exempt_user_is_the_proxys_and_no_images(layout: str) -> None:
+def test_exempt_user_is_the_proxys_user_and_not_the_images(layout: str) -> None:
     pod = manifests.pod(layout)
     redirects = [one for one in pod.containers if one.name == "imdsproxy-redirect"]
     flags = {flag for one in redirects for flag in one.fields["args"]}
@@ -291,7 +291,7 @@ def test_containers_have_minimal_privileges(container: Container) -> None:
 
 
 @every_proxy
-def test_proxy_is_in_the_group_of_its_files_and_asks_the_api_for_nothing(container: Container) -> None:
+def test_proxy_has_the_group_of_its_files_and_no_api_token(container: Container) -> None:
     assert container.security["runAsGroup"] == PROXY_GROUP
     if container.pod.kind == "DaemonSet":
         assert container.pod.spec["automountServiceAccountToken"] is False
@@ -350,7 +350,7 @@ def test_images_are_those_of_the_dockerfile_in_this_version(container: Container
         assert image.user.partition(":")[0].isdigit()
 
 
-def test_images_user_is_known_here() -> None:
+def test_image_user_matches_the_dockerfile() -> None:
     assert manifests.image("imdsproxy:any").user == f"{IMAGE_USER}:{PROXY_GROUP}"
     assert manifests.image("imdsproxy:any").entrypoint == ["/opt/imdsproxy/bin/imdsproxy"]
     assert manifests.image("imdsproxy-redirect:any").entrypoint == [
@@ -375,7 +375,7 @@ def test_versions_on_labels_are_the_projects(layout: str, labels: dict[str, str]
 
 
 @pytest.mark.parametrize("component", ["sidecar", "redirect", "shared-budget", "chained", "no-tokens"])
-def test_three_shapes_of_a_component_say_the_same(component: str) -> None:
+def test_three_forms_of_a_component_are_equal(component: str) -> None:
     shapes = [read_patch(component, shape) for shape in SHAPES]
     assert shapes[0] == shapes[1] == shapes[2]
 
@@ -444,7 +444,7 @@ def test_every_kind_of_workload_gets_the_sidecar_before_its_own(
 
 
 @with_kubectl
-def test_all_of_it_together_still_has_the_sidecar_before_the_applications(tmp_path: Path) -> None:
+def test_combined_components_keep_the_sidecar_before_the_application(tmp_path: Path) -> None:
     (pod,) = rendered_with(tmp_path, [workload("Deployment")], "sidecar", "no-tokens", "redirect", "shared-budget")
     names = [container.name for container in pod.init_containers]
     assert set(names[:3]) == {"imdsproxy", "imdsproxy-redirect", "imdsproxy-directory"}
@@ -455,7 +455,7 @@ def test_all_of_it_together_still_has_the_sidecar_before_the_applications(tmp_pa
 
 
 @with_kubectl
-def test_nodes_own_proxy_gets_no_sidecar(tmp_path: Path) -> None:
+def test_daemon_gets_no_sidecar(tmp_path: Path) -> None:
     node = [document for document in manifests.documents("node") if document["kind"] == "DaemonSet"]
     pods = rendered_with(tmp_path, [*node, workload("DaemonSet")], "sidecar", "no-tokens")
     found = {pod.name: pod for pod in pods}
@@ -466,7 +466,7 @@ def test_nodes_own_proxy_gets_no_sidecar(tmp_path: Path) -> None:
 
 
 @with_kubectl
-def test_images_can_be_taken_from_a_registry_by_one_entry_each(tmp_path: Path) -> None:
+def test_each_image_is_replaced_by_one_entry(tmp_path: Path) -> None:
     kustomization = {
         "resources": [os.path.relpath(manifests.source("node-redirect"), tmp_path)],
         "images": [

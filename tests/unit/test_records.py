@@ -59,7 +59,7 @@ def test_imds_fields_come_first_unchanged_then_the_proxys_own() -> None:
     ]
 
 
-def test_age_is_there_on_a_hit_only() -> None:
+def test_age_is_present_on_a_hit_only() -> None:
     names = [name for name, _ in served(Outcome.MISS, forward="uri-miss", forward_status=200).headers()]
     assert b"age" not in names
     assert b"cache-status" in names
@@ -75,7 +75,7 @@ def test_status_without_a_body_has_no_length(status: int) -> None:
     assert b"content-length" not in [name for name, _ in fields]
 
 
-def test_making_the_fields_leaves_the_kept_answer_as_it_is() -> None:
+def test_headers_do_not_change_the_stored_response() -> None:
     record = served(Outcome.HIT, age=1, ttl=1)
     before = OK.headers
     record.headers().append((b"x", b"y"))
@@ -92,14 +92,14 @@ def test_cache_status_keeps_members_of_other_caches() -> None:
     ]
 
 
-def test_age_is_given_once_where_the_upstream_is_a_cache_too() -> None:
+def test_age_of_another_cache_is_replaced() -> None:
     # RFC 9110 section 5.3: only a list may be given in several fields, and Age is none.
     response = Response(200, ((b"age", b"50"),), b"")
     fields = RequestRecord(response, "instance", Outcome.HIT, age=3, ttl=57).headers()
     assert len([value for name, value in fields if name == b"age"]) == 1
 
 
-def test_answer_of_the_proxys_own_carries_its_reason_as_detail() -> None:
+def test_own_answer_has_its_reason_as_detail() -> None:
     record = refused(Refusal(403, "denied", "forbidden", "Ask for something else."))
     assert (record.response.status, record.endpoint, record.outcome) == (403, "none", Outcome.REFUSED)
     assert (b"cache-status", b"imdsproxy; detail=denied") in record.headers()
@@ -108,17 +108,17 @@ def test_answer_of_the_proxys_own_carries_its_reason_as_detail() -> None:
     assert record.age is None
 
 
-def test_answer_of_the_proxys_own_can_belong_to_an_endpoint_and_to_a_failure() -> None:
+def test_own_answer_can_have_an_endpoint_and_an_outcome() -> None:
     record = refused(Refusal(502, "upstream-reset", "x", "y"), "token", Outcome.ERROR)
     assert (record.endpoint, record.outcome) == ("token", Outcome.ERROR)
 
 
 @pytest.mark.parametrize("kind", FailureKind)
-def test_every_failure_has_a_word_that_cache_status_can_carry(kind: FailureKind) -> None:
+def test_every_failure_kind_is_a_cache_status_token(kind: FailureKind) -> None:
     assert STRUCTURED_TOKEN.fullmatch(kind.value)
 
 
-def test_try_that_was_turned_away_has_no_status_and_took_no_time() -> None:
+def test_refused_attempt_has_no_status_and_no_time() -> None:
     asked = UpstreamAttempt("instance", BudgetClass.GENERAL, 0.0, None)
     assert (asked.status, asked.seconds, asked.retried_after) == (None, 0.0, None)
 
@@ -136,6 +136,6 @@ def test_reports_loop_needs_an_imdsproxy_508(status: int, headers: Headers, expe
     assert reports_loop(Response(status, headers, b"")) is expected
 
 
-def test_refusal_of_a_loop_is_read_as_one() -> None:
+def test_loop_refusal_is_recognised_by_reports_loop() -> None:
     loop = refused(Failure(FailureKind.LOOP, "It leads back.").refusal(1))
     assert reports_loop(Response(loop.response.status, tuple(loop.headers()), loop.response.body))

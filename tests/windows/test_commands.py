@@ -67,7 +67,7 @@ def test_command_refuses_with_its_reason(done: dict[str, subprocess.CompletedPro
 
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
-def test_toml_as_windows_editors_write_it(windows: Windows, tmp_path: Path, mark: bytes) -> None:
+def test_toml_with_a_byte_order_mark_is_read(windows: Windows, tmp_path: Path, mark: bytes) -> None:
     file = tmp_path / "imdsproxy.toml"
     file.write_bytes(mark + b"port = 8000\r\nbudget_requests = 4\r\n")
     done = windows.run("config", "--toml", "--config-file", windows_path(file))
@@ -76,7 +76,7 @@ def test_toml_as_windows_editors_write_it(windows: Windows, tmp_path: Path, mark
 
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_toml_as_powershell_redirects_it_is_refused(windows: Windows, tmp_path: Path, coding: str) -> None:
+def test_toml_in_utf_16_is_refused(windows: Windows, tmp_path: Path, coding: str) -> None:
     file = tmp_path / "imdsproxy.toml"
     file.write_bytes("port = 8000\r\n".encode(coding))
     done = windows.run("serve", "--config-file", windows_path(file))
@@ -84,7 +84,7 @@ def test_toml_as_powershell_redirects_it_is_refused(windows: Windows, tmp_path: 
     assert "UTF-16" in done.stderr
 
 
-def test_what_a_code_page_lacks_is_escaped(windows: Windows) -> None:
+def test_characters_outside_the_code_page_are_escaped(windows: Windows) -> None:
     done = windows.run("config", "--unknown-settings", "warn", config_file="C:\\設定.toml")
     assert done.returncode == 2
     assert "\\u8a2d\\u5b9a.toml" in done.stderr
@@ -92,7 +92,7 @@ def test_what_a_code_page_lacks_is_escaped(windows: Windows) -> None:
     assert (printed.returncode, printed.stdout, printed.stderr) == (0, "\\u8a2d", "")
 
 
-def test_every_locked_package_has_what_it_requires(windows: Windows) -> None:
+def test_every_locked_package_has_its_requirements(windows: Windows) -> None:
     """The lock is made on another system; a dependency for Windows alone would be missed here."""
     program = """
 import importlib.metadata as metadata, re

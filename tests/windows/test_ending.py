@@ -27,7 +27,7 @@ sys.exit(main())
 """
 
 
-def test_ctrl_c_sees_out_what_is_under_way(windows: Windows, imds: EmulatorServer, tmp_path: Path) -> None:
+def test_ctrl_c_finishes_requests_under_way(windows: Windows, imds: EmulatorServer, tmp_path: Path) -> None:
     order = tmp_path / "order"
     with windows.console(order, "-m", "imdsproxy", port=0, upstream=imds.url) as process:
         process.wait_for("readiness ready")
@@ -70,7 +70,9 @@ def test_ctrl_c_ends_the_emulator(windows: Windows, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "started"), [("serve", " listening "), ("emulator", "try: curl")])
-def test_closed_console_ends_well(windows: Windows, tmp_path: Path, command: str, started: str) -> None:
+def test_closed_console_ends_the_proxy_with_status_0(
+    windows: Windows, tmp_path: Path, command: str, started: str
+) -> None:
     order = tmp_path / "order"
     with windows.python("-c", _BREAK_ITSELF, windows_path(order), command, "--port", "0") as process:
         process.wait_for(started)

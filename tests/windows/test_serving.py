@@ -22,7 +22,7 @@ CONNECTIONS = 2_000
 HEAD = f"GET {INSTANCE} HTTP/1.1\r\nHost: 127.0.0.1\r\nMetadata: true\r\n\r\n".encode()
 
 
-def test_event_loop_is_windows_own(windows: Windows) -> None:
+def test_event_loop_is_the_windows_loop(windows: Windows) -> None:
     done = windows.run_python(
         "-c",
         "import asyncio\nfrom imdsproxy.server.windows_loop import WindowsLoop\n"
@@ -41,7 +41,7 @@ def test_repeated_request_is_a_hit(proxy: Process, imds: EmulatorServer) -> None
     assert arrivals() == []
 
 
-def test_head_in_pieces_and_several_in_one_read(proxy: Process) -> None:
+def test_split_and_pipelined_heads_are_answered(proxy: Process) -> None:
     port = proxy.port()
     get(port, INSTANCE)
     ending = HEAD.replace(b"Metadata", b"Connection: close\r\nMetadata")
@@ -51,7 +51,7 @@ def test_head_in_pieces_and_several_in_one_read(proxy: Process) -> None:
     assert talk(port, HEAD[:-2] + b"X: " + b"x" * 70_000 + b"\r\n\r\n").startswith(b"HTTP/1.1 431 ")
 
 
-def test_token_is_kept(proxy: Process, imds: EmulatorServer) -> None:
+def test_token_is_stored(proxy: Process, imds: EmulatorServer) -> None:
     arrivals = Arrivals(imds, "/metadata/identity")
     answers = [get(proxy.port(), TOKEN) for _ in range(3)]
     assert [is_hit(one) for one in answers] == [False, True, True]
@@ -59,7 +59,7 @@ def test_token_is_kept(proxy: Process, imds: EmulatorServer) -> None:
     assert len(arrivals()) == 1
 
 
-def test_same_question_of_many_is_asked_once(proxy: Process, imds: EmulatorServer) -> None:
+def test_concurrent_requests_are_collapsed(proxy: Process, imds: EmulatorServer) -> None:
     arrivals, target, port = Arrivals(imds), unused(INSTANCE), proxy.port()
     with ThreadPoolExecutor(40) as clients:
         answers = list(clients.map(lambda _: get(port, target), range(40)))
@@ -67,7 +67,7 @@ def test_same_question_of_many_is_asked_once(proxy: Process, imds: EmulatorServe
     assert len(arrivals()) == 1
 
 
-def test_imds_gets_five_a_second(proxy: Process, imds: EmulatorServer) -> None:
+def test_imds_gets_five_requests_a_second(proxy: Process, imds: EmulatorServer) -> None:
     arrivals, port = Arrivals(imds), proxy.port()
     with ThreadPoolExecutor(25) as clients:
         answers = list(clients.map(lambda target: get(port, target), [unused(INSTANCE) for _ in range(25)]))
@@ -76,7 +76,7 @@ def test_imds_gets_five_a_second(proxy: Process, imds: EmulatorServer) -> None:
     assert most_in_a_second([arrival.at for arrival in arrivals()]) <= 5
 
 
-def test_stale_answer_while_imds_fails(windows: Windows, imds: EmulatorServer) -> None:
+def test_stale_entry_is_served_while_imds_fails(windows: Windows, imds: EmulatorServer) -> None:
     with windows.proxy(upstream=imds.url, ttl="/metadata/instance=0.2") as process:
         process.wait_for("readiness ready")
         port = process.port()
@@ -103,7 +103,7 @@ def _many_descriptors(number: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_two_thousand_connections(proxy: Process) -> None:
+def test_two_thousand_connections_are_served(proxy: Process) -> None:
     """Four times what a loop that selects could hold on Windows."""
     port = proxy.port()
     get(port, INSTANCE)
@@ -127,7 +127,7 @@ def test_two_thousand_connections(proxy: Process) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", HEAD[:30], HEAD, HEAD * 200])
-def test_client_that_resets(proxy: Process, sent: bytes) -> None:
+def test_reset_of_a_client_does_no_harm(proxy: Process, sent: bytes) -> None:
     port = proxy.port()
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
@@ -136,7 +136,7 @@ def test_client_that_resets(proxy: Process, sent: bytes) -> None:
     assert get(port, INSTANCE).status == 200, "the listener is closed"
 
 
-def test_port_is_not_shared(proxy: Process, windows: Windows) -> None:
+def test_second_proxy_cannot_share_the_port(proxy: Process, windows: Windows) -> None:
     port = proxy.port()
     second = windows.run("serve", "--port", str(port))
     assert second.returncode == 2
@@ -151,7 +151,7 @@ def test_port_is_not_shared(proxy: Process, windows: Windows) -> None:
     assert asked.stdout == "1 0", "another program may listen there, and take the clients"
 
 
-def test_port_can_be_taken_again_at_once(windows: Windows, imds: EmulatorServer) -> None:
+def test_port_can_be_reused_at_once(windows: Windows, imds: EmulatorServer) -> None:
     with windows.proxy(upstream=imds.url) as first:
         port = first.port()
         get(port, INSTANCE)

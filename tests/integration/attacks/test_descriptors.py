@@ -58,7 +58,7 @@ def test_idle_connections_make_room_for_new_ones(proxy: ProxyProcess) -> None:
     assert "too many connections" not in proxy.log
 
 
-def test_connection_beyond_the_limit_is_answered_503_where_none_is_idle(proxy: ProxyProcess) -> None:
+def test_connection_beyond_the_limit_is_503_if_none_is_idle(proxy: ProxyProcess) -> None:
     with contextlib.ExitStack() as stack:
         busy = [_connect(stack, proxy) for _ in range(ROOM)]
         for connection in busy:
@@ -71,7 +71,7 @@ def test_connection_beyond_the_limit_is_answered_503_where_none_is_idle(proxy: P
     assert "IMDS fails" not in proxy.log
 
 
-def test_however_many_connections_come_at_once_each_is_answered(imds: EmulatorServer, tmp_path: Path) -> None:
+def test_every_connection_of_a_flood_is_answered(imds: EmulatorServer, tmp_path: Path) -> None:
     limited = ("prlimit", f"--nofile={FILES}:{FILES}")
     with (
         running_proxy(tmp_path, upstream=imds.url, prefix=limited, header_timeout=60) as proxy,

@@ -116,7 +116,7 @@ def test_one_clients_flood_does_not_starve_another(imds: EmulatorServer, start: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="users at a Unix socket are told apart on Linux only")
-def test_loopback_addresses_in_numbers_do_not_starve_a_user_at_the_socket(
+def test_many_loopback_addresses_do_not_starve_a_user_at_the_socket(
     imds: EmulatorServer, start: Starter, tmp_path: Path
 ) -> None:
     uds = tmp_path / "socket"

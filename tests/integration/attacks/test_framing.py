@@ -70,7 +70,7 @@ pytestmark = pytest.mark.process
     ids=repr,
 )
 @pytest.mark.parametrize("method", [b"POST", b"GET"])
-def test_body_whose_length_is_in_doubt_ends_the_connection(
+def test_body_of_ambiguous_length_ends_the_connection(
     proxy: ProxyProcess, imds: EmulatorServer, method: bytes, fields: bytes
 ) -> None:
     target = EVENTS if method == b"POST" else RAW_TOKEN + b"&framing=1"
@@ -111,7 +111,7 @@ def test_broken_chunk_ends_the_connection(proxy: ProxyProcess, imds: EmulatorSer
     assert_refused(answers[0], 400, "malformed")
 
 
-def test_unknown_transfer_coding_is_not_passed_off_as_plain(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_unknown_transfer_coding_is_refused(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """RFC 9112 section 6.1: a coding that is not understood is refused."""
     chunked = b"2\r\n{}\r\n0\r\n\r\n"
     sent = request(EVENTS, HOST, TRUE, CLOSE, b"Transfer-Encoding: gzip, chunked\r\n", method=b"POST", body=chunked)
@@ -123,7 +123,7 @@ def test_unknown_transfer_coding_is_not_passed_off_as_plain(proxy: ProxyProcess,
 # --- bodies
 
 
-def test_body_on_get_is_swallowed_and_never_read_as_a_request(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_body_of_a_get_is_never_read_as_a_request(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     following = request(b"/-/healthy", HOST)
     with nothing_arrives(imds):
         for target, status in (
@@ -270,7 +270,7 @@ def test_pipelined_requests_are_answered_in_order(proxy: ProxyProcess, imds: Emu
     ids=["garbage", "malformed", "too-long"],
 )
 @pytest.mark.parametrize("apart", [False, True], ids=["at-once", "apart"])
-def test_what_cannot_be_read_does_not_overtake_an_answer(
+def test_refusal_of_a_malformed_request_comes_after_earlier_answers(
     proxy: ProxyProcess, imds: EmulatorServer, garbage: bytes, apart: bool
 ) -> None:
     target = b"/metadata/loadbalancer?api-version=2021-02-01&overtake=%d-%d" % (len(garbage), apart)
@@ -365,7 +365,7 @@ def test_hundred_fields_are_served(proxy: ProxyProcess) -> None:
 @pytest.mark.parametrize(
     "beginning", [b"0\r\nX: ", b"0\r\n", b"1;x="], ids=["trailer-value", "trailer-name", "extension"]
 )
-def test_what_follows_a_body_is_not_kept_without_end(proxy: ProxyProcess, beginning: bytes) -> None:
+def test_bytes_behind_a_body_are_bounded(proxy: ProxyProcess, beginning: bytes) -> None:
     before = proxy.resident_bytes()
     head = request(RAW_TOKEN + b"&endless=1", HOST, b"Transfer-Encoding: chunked\r\n")
     most = 0

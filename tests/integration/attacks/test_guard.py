@@ -126,7 +126,7 @@ def test_request_of_a_web_page_is_forbidden_with_any_other_field(
 
 @every_listener
 @both_ways
-def test_what_the_user_opens_in_a_browser_is_served(everywhere: Everywhere, kind: str, fast: bool) -> None:
+def test_request_of_a_browsers_user_is_served(everywhere: Everywhere, kind: str, fast: bool) -> None:
     answer = ask(everywhere, kind, request(b"/-/healthy", HOST, b"Sec-Fetch-Site: none\r\n"), fast=fast)
     assert answer.status == 200
 
@@ -169,7 +169,7 @@ def assert_refused_by_imds(answer: Answer, words: bytes) -> None:
         *(b"/METADATA/Instance?api-version=2021-02-01", b"/metadata/attested/document?api-version=2020-09-01"),
     ],
 )
-def test_what_is_addressed_to_imds_needs_the_clients_own_header(
+def test_request_addressed_to_imds_needs_the_clients_own_header(
     everywhere: Everywhere, imds: EmulatorServer, *, kind: str, fast: bool, host: bytes, target: bytes
 ) -> None:
     field = b"Host: " + host + b"\r\n"
@@ -237,7 +237,7 @@ def test_plain_get_addressed_to_the_proxy_gets_the_header_added(
 
 @serving_listeners
 @both_ways
-def test_slash_too_many_before_metadata_changes_no_rule(
+def test_additional_slash_before_metadata_changes_no_rule(
     everywhere: Everywhere, imds: EmulatorServer, kind: str, fast: bool
 ) -> None:
     with nothing_arrives(imds):
@@ -306,7 +306,7 @@ def test_absolute_target_for_another_host_is_forbidden_everywhere(
 
 @serving_listeners
 @both_ways
-def test_no_spelling_decides_what_others_get(
+def test_spelling_of_one_client_does_not_affect_others(
     start: Starter, tmp_path_factory: pytest.TempPathFactory, kind: str, fast: bool
 ) -> None:
     """An upstream that answers some spellings otherwise: whoever asks first must not decide for all."""

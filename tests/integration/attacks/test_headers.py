@@ -92,7 +92,7 @@ def test_unknown_identity_path_never_gets_the_header_added(proxy: ProxyProcess, 
 
 
 @pytest.mark.parametrize("value", [b"true", b"True", b"TRUE", b"  true", b"\ttrue", b"true ", b"true\t"])
-def test_header_is_read_as_clients_write_it(proxy: ProxyProcess, value: bytes) -> None:
+def test_metadata_header_is_accepted_in_every_client_spelling(proxy: ProxyProcess, value: bytes) -> None:
     (answer,) = converse(proxy.port, request(RAW_TOKEN, HOST, b"mEtAdAtA:" + value + b"\r\n"))
     assert answer.status == 200
     assert json.loads(answer.body)["access_token"].startswith(TOKEN_MARK)
@@ -118,7 +118,7 @@ def test_header_is_read_as_clients_write_it(proxy: ProxyProcess, value: bytes) -
     ],
     ids=repr,
 )
-def test_field_that_could_be_read_in_two_ways_ends_the_connection(
+def test_ambiguous_field_ends_the_connection(
     proxy: ProxyProcess, imds: EmulatorServer, fields: tuple[bytes, ...]
 ) -> None:
     with nothing_arrives(imds):
@@ -128,7 +128,7 @@ def test_field_that_could_be_read_in_two_ways_ends_the_connection(
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 @pytest.mark.parametrize("pieces", [1, 2, 3])
-def test_trailer_is_no_header(proxy: ProxyProcess, imds: EmulatorServer, method: bytes, pieces: int) -> None:
+def test_trailer_is_not_read_as_a_header(proxy: ProxyProcess, imds: EmulatorServer, method: bytes, pieces: int) -> None:
     """RFC 9110 section 6.5.1: a trailer field is not merged into the header section."""
     path = RAW_TOKEN + b"&trailer=%d" % pieces if method == b"GET" else b"/metadata/identity/issuecredential"
     head = request(path, HOST, CLOSE, b"Transfer-Encoding: chunked\r\n", method=method)
@@ -142,7 +142,7 @@ def test_trailer_is_no_header(proxy: ProxyProcess, imds: EmulatorServer, method:
         assert b"metadata" not in dict(arrival.headers)
 
 
-def test_trailer_does_not_stand_in_for_host(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_trailer_does_not_replace_host(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     sent = request(
         RAW_TOKEN + b"&t=host", TRUE, CLOSE, b"Transfer-Encoding: chunked\r\n", body=b"0\r\n" + HOST + b"\r\n"
     )
@@ -195,13 +195,13 @@ def test_x_forwarded_for_is_refused(
     ],
     ids=repr,
 )
-def test_no_odd_spelling_carries_x_forwarded_for(proxy: ProxyProcess, imds: EmulatorServer, field: bytes) -> None:
+def test_no_spelling_of_x_forwarded_for_reaches_imds(proxy: ProxyProcess, imds: EmulatorServer, field: bytes) -> None:
     with nothing_arrives(imds):
         (answer,) = until_closed(proxy.port, request(b"/metadata/unknown", HOST, TRUE, field))
     assert_refused(answer, 400, "malformed")
 
 
-def test_nothing_that_speaks_of_another_proxy_reaches_imds(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_fields_that_reveal_a_proxy_do_not_reach_imds(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """Some servers read `_` as `-` in a field's name, so that both spellings speak of the same thing."""
     names = [
         "Forwarded",

@@ -270,7 +270,7 @@ def test_cache_full_of_small_answers_stays_within_the_stated_bound(start: Starte
 
 
 @pytest.mark.parametrize("cache", [1, DEFAULT])
-def test_clients_that_ask_and_leave_do_not_fill_the_memory(holding: str, start: Starter, cache: int) -> None:
+def test_clients_that_disconnect_while_waiting_do_not_fill_the_memory(holding: str, start: Starter, cache: int) -> None:
     """A fetch may outlive its client, so connections do not bound how many there are."""
     count = 50
     with start(holding, cache_max_bytes=cache, max_body_bytes=MAX_BODY, **SETTINGS) as process:

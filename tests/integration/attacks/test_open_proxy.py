@@ -90,9 +90,7 @@ def test_absolute_target_for_another_host_is_refused(
         "http://127.0.0.1:{imds}",
     ],
 )
-def test_absolute_target_for_imds_is_served_by_the_same_rules(
-    proxy: ProxyProcess, imds: EmulatorServer, prefix: str
-) -> None:
+def test_absolute_target_for_imds_obeys_the_same_rules(proxy: ProxyProcess, imds: EmulatorServer, prefix: str) -> None:
     target = prefix.format(imds=imds.port).encode() + RAW_TOKEN
     before = len(imds.emulator.arrivals)
     # It stands above Host (RFC 9112 section 3.2.2), which clients of a proxy set to the same.
@@ -127,7 +125,7 @@ def test_any_other_method_is_refused(proxy: ProxyProcess, imds: EmulatorServer, 
         assert_refused(answer, 405, "method")
 
 
-def test_method_names_both_where_both_are_allowed(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_allow_names_get_and_post_where_both_are_allowed(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     with nothing_arrives(imds):
         for target in (EVENTS, b"/Metadata/ScheduledEvents/", b"/metadata/identity/issuecredential"):
             (answer,) = converse(proxy.port, request(target, HOST, TRUE, method=b"DELETE"))
@@ -150,7 +148,7 @@ def test_options_reaches_no_upstream(proxy: ProxyProcess, imds: EmulatorServer, 
         *((word, 400, "malformed") for word in (b"G\x00T", b"", b"A" * 100_000)),
     ],
 )
-def test_word_that_is_no_method_ends_the_connection(
+def test_invalid_method_ends_the_connection(
     proxy: ProxyProcess, imds: EmulatorServer, method: bytes, status: int, reason: str
 ) -> None:
     with nothing_arrives(imds):
@@ -163,7 +161,7 @@ def test_word_that_is_no_method_ends_the_connection(
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.0", b"HTTP/2.0", b"h2c, websocket"])
-def test_upgrade_is_not_taken(proxy: ProxyProcess, imds: EmulatorServer, protocol: bytes) -> None:
+def test_upgrade_is_ignored(proxy: ProxyProcess, imds: EmulatorServer, protocol: bytes) -> None:
     fields = (
         *(HOST, b"Connection: Upgrade, HTTP2-Settings\r\n", b"Upgrade: " + protocol + b"\r\n"),
         *(b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
@@ -180,7 +178,7 @@ def test_upgrade_is_not_taken(proxy: ProxyProcess, imds: EmulatorServer, protoco
         assert len(answers) == 1
 
 
-def test_body_behind_an_upgrade_is_refused_rather_than_lost(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_body_behind_an_upgrade_is_refused(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """Java's client offers h2c with every request, and the parser takes the body for the other protocol."""
     fields = (HOST, TRUE, b"Connection: Upgrade, HTTP2-Settings\r\n", b"Upgrade: h2c\r\n", b"Content-Length: 2\r\n")
     with nothing_arrives(imds):
@@ -213,7 +211,9 @@ def test_body_behind_an_upgrade_is_refused_rather_than_lost(proxy: ProxyProcess,
     ],
     ids=repr,
 )
-def test_what_is_no_http_is_answered_and_dropped(proxy: ProxyProcess, imds: EmulatorServer, sent: bytes) -> None:
+def test_bytes_that_are_not_http_are_answered_and_disconnected(
+    proxy: ProxyProcess, imds: EmulatorServer, sent: bytes
+) -> None:
     with nothing_arrives(imds):
         (answer,) = until_closed(proxy.port, sent)
     assert_refused(answer, 400, "malformed")
@@ -240,6 +240,6 @@ def test_another_protocol_version_is_refused(proxy: ProxyProcess, imds: Emulator
         ((TRUE, FORWARDED_FOR), 400),
     ],
 )
-def test_http_1_0_meets_the_same_rules(proxy: ProxyProcess, fields: tuple[bytes, ...], status: int) -> None:
+def test_http_1_0_obeys_the_same_rules(proxy: ProxyProcess, fields: tuple[bytes, ...], status: int) -> None:
     answers = until_closed(proxy.port, request(RAW_TOKEN, *fields, version=b"1.0"))
     assert [answer.status for answer in answers] == [status]

@@ -55,7 +55,7 @@ def test_endless_pipelining_takes_no_memory(everywhere: Everywhere, kind: str) -
 
 
 @every_listener
-def test_endless_pipelining_that_is_read_takes_no_memory_either(everywhere: Everywhere, kind: str) -> None:
+def test_endless_pipelining_with_read_answers_takes_no_memory(everywhere: Everywhere, kind: str) -> None:
     before = everywhere.process.resident_bytes()
     most, end = 0, time.monotonic() + 2
     with everywhere.connect(kind) as connection:
@@ -152,7 +152,7 @@ def test_empty_lines_between_requests_are_no_request(everywhere: Everywhere, kin
     ],
     ids=["empty lines", "a body of empty lines", "chunks of a byte", "chunks to a page"],
 )
-def test_flood_on_one_connection_takes_no_memory_and_leaves_the_others_served(
+def test_flood_on_one_connection_takes_no_memory_and_others_are_served(
     everywhere: Everywhere, kind: str, begin: bytes, rest: bytes
 ) -> None:
     before = everywhere.process.resident_bytes()
@@ -280,7 +280,7 @@ def test_client_that_ended_its_sending_too_early_is_closed(
     assert len(imds.emulator.arrivals) == before
 
 
-def test_client_that_left_a_unix_socket_is_not_waited_for(slow: tuple[Everywhere, EmulatorServer]) -> None:
+def test_disconnect_at_a_unix_socket_ends_the_wait(slow: tuple[Everywhere, EmulatorServer]) -> None:
     proxy, imds = slow
     imds.emulator.faults.add(Fault(latency=1.5, path="/metadata/loadbalancer"))
     before = len(imds.emulator.arrivals)
@@ -293,9 +293,7 @@ def test_client_that_left_a_unix_socket_is_not_waited_for(slow: tuple[Everywhere
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_client_that_goes_altogether_after_its_sending_is_noticed(
-    slow: tuple[Everywhere, EmulatorServer], kind: str
-) -> None:
+def test_disconnect_after_a_half_close_is_noticed(slow: tuple[Everywhere, EmulatorServer], kind: str) -> None:
     proxy, imds = slow
     descriptors = Path(f"/proc/{proxy.process.process.pid}/fd")
     imds.emulator.faults.add(Fault(latency=25, path="/metadata/loadbalancer"))
@@ -328,9 +326,7 @@ DATE = re.compile(rb"\r\ndate: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d
         (b"GET /-/healthy HT", 408),
     ],
 )
-def test_every_answer_of_the_proxys_own_has_one_date(
-    everywhere: Everywhere, kind: str, sent: bytes, status: int
-) -> None:
+def test_every_own_answer_has_one_date(everywhere: Everywhere, kind: str, sent: bytes, status: int) -> None:
     with everywhere.connect(kind) as connection:
         connection.sendall(sent)
         received = read_all(connection)
@@ -339,7 +335,7 @@ def test_every_answer_of_the_proxys_own_has_one_date(
 
 
 @every_listener
-def test_head_asks_for_a_page_without_its_body(everywhere: Everywhere, kind: str) -> None:
+def test_head_returns_a_page_without_its_body(everywhere: Everywhere, kind: str) -> None:
     with everywhere.connect(kind) as connection:
         connection.sendall(request(b"/-/healthy", HOST, b"Connection: close\r\n", method=b"HEAD"))
         head, _, body = read_all(connection).partition(b"\r\n\r\n")

@@ -81,7 +81,7 @@ def test_two_identities_never_share_an_entry(proxy: ProxyProcess, imds: Emulator
                 assert [told[name] for name in names] == [document[name] for name in names], query
 
 
-def test_random_query_gets_what_imds_itself_would_give(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_random_query_gets_the_answer_of_imds(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """IMDS is asked directly for the same bytes: whatever the cache holds, the token has to be the same."""
     chance = random.Random(2)
     clients = [identity.client_id for identity in USER_ASSIGNED]
@@ -117,7 +117,7 @@ def test_random_query_gets_what_imds_itself_would_give(proxy: ProxyProcess, imds
             assert given.status == direct.status == 400, target
 
 
-def test_same_question_in_another_order_is_a_hit(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_reordered_parameters_are_a_hit(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     target = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://same.net&x=1"
     assert get(proxy.port, target).status == 200
     with nothing_arrives(imds):
@@ -179,7 +179,7 @@ def test_shared_fetch_carries_no_client_fields(proxy: ProxyProcess, imds: Emulat
     assert dict(arrival.headers)[b"accept"] == b"*/*"
 
 
-def test_clients_made_up_hops_spoil_nothing_further_up(imds: EmulatorServer, start: Starter) -> None:
+def test_forged_hops_do_not_affect_the_upstream(imds: EmulatorServer, start: Starter) -> None:
     """Two proxies in a row, as on a node with one for each pod: one pod's client must not blind the other."""
     with start(imds.url) as node, start(node.url) as pod:
         for count in range(1, 10):
@@ -192,7 +192,7 @@ def test_clients_made_up_hops_spoil_nothing_further_up(imds: EmulatorServer, sta
         assert "leads back" not in node.log
 
 
-def test_one_clients_hang_up_does_not_spoil_what_others_wait_for(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_disconnect_of_one_client_does_not_affect_others(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     imds.emulator.faults.add(Fault(path="/metadata/loadbalancer", latency=0.3))
     target = "/metadata/loadbalancer?api-version=2021-02-01&hang-up=1"
     before = len(imds.emulator.arrivals)

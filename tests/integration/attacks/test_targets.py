@@ -85,7 +85,7 @@ pytestmark = pytest.mark.process
         b"/metadata/{identity}/oauth2/token",
     ],
 )
-def test_what_can_be_read_in_two_ways_is_refused(
+def test_ambiguous_path_is_refused(
     proxy: ProxyProcess, imds: EmulatorServer, path: bytes, fields: tuple[bytes, ...]
 ) -> None:
     with nothing_arrives(imds):
@@ -142,7 +142,7 @@ def test_unknown_path_is_not_stored(proxy: ProxyProcess, imds: EmulatorServer, p
         (b"/metadata/instance/compute/userdat%61/", 403, "denied"),
     ],
 )
-def test_rule_holds_for_every_spelling(
+def test_rule_applies_to_every_spelling(
     guarded: ProxyProcess, imds: EmulatorServer, path: bytes, status: int, detail: str
 ) -> None:
     with nothing_arrives(imds):
@@ -150,7 +150,7 @@ def test_rule_holds_for_every_spelling(
     assert_refused(answer, status, detail)
 
 
-def test_what_no_rule_names_stays_open(guarded: ProxyProcess) -> None:
+def test_path_without_a_rule_is_forwarded(guarded: ProxyProcess) -> None:
     host = b"Host: IMDS.Internal:80\r\n"
     assert converse(guarded.port, request(b"/metadata/identity/oauth2x", host, TRUE))[0].status == 404
     assert converse(guarded.port, request(INSTANCE.encode(), host, TRUE))[0].status == 200
@@ -190,9 +190,7 @@ def test_what_no_rule_names_stays_open(guarded: ProxyProcess) -> None:
         b"resource=a&x=\xc3\xa9",
     ],
 )
-def test_query_that_could_be_read_in_two_ways_is_refused(
-    proxy: ProxyProcess, imds: EmulatorServer, query: bytes
-) -> None:
+def test_ambiguous_query_is_refused(proxy: ProxyProcess, imds: EmulatorServer, query: bytes) -> None:
     target = b"/metadata/identity/oauth2/token?api-version=2018-02-01&" + query
     with nothing_arrives(imds):
         (answer,) = until_closed(proxy.port, request(target, HOST, TRUE, CLOSE))
@@ -215,9 +213,7 @@ def test_query_of_60_kilobytes_is_served_and_one_of_70_refused(proxy: ProxyProce
     ],
     ids=["target", "field"],
 )
-def test_what_is_too_long_is_so_behind_another_request_too(
-    proxy: ProxyProcess, imds: EmulatorServer, long: bytes
-) -> None:
+def test_pipelined_target_has_the_same_length_limit(proxy: ProxyProcess, imds: EmulatorServer, long: bytes) -> None:
     plain = request(INSTANCE.encode(), HOST)
     (answer,) = converse(proxy.port, plain)
     assert answer.status == 200

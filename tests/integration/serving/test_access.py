@@ -71,7 +71,7 @@ def test_without_a_setting_localhost_is_the_only_name(proxy: ProxyProcess) -> No
         ("CONNECT", "169.254.169.254:80", 405, "method"),
     ],
 )
-def test_what_is_not_served_is_refused_here(
+def test_targets_outside_metadata_are_404(
     proxy: ProxyProcess, arrivals: Arrivals, *, method: str, target: str, status: int, detail: str
 ) -> None:
     answer = get(proxy.port, target, method=method)

@@ -28,7 +28,7 @@ def test_wait_longer_than_max_wait_is_answered_at_once_with_429(start: Start, ar
         assert process.metric("imdsproxy_budget_refused_total") == 3
 
 
-def test_short_wait_is_waited_out(start: Start, arrivals: Arrivals) -> None:
+def test_wait_within_max_wait_is_served(start: Start, arrivals: Arrivals) -> None:
     with start(budget_requests=1, budget_window=0.4) as process:
         asked = len(arrivals()) - 1
         assert [get(process.port, f"{LEAF}&wait={number}").status for number in range(3)] == [200] * 3
@@ -36,20 +36,20 @@ def test_short_wait_is_waited_out(start: Start, arrivals: Arrivals) -> None:
         assert all(later - earlier >= 0.4 for earlier, later in itertools.pairwise(moments))
 
 
-def test_identity_can_have_a_budget_of_its_own(start: Start) -> None:
+def test_identity_budget_can_be_separate(start: Start) -> None:
     with start(budget_requests=2, budget_window=50, identity_budget_requests=3, max_wait=1) as process:
         tokens = [get(process.port, f"{TOKEN}&n={number}") for number in range(4)]
         assert [answer.status for answer in tokens] == [200, 200, 200, 429]
         assert [get(process.port, f"{LEAF}&n={number}").status for number in range(2)] == [200, 429]
 
 
-def test_without_one_identity_shares_the_budget(start: Start) -> None:
+def test_identity_shares_the_budget_by_default(start: Start) -> None:
     with start(budget_requests=3, budget_window=50, max_wait=1) as process:
         assert get(process.port, INSTANCE).status == 200
         assert [get(process.port, f"{TOKEN}&n={number}").status for number in range(2)] == [200, 429]
 
 
-def test_no_more_than_five_identity_requests_are_under_way(tmp_path: Path) -> None:
+def test_at_most_five_identity_requests_are_in_flight(tmp_path: Path) -> None:
     emulator = Emulator(latency=0.1, identity_rate=20, identity_concurrency=5)
     with (
         run_in_thread(emulator) as imds,
@@ -60,7 +60,7 @@ def test_no_more_than_five_identity_requests_are_under_way(tmp_path: Path) -> No
         assert {arrival.status for arrival in emulator.arrivals} == {200}, "the emulator refuses the sixth"
 
 
-def test_five_hundred_requests_for_one_target_are_one_request_to_imds(
+def test_five_hundred_identical_requests_make_one_upstream_request(
     proxy: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals
 ) -> None:
     imds.emulator.faults.add(Fault(path="/metadata/instance", latency=0.5, times=1))

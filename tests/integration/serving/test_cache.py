@@ -11,7 +11,7 @@ from tests.targets import INSTANCE
 pytestmark = pytest.mark.process
 
 
-def test_miss_then_hits_that_grow_older(proxy: ProxyProcess, arrivals: Arrivals) -> None:
+def test_miss_is_followed_by_hits_with_a_growing_age(proxy: ProxyProcess, arrivals: Arrivals) -> None:
     target = unused(INSTANCE)
     first = get(proxy.port, target)
     status = cache_status(first)
@@ -43,14 +43,14 @@ def test_miss_then_hits_that_grow_older(proxy: ProxyProcess, arrivals: Arrivals)
         ("resource=https://a.b&n=4&client_id=", "resource=https://a.b&n=4", False),
     ],
 )
-def test_what_only_looks_different_is_one_entry(proxy: ProxyProcess, first: str, second: str, same: bool) -> None:
+def test_equivalent_spellings_share_an_entry(proxy: ProxyProcess, first: str, second: str, same: bool) -> None:
     base = "/metadata/identity/oauth2/token?api-version=2018-02-01&"
     assert not is_hit(get(proxy.port, base + first))
     assert is_hit(get(proxy.port, base + second)) == same
 
 
 @pytest.mark.parametrize("target", [ATTESTED + "&nonce=1234567890", PLATFORM, REPROVISION, "/metadata/unknown"])
-def test_what_is_never_kept_is_asked_for_each_time(proxy: ProxyProcess, arrivals: Arrivals, target: str) -> None:
+def test_uncacheable_target_is_fetched_each_time(proxy: ProxyProcess, arrivals: Arrivals, target: str) -> None:
     for _ in range(2):
         status = cache_status(get(proxy.port, target))
         assert status["fwd"] == "bypass"
@@ -58,7 +58,7 @@ def test_what_is_never_kept_is_asked_for_each_time(proxy: ProxyProcess, arrivals
     assert arrivals.targets() == [target] * 2
 
 
-def test_attested_data_is_kept_only_without_a_nonce(proxy: ProxyProcess, arrivals: Arrivals) -> None:
+def test_attested_data_is_stored_only_without_a_nonce(proxy: ProxyProcess, arrivals: Arrivals) -> None:
     target = unused(ATTESTED)
     first, second = get(proxy.port, target), get(proxy.port, target)
     assert (is_hit(first), is_hit(second)) == (False, True)
@@ -68,7 +68,7 @@ def test_attested_data_is_kept_only_without_a_nonce(proxy: ProxyProcess, arrival
     assert len(arrivals()) == 3
 
 
-def test_cache_keeps_to_its_bytes(start: Start) -> None:
+def test_cache_stays_within_its_bytes(start: Start) -> None:
     bound = 20_000
     with start(cache_max_bytes=bound) as process:
         targets = [f"{LEAF}&n={number}" for number in range(40)]
@@ -80,7 +80,7 @@ def test_cache_keeps_to_its_bytes(start: Start) -> None:
         assert not is_hit(get(process.port, targets[0]))
 
 
-def test_what_is_larger_than_the_cache_is_served_and_not_kept(start: Start) -> None:
+def test_answer_larger_than_the_cache_is_served_and_not_stored(start: Start) -> None:
     with start(cache_max_bytes=1500) as process:
         for _ in range(2):
             answer = get(process.port, INSTANCE)

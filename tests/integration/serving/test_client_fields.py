@@ -14,7 +14,7 @@ pytestmark = pytest.mark.process
 
 
 @pytest.mark.parametrize("target", [VERSIONS, INSTANCE, TOKEN, INFO, LOAD_BALANCER, EVENTS, ATTESTED])
-def test_nothing_of_one_client_is_sent_for_what_all_share(proxy: ProxyProcess, arrivals: Arrivals, target: str) -> None:
+def test_shared_fetch_carries_no_client_fields(proxy: ProxyProcess, arrivals: Arrivals, target: str) -> None:
     own = {
         "x-ms-client-request-id": "5f2b9c1e-0000-4000-8000-00000000c0de",
         "Authorization": "Bearer mine",
@@ -42,9 +42,7 @@ def test_nothing_of_one_client_is_sent_for_what_all_share(proxy: ProxyProcess, a
 
 
 @pytest.mark.parametrize("target", [ATTESTED + "&nonce=1", PLATFORM, REPROVISION])
-def test_what_is_asked_for_one_client_carries_that_clients_fields(
-    proxy: ProxyProcess, arrivals: Arrivals, target: str
-) -> None:
+def test_fetch_for_one_client_carries_its_fields(proxy: ProxyProcess, arrivals: Arrivals, target: str) -> None:
     # A field of consequence keeps the request from being shared with others that ask the same.
     own = {"Metadata": "True", "X-Mine": "1", "x-ms-client-request-id": "mine", "User-Agent": "mine/1"}
     hidden = {"Via": "1.1 elsewhere", "Connection": "X-Hop", "X-Hop": "1", "X-Real-IP": "10.0.0.1"}

@@ -59,7 +59,7 @@ def crowds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Calla
         yield {"sixty": sixty, "updated": updated}
 
 
-def test_crowd_of_sixty_targets_never_asks_more_than_five_times_in_any_second(
+def test_sixty_targets_at_once_never_exceed_five_a_second(
     crowds: dict[str, Callable[[], Crowd]],
 ) -> None:
     crowd = crowds["sixty"]()
@@ -71,7 +71,7 @@ def test_crowd_of_sixty_targets_never_asks_more_than_five_times_in_any_second(
     assert {is_hit(answer) for answer in crowd.later} == {True}
 
 
-def test_crowd_waits_while_imds_is_being_updated_and_is_served_then(
+def test_clients_wait_during_an_update_of_imds_and_are_served(
     crowds: dict[str, Callable[[], Crowd]],
 ) -> None:
     crowd = crowds["updated"]()

@@ -42,14 +42,14 @@ def test_ttl_is_set_by_the_longest_prefix(start: Start) -> None:
                 assert seconds - 10 <= int(status["ttl"]) <= seconds, target
 
 
-def test_general_ttl_does_not_open_what_is_never_kept(start: Start) -> None:
+def test_general_ttl_does_not_make_uncacheable_paths_cacheable(start: Start) -> None:
     with start(ttl="/metadata=300") as process:
         for target in (REPROVISION, PLATFORM, ATTESTED + "&nonce=1"):
             assert "stored" not in cache_status(get(process.port, target)), target
         assert int(cache_status(get(process.port, EVENTS)).get("ttl", "0")) <= 1
 
 
-def test_entry_past_its_time_is_served_once_more_while_it_is_renewed(start: Start, arrivals: Arrivals) -> None:
+def test_stale_entry_is_served_during_its_background_refresh(start: Start, arrivals: Arrivals) -> None:
     with start(ttl="/metadata/instance=1") as process:
         asked = len(arrivals())
         first = get(process.port, INSTANCE)

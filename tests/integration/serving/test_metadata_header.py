@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 @pytest.mark.parametrize(
     "target", [TOKEN, "/metadata/identity/oauth2/token", "/METADATA/Identity/oauth2/token/?api-version=1", INFO]
 )
-def test_credential_without_the_header_is_refused_in_imds_s_words_for_nothing(
+def test_credential_without_metadata_true_is_refused_in_imds_words_without_a_permit(
     proxy: ProxyProcess, arrivals: Arrivals, target: str, headers: dict[str, str]
 ) -> None:
     assert get(proxy.port, TOKEN).status == 200
@@ -37,19 +37,19 @@ def test_credential_without_the_header_is_refused_in_imds_s_words_for_nothing(
 
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE", " true "])
-def test_header_is_read_without_regard_to_case(proxy: ProxyProcess, word: str) -> None:
+def test_metadata_header_ignores_case(proxy: ProxyProcess, word: str) -> None:
     assert get(proxy.port, TOKEN, {"METADATA": word}).status == 200
 
 
 @pytest.mark.parametrize("target", [INSTANCE, VERSIONS, ATTESTED, LOAD_BALANCER, EVENTS, REPROVISION])
-def test_what_is_no_credential_gets_the_header_added(proxy: ProxyProcess, arrivals: Arrivals, target: str) -> None:
+def test_metadata_header_is_added_for_other_paths(proxy: ProxyProcess, arrivals: Arrivals, target: str) -> None:
     assert get(proxy.port, unused(target), {}).status == 200
     (arrival,) = arrivals()
     assert dict(arrival.headers)[b"metadata"] == b"true"
 
 
 @pytest.mark.parametrize(("headers", "sent"), [({}, None), (METADATA, b"true")])
-def test_another_identity_path_is_forwarded_with_the_header_as_it_came(
+def test_other_identity_path_is_forwarded_with_the_clients_header(
     proxy: ProxyProcess, arrivals: Arrivals, headers: dict[str, str], sent: bytes | None
 ) -> None:
     """MSAL's probe has to see IMDS's own 404."""
@@ -60,7 +60,7 @@ def test_another_identity_path_is_forwarded_with_the_header_as_it_came(
     assert get(proxy.port, PLATFORM, {"Metadata": "false"}).status == 400, "as IMDS refuses it"
 
 
-def test_header_can_be_required_of_everyone(start: Start, arrivals: Arrivals) -> None:
+def test_metadata_header_can_be_required_always(start: Start, arrivals: Arrivals) -> None:
     with start(require_metadata_header="always") as process:
         asked = len(arrivals())
         for target in (INSTANCE, VERSIONS, ATTESTED, REPROVISION):

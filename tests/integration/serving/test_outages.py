@@ -39,7 +39,7 @@ def patient(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> I
     ],
     ids=lambda fault: str(fault.status or fault.breakage) + ("-told" if fault.retry_after else ""),
 )
-def test_passing_trouble_is_got_over(
+def test_temporary_failure_is_retried(
     patient: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals, fault: Fault
 ) -> None:
     imds.emulator.faults.add(fault)
@@ -86,13 +86,13 @@ def test_lasting_failure_is_reported(
     assert len(arrivals()) == 1
 
 
-def test_body_of_just_the_longest_length_is_served(impatient: ProxyProcess, imds: EmulatorServer) -> None:
+def test_body_of_the_maximum_length_is_served(impatient: ProxyProcess, imds: EmulatorServer) -> None:
     body = json.dumps({"compute": {"name": "x"}}).ljust(1000)
     imds.emulator.faults.add(Fault(status=200, body=body, times=1))
     assert get(impatient.port, unused(INSTANCE)).body == body.encode()
 
 
-def test_without_imds_what_is_kept_is_served_and_all_else_is_502(tmp_path: Path) -> None:
+def test_stored_answers_are_served_without_imds_and_others_are_502(tmp_path: Path) -> None:
     kept = [INSTANCE, TOKEN, INFO, VERSIONS, LEAF, ATTESTED]
     emulator = Emulator(rate=0, identity_rate=0)
     with contextlib.ExitStack() as stack:

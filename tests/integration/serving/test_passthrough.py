@@ -133,7 +133,7 @@ def test_status_fields_and_body_pass_byte_for_byte(
         REPROVISION,
     ],
 )
-def test_what_imds_answers_is_what_clients_get(proxy: ProxyProcess, imds: EmulatorServer, target: str) -> None:
+def test_clients_get_the_answer_of_imds(proxy: ProxyProcess, imds: EmulatorServer, target: str) -> None:
     real = get(imds.port, target)
     for _ in range(2):
         answer = get(proxy.port, target)
@@ -157,9 +157,7 @@ def test_what_imds_answers_is_what_clients_get(proxy: ProxyProcess, imds: Emulat
         "/metadata/unknown/Path_With~Marks?x=%C3%A9",
     ],
 )
-def test_path_and_query_reach_imds_as_the_client_wrote_them(
-    proxy: ProxyProcess, arrivals: Arrivals, target: str
-) -> None:
+def test_path_and_query_reach_imds_unchanged(proxy: ProxyProcess, arrivals: Arrivals, target: str) -> None:
     get(proxy.port, target)
     assert arrivals.targets() == [target]
 
@@ -175,7 +173,7 @@ def test_path_and_query_reach_imds_as_the_client_wrote_them(
         ("/metadata/unknown/?x=%c3%a9", "/metadata/unknown?x=%C3%A9"),
     ],
 )
-def test_target_that_can_be_spelt_in_several_ways_reaches_imds_in_one(
+def test_equivalent_spellings_reach_imds_in_one_spelling(
     proxy: ProxyProcess, arrivals: Arrivals, written: str, sent: str
 ) -> None:
     written, number = unused(written).rsplit("&", 1)
@@ -192,7 +190,7 @@ def test_empty_leaf_is_an_empty_200(proxy: ProxyProcess) -> None:
         assert is_hit(answer) == hit
 
 
-def test_leaf_as_text(proxy: ProxyProcess, imds: EmulatorServer) -> None:
+def test_leaf_is_passed_on_as_text(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     answer = get(proxy.port, LEAF)
     assert answer.body.decode() == imds.emulator.instance["compute"]["vmId"]
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"

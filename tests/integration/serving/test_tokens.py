@@ -24,7 +24,7 @@ def _expires_in(body: bytes) -> int:
     return int(json.loads(body)["expires_in"])
 
 
-def test_token_s_expires_in_is_what_is_left_and_all_else_is_the_same(proxy: ProxyProcess) -> None:
+def test_token_expires_in_is_its_remaining_life_and_other_bytes_are_unchanged(proxy: ProxyProcess) -> None:
     target = unused(TOKEN)
     first = get(proxy.port, target)
 
@@ -40,16 +40,16 @@ def test_token_s_expires_in_is_what_is_left_and_all_else_is_the_same(proxy: Prox
     wait_until(aged)
 
 
-def test_token_is_fresh_for_an_hour_at_the_most(proxy: ProxyProcess) -> None:
+def test_token_is_fresh_for_at_most_an_hour(proxy: ProxyProcess) -> None:
     assert 3_590 <= int(cache_status(get(proxy.port, unused(TOKEN)))["ttl"]) <= 3_600
 
 
-def test_token_is_fresh_for_half_of_its_life_where_that_is_less(start: Start) -> None:
+def test_short_token_is_fresh_for_half_of_its_life(start: Start) -> None:
     with start(token_fresh=80_000) as process:
         assert 43_180 <= int(cache_status(get(process.port, unused(TOKEN)))["ttl"]) <= 43_200
 
 
-def test_token_about_to_expire_is_passed_on_and_not_kept(tmp_path: Path) -> None:
+def test_token_about_to_expire_is_passed_on_and_not_stored(tmp_path: Path) -> None:
     emulator = Emulator(rate=0, identity_rate=0, token_life=290)
     with run_in_thread(emulator) as imds, running_proxy(tmp_path, upstream=imds.url) as process:
         for _ in range(2):
@@ -59,7 +59,7 @@ def test_token_about_to_expire_is_passed_on_and_not_kept(tmp_path: Path) -> None
         assert process.metric("imdsproxy_token_expiry_seconds") == 0, "no token, no figure"
 
 
-def test_bypass_cache_renews_the_entry_once_in_a_while(proxy: ProxyProcess, arrivals: Arrivals) -> None:
+def test_bypass_cache_renews_the_entry_at_a_limited_rate(proxy: ProxyProcess, arrivals: Arrivals) -> None:
     target = unused(TOKEN)
     old = json.loads(get(proxy.port, target).body)["access_token"]
     renewing = get(proxy.port, f"{target}&bypass_cache=true")
@@ -72,7 +72,7 @@ def test_bypass_cache_renews_the_entry_once_in_a_while(proxy: ProxyProcess, arri
     assert arrivals.targets() == [target, f"{target}&bypass_cache=true"]
 
 
-def test_no_cache_renews_the_entry_once_in_a_while(proxy: ProxyProcess, arrivals: Arrivals) -> None:
+def test_no_cache_renews_the_entry_at_a_limited_rate(proxy: ProxyProcess, arrivals: Arrivals) -> None:
     target = unused(INSTANCE)
     first = get(proxy.port, target)
     wish = {**METADATA, "Cache-Control": "max-age=0, No-Cache"}

@@ -1,4 +1,4 @@
-"""The token bucket, by its rules. Times are seconds; nothing waits."""
+"""The bucket of permits, by its rules. Times are seconds; nothing waits."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def wait(budget: Budget, now: float) -> float:
 
 
 def took(budget: Budget, now: float = NOW, lease: float = math.inf) -> Permit:
-    token = budget.reserve(now, lease)
-    assert isinstance(token, Permit)
-    return token
+    permit = budget.reserve(now, lease)
+    assert isinstance(permit, Permit)
+    return permit
 
 
 def test_new_budget_has_every_permit_once() -> None:
@@ -70,9 +70,9 @@ def test_concurrent_limit_bounds_requests_in_flight() -> None:
 class TestThrottling:
     def test_retry_after_blocks_every_permit(self) -> None:
         budget = Budget(5, 1.0)
-        token = took(budget)
+        permit = took(budget)
         budget.throttled(NOW, NOW + 0.1, 7)
-        budget.release(token, NOW + 0.1)
+        budget.release(permit, NOW + 0.1)
         assert budget.available(NOW + 7) == 0
         assert budget.reserve(NOW + 2.1) == pytest.approx(5.0)
         took(budget, NOW + 7.1)
@@ -86,9 +86,9 @@ class TestThrottling:
 
     def test_without_retry_after_the_rate_halves_after_one_blocked_window(self) -> None:
         budget = Budget(5, 1.0)
-        token = took(budget)
+        permit = took(budget)
         budget.throttled(NOW, NOW, None)
-        budget.release(token, NOW)
+        budget.release(permit, NOW)
         assert budget.rate(NOW) == 0.5
         assert budget.reserve(NOW + 0.25) == pytest.approx(0.75)
         taken(budget, 4, NOW + 1)
@@ -214,7 +214,7 @@ class TestLease:
 
 
 class TestHeadStart:
-    """They all wake up when a token comes back: first who took none lately, then who did, then background refreshes."""
+    """They all wake up when a permit comes back: first who took none lately, then who did, then background refreshes."""
 
     def shared(self, requests: int = 2) -> Budget:
         return Budget(requests, 1.0, loans=itertools.count(1))

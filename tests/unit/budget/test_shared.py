@@ -45,18 +45,18 @@ class Sharer:
 
     def took(self) -> Permit:
         """Take one; what others may have first is waited for."""
-        token = self.take()
-        if not isinstance(token, Permit) and token < 0.021:
-            self.clock.advance(token + 1e-6)
-            token = self.take()
-        assert isinstance(token, Permit), token
-        return token
+        permit = self.take()
+        if not isinstance(permit, Permit) and permit < 0.021:
+            self.clock.advance(permit + 1e-6)
+            permit = self.take()
+        assert isinstance(permit, Permit), permit
+        return permit
 
     def available(self) -> int:
         return self.budget.available(self.clock.monotonic())
 
-    def release(self, token: Permit) -> None:
-        self.budget.release(token, self.clock.monotonic())
+    def release(self, permit: Permit) -> None:
+        self.budget.release(permit, self.clock.monotonic())
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_two_proxies_keep_one_budget(join: Join, clock: FakeClock) -> None:
     other.took()
     assert (one.available(), other.available()) == (0, 0)
     assert one.take() == 0.25, "others give theirs back unseen, so it looks again soon"
-    for token in held:
-        one.release(token)
+    for permit in held:
+        one.release(permit)
     assert other.take() == 0.25
     clock.advance(0.9)
     assert other.take() == pytest.approx(0.12, abs=0.01)
@@ -118,9 +118,9 @@ def test_two_proxies_keep_one_budget(join: Join, clock: FakeClock) -> None:
 
 def test_429_of_one_proxy_throttles_all(join: Join, clock: FakeClock) -> None:
     one, other = join(), join()
-    token = one.took()
-    one.budget.throttled(token.taken_at, clock.monotonic(), 7)
-    one.release(token)
+    permit = one.took()
+    one.budget.throttled(permit.taken_at, clock.monotonic(), 7)
+    one.release(permit)
     assert other.available() == 0
     assert other.budget.expected_wait(0, clock.monotonic()) == pytest.approx(7)
     clock.advance(7)
@@ -186,7 +186,7 @@ def test_identity_budget_has_its_own_section(path: Path, clock: FakeClock) -> No
     now = clock.monotonic()
     assert (general.available(now), identity.available(now)) == (5, 5)
     taken = [identity.reserve(now + 0.03 * number, 17.0, background=False) for number in range(6)]
-    assert [isinstance(token, Permit) for token in taken] == [True] * 5 + [False]
+    assert [isinstance(permit, Permit) for permit in taken] == [True] * 5 + [False]
     assert general.available(now) == 5
     close()
 
@@ -257,9 +257,7 @@ def test_removed_file_is_replaced_by_one_new_file_for_all(
     assert said()[0] == "the shared budget was removed or replaced; the file at its path now is used"
 
 
-def test_replaced_budget_file_is_used(
-    join: Join, clock: FakeClock, path: Path, tmp_path: Path
-) -> None:
+def test_replaced_budget_file_is_used(join: Join, clock: FakeClock, path: Path, tmp_path: Path) -> None:
     one = join()
     another = Sharer(tmp_path / "another", clock)
     clock.advance(1.0)
@@ -271,9 +269,7 @@ def test_replaced_budget_file_is_used(
     another.close()
 
 
-def test_unopenable_file_stops_requests_and_is_logged(
-    join: Join, clock: FakeClock, path: Path, said: Said
-) -> None:
+def test_unopenable_file_stops_requests_and_is_logged(join: Join, clock: FakeClock, path: Path, said: Said) -> None:
     one = join()
     path.unlink()
     path.mkdir()
@@ -288,9 +284,7 @@ def test_unopenable_file_stops_requests_and_is_logged(
     one.took()
 
 
-def test_times_of_another_boot_are_ignored(
-    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_times_of_another_boot_are_ignored(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Sharer(path, clock)
     clock.advance(1.0)
     for _ in range(5):
@@ -354,9 +348,7 @@ def test_unshareable_settings_are_reported(path: Path, clock: FakeClock) -> None
     assert "lower IMDSPROXY_READ_TIMEOUT" in refusal(path, clock, window=4_000.0)
 
 
-def test_container_with_its_own_clock_is_refused(
-    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_container_with_its_own_clock_is_refused(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     offsets = path.with_name("timens_offsets")
     monkeypatch.setattr("imdsproxy.clock._OFFSETS", offsets)
     offsets.write_text("monotonic           0         0\nboottime      86400         0\n", encoding="ascii")
@@ -445,22 +437,20 @@ def test_proxy_keeps_its_own_budget_for_any_file_content(join: Join, clock: Fake
     sent: list[float] = []
     for _ in range(400):
         forge(path, State(128, 0.001))
-        token = one.take()
-        if isinstance(token, Permit):
+        permit = one.take()
+        if isinstance(permit, Permit):
             sent.append(clock.monotonic())
-            one.release(token)
+            one.release(permit)
         clock.advance(0.01)
     assert len(sent) >= 15
     assert all(later - earlier >= 1.0 for earlier, later in zip(sent, sent[5:], strict=False))
 
 
-def test_proxy_keeps_its_own_429_for_any_file_content(
-    join: Join, clock: FakeClock, path: Path
-) -> None:
+def test_proxy_keeps_its_own_429_for_any_file_content(join: Join, clock: FakeClock, path: Path) -> None:
     one = join()
-    token = one.took()
-    one.budget.throttled(token.taken_at, clock.monotonic(), 7)
-    one.release(token)
+    permit = one.took()
+    one.budget.throttled(permit.taken_at, clock.monotonic(), 7)
+    one.release(permit)
     forge(path, State(5, 1.0))
     clock.advance(6.9)
     assert isinstance(one.take(), float)
@@ -554,10 +544,10 @@ def test_held_lock_is_not_waited_for_and_changes_are_made_later(
 ) -> None:
     async def scenario() -> None:
         sharer = join(requests=2)
-        token = sharer.took()
+        permit = sharer.took()
         with path.open("rb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
-            sharer.release(token)
+            sharer.release(permit)
             released_at = clock.monotonic()
             again = sharer.take()
             assert isinstance(again, float)
@@ -580,10 +570,10 @@ def test_held_lock_is_not_waited_for_and_changes_are_made_later(
 def test_close_makes_the_changes_that_are_still_due(join: Join, clock: FakeClock, path: Path) -> None:
     async def scenario() -> None:
         leaving, staying = join(requests=1), join(requests=1)
-        token = leaving.took()
+        permit = leaving.took()
         with path.open("rb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
-            leaving.release(token)
+            leaving.release(permit)
         leaving.close()
         leaving.close = lambda: None
         clock.advance(1)
@@ -604,7 +594,7 @@ def test_start_waits_briefly_for_the_lock_and_then_names_its_holder(
 
 def test_failing_disk_stops_requests_and_is_logged(join: Join, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     one = join()
-    token = one.took()
+    permit = one.took()
 
     def fail(*_: object) -> int:
         raise OSError(5, "Input/output error")
@@ -616,13 +606,11 @@ def test_failing_disk_stops_requests_and_is_logged(join: Join, said: Said, monke
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", fail)
         assert one.available() < 5, "what was known last"
-    assert math.isfinite(token.taken_at)
+    assert math.isfinite(permit.taken_at)
     one.took()
 
 
-def test_permanently_held_lock_is_abandoned_with_its_file(
-    join: Join, clock: FakeClock, path: Path, said: Said
-) -> None:
+def test_permanently_held_lock_is_abandoned_with_its_file(join: Join, clock: FakeClock, path: Path, said: Said) -> None:
     one, other = join(), join()
     stopped = one.took()
     with path.open("rb") as holder:
@@ -642,9 +630,7 @@ def test_permanently_held_lock_is_abandoned_with_its_file(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_lock_held_at_intervals_is_not_abandoned(
-    join: Join, clock: FakeClock, path: Path, said: Said
-) -> None:
+def test_lock_held_at_intervals_is_not_abandoned(join: Join, clock: FakeClock, path: Path, said: Said) -> None:
     one = join()
     for _ in range(5):
         with path.open("rb") as other:
@@ -674,9 +660,7 @@ def test_permanently_held_lock_in_a_readonly_folder_is_logged(
     one.took()
 
 
-def test_wiped_or_restored_section_counts_as_damage(
-    join: Join, clock: FakeClock, path: Path, said: Said
-) -> None:
+def test_wiped_or_restored_section_counts_as_damage(join: Join, clock: FakeClock, path: Path, said: Said) -> None:
     one, other = join(), join()
     before = path.read_bytes()
     for _ in range(5):
@@ -748,10 +732,10 @@ def test_closed_budget_does_nothing(path: Path, clock: FakeClock) -> None:
     async def scenario() -> None:
         sharer = Sharer(path, clock)
         clock.advance(1.0)
-        token = sharer.took()
+        permit = sharer.took()
         with path.open("rb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
-            sharer.release(token)
+            sharer.release(permit)
             sharer.close()
             assert isinstance(sharer.take(), float)
             await asyncio.sleep(0.02)

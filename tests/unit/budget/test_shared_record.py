@@ -27,13 +27,13 @@ PAST = st.floats(max_value=NOW) | st.just(-math.inf)
 
 @st.composite
 def states(draw: st.DrawFn) -> State:
-    tokens = draw(st.lists(RESTING | LENT, min_size=1, max_size=records.MOST_PERMITS))
+    permits = draw(st.lists(RESTING | LENT, min_size=1, max_size=records.MOST_PERMITS))
     return State(
-        len(tokens),
+        len(permits),
         draw(st.floats(0.001, 3_600)),
-        [rests_from for rests_from, _ in tokens],
-        [holder for _, holder in tokens],
-        [draw(PAST) for _ in tokens],
+        [rests_from for rests_from, _ in permits],
+        [holder for _, holder in permits],
+        [draw(PAST) for _ in permits],
         draw(st.floats(0, 3_600)),
         draw(st.floats(max_value=NOW + 3_000) | st.just(-math.inf)),
         draw(st.floats(LOWEST_RATE, 1)),

@@ -80,9 +80,7 @@ def test_folder_prepared_by_another_user_is_not_used(trap: str, place: Path) -> 
         shared_path(IMDS)
 
 
-def test_second_worker_is_refused_where_budgets_cannot_be_shared(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_worker_is_refused_where_budgets_cannot_be_shared(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import sys\n"
         "from imdsproxy.budget import workers\n"

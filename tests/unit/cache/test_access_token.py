@@ -99,7 +99,7 @@ def test_token_life_is_expires_in(body: bytes, life: int) -> None:
         b'{"access_token":"x","expires_in":"3600","deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )
-def test_token_whose_life_is_in_doubt_is_not_read(body: bytes) -> None:
+def test_token_with_a_doubtful_life_is_not_read(body: bytes) -> None:
     assert read_token(body) is None
 
 
@@ -111,7 +111,7 @@ def test_token_whose_life_is_in_doubt_is_not_read(body: bytes) -> None:
         rb'{"access_token":"x","inner":{"expires_in":"3600"},"\u0065xpires_in":3600}',
     ],
 )
-def test_life_that_is_written_where_it_could_not_be_aged_is_in_doubt(body: bytes) -> None:
+def test_life_that_cannot_be_aged_is_doubtful(body: bytes) -> None:
     found = read_token(body)
     assert found is None or int(json.loads(found.aged(3500))["expires_in"]) == 100
 
@@ -152,11 +152,11 @@ def test_aged_rounds_down_and_keeps_every_other_byte(seconds: float, left: bytes
         *((each, each) for each in (',"x":{"refresh_in":"43200"}', ',"refresh_in":"1","refresh_in":"2"')),
     ],
 )
-def test_other_remaining_times_age_with_it_where_they_are_plain(more: str, aged: str) -> None:
+def test_other_figures_age_if_they_are_plain(more: str, aged: str) -> None:
     assert read(token('"3600"', more=more)).aged(100) == token('"3500"', more=aged)
 
 
-def test_number_without_quotes_stays_one() -> None:
+def test_number_without_quotes_stays_without_quotes() -> None:
     assert read(token("3600")).aged(100) == token("3500")
 
 

@@ -60,7 +60,7 @@ def test_string_leaf_is_its_text(way: str, expected: bytes) -> None:
         ("compute", DOCUMENT[len(b'{"compute":') : DOCUMENT.index(b',"network"')]),
     ],
 )
-def test_subtree_is_imds_s_own_bytes(way: str, expected: bytes) -> None:
+def test_subtree_has_imds_own_bytes(way: str, expected: bytes) -> None:
     assert cut(DOCUMENT, way.split("/"), text=False) == expected
 
 
@@ -69,7 +69,7 @@ def test_whole_is_a_part_of_itself() -> None:
 
 
 @pytest.mark.parametrize("way", ["compute/count", "compute/on", "compute/none"])
-def test_leaf_that_is_no_string_is_left_to_imds(way: str) -> None:
+def test_leaf_that_is_no_string_is_not_derived(way: str) -> None:
     assert cut(DOCUMENT, way.split("/"), text=True) is None
     assert cut(DOCUMENT, way.split("/"), text=False) is None
 
@@ -83,7 +83,7 @@ def test_leaf_that_is_no_string_is_left_to_imds(way: str) -> None:
     ],
 )
 @pytest.mark.parametrize("text", [True, False])
-def test_node_that_is_not_there_in_so_many_letters_is_left_to_imds(way: str, text: bool) -> None:
+def test_missing_or_differently_spelled_node_is_not_derived(way: str, text: bool) -> None:
     assert cut(DOCUMENT, way.split("/"), text=text) is None
 
 
@@ -97,7 +97,7 @@ def test_node_that_is_not_there_in_so_many_letters_is_left_to_imds(way: str, tex
         ("compute/list", False),
     ],
 )
-def test_form_in_which_imds_s_answer_is_not_known_is_left_to_imds(way: str, text: bool) -> None:
+def test_undocumented_format_is_not_derived(way: str, text: bool) -> None:
     assert cut(DOCUMENT, way.split("/"), text=text) is None
 
 
@@ -120,11 +120,11 @@ def test_form_in_which_imds_s_answer_is_not_known_is_left_to_imds(way: str, text
         b"[" * 100_000,
     ],
 )
-def test_document_that_imds_would_not_write_is_left_to_imds(document: bytes) -> None:
+def test_malformed_document_is_not_derived_from(document: bytes) -> None:
     assert cut(document, ["compute", "vmId"], text=True) is None
 
 
-def test_subtree_that_is_not_compact_is_left_to_imds() -> None:
+def test_subtree_that_is_not_compact_is_not_derived() -> None:
     assert cut(b'{"a":{"b":[1, 2]},"c":{"d":" , "}}', ["a"], text=False) is None
     assert cut(b'{"a":{"b":[1, 2]},"c":{"d":" , "}}', ["c"], text=False) == b'{"d":" , "}'
 
@@ -142,7 +142,7 @@ def test_wholes_of_a_target_nearest_first() -> None:
     ]
 
 
-def test_with_and_without_format_json_is_the_same_to_imds() -> None:
+def test_wholes_include_those_with_format_json() -> None:
     plain, json = f"/metadata/instance?{VERSION}", f"/metadata/instance?{VERSION}&format=json"
     assert list(wholes(target(plain))) == [(json, ())]
     assert list(wholes(target(json))) == [(plain, ())]
@@ -167,7 +167,7 @@ def test_with_and_without_format_json_is_the_same_to_imds() -> None:
         f"/metadata?{VERSION}",
     ],
 )
-def test_target_that_imds_may_read_otherwise_has_no_wholes(asked: str) -> None:
+def test_ambiguous_target_has_no_wholes(asked: str) -> None:
     assert list(wholes(target(asked))) == []
 
 
@@ -181,20 +181,20 @@ class TestEntry:
         assert (part.sent_at, part.fresh_until, part.revalidate_until, part.error_until) == (100, 130, 135, 180)
         assert part.derived
 
-    def test_leaf_is_plain_text_and_else_bears_imds_s_own_fields(self) -> None:
+    def test_leaf_is_plain_text_with_the_other_fields_of_imds(self) -> None:
         part = derive(whole(Response(200, (SERVER, JSON), DOCUMENT)), ("compute", "vmId"), target(self.LEAF),
                       LIFETIMES, 110)  # fmt: skip
         assert part is not None
         assert part.response == Response(200, (SERVER, (b"content-type", b"text/plain; charset=utf-8")), b"02aab8a4")
 
-    def test_subtree_bears_the_fields_of_the_whole(self) -> None:
+    def test_subtree_has_the_fields_of_the_whole(self) -> None:
         asked = target(f"/metadata/instance/compute/tagsList/1?{VERSION}")
         part = derive(whole(Response(200, (SERVER, JSON), DOCUMENT)), ("compute", "tagsList", "1"), asked,
                       LIFETIMES, 110)  # fmt: skip
         assert part is not None
         assert part.response == Response(200, (SERVER, JSON), b'{"name":"d","value":""}')
 
-    def test_time_that_the_whole_spent_in_another_cache_counts(self) -> None:
+    def test_part_includes_the_wholes_age_in_other_caches(self) -> None:
         aged = whole(Response(200, (SERVER, JSON, (b"age", b"20")), DOCUMENT))
         part = derive(aged, ("compute", "vmId"), target(self.LEAF), LIFETIMES, 110)
         assert part is not None

@@ -91,7 +91,7 @@ def test_lookup_follows_the_default_policy_at_each_deadline(path: str, expected:
         (301, {0: FRESH, 0.9: FRESH, 1: MISS}),
     ],
 )
-def test_token_is_fresh_for_half_its_life_at_most_an_hour_and_of_no_use_in_its_last_five_minutes(
+def test_token_deadlines_are_half_life_one_hour_and_five_minutes_before_expiry(
     life: int, expected: dict[float, Freshness]
 ) -> None:
     entry = kept(token(life), default(TOKEN))
@@ -128,12 +128,12 @@ def test_setting_can_only_shorten_the_use_of_a_token(
         (86_400, 100_000, False),
     ],
 )
-def test_token_with_under_five_minutes_to_live_is_not_kept(life: int, late: float, is_kept: bool) -> None:
+def test_token_with_under_five_minutes_to_live_is_not_stored(life: int, late: float, is_kept: bool) -> None:
     assert (make_entry(token(life), default(TOKEN), SENT, SENT + late) is not None) is is_kept
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"access_token":"x"}', b'{"access_token":"x","expires_in":"-1"}'])
-def test_token_that_cannot_be_read_is_not_kept(body: bytes) -> None:
+def test_unreadable_token_is_not_stored(body: bytes) -> None:
     assert make_entry(Response(200, (), body), default(TOKEN), SENT, SENT) is None
 
 
@@ -146,7 +146,7 @@ def test_served_token_has_its_remaining_life(age: float, left: str) -> None:
     assert entry.expires_at == SENT + 3_600
 
 
-def test_time_an_answer_took_counts_against_it() -> None:
+def test_response_time_shortens_the_lifetime() -> None:
     entry = kept(token(3_600), default(TOKEN), now=SENT + 9.5)
     assert json.loads(entry.body(SENT + 9.5))["expires_in"] == "3590"
     assert make_entry(OK, default("/metadata/scheduledevents"), SENT, SENT + 1) is None
@@ -173,7 +173,7 @@ def test_aged_by_wait_returns_other_answers_unchanged(response: Response, lifeti
     assert aged_by_wait(response, lifetimes, 8) is response
 
 
-def test_any_other_body_is_served_as_it_came() -> None:
+def test_other_body_is_served_unchanged() -> None:
     entry = kept(OK, default("/metadata/instance"))
     assert entry.body(SENT + 50) is OK.body
     assert entry.expires_at is None
@@ -197,7 +197,7 @@ def test_negative_lifetime_of_0_remembers_nothing(negative: float) -> None:
     "status", [201, 202, 204, 206, 301, 302, 304, 401, 403, 405, 408, 410, 429, 500, 502, 503, 504, 599]
 )
 @pytest.mark.parametrize("path", ["/metadata/instance", TOKEN])
-def test_any_other_status_is_never_kept(status: int, path: str) -> None:
+def test_any_other_status_is_not_stored(status: int, path: str) -> None:
     assert make_entry(replace(token(86_400), status=status), default(path), SENT, SENT) is None
 
 
@@ -215,19 +215,19 @@ def test_age_is_in_whole_seconds_since_the_request_was_sent(age: float, whole: i
     assert kept(OK, default("/metadata/instance")).age(SENT + age) == whole
 
 
-def test_entry_cannot_be_stamped_again() -> None:
+def test_entry_is_frozen() -> None:
     entry = kept(OK, default("/metadata/instance"))
     with pytest.raises(FrozenInstanceError):
         entry.fresh_until = math.inf  # type: ignore[misc]
 
 
-def test_entry_is_good_for_nothing_from_its_last_deadline_on() -> None:
+def test_entry_is_a_miss_from_its_last_deadline_on() -> None:
     entry = kept(OK, Lifetimes(10, 20, 15))
     assert entry.gone_at == SENT + 30
     assert [at(entry, age) for age in (9, 10, 29, 30)] == [FRESH, REVALIDATE, REVALIDATE, MISS]
 
 
-def test_entry_takes_at_least_its_bytes() -> None:
+def test_size_is_at_least_the_bytes_of_the_entry() -> None:
     small = kept(Response(200, (), b""), Lifetimes(10)).size
     assert kept(Response(200, (), b"x" * 10_000), Lifetimes(10)).size >= small + 10_000
     assert kept(Response(200, ((b"x-long", b"x" * 10_000),), b""), Lifetimes(10)).size >= small + 10_006

@@ -88,7 +88,7 @@ ENTRIES = {
 
 @pytest.mark.parametrize("seconds", [0.0, 0.999, 1.0, 3.25])
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
-def test_hit_is_written_as_its_record_says(entry: Entry, seconds: float) -> None:
+def test_rendered_head_equals_the_records_fields(entry: Entry, seconds: float) -> None:
     now = SENT + seconds
     served = from_cache(entry, "instance", now)
     hit = write(entry, "instance", now)
@@ -132,7 +132,7 @@ def test_write_renders_a_token_with_its_remaining_life() -> None:
         (119.0, Outcome.STALE, -59),
     ],
 )
-def test_record_of_an_entry_says_whether_it_is_fresh(seconds: float, outcome: Outcome, ttl: int) -> None:
+def test_from_cache_is_a_hit_or_stale(seconds: float, outcome: Outcome, ttl: int) -> None:
     served = from_cache(kept(), "instance", SENT + seconds)
     assert (served.outcome, served.ttl, served.age) == (outcome, ttl, int(seconds))
 
@@ -174,9 +174,7 @@ HALF = Lifetimes(2.5, 0, 0, 5)
         (kept(status=404), 4.5, 5.0),
     ],
 )
-def test_hit_stays_the_same_until_the_first_of_its_figures_moves_on(
-    entry: Entry, seconds: float, until: float
-) -> None:
+def test_hit_is_valid_until_its_first_figure_changes(entry: Entry, seconds: float, until: float) -> None:
     found = same_until(entry, SENT + seconds)
     assert SENT + until - ROUNDING < found <= SENT + until
     assert write(entry, "instance", SENT + seconds).until == found
@@ -227,7 +225,7 @@ def test_hit_equals_a_new_rendering_until_its_end(found: tuple[Entry, float], sh
 
 
 @given(fresh_entries())
-def test_hit_is_repeated_for_as_long_as_it_is_true(found: tuple[Entry, float]) -> None:
+def test_same_until_is_the_moment_of_the_first_change(found: tuple[Entry, float]) -> None:
     """It would be right to write each anew, but nothing would be won by the fast path."""
     entry, now = found
     hit = write(entry, "e", now)

@@ -6,7 +6,7 @@ from imdsproxy.cache.shares import divide
 
 
 @pytest.mark.parametrize("max_bytes", [1, 15, 1000, 20_000, 1 << 24, 1 << 40])
-def test_shares_are_the_setting(max_bytes: int) -> None:
+def test_shares_add_up_to_the_setting(max_bytes: int) -> None:
     shares = divide(max_bytes)
     parts = (shares.entries, shares.heads, shares.readings, shares.routes, shares.guards)
     assert sum(parts) == max_bytes

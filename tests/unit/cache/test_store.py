@@ -45,7 +45,7 @@ def test_entry_is_found_under_its_own_key_only() -> None:
     assert store.get(B) is None
 
 
-def test_entry_is_there_fresh_or_stale_and_no_longer_than_it_is_good_for_something() -> None:
+def test_entry_is_found_until_its_last_deadline() -> None:
     clock = FakeClock()
     store, kept = Store(10_000, clock), entry(clock)
     store.put(A, kept)
@@ -56,7 +56,7 @@ def test_entry_is_there_fresh_or_stale_and_no_longer_than_it_is_good_for_somethi
     assert store.get(A) is None
 
 
-def test_entry_that_is_good_for_nothing_is_not_taken() -> None:
+def test_expired_entry_is_not_stored() -> None:
     clock = FakeClock()
     store, kept = Store(10_000, clock), entry(clock)
     clock.advance(3660.0)
@@ -65,7 +65,7 @@ def test_entry_that_is_good_for_nothing_is_not_taken() -> None:
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0, 1e9])
-def test_wall_clock_has_no_say(jump: float) -> None:
+def test_wall_clock_does_not_affect_expiry(jump: float) -> None:
     clock = FakeClock()
     store, kept = Store(10_000, clock), token(clock, 3600)
     store.put(A, kept)
@@ -73,7 +73,7 @@ def test_wall_clock_has_no_say(jump: float) -> None:
     assert store.get(A) is kept
 
 
-def test_newer_answer_takes_the_place_of_an_older_one() -> None:
+def test_newer_answer_replaces_an_older_one() -> None:
     clock = FakeClock()
     store = Store(10_000, clock)
     store.put(A, entry(clock))
@@ -84,7 +84,7 @@ def test_newer_answer_takes_the_place_of_an_older_one() -> None:
     assert len(store) == 1
 
 
-def test_answer_that_was_overtaken_does_not_take_the_place_of_the_newer_one() -> None:
+def test_older_answer_does_not_replace_a_newer_one() -> None:
     clock = FakeClock()
     store, newer = Store(10_000, clock), entry(clock)
     store.put(A, newer)
@@ -92,7 +92,7 @@ def test_answer_that_was_overtaken_does_not_take_the_place_of_the_newer_one() ->
     assert store.get(A) is newer
 
 
-def test_overtaken_answer_is_taken_where_the_newer_one_has_gone() -> None:
+def test_older_answer_is_stored_if_the_newer_one_is_gone() -> None:
     clock = FakeClock()
     store = Store(10_000, clock)
     store.put(A, entry(clock, lifetimes=Lifetimes(1)))
@@ -102,7 +102,7 @@ def test_overtaken_answer_is_taken_where_the_newer_one_has_gone() -> None:
     assert store.get(A) is overtaken
 
 
-def test_least_recently_used_leaves_first() -> None:
+def test_store_evicts_least_recently_used_first() -> None:
     store, clock = filled(room_for=2.5)
     store.get(A)
     assert store.put(C, entry(clock))
@@ -111,7 +111,7 @@ def test_least_recently_used_leaves_first() -> None:
     assert store.get(C)
 
 
-def test_reading_the_figures_is_no_use_of_an_entry() -> None:
+def test_reading_figures_does_not_update_recency() -> None:
     store, clock = filled(room_for=2.5)
     store.get(A)
     store.sweep()
@@ -132,7 +132,7 @@ def test_store_evicts_expired_entries_before_live_ones() -> None:
     assert store.get(B)
 
 
-def test_entry_larger_than_the_whole_cache_is_not_taken_and_drives_nothing_out() -> None:
+def test_entry_larger_than_the_cache_is_not_stored_and_evicts_nothing() -> None:
     store, clock = filled(room_for=2.5)
     assert not store.put(C, entry(clock, b"x" * 10_000))
     assert not store.put(Key("/" + "c" * 10_000), entry(clock))
@@ -140,7 +140,7 @@ def test_entry_larger_than_the_whole_cache_is_not_taken_and_drives_nothing_out()
     assert store.get(B)
 
 
-def test_cache_of_no_bytes_keeps_nothing() -> None:
+def test_cache_of_zero_bytes_stores_nothing() -> None:
     clock = FakeClock()
     assert not Store(0, clock).put(A, entry(clock))
 
@@ -216,7 +216,7 @@ def test_sweep_removes_expired_entries_from_the_figures() -> None:
     assert store.bytes == entry(clock).size + len(C)
 
 
-def test_soonest_expiry_is_of_a_token_that_is_still_kept() -> None:
+def test_soonest_token_expiry_is_of_a_stored_token() -> None:
     clock = FakeClock()
     store = Store(100_000, clock)
     assert store.soonest_token_expiry() is None

@@ -83,7 +83,7 @@ def run(
 
 
 @pytest.mark.parametrize("argv", [[], ["serve"]])
-def test_no_command_is_serve(
+def test_serve_is_the_default_command(
     argv: list[str], stand_in: Callable[..., list[object]], configured: list[tuple[str, str]]
 ) -> None:
     calls = stand_in("imdsproxy.cli.serve", "serve", status=7)
@@ -112,7 +112,7 @@ def test_serve_gets_settings_from_flags_and_environment(
     ("flags", "value"),
     [(["--access-log"], True), (["--access-log", "true"], True), (["--access-log=no"], False), ([], False)],
 )
-def test_boolean_flag_may_stand_alone(
+def test_boolean_flag_needs_no_value(
     flags: list[str], value: bool, stand_in: Callable[..., list[object]], configured: list[tuple[str, str]]
 ) -> None:
     calls = stand_in("imdsproxy.cli.serve", "serve")
@@ -120,19 +120,19 @@ def test_boolean_flag_may_stand_alone(
     assert calls == [plain(access_log=value, port=1)]
 
 
-def test_last_of_two_flags_counts(stand_in: Callable[..., list[object]], configured: list[tuple[str, str]]) -> None:
+def test_last_of_repeated_flags_wins(stand_in: Callable[..., list[object]], configured: list[tuple[str, str]]) -> None:
     calls = stand_in("imdsproxy.cli.serve", "serve")
     assert cli.main(["--port", "1", "--port", "2"]) == 0
     assert calls == [plain(port=2)]
 
 
-def test_demo_gets_the_flags_as_they_are(stand_in: Callable[..., list[object]]) -> None:
+def test_demo_gets_the_flags_unchanged(stand_in: Callable[..., list[object]]) -> None:
     calls = stand_in("imdsproxy.cli.demo", "demo", status=3)
     assert cli.main(["demo", "--max-wait", "5", "--cache-max-bytes", "10"]) == 3
     assert calls == [{"max_wait": "5", "cache_max_bytes": "10"}]
 
 
-def test_emulator_gets_its_own_arguments(stand_in: Callable[..., list[object]]) -> None:
+def test_emulator_gets_its_arguments(stand_in: Callable[..., list[object]]) -> None:
     calls = stand_in("imdsproxy.emulator.cli", "main", status=4)
     assert cli.main(["emulator", "--port", "1", "--help", "x"]) == 4
     assert calls == [["--port", "1", "--help", "x"]]
@@ -146,7 +146,7 @@ def test_demo_reports_an_invalid_setting(
     assert capsys.readouterr() == ("", "imdsproxy: IMDSPROXY_X is wrong\n")
 
 
-def test_interruption_ends_quietly(
+def test_interrupt_exits_with_130(
     stand_in: Callable[..., list[object]], configured: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in("imdsproxy.cli.serve", "serve", error=KeyboardInterrupt())
@@ -216,7 +216,7 @@ def test_help_at_the_top_lists_the_commands(capsys: pytest.CaptureFixture[str]) 
         assert err == ""
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"imdsproxy {__version__}\n"
 
@@ -275,7 +275,7 @@ def test_config_does_not_import_the_server() -> None:
         (["install"], {}, 2, "imdsproxy: 'install' is not a command of imdsproxy; "),
     ],
 )
-def test_exit_statuses(argv: list[str], environ: dict[str, str], status: int, told: str) -> None:
+def test_exit_status_follows_the_result(argv: list[str], environ: dict[str, str], status: int, told: str) -> None:
     result = run(*argv, environ=environ)
     assert result.returncode == status
     assert result.stderr.startswith(told)
@@ -283,7 +283,7 @@ def test_exit_statuses(argv: list[str], environ: dict[str, str], status: int, to
     assert bool(result.stdout) == (not told)
 
 
-def test_printed_file_can_be_used(tmp_path: Path) -> None:
+def test_printed_toml_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_text(run("config", "--toml", "--port", "9").stdout, encoding="utf-8")
     result = run("config", environ={"IMDSPROXY_CONFIG_FILE": str(path), "COLUMNS": "1000"})
@@ -291,7 +291,7 @@ def test_printed_file_can_be_used(tmp_path: Path) -> None:
     assert re.search(r"^IMDSPROXY_PORT +9 +file ", result.stdout, re.MULTILINE)
 
 
-def test_printed_environment_can_be_used() -> None:
+def test_printed_environment_is_accepted() -> None:
     lines = run("config", "--env", "--port", "9").stdout.splitlines()
     environ = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     result = run("config", environ={**environ, "COLUMNS": "1000"})
@@ -299,7 +299,7 @@ def test_printed_environment_can_be_used() -> None:
     assert re.search(r"^IMDSPROXY_PORT +9 +environment$", result.stdout, re.MULTILINE)
 
 
-def test_reader_that_has_enough_is_no_error() -> None:
+def test_closed_output_exits_with_1() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "imdsproxy", "config"],
         stdout=subprocess.PIPE,

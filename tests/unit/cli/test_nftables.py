@@ -35,7 +35,7 @@ def test_output_chain_redirects_all_users_but_the_proxys() -> None:
     ]
 
 
-def test_user_s_name_is_left_to_nft() -> None:
+def test_user_name_is_quoted_for_nft() -> None:
     assert f'{IMDS} meta skuid != "imdsproxy" counter dnat to 10.0.0.4:80' in rules(
         redirect("imdsproxy", "10.0.0.4", 80)
     )
@@ -50,7 +50,9 @@ def test_user_s_name_is_left_to_nft() -> None:
         ("10.0.0.4", True, ["output", "prerouting"], False),
     ],
 )
-def test_loopback_is_guarded_where_pods_are_sent_to_it(host: str, node: bool, chains: list[str], needs: bool) -> None:
+def test_loopback_is_guarded_if_pods_are_redirected_to_it(
+    host: str, node: bool, chains: list[str], needs: bool
+) -> None:
     wanted = redirect(host=host, node=node)
     assert re.findall(r"chain (\w+)", rules(wanted)) == chains
     assert wanted.needs_route_localnet is needs
@@ -73,7 +75,7 @@ def test_prerouting_chain_redirects_pod_interfaces_only() -> None:
     ) in rules(redirect(node=True))
 
 
-def test_loopback_is_neither_reached_nor_feigned_from_outside() -> None:
+def test_guard_drops_loopback_packets_from_outside() -> None:
     for end in ("saddr", "daddr"):
         assert f'iifname != "lo" ip {end} 127.0.0.0/8 counter drop' in rules(redirect(node=True))
 
@@ -85,7 +87,7 @@ def test_ruleset_touches_one_table_only(text: str) -> None:
     assert text.index("\ntable ip imdsproxy\n") < text.index("\ndelete table ip imdsproxy\n")
 
 
-def test_removal_leaves_nothing_behind() -> None:
+def test_removal_deletes_the_table() -> None:
     assert lines(removal()) == ["table ip imdsproxy", "delete table ip imdsproxy"]
 
 

@@ -47,7 +47,7 @@ def systemctl(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
         ("_imds-proxy.2", 'skuid != "_imds-proxy.2" '),
     ],
 )
-def test_exempt_user_is_a_number_or_a_name(given: str, written: str) -> None:
+def test_exempt_user_is_a_number_or_name(given: str, written: str) -> None:
     assert written in rendered({"uid": given})
 
 
@@ -68,7 +68,7 @@ def test_invalid_user_is_refused_with_its_value(given: str) -> None:
         ("10.0.0.4", 80, "10.0.0.4:80"),
     ],
 )
-def test_redirect_leads_to_the_listening_address(host: str, port: int, goal: str) -> None:
+def test_redirect_goes_to_the_listening_address(host: str, port: int, goal: str) -> None:
     assert f"dnat to {goal}\n" in rendered({"uid": "990"}, host=host, port=port)
 
 
@@ -87,7 +87,7 @@ def test_unusable_destination_is_reported(settings: dict[str, object], named: st
         rendered({"uid": "990"}, **settings)
 
 
-def test_removing_asks_for_no_user_and_for_no_setting_that_makes_sense(
+def test_remove_needs_no_user_and_no_valid_setting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("IMDSPROXY_PORT", "no port")
@@ -97,7 +97,7 @@ def test_removing_asks_for_no_user_and_for_no_setting_that_makes_sense(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="users of processes are read from /proc")
-def test_without_a_name_it_is_the_user_of_the_running_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_user_is_that_of_the_running_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     systemctl(
         tmp_path, monkeypatch, f'[ "$*" = "show --property=MainPID --value imdsproxy.service" ] && echo {os.getpid()}'
     )
@@ -120,9 +120,7 @@ def test_without_a_name_it_is_the_user_of_the_running_unit(tmp_path: Path, monke
         ("echo 4194305", "has just ended"),  # one above the largest process number of Linux
     ],
 )
-def test_unit_that_does_not_run_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
-) -> None:
+def test_stopped_unit_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str) -> None:
     systemctl(tmp_path, monkeypatch, script)
     with pytest.raises(SettingsError, match=told) as error:
         rendered({})
@@ -184,7 +182,7 @@ def test_sample_rulesets_equal_the_printed_ones(
     assert capsys.readouterr().out == (ROOT / "config" / "nftables" / file).read_text(encoding="ascii")
 
 
-def test_notes_are_no_part_of_the_ruleset(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_are_not_part_of_the_ruleset(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["redirect", "--uid=0", "--port=99"]) == 0
     printed = capsys.readouterr()
     assert "note" not in printed.out
@@ -193,7 +191,7 @@ def test_notes_are_no_part_of_the_ruleset(capsys: pytest.CaptureFixture[str]) ->
     assert printed.err.startswith("imdsproxy: note: requests of root's processes")
 
 
-def test_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistake_is_reported_in_one_line_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["redirect", "--uid", "no such"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -277,7 +275,7 @@ def test_missing_nft_is_reported_with_what_to_install(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script stands for nft")
-def test_nft_that_cannot_run_or_does_not_end_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_or_hanging_nft_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = program("nft", tmp_path, monkeypatch, "exec /bin/sleep 10")
     monkeypatch.setattr("imdsproxy.cli.redirect._LONGEST_LOADING", 0.1)
     with pytest.raises(LoadError, match=r"did not end within 0\.1 seconds"):
@@ -288,7 +286,7 @@ def test_nft_that_cannot_run_or_does_not_end_is_reported(tmp_path: Path, monkeyp
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script stands for nft")
-def test_nft_is_found_where_only_root_would_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nft_is_found_outside_the_users_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program("nft", tmp_path, monkeypatch, f": > {tmp_path}/ran")
     monkeypatch.setenv("PATH", "/no/such/folder")
     monkeypatch.setattr("imdsproxy.cli.redirect._ROOTS_PROGRAMS", (str(tmp_path),))

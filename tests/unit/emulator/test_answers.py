@@ -52,7 +52,7 @@ NO_VERSION = (
 
 class TestMetadataHeader:
     @pytest.mark.parametrize("value", ["true", "True", "TRUE", " true "])
-    def test_any_case_will_do(self, value: str) -> None:
+    def test_value_is_compared_without_case(self, value: str) -> None:
         assert ask(INSTANCE, headers=(("metadata", value),)).status == 200
 
     @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ class TestMetadataHeader:
             (("x-metadata", "true"),),
         ],
     )
-    def test_without_it_the_wording_depends_on_the_category(self, headers: tuple[tuple[str, str], ...]) -> None:
+    def test_missing_header_wording_depends_on_the_category(self, headers: tuple[tuple[str, str], ...]) -> None:
         assert ask(INSTANCE, headers=headers).status == 400
         assert ask(INSTANCE, headers=headers).body == NO_HEADER
         assert ask(EVENTS, headers=headers).body == NO_HEADER
@@ -73,11 +73,11 @@ class TestMetadataHeader:
         assert ask(TOKEN, headers=headers).body == NO_IDENTITY_HEADER
 
     @pytest.mark.parametrize("name", ["getplatformmetadata", "issuecredential"])
-    def test_unsupported_identity_endpoints_are_404_even_without_it(self, name: str) -> None:
+    def test_unsupported_identity_endpoint_is_404_without_the_header(self, name: str) -> None:
         given = ask(f"/metadata/identity/{name}?cred-api-version=2.0", headers=())
         assert (given.status, given.body) == (404, b'{"error":"Not Found"}')
 
-    def test_machine_may_have_further_endpoints(self) -> None:
+    def test_extra_endpoints_are_answered(self) -> None:
         machine = Machine(extra={"identity/issuecredential": json_answer({"certificate": "none"})})
         target = "/metadata/identity/issuecredential?cred-api-version=2.0"
         assert ask(target, machine, method="POST").status == 200
@@ -98,10 +98,10 @@ class TestCommonRules:
 
     @pytest.mark.parametrize("query", ["", "?api-version", "?api-version=", "?api-version=2016-01-01", "?x=1"])
     @pytest.mark.parametrize("path", ["/metadata/instance", "/metadata/instance/nothing", "/metadata/loadbalancer"])
-    def test_without_a_known_version_the_newest_are_named(self, path: str, query: str) -> None:
+    def test_unknown_version_lists_the_newest(self, path: str, query: str) -> None:
         assert (ask(path + query).status, ask(path + query).body) == (400, NO_VERSION)
 
-    def test_scheduled_events_have_versions_of_their_own(self) -> None:
+    def test_scheduled_events_have_their_own_versions(self) -> None:
         assert all(ask(f"/metadata/scheduledevents?api-version={version}").status == 200 for version in EVENT_VERSIONS)
         newest = read(ask("/metadata/scheduledevents?api-version=2021-02-01"))["newest-versions"]
         assert newest == ["2020-07-01", "2019-08-01", "2019-04-01"]
@@ -114,16 +114,16 @@ class TestCommonRules:
             ("/metadata/loadbalancer", "2020-10-01", "2020-09-01"),
         ],
     )
-    def test_endpoint_begins_with_a_version(self, path: str, first: str, last_without: str) -> None:
+    def test_endpoint_is_unknown_before_its_first_version(self, path: str, first: str, last_without: str) -> None:
         assert ask(f"{path}?api-version={first}").status == 200
         assert ask(f"{path}?api-version={last_without}").status == 400
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"])
-    def test_other_methods(self, method: str) -> None:
+    def test_other_method_is_405(self, method: str) -> None:
         given = ask(INSTANCE, method=method)
         assert (given.status, given.headers) == (405, (("allow", "GET"),))
 
-    def test_other_methods_on_scheduled_events(self) -> None:
+    def test_other_method_on_scheduled_events_is_405(self) -> None:
         assert ask(EVENTS, method="PUT").headers == (("allow", "GET, POST"),)
 
     @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ class TestCommonRules:
             *("/metadata/versions/1", "/metadata/attested", "/metadata/reprovisiondata", "/elsewhere"),
         ],
     )
-    def test_nothing_there(self, target: str) -> None:
+    def test_unknown_path_is_404(self, target: str) -> None:
         assert (ask(target).status, ask(target).body) == (404, b'{"error":"Not found"}')
 
-    def test_versions_need_none(self) -> None:
+    def test_versions_need_no_api_version(self) -> None:
         given = ask("/metadata/versions")
         assert given.body.startswith(b'{"apiVersions":["2017-03-01","2017-04-02",')
         assert read(given)["apiVersions"] == list(INSTANCE_VERSIONS)
@@ -151,12 +151,12 @@ class TestPaths:
             *("/metadata/./instance/network/../compute", "/../metadata/instance/compute"),
         ],
     )
-    def test_read_the_generous_way(self, path: str) -> None:
+    def test_path_is_read_permissively(self, path: str) -> None:
         plain = ask("/metadata/instance/compute?api-version=2021-02-01")
         assert plain.status == 200
         assert ask(f"{path}?api-version=2021-02-01") == plain
 
-    def test_segments(self) -> None:
+    def test_segments_of_splits_a_raw_path(self) -> None:
         assert segments_of("/a/../../b%20c//d\\e/") == ("b c", "d", "e")
 
     def test_is_identity_uses_the_same_segments(self) -> None:
@@ -166,7 +166,7 @@ class TestPaths:
 
 
 class TestInstance:
-    def test_whole_document(self) -> None:
+    def test_root_is_the_whole_document(self) -> None:
         assert read(ask(INSTANCE)) == at_version(sample_instance(), "2021-02-01")
         assert ask(INSTANCE).body.startswith(b'{"compute":{"azEnvironment":"AzurePublicCloud","customData":"",')
 
@@ -191,7 +191,7 @@ class TestInstance:
             (f"network/interface/{'9' * 5000}", 404, "json", b'{"error":"Not found"}'),
         ],
     )
-    def test_routes(self, route: str, status: int, content_type: str, body: bytes | None) -> None:
+    def test_route_selects_an_element(self, route: str, status: int, content_type: str, body: bytes | None) -> None:
         path, _, query = route.partition("?")
         given = ask(f"/metadata/instance/{path}?api-version=2021-02-01&{query}")
         assert given.status == status
@@ -205,14 +205,14 @@ class TestInstance:
         assert ask(network.format("")).body == b"0/"
         assert ask(network.format("/0")).body == b"ipv4/\nipv6/\nmacAddress"
 
-    def test_empty_list(self) -> None:
+    def test_empty_list_is_empty_json(self) -> None:
         machine = Machine()
         machine.instance["network"]["interface"] = []
         target = "/metadata/instance/network/interface?api-version=2021-02-01"
         assert ask(target, machine).body == b"[]"
         assert ask(target + "&format=text", machine).body == b""
 
-    def test_unknown_parameters_do_not_matter(self) -> None:
+    def test_unknown_parameters_are_ignored(self) -> None:
         assert ask(INSTANCE + "&nothing=true") == ask(INSTANCE)
 
     def test_extended_adds_provisioning_fields(self) -> None:
@@ -250,7 +250,7 @@ def test_every_element_is_reached_by_its_route(version: str, data: st.DataObject
 
 
 class TestToken:
-    def test_keys_in_order_and_all_strings(self) -> None:
+    def test_token_keys_are_in_order_and_all_strings(self) -> None:
         document = read(ask(TOKEN))
         assert list(document) == [
             *("access_token", "client_id", "expires_in", "expires_on"),
@@ -275,12 +275,12 @@ class TestToken:
     def test_missing_version_is_reported_before_missing_resource(self) -> None:
         assert ask("/metadata/identity/oauth2/token").body == NO_VERSION
 
-    def test_no_identity(self) -> None:
+    def test_machine_without_identity_is_400(self) -> None:
         given = ask(TOKEN, Machine(identity=ManagedIdentity(())))
         assert given.status == 400
         assert given.body == b'{"error":"invalid_request","error_description":"Identity not found"}'
 
-    def test_cache_can_be_bypassed(self) -> None:
+    def test_bypass_cache_issues_a_new_token(self) -> None:
         machine = Machine()
         first = ask(TOKEN, machine)
         assert ask(TOKEN, machine).body == first.body
@@ -289,19 +289,19 @@ class TestToken:
         assert read(second)["access_token"] != read(first)["access_token"]
         assert ask(TOKEN, machine).body == second.body
 
-    def test_selector_reaches_the_identities(self) -> None:
+    def test_selector_chooses_the_identity(self) -> None:
         wanted = USER_ASSIGNED[1]
         assert read(ask(f"{TOKEN}&object_id={wanted.object_id}"))["client_id"] == wanted.client_id
 
-    def test_info(self) -> None:
+    def test_info_has_the_tenant(self) -> None:
         assert list(read(ask("/metadata/identity/info?api-version=2018-02-01"))) == ["tenantId"]
 
 
 class TestScheduledEvents:
-    def test_empty_at_first(self) -> None:
+    def test_document_is_empty_at_first(self) -> None:
         assert ask(EVENTS).body == b'{"DocumentIncarnation":1,"Events":[]}'
 
-    def test_acknowledged(self) -> None:
+    def test_acknowledgement_starts_the_event(self) -> None:
         machine = Machine()
         event_id = machine.events.add("Reboot", notice=1e9)
         body = json.dumps({"StartRequests": [{"EventId": event_id}]}).encode()
@@ -319,12 +319,12 @@ class TestScheduledEvents:
             b'{"StartRequests":[{"EventId":"unknown"}]}',
         ],
     )
-    def test_bad_body(self, body: bytes) -> None:
+    def test_malformed_acknowledgement_is_400(self, body: bytes) -> None:
         machine = Machine()
         assert ask(EVENTS, machine, method="POST", body=body).status == 400
         assert machine.events.incarnation == 1
 
-    def test_first_question_waits(self) -> None:
+    def test_first_request_waits(self) -> None:
         machine = Machine()
         machine.events.enable_delay = 90.0
         assert [ask(EVENTS, machine, now=NOW + later).delay for later in (0, 60, 90, 91)] == [90, 30, 0, 0]
@@ -333,12 +333,12 @@ class TestScheduledEvents:
 class TestLoadBalancer:
     target = "/metadata/loadbalancer?api-version=2020-10-01"
 
-    def test_document(self) -> None:
+    def test_document_is_the_load_balancer(self) -> None:
         assert list(read(ask(self.target))["loadbalancer"]) == [
             *("publicIpAddresses", "inboundRules", "outboundRules"),
         ]
 
-    def test_none(self) -> None:
+    def test_missing_load_balancer_is_404(self) -> None:
         given = ask(self.target, Machine(load_balancer=None))
         assert given.status == 404
         assert read(given)["error"].startswith("No load balancer metadata is found. Please check if your VM")
@@ -361,5 +361,5 @@ class TestLoadBalancer:
         (204, True, b""),
     ],
 )
-def test_words_for_a_status(status: int, identity: bool, body: bytes) -> None:
+def test_failure_wording_depends_on_status_and_category(status: int, identity: bool, body: bytes) -> None:
     assert failure(status, identity).body == body

@@ -24,7 +24,7 @@ COMPUTE: dict[str, Any] = {
 }
 
 
-def test_newest_document_in_order() -> None:
+def test_newest_document_has_its_fields_in_order() -> None:
     assert json.dumps(payload(COMPUTE, "1234567890", "2021-02-01", NOW), separators=(",", ":")) == (
         '{"licenseType":"","nonce":"1234567890","plan":{"name":"","product":"","publisher":""},'
         '"sku":"18.04-LTS","subscriptionId":"s",'
@@ -41,7 +41,7 @@ def test_newest_document_in_order() -> None:
         ("2020-09-01", ["licenseType", "nonce", "plan", "sku", "subscriptionId", "timeStamp", "vmId"]),
     ],
 )
-def test_fields_by_version(version: str, fields: list[str]) -> None:
+def test_fields_depend_on_the_version(version: str, fields: list[str]) -> None:
     assert list(payload(COMPUTE, "n", version, NOW)) == fields
 
 
@@ -50,7 +50,7 @@ def test_time_replaces_a_missing_nonce() -> None:
     assert payload(COMPUTE, "", "2018-10-01", NOW)["nonce"] == ""
 
 
-def test_certificate_is_inside() -> None:
+def test_signature_includes_the_certificate() -> None:
     pkcs7 = pytest.importorskip("cryptography.hazmat.primitives.serialization.pkcs7")
     signer = Signer()
     signatures = [base64.b64decode(signer.sign({"nonce": nonce})) for nonce in ("1", "2")]
@@ -60,7 +60,7 @@ def test_certificate_is_inside() -> None:
     assert b'{"nonce":"1"}' in signatures[0]
 
 
-def test_signature_is_over_the_content() -> None:
+def test_signature_matches_the_content() -> None:
     pytest.importorskip("cryptography")
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where it is installed
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
@@ -78,7 +78,7 @@ def test_signature_is_over_the_content() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
-def test_openssl_verifies_it(tmp_path: Path) -> None:
+def test_openssl_verifies_the_signature(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     signed = tmp_path / "signed.der"
     signed.write_bytes(base64.b64decode(Signer().sign({"nonce": "1234567890"})))

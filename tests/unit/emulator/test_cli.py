@@ -35,7 +35,7 @@ def test_usage_error_is_one_line(arguments: list[str], words: str, capsys: pytes
     assert err.count("\n") == 1
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "--fault SPEC" in capsys.readouterr().out
 
@@ -50,11 +50,11 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("status=429,retry-after=3", Fault(status=429, retry_after="3")),
     ],
 )
-def test_faults_as_specified(spec: str, fault: Fault) -> None:
+def test_fault_flags_are_parsed(spec: str, fault: Fault) -> None:
     assert _parser().parse_args(["--fault", spec, "--fault", "reset"]).fault == [fault, Fault(reset=True)]
 
 
-def test_defaults() -> None:
+def test_defaults_are_those_of_imds() -> None:
     options = _parser().parse_args([])
     assert (options.host, options.port, options.rate, options.identity_rate) == ("127.0.0.1", 8255, 5, 20)
     assert (options.token_life, options.latency, options.fault, options.quiet) == (86_400, 0, [], False)

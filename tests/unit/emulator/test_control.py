@@ -23,16 +23,16 @@ def arrive(emulator: Emulator, *paths: str) -> None:
         emulator.leave(emulator.accept(Request("GET", path), path.encode(), ()))
 
 
-def test_which_paths_are_its_own() -> None:
+def test_only_control_paths_are_control() -> None:
     assert is_control("/-/healthy")
     assert not is_control("/metadata/-/")
 
 
-def test_healthy() -> None:
+def test_healthy_is_200() -> None:
     assert ask(Emulator(), "GET", "/-/healthy") == (200, {"status": "healthy"})
 
 
-def test_arrivals_since() -> None:
+def test_arrivals_are_listed_from_an_index() -> None:
     emulator = Emulator(monotonic=lambda: 7.0)
     arrive(emulator, "/a", "/b?x=1")
     emulator.arrivals[0].status = 404
@@ -44,7 +44,7 @@ def test_arrivals_since() -> None:
     assert ask(emulator, "GET", "/-/arrivals", since="x")[0] == 400
 
 
-def test_indices_hold_when_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_indices_stay_valid_when_the_oldest_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emulator_module, "MOST_ARRIVALS", 2)
     emulator = Emulator()
     arrive(emulator, "/0", "/1", "/2", "/3")
@@ -52,7 +52,7 @@ def test_indices_hold_when_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPa
     assert [arrival.target for arrival in emulator.arrivals_since(0)] == [b"/2", b"/3"]
 
 
-def test_faults() -> None:
+def test_faults_are_added_and_cleared() -> None:
     emulator = Emulator()
     assert ask(emulator, "POST", "/-/faults", {"status": 410, "for": 20}) == (200, {"faults": 1})
     assert ask(emulator, "POST", "/-/faults", [{"hang": True}, {"latency": 1}]) == (200, {"faults": 3})
@@ -64,14 +64,14 @@ def test_faults() -> None:
     "body", [b"{", b"[1]", b"3", {"statu": 1}, {}, [{"hang": True}, {"status": 1}], b"[" * 100_000]
 )
 @pytest.mark.parametrize("path", ["/-/faults"])
-def test_senseless_faults_are_refused_together(path: str, body: Any) -> None:
+def test_one_invalid_fault_refuses_all(path: str, body: Any) -> None:
     emulator = Emulator()
     status, document = ask(emulator, "POST", path, body)
     assert (status, list(document)) == (400, ["error"])
     assert len(emulator.faults) == 0
 
 
-def test_events() -> None:
+def test_events_are_added_and_cleared() -> None:
     emulator = Emulator(wall=lambda: 1_700_000_000.0)
     status, document = ask(
         emulator,
@@ -104,13 +104,13 @@ def test_events() -> None:
         ([], "the body must be a JSON object"),
     ],
 )
-def test_senseless_events(body: Any, words: str) -> None:
+def test_invalid_event_is_refused(body: Any, words: str) -> None:
     status, document = ask(Emulator(), "POST", "/-/events", body)
     assert status == 400
     assert words in document["error"]
 
 
-def test_reset() -> None:
+def test_reset_drops_arrivals_and_faults() -> None:
     emulator = Emulator()
     arrive(emulator, "/a")
     emulator.faults.add(Fault(hang=True))
@@ -120,7 +120,7 @@ def test_reset() -> None:
     assert [arrival.target for arrival in emulator.arrivals_since(0)] == [b"/b"]
 
 
-def test_nothing_else_is_there() -> None:
+def test_other_path_is_404() -> None:
     assert ask(Emulator(), "GET", "/-/metrics")[0] == 404
     given = control(Emulator(), Request("POST", "/-/healthy"))
     assert (given.status, given.headers) == (405, (("allow", "GET"),))

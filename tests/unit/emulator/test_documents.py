@@ -55,7 +55,7 @@ def test_version_table_names_only_fields_that_exist_and_versions_that_are_served
 OLDEST = ["location", "name", "offer", "osType", "platformFaultDomain", "platformUpdateDomain", "publisher"]
 
 
-def test_oldest_version_has_the_oldest_fields_only() -> None:
+def test_oldest_version_has_only_the_oldest_fields() -> None:
     assert list(at_version(sample_instance(), "2017-04-02")["compute"]) == [
         *OLDEST,
         *("sku", "version", "vmId", "vmSize"),
@@ -94,18 +94,18 @@ def test_fields_below_a_field_have_versions_of_their_own() -> None:
     assert "isUltraDisk" not in disks[0]
 
 
-def test_newest_version_is_the_whole_document_and_each_call_makes_a_new_one() -> None:
+def test_newest_version_is_a_copy_of_the_whole_document() -> None:
     first = sample_instance()
     assert at_version(first, INSTANCE_VERSIONS[-1]) == first == sample_instance()
     first["compute"]["location"] = "elsewhere"
     assert sample_instance()["compute"]["location"] == "westus"
 
 
-def test_tags_and_their_list_say_the_same() -> None:
+def test_tags_and_tags_list_are_equal() -> None:
     compute = sample_instance()["compute"]
     assert compute["tags"] == ";".join(f"{tag['name']}:{tag['value']}" for tag in compute["tagsList"])
 
 
-def test_load_balancer_document_holds_integers() -> None:
+def test_load_balancer_ports_are_integers() -> None:
     rule = json.loads(json.dumps(sample_load_balancer()))["loadbalancer"]["inboundRules"][0]
     assert (rule["frontendPort"], rule["backendPort"]) == (80, 443)

@@ -12,7 +12,7 @@ def events(enable_delay: float = 0.0) -> ScheduledEvents:
     return ScheduledEvents(enable_delay, lambda: NOW)
 
 
-def test_event_in_the_newest_version() -> None:
+def test_event_has_all_fields_in_the_newest_version() -> None:
     scheduled = events()
     event_id = scheduled.add("Freeze", resources=["a", "b"], description="d", source="User", duration=5)
     assert scheduled.document(NEWEST, NOW) == {
@@ -45,7 +45,7 @@ def test_event_in_the_newest_version() -> None:
         ("2020-07-01", 3, ["Reboot", "Preempt", "Terminate"], "a"),
     ],
 )
-def test_versions_differ(version: str, fields: int, types: list[str], name: str) -> None:
+def test_fields_depend_on_the_version(version: str, fields: int, types: list[str], name: str) -> None:
     scheduled = events()
     for event_type in ("Reboot", "Preempt", "Terminate"):
         scheduled.add(event_type, resources=["a"])
@@ -68,7 +68,7 @@ def test_event_starts_when_its_notice_is_over(event_type: str, notice: float) ->
     assert scheduled.document(NEWEST, NOW + notice + 1) == started
 
 
-def test_unknown_type() -> None:
+def test_unknown_type_is_refused() -> None:
     with pytest.raises(ValueError, match="no event type 'Nap'; known are Freeze"):
         events().add("Nap")
 
@@ -84,7 +84,7 @@ def test_acknowledging_starts_all_or_none() -> None:
     assert scheduled.incarnation == 5
 
 
-def test_ended_event_is_no_longer_shown() -> None:
+def test_removed_event_is_no_longer_listed() -> None:
     scheduled = events()
     scheduled.add(event_id="A")
     scheduled.add(event_id="B")
@@ -96,7 +96,7 @@ def test_ended_event_is_no_longer_shown() -> None:
         scheduled.remove("a")
 
 
-def test_feature_lapses_after_a_day_without_questions() -> None:
+def test_feature_lapses_after_a_day_without_requests() -> None:
     scheduled = events(enable_delay=120)
     day = 24 * 3600
     moments = [0, 119, 120, day, 2 * day, 3 * day + 1]

@@ -34,7 +34,7 @@ class Clock:
         ({"hang": True, "share": 1.5}, "share must be between 0 and 1"),
     ],
 )
-def test_senseless_faults_are_refused(arguments: dict[str, Any], words: str) -> None:
+def test_invalid_fault_is_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Fault(**arguments)
 
@@ -49,7 +49,7 @@ def test_senseless_faults_are_refused(arguments: dict[str, Any], words: str) -> 
         ({"latency": "0.2", "seconds": 4, "hang": False}, Fault(latency=0.2, seconds=4.0)),
     ],
 )
-def test_read_from_named_values(mapping: dict[str, Any], fault: Fault) -> None:
+def test_fault_is_read_from_named_values(mapping: dict[str, Any], fault: Fault) -> None:
     assert Fault.from_mapping(mapping) == fault
 
 
@@ -65,12 +65,12 @@ def test_read_from_named_values(mapping: dict[str, Any], fault: Fault) -> None:
         ({"hang": True, "for": ""}, "for must be a number"),
     ],
 )
-def test_read_from_senseless_values(mapping: dict[str, Any], words: str) -> None:
+def test_invalid_values_are_refused_with_their_key(mapping: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Fault.from_mapping(mapping)
 
 
-def test_for_so_many_seconds() -> None:
+def test_fault_ends_after_its_seconds() -> None:
     clock = Clock()
     faults = Faults(clock)
     faults.add(Fault(status=410, seconds=5))
@@ -80,7 +80,7 @@ def test_for_so_many_seconds() -> None:
     assert len(faults) == 0
 
 
-def test_so_many_times() -> None:
+def test_fault_ends_after_its_times() -> None:
     faults = Faults(Clock())
     faults.add(Fault(hang=True, times=2))
     assert [faults.apply(ROOT, 0)[0] is not None for _ in range(3)] == [True, True, False]
@@ -96,13 +96,13 @@ def test_so_many_times() -> None:
         ("/metadata/instance", "/metadata", False),
     ],
 )
-def test_below_a_path(prefix: str, path: str, struck: bool) -> None:
+def test_fault_applies_to_its_path_and_below(prefix: str, path: str, struck: bool) -> None:
     faults = Faults(Clock())
     faults.add(Fault(status=500, path=prefix))
     assert (faults.apply(tuple(path[1:].split("/")), 0)[0] is not None) is struck
 
 
-def test_share_is_repeatable_and_about_right() -> None:
+def test_share_is_repeatable_and_approximate() -> None:
     def struck(seed: int) -> list[bool]:
         faults = Faults(Clock(), seed)
         faults.add(Fault(status=500, share=0.1))
@@ -113,13 +113,13 @@ def test_share_is_repeatable_and_about_right() -> None:
 
 
 @pytest.mark.parametrize(("share", "struck"), [(0.0, 0), (1.0, 50)])
-def test_none_and_all(share: float, struck: int) -> None:
+def test_share_of_0_and_1_is_none_and_all(share: float, struck: int) -> None:
     faults = Faults(Clock())
     faults.add(Fault(status=500, share=share))
     assert sum(faults.apply(ROOT, 0)[0] is not None for _ in range(50)) == struck
 
 
-def test_latencies_add_and_the_first_trouble_wins() -> None:
+def test_latencies_add_and_the_first_breakage_applies() -> None:
     faults = Faults(Clock())
     gone, hang = Fault(status=410, latency=0.5, times=1), Fault(hang=True, times=1)
     faults.add(Fault(latency=0.25), gone, hang)
@@ -130,7 +130,7 @@ def test_latencies_add_and_the_first_trouble_wins() -> None:
     assert faults.apply(ROOT, 0) == (None, 0.0)
 
 
-def test_answer_of_a_status() -> None:
+def test_status_answer_has_its_body_and_retry_after() -> None:
     plain = Fault(status=429, retry_after="7")
     assert plain.answer(identity=False).headers == (("retry-after", "7"),)
     assert b"Temporarily throttled" in plain.answer(identity=True).body
@@ -139,6 +139,6 @@ def test_answer_of_a_status() -> None:
 
 
 @pytest.mark.parametrize("name", ["hang", "reset", "truncate", "garbage"])
-def test_breakages(name: str) -> None:
+def test_each_breakage_is_named(name: str) -> None:
     assert Fault.from_mapping({name: True}).breakage == name
     assert Fault(latency=1).breakage is None

@@ -46,11 +46,13 @@ def claims(document: dict[str, str]) -> dict[str, Any]:
         ((FIRST, SECOND), {"client_id": FIRST.client_id, "object_id": FIRST.object_id}, ONE_SELECTOR),
     ],
 )
-def test_which_identity(identities: tuple[Identity, ...], parameters: dict[str, str], expected: Identity | str) -> None:
+def test_choose_selects_the_identity(
+    identities: tuple[Identity, ...], parameters: dict[str, str], expected: Identity | str
+) -> None:
     assert ManagedIdentity(identities).choose(parameters) == expected
 
 
-def test_times_of_a_new_token() -> None:
+def test_new_token_has_its_times() -> None:
     document = ManagedIdentity().token(FIRST, "r", NOW, bypass_cache=False)
     assert document["expires_in"] == "86400"
     assert document["expires_on"] == "1700086401"
@@ -66,7 +68,7 @@ def test_token_claims_state_that_it_is_emulated() -> None:
     assert claims(document)["appid"] == FIRST.client_id
 
 
-def test_same_token_until_it_nears_its_end() -> None:
+def test_token_is_repeated_until_near_its_expiry() -> None:
     identity = ManagedIdentity(token_life=86_400)
     first = identity.token(FIRST, "r", NOW, bypass_cache=False)
     later = identity.token(FIRST, "r", NOW + 86_000, bypass_cache=False)
@@ -78,7 +80,7 @@ def test_same_token_until_it_nears_its_end() -> None:
     assert renewed["expires_in"] == "86400"
 
 
-def test_short_life_is_used_for_nine_tenths() -> None:
+def test_short_token_is_repeated_for_nine_tenths_of_its_life() -> None:
     identity = ManagedIdentity(token_life=10)
     first = identity.token(FIRST, "r", 100, bypass_cache=False)
     assert identity.token(FIRST, "r", 108.9, bypass_cache=False)["access_token"] == first["access_token"]
@@ -95,7 +97,7 @@ def test_identities_and_resources_never_share_a_token() -> None:
     assert len(tokens) == 6
 
 
-def test_bypassing_replaces_the_token() -> None:
+def test_bypass_cache_replaces_the_token() -> None:
     identity = ManagedIdentity()
     first = identity.token(FIRST, "r", NOW, bypass_cache=False)
     second = identity.token(FIRST, "r", NOW, bypass_cache=True)
@@ -103,7 +105,7 @@ def test_bypassing_replaces_the_token() -> None:
     assert first["access_token"] != second["access_token"] == third["access_token"]
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_TOKENS", 2)
     identity = ManagedIdentity()
     first = identity.token(FIRST, "0", NOW, bypass_cache=False)

@@ -16,7 +16,7 @@ from imdsproxy.emulator.limits import Limits, SlidingWindow
         (0, [0.0] * 100, [0.0] * 100),
     ],
 )
-def test_window_slides(limit: int, arrivals: list[float], accepted: list[float]) -> None:
+def test_window_slides_with_time(limit: int, arrivals: list[float], accepted: list[float]) -> None:
     limits = Limits(general=limit)
     assert [at for at in arrivals if limits.admit(at)] == accepted
 
@@ -26,7 +26,7 @@ gaps = st.lists(st.integers(0, 80), max_size=200)
 
 
 @given(gaps, st.integers(1, 7))
-def test_never_more_than_the_limit_in_any_window_and_never_fewer_than_possible(steps: list[int], limit: int) -> None:
+def test_window_admits_exactly_the_limit(steps: list[int], limit: int) -> None:
     limits = Limits(general=limit)
     now, accepted = 0.0, list[float]()
     for step in steps:
@@ -40,7 +40,7 @@ def test_never_more_than_the_limit_in_any_window_and_never_fewer_than_possible(s
         assert sum(start <= at < start + 1.0 for at in accepted) <= limit
 
 
-def test_identity_has_limits_of_its_own() -> None:
+def test_identity_has_its_own_limits() -> None:
     limits = Limits(general=1, identity=2, identity_concurrency=0)
     assert [limits.admit(0.0, identity=True) for _ in range(3)] == [True, True, False]
     assert [limits.admit(0.0) for _ in range(2)] == [True, False]
@@ -52,7 +52,7 @@ def test_identity_may_share_the_general_limit() -> None:
     assert [limits.admit(0.0, identity=True), limits.admit(0.0)] == [False, False]
 
 
-def test_five_identity_requests_at_once() -> None:
+def test_sixth_concurrent_identity_request_is_refused() -> None:
     limits = Limits(general=1)
     assert [limits.admit(0.0, identity=True) for _ in range(6)] == [True] * 5 + [False]
     assert not limits.admit(60.0, identity=True), "a slow answer keeps its place, however long"

@@ -59,7 +59,7 @@ def writer(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> LogWriter:
     return LogWriter(lambda count: f"{count} dropped")
 
 
-def test_no_thread_before_the_first_line() -> None:
+def test_thread_starts_with_the_first_line() -> None:
     before = threading.active_count()
     LogWriter(str)
     assert threading.active_count() == before
@@ -87,7 +87,7 @@ def test_unread_pipe_blocks_no_caller_and_the_loss_is_reported_in_order(writer: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be made non-blocking there")
-def test_pipe_that_is_non_blocking_loses_nothing(writer: LogWriter, pipe: Pipe) -> None:
+def test_non_blocking_pipe_loses_no_line(writer: LogWriter, pipe: Pipe) -> None:
     os.set_blocking(pipe.stream.fileno(), False)
     for _ in range(300):
         writer.put("x" * 1000)
@@ -136,7 +136,7 @@ class Unbuffered:
         (8, b"first\nse\n1 dropped\nthird\n", 1),
     ],
 )
-def test_line_that_is_cut_by_a_full_disk_counts_as_dropped_and_spoils_no_other(
+def test_truncated_line_counts_as_dropped_and_the_next_line_is_whole(
     room: int, content: bytes, dropped: int, writer: LogWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(room)
@@ -164,7 +164,7 @@ def test_lines_are_written_at_once_if_no_thread_can_start(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be made non-blocking there")
-def test_end_waits_for_a_stuck_log_for_a_bounded_time_and_never_after(
+def test_exit_waits_a_bounded_time_for_a_stuck_log(
     writer: LogWriter, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_writer, "_LAST_LINES", 0.01)
@@ -178,7 +178,7 @@ def test_end_waits_for_a_stuck_log_for_a_bounded_time_and_never_after(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_forked_child_writes_its_own_lines_and_none_of_its_parents(writer: LogWriter, pipe: Pipe) -> None:
+def test_forked_child_writes_only_its_own_lines(writer: LogWriter, pipe: Pipe) -> None:
     filled = pipe.fill()
     writer.put("of the parent")
     child = os.fork()

@@ -71,7 +71,9 @@ class Unprintable:
         ("x", "no mapping", "x"),
     ],
 )
-def test_text(message: str, fields: object, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_format_has_time_level_name_message_and_fields(
+    message: str, fields: object, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     logs.configure("info", "text")
     logger.info(message, extra={"fields": fields})
     assert read_log(capsys) == f"2026-01-02T03:04:05.678Z info imdsproxy.server.run {line}\n"
@@ -96,7 +98,7 @@ def test_text_puts_a_stack_below_too(capsys: pytest.CaptureFixture[str]) -> None
     assert read_log(capsys).splitlines()[1] == "    Stack (most recent call last):"
 
 
-def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_format_has_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json")
     logger.warning("a %s\n", "b\u2028", extra={"fields": {"port": 1, "path": "/x", "kind": ValueError("y")}})
     text = read_log(capsys)
@@ -135,7 +137,7 @@ def test_json_line_is_valid_for_any_value(value: object, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_message_that_does_not_fit_its_arguments_is_still_written(
+def test_message_that_does_not_fit_its_arguments_is_written(
     log_format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("info", log_format)
@@ -144,7 +146,7 @@ def test_message_that_does_not_fit_its_arguments_is_still_written(
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_value_without_text_does_no_harm(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unprintable_value_is_replaced_by_an_error_line(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", log_format)
     logger.info("x", extra={"fields": {"value": Unprintable()}})
     text = read_log(capsys)
@@ -164,7 +166,9 @@ OTHERS = ["error uvicorn.access", "error httpx", "error httpcore.http11", "error
         ("error", ["error"], ["error"]),
     ],
 )
-def test_levels(level: str, own: list[str], uvicorn: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_logger_has_its_level(
+    level: str, own: list[str], uvicorn: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     logs.configure(level, "text")
     for name in ("imdsproxy", "uvicorn.error", "uvicorn.access", "httpx", "httpcore.http11", "asyncio"):
         for severity in (logging.DEBUG, logging.INFO, logging.ERROR):
@@ -177,7 +181,7 @@ def test_levels(level: str, own: list[str], uvicorn: list[str], capsys: pytest.C
     ]
 
 
-def test_configuring_again_replaces_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configure_replaces_earlier_settings(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("debug", "text")
     logs.configure("info", "json")
     logger.debug("x")
@@ -191,7 +195,7 @@ def test_unknown_levels_and_formats_are_refused(level: str, log_format: str) -> 
         logs.configure(level, log_format)
 
 
-def test_without_standard_error_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_standard_error_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     logs.configure("info", "text")
     monkeypatch.setattr(sys, "stderr", None)
     before = logs.dropped()
@@ -220,7 +224,7 @@ class Failing:
         RuntimeError("whatever"),
     ],
 )
-def test_stream_that_fails_takes_nothing_down_and_the_loss_is_reported(
+def test_failing_stream_raises_nothing_and_the_loss_is_reported(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("info", "text")
@@ -238,7 +242,7 @@ def test_stream_that_fails_takes_nothing_down_and_the_loss_is_reported(
     ]
 
 
-def test_program_outlives_the_reader_of_its_log() -> None:
+def test_closed_pipe_does_not_end_the_program() -> None:
     program = (
         "import logging, sys\n"
         "from imdsproxy.ops import logs\n"

@@ -78,7 +78,7 @@ ANSWERS = st.lists(
 
 
 @given(ANSWERS)
-def test_answers_are_written_as_the_library_would_write_them(answers: list[Answered]) -> None:
+def test_text_equals_that_of_the_librarys_own_counters(answers: list[Answered]) -> None:
     """Scrapers, dashboards and alerts are made for that form, to the last digit of a bucket's label."""
     text = after(answers).text()
     assert lines(text, *OURS) == lines(by_library(answers), *OURS)
@@ -118,7 +118,7 @@ def test_metrics_text_after_two_answers() -> None:
         (1e9, "+Inf"),
     ],
 )
-def test_time_is_in_the_bucket_that_it_fits_into_and_all_above(seconds: float, first: str) -> None:
+def test_time_counts_in_its_bucket_and_all_above(seconds: float, first: str) -> None:
     found = samples(after([("instance", Outcome.HIT, seconds)]))
     within = {label: found["imdsproxy_request_seconds_bucket", (("le", label),)] for label in LABELS}
     assert [label for label, count in within.items() if count] == list(LABELS[LABELS.index(first) :])
@@ -136,14 +136,14 @@ def test_every_outcome_is_counted_by_itself(outcome: Outcome) -> None:
     }
 
 
-def test_before_the_first_answer_there_is_nothing_to_count() -> None:
+def test_counters_are_empty_before_the_first_answer() -> None:
     found = samples(Metrics())
     assert not [name for name, _ in found if name == "imdsproxy_requests_total"]
     assert found["imdsproxy_request_seconds_count", ()] == 0
     assert found["imdsproxy_request_seconds_bucket", (("le", "+Inf"),)] == 0
 
 
-def test_figures_only_ever_grow() -> None:
+def test_counters_never_decrease() -> None:
     """A scraper takes a lower figure for a start anew."""
     metrics, before = Metrics(), 0.0
     for number in range(1, 20):
@@ -176,7 +176,7 @@ def test_attempt_is_counted_by_its_result() -> None:
     assert found["imdsproxy_budget_wait_seconds_sum", ()] == pytest.approx(0.8)
 
 
-def test_try_that_was_turned_away_was_none_at_imds() -> None:
+def test_refused_attempt_is_no_upstream_request() -> None:
     metrics = Metrics()
     metrics.observe_attempt(asked(None, waited=10.0))
     found = samples(metrics)
@@ -199,7 +199,7 @@ def parts(clock: FakeClock) -> Parts:
     return build(replace(NOWHERE, identity_budget_requests=20), Imds(), clock)
 
 
-def test_state_is_read_when_it_is_asked_for(parts: Parts, clock: FakeClock) -> None:
+def test_gauges_are_read_at_collection(parts: Parts, clock: FakeClock) -> None:
     found = samples(parts.metrics)
     assert found["imdsproxy_budget_available", (("class", "general"),)] == 5
     assert found["imdsproxy_budget_available", (("class", "identity"),)] == 5, "so many at once"

@@ -89,7 +89,7 @@ NEVER_KEPT = [
 
 
 @pytest.mark.parametrize(("path", "decision"), KEPT)
-def test_answer_is_kept_as_the_default_policy_says(path: str, decision: Cache) -> None:
+def test_lifetimes_are_those_of_the_default_policy(path: str, decision: Cache) -> None:
     assert Policy().decide(ask(path)) == decision
 
 
@@ -103,7 +103,7 @@ def test_unlisted_path_is_forwarded_and_never_cached(path: str, endpoint: str, b
     assert Policy().decide(ask(path)) == Forward(endpoint, budget, add_metadata=True)
 
 
-def test_metrics_know_every_endpoint() -> None:
+def test_every_decision_has_a_known_endpoint() -> None:
     decided = {decision.endpoint for _, decision in KEPT} | {endpoint for _, endpoint, _ in NEVER_KEPT}
     assert decided | {"none"} == ENDPOINTS
 
@@ -117,7 +117,7 @@ def test_scheduled_events_post_is_sent_once_and_drops_the_entry(path: str) -> No
 
 
 @pytest.mark.parametrize("metadata", [True, False], ids=["metadata", "none"])
-def test_issuecredential_post_is_sent_once_as_it_came(metadata: bool) -> None:
+def test_issuecredential_post_is_sent_once_unchanged(metadata: bool) -> None:
     assert Policy().decide(ask("/metadata/identity/issuecredential", "POST", metadata=metadata)) == Forward(
         "identity", IDENTITY, add_metadata=metadata, once=True
     )
@@ -193,9 +193,7 @@ ANSWERS: list[tuple[str, str, dict[str, str], int | str]] = [
 
 
 @pytest.mark.parametrize(("method", "target", "fields", "answer"), ANSWERS)
-def test_request_is_answered_as_the_contract_says(
-    method: str, target: str, fields: dict[str, str], answer: int | str
-) -> None:
+def test_decision_is_that_of_the_contract(method: str, target: str, fields: dict[str, str], answer: int | str) -> None:
     headers = {"host": "127.0.0.1:8254", **fields}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     request = read(method, target.encode(), raw, AcceptedHosts(instance="0123456789abcdef"))
@@ -268,17 +266,17 @@ def test_metadata_header_is_required_for_posts_and_requests_to_imds(method: str,
 
 @pytest.mark.parametrize("path", [path for path, *_ in [*KEPT, *NEVER_KEPT]])
 @pytest.mark.parametrize("rule", ["credentials", "always", "never"])
-def test_with_metadata_true_every_rule_decides_alike(rule: MetadataRule, path: str) -> None:
+def test_metadata_true_is_decided_alike_under_every_rule(rule: MetadataRule, path: str) -> None:
     assert Policy(require_metadata=rule).decide(ask(path)) == Policy().decide(ask(path))
 
 
 @pytest.mark.parametrize("path", [path for path, *_ in [*KEPT, *NEVER_KEPT]])
-def test_with_never_the_header_is_added_everywhere(path: str) -> None:
+def test_never_adds_the_header_everywhere(path: str) -> None:
     policy = Policy(require_metadata="never")
     assert policy.decide(ask(path, metadata=False)) == policy.decide(ask(path))
 
 
-def test_post_without_the_header_is_refused_where_it_is_always_required() -> None:
+def test_always_refuses_a_post_without_the_header() -> None:
     assert isinstance(Policy(require_metadata="always").decide(ask(EVENTS, "POST", metadata=False)), Refuse)
 
 
@@ -317,7 +315,7 @@ def test_allow_and_deny_are_prefixes_by_segment_and_deny_wins(
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_denied_path_is_denied_before_its_header_is_asked_for(method: str) -> None:
+def test_denied_path_is_denied_before_its_header_is_checked(method: str) -> None:
     decision = Policy(deny=("/metadata/identity", EVENTS)).decide(ask(EVENTS, method, metadata=False))
     assert isinstance(decision, Refuse)
     assert (decision.refusal.status, decision.refusal.reason) == (403, "denied")
@@ -369,13 +367,11 @@ def test_ttl_overrides_a_numeric_default_by_longest_prefix(
         ({"/metadata/reprovisiondata": 60}, "/metadata/reprovisiondataX"),
     ],
 )
-def test_nothing_is_kept_where_the_ttl_is_none_or_the_answer_is_for_one_client(
-    ttl: dict[str, float], path: str
-) -> None:
+def test_ttl_zero_or_private_answer_is_not_stored(ttl: dict[str, float], path: str) -> None:
     assert isinstance(Policy(ttl=ttl).decide(ask(path)), Forward)
 
 
-def test_scheduled_events_that_are_not_kept_may_still_take_their_time() -> None:
+def test_uncached_scheduled_events_are_still_slow() -> None:
     assert Policy(ttl={EVENTS: 0}).decide(ask(EVENTS)) == Forward(
         "scheduledevents", GENERAL, add_metadata=True, slow=True
     )
@@ -401,11 +397,11 @@ def test_stale_bound_overrides_never_only_by_name(stale: dict[str, float], path:
 
 @pytest.mark.parametrize("path", [path for path, _ in KEPT])
 @pytest.mark.parametrize("seconds", [0, 5, 60])
-def test_negative_answer_is_remembered_as_the_setting_says(path: str, seconds: float) -> None:
+def test_negative_ttl_follows_the_setting(path: str, seconds: float) -> None:
     assert lifetimes(Policy(negative_ttl=seconds).decide(ask(path))).negative == seconds
 
 
-def test_flood_of_long_targets_leaves_little_behind() -> None:
+def test_flood_of_long_targets_is_remembered_within_bounds() -> None:
     policy = Policy(memory=200_000)
     policy.decide(ask("/metadata/instance"))
     tracemalloc.start()

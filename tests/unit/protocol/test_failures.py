@@ -67,7 +67,7 @@ def foreign(path: str, body: bytes, media_type: str = "application/json; charset
         (599, True, True, True, True, True),
     ],
 )
-def test_status_says_whether_imds_failed(  # noqa: PLR0917  # one argument a column
+def test_status_decides_whether_imds_failed(  # noqa: PLR0917  # one argument a column
     status: int, instance: bool, token: bool, info: bool, platform: bool, unknown: bool
 ) -> None:
     paths = (INSTANCE, TOKEN, INFO, PLATFORM, UNKNOWN)
@@ -84,23 +84,23 @@ def test_retry_statuses_are_failures_too(status: int) -> None:
     assert (added.failed, added.retried) == (True, True)
 
 
-def test_status_taken_out_of_the_setting_is_still_a_failure() -> None:
+def test_status_removed_from_retry_statuses_is_still_a_failure() -> None:
     verdict = FailureRules(frozenset()).judge(asked(INSTANCE), Response(503, (), b""))
     assert (verdict.failed, verdict.retried) == (True, False)
 
 
 @pytest.mark.parametrize("kind", FailureKind)
-def test_no_answer_is_a_failure(kind: FailureKind) -> None:
+def test_missing_answer_is_a_failure(kind: FailureKind) -> None:
     verdict = RULES.judge(asked(INSTANCE), Failure(kind, "It failed."))
     assert (verdict.failed, verdict.word, verdict.description) == (True, kind.value, "It failed.")
 
 
-def test_verdict_has_words_for_metrics_and_for_people() -> None:
+def test_verdict_has_a_label_and_a_description() -> None:
     verdict = RULES.judge(asked(INSTANCE), Response(503, (), b""))
     assert (verdict.word, verdict.description) == ("503", "status 503")
 
 
-def test_acknowledgement_may_be_empty_and_have_any_success() -> None:
+def test_acknowledgement_may_be_empty_with_any_2xx() -> None:
     assert not foreign(EVENTS, b"", method="POST")
     assert not failed(EVENTS, 204, "POST")
     assert failed(EVENTS, 500, "POST")
@@ -177,7 +177,7 @@ def test_json_without_the_documents_names_is_a_failure(path: str, body: bytes) -
 @pytest.mark.parametrize(
     "body", [b'{"access_token":null}', b'{"access_token":""}', b'{"access_token":1}', b'{"access_token":["x"]}']
 )
-def test_access_token_is_a_text(body: bytes) -> None:
+def test_access_token_that_is_no_text_is_a_failure(body: bytes) -> None:
     assert foreign(TOKEN, body)
 
 
@@ -196,11 +196,11 @@ def test_token_of_another_identity_is_a_failure() -> None:
         (b"<htmlx>", "text/plain", False),
     ],
 )
-def test_text_leaf_is_any_text_but_a_page(body: bytes, media_type: str, is_foreign: bool) -> None:
+def test_text_leaf_may_be_any_text_but_html(body: bytes, media_type: str, is_foreign: bool) -> None:
     assert foreign(TEXT, body, media_type) is is_foreign
 
 
-def test_leaf_may_come_as_text_unasked() -> None:
+def test_leaf_may_be_text_without_format_text() -> None:
     assert not foreign(LEAF, b"vm", "text/plain")
     assert not foreign(LEAF, b"", "text/plain")
     assert foreign(INSTANCE, b"vm", "text/plain")
@@ -248,7 +248,7 @@ def assert_passes(machine: Machine, path: str) -> int:
     return answer.status
 
 
-def test_document_that_ends_anywhere_in_its_middle_is_a_failure() -> None:
+def test_truncated_document_is_a_failure() -> None:
     whole = json.dumps({"compute": {"name": "vm", "tagsList": [{"name": "a", "value": "b"}]}, "network": {}}).encode()
     for end in random.Random(3).sample(range(len(whole)), 30):
         assert foreign(INSTANCE, whole[:end])

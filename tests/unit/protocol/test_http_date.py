@@ -31,5 +31,5 @@ from imdsproxy.protocol.http_date import read_http_date
         ("Sun, 06 Nov ١٩٩٤ 08:49:37 GMT".encode(), None),
     ],
 )
-def test_date_is_read_in_any_of_the_three_forms_and_nothing_else_is(value: bytes, seconds: int | None) -> None:
+def test_date_is_read_in_exactly_three_forms(value: bytes, seconds: int | None) -> None:
     assert read_http_date(value) == seconds

@@ -48,7 +48,7 @@ def test_result_above_half_of_the_bound_is_not_remembered(max_bytes: int) -> Non
 
 
 @given(st.integers(0, 200), st.lists(st.integers(1, 60), max_size=200))
-def test_bound_is_kept_and_every_result_is_right(max_bytes: int, numbers: list[int]) -> None:
+def test_results_are_correct_within_the_bound(max_bytes: int, numbers: list[int]) -> None:
     doubled = Doubled(max_bytes)
     for number in numbers:
         assert doubled.remembered(number) == 2 * number

@@ -18,7 +18,7 @@ def test_path_is_spelled_in_lower_case_without_a_trailing_slash() -> None:
     assert TARGET.path == "/metadata/instance"
 
 
-def test_path_of_no_segments_is_the_root() -> None:
+def test_path_without_segments_is_the_root() -> None:
     assert Target(b"/", (), (), Key("/?")).path == "/"
 
 
@@ -53,7 +53,7 @@ def test_refusal_body_is_one_line_of_ascii_json_for_any_text(text: str) -> None:
     assert all(0x20 <= byte < 0x80 for byte in body)
 
 
-def test_imds_own_words_stand_instead_of_the_proxys_where_they_are_given() -> None:
+def test_given_body_replaces_the_proxys_wording() -> None:
     response = Refusal(400, "metadata-header", "invalid_request", "not this", body=b'{ "error": "IMDS" }').response()
     assert response.body == b'{ "error": "IMDS" }'
     assert response.header(b"content-type") == b"application/json; charset=utf-8"
@@ -90,5 +90,5 @@ def test_loop_refusal_has_no_retry_after() -> None:
     assert refusal.response().header(b"retry-after") is None
 
 
-def test_every_kind_of_failure_has_a_row_above() -> None:
+def test_every_failure_kind_is_in_the_table() -> None:
     assert len(FailureKind) == 10

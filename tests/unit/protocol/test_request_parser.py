@@ -31,7 +31,7 @@ def accepted(fields: Fields = (), *, raw: bytes = INSTANCE, method: str = "GET")
     return request
 
 
-def test_plain_request_is_passed_with_its_target_and_its_headers() -> None:
+def test_plain_request_is_accepted_with_target_and_headers() -> None:
     fields = [(b"x-ms-client-request-id", b"1"), (b"accept", b"*/*")]
     request = accepted(fields)
     assert request.method == "GET"
@@ -81,12 +81,12 @@ def test_other_method_is_refused_with_allow(method: str, raw: bytes, allow: byte
         b"/metadata/identity/issuecredential?cred-api-version=2.0",
     ],
 )
-def test_post_is_passed_where_imds_takes_it(raw: bytes) -> None:
+def test_post_is_accepted_for_documented_paths(raw: bytes) -> None:
     assert accepted(raw=raw, method="POST").method == "POST"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_target_that_cannot_be_read_is_refused(method: str) -> None:
+def test_unreadable_target_is_refused(method: str) -> None:
     refusal = ask(method=method, raw=rb"/metadata/identity\oauth2\token")
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (400, "bad-target")
@@ -136,7 +136,7 @@ def test_address_or_an_allowed_name_is_accepted_as_host(host: bytes) -> None:
         b"metadata",
     ],
 )
-def test_name_that_is_not_allowed_is_forbidden_as_host(host: bytes) -> None:
+def test_other_host_name_is_forbidden(host: bytes) -> None:
     refusal = ask([(b"host", host)], host=False)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (403, "host")
@@ -173,7 +173,7 @@ def test_name_that_is_not_allowed_is_forbidden_as_host(host: bytes) -> None:
         [(b"host", b"a" * 600)],
     ],
 )
-def test_host_that_cannot_be_read_or_is_not_given_once_is_refused(fields: Fields) -> None:
+def test_unreadable_missing_or_repeated_host_is_refused(fields: Fields) -> None:
     refusal = ask(fields, host=False)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (400, "bad-host")
@@ -196,7 +196,7 @@ def test_host_that_cannot_be_read_or_is_not_given_once_is_refused(fields: Fields
         (b"localhost", False),
     ],
 )
-def test_request_is_addressed_to_imds_by_its_address_in_every_accepted_spelling(host: bytes, to_imds: bool) -> None:
+def test_every_accepted_spelling_of_imds_address_sets_to_imds(host: bytes, to_imds: bool) -> None:
     request = ask([(b"host", host)], host=False)
     assert isinstance(request, Request)
     assert request.to_imds is to_imds
@@ -211,7 +211,7 @@ def test_request_is_addressed_to_imds_by_its_address_in_every_accepted_spelling(
         (b"http://10.0.0.4:8080/metadata/instance", b"169.254.169.254", False),
     ],
 )
-def test_absolute_form_says_to_whom_a_request_is_addressed(raw: bytes, host: bytes, to_imds: bool) -> None:
+def test_absolute_form_decides_to_imds(raw: bytes, host: bytes, to_imds: bool) -> None:
     request = ask([(b"host", host)], raw=raw, host=False)
     assert isinstance(request, Request)
     assert request.to_imds is to_imds
@@ -243,7 +243,7 @@ def test_any_name_is_accepted_at_a_unix_socket(host: bytes) -> None:
         *(b"0x", b"a.0x", b"127.1", b"256.0.0.1"),
     ],
 )
-def test_name_that_some_take_for_an_address_is_forbidden_even_there(host: bytes) -> None:
+def test_name_that_resembles_an_address_is_forbidden_at_a_unix_socket(host: bytes) -> None:
     refusal = read("GET", INSTANCE, [(b"host", host)], AT_UNIX_SOCKET)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (403, "host")
@@ -303,7 +303,7 @@ def test_request_of_a_web_page_is_forbidden_with_any_other_field(method: str, ra
 
 
 @pytest.mark.parametrize("value", [b"none", b"None", b" none "])
-def test_address_that_the_user_opens_is_served(value: bytes) -> None:
+def test_request_of_a_browsers_user_is_accepted(value: bytes) -> None:
     assert isinstance(ask([(b"sec-fetch-site", value)]), Request)
 
 
@@ -320,7 +320,7 @@ def test_address_that_the_user_opens_is_served(value: bytes) -> None:
         ("1.1", [], False),
     ],
 )
-def test_only_http_1_0_may_leave_host_away(version: str, fields: Fields, accepted: bool) -> None:
+def test_only_http_1_0_may_omit_host(version: str, fields: Fields, accepted: bool) -> None:
     assert isinstance(ask(fields, host=False, version=version), Request) is accepted
 
 
@@ -343,7 +343,7 @@ def test_only_http_1_0_may_leave_host_away(version: str, fields: Fields, accepte
         (b"http://[::ffff:169.254.169.254]/metadata/instance", False),
     ],
 )
-def test_absolute_form_is_served_for_imds_and_the_upstream_alone(raw: bytes, served: bool) -> None:
+def test_absolute_form_is_accepted_for_imds_and_the_upstream_only(raw: bytes, served: bool) -> None:
     answer = ask(raw=raw)
     assert isinstance(answer, Request) is served
     if isinstance(answer, Refusal):
@@ -375,7 +375,7 @@ def test_x_forwarded_for_is_refused_with_any_value(values: list[bytes], method: 
 
 
 @pytest.mark.parametrize("name", [b"forwarded", b"x-real-ip", b"via", b"x-forwarded-proto", b"x-forwarded-fo"])
-def test_other_fields_of_proxies_are_no_reason_to_refuse(name: bytes) -> None:
+def test_other_proxy_fields_are_accepted(name: bytes) -> None:
     assert isinstance(ask([(name, b"10.0.0.1")]), Request)
 
 
@@ -397,7 +397,7 @@ def test_other_fields_of_proxies_are_no_reason_to_refuse(name: bytes) -> None:
         ([b'"true"'], False),
     ],
 )
-def test_metadata_counts_where_the_client_says_true_once(values: list[bytes], metadata: bool | None) -> None:
+def test_metadata_is_true_only_if_given_once(values: list[bytes], metadata: bool | None) -> None:
     request = accepted([(b"metadata", value) for value in values])
     assert (request.metadata, request.wrong_metadata) == (metadata is True, metadata is False)
 
@@ -417,7 +417,7 @@ def test_metadata_counts_where_the_client_says_true_once(values: list[bytes], me
         ([b""], False),
     ],
 )
-def test_renewal_is_asked_for_by_cache_control_no_cache(values: list[bytes], no_cache: bool) -> None:
+def test_cache_control_no_cache_sets_no_cache(values: list[bytes], no_cache: bool) -> None:
     assert accepted([(b"cache-control", value) for value in values]).no_cache is no_cache
 
 
@@ -430,7 +430,7 @@ def test_renewal_is_asked_for_by_cache_control_no_cache(values: list[bytes], no_
         ([b"aaaaaaaaaaaaaaaa", b"bbbbbbbbbbbbbbbb"], ("a" * 16, "b" * 16)),
     ],
 )
-def test_proxies_a_request_has_passed_are_read_in_order(values: list[bytes], hops: tuple[str, ...]) -> None:
+def test_hops_are_read_in_order(values: list[bytes], hops: tuple[str, ...]) -> None:
     assert accepted([(HOP_HEADER, value) for value in values]).hops == hops
 
 
@@ -444,19 +444,19 @@ def test_proxies_a_request_has_passed_are_read_in_order(values: list[bytes], hop
         [b"anything, at all", b"0123456789abcdef,\xff"],
     ],
 )
-def test_request_that_was_here_before_is_a_loop(values: list[bytes]) -> None:
+def test_request_with_the_own_instance_is_a_loop(values: list[bytes]) -> None:
     refusal = ask([(HOP_HEADER, value) for value in values])
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.reason) == (508, "loop")
     assert "IMDSPROXY_UPSTREAM" in refusal.description
 
 
-def test_of_many_hops_the_latest_are_sent_on() -> None:
+def test_only_the_latest_hops_are_kept() -> None:
     hops = accepted([(HOP_HEADER, b", ".join(b"%016x" % number for number in range(50)))]).hops
     assert hops == tuple(f"{number:016x}" for number in range(34, 50))
 
 
-def test_invalid_hop_is_not_sent_on() -> None:
+def test_invalid_hop_is_dropped() -> None:
     assert accepted([(HOP_HEADER, b"x, aaaaaaaaaaaaaaaa, ,AAAAAAAAAAAAAAAA, " + b"b" * 17)]).hops == ("a" * 16,)
 
 
@@ -516,7 +516,7 @@ def test_readings_of_a_flood_are_bounded(flood: Callable[[int], tuple[bytes, tup
     assert left < bound + 20_000
 
 
-def test_same_bytes_are_read_once() -> None:
+def test_same_target_is_read_once() -> None:
     readings = Readings(50_000)
     first, second = (read("GET", INSTANCE, [HOST], DOORS, readings=readings) for _ in range(2))
     assert isinstance(first, Request)

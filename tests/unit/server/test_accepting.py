@@ -19,7 +19,7 @@ from imdsproxy.server.accepting import LEAST_TURN, LONGEST_TURN, Failure, failur
         (60.0, LONGEST_TURN),
     ],
 )
-def test_new_connections_get_the_time_that_the_others_had(others: float, expected: float) -> None:
+def test_turn_lasts_as_long_as_the_other_work_within_limits(others: float, expected: float) -> None:
     assert turn_seconds(others) == expected
 
 
@@ -40,5 +40,5 @@ def test_new_connections_get_the_time_that_the_others_had(others: float, expecte
         (None, Failure.NO_ROOM),
     ],
 )
-def test_each_error_of_accept_has_one_consequence(number: int | None, expected: Failure) -> None:
+def test_each_accept_error_has_one_meaning(number: int | None, expected: Failure) -> None:
     assert failure(number) is expected

@@ -50,7 +50,7 @@ def test_connection_whose_request_has_just_arrived_stays() -> None:
     assert crowd.admit(Connection(), 5.0) is Admission.ANSWER, "none that could be closed is left"
 
 
-def test_connection_that_ended_leaves_its_place() -> None:
+def test_ended_connection_frees_its_place() -> None:
     members = [Connection(1.0) for _ in range(4)]
     crowd = _filled(4, *members)
     crowd.leave(members[0])
@@ -77,7 +77,7 @@ def test_new_connection_checks_a_bounded_number_of_others() -> None:
     assert sum(member.looks for member in members) <= 2048
 
 
-def test_in_turn_every_connection_is_looked_at() -> None:
+def test_every_connection_is_checked_in_turn() -> None:
     members = [*(Connection() for _ in range(5000)), Connection(1.0)]
     crowd = _filled(len(members), *members)
     for number in range(20):
@@ -85,7 +85,7 @@ def test_in_turn_every_connection_is_looked_at() -> None:
     assert members[-1].closed
 
 
-def test_after_none_was_idle_none_is_looked_for_during_a_pause() -> None:
+def test_search_for_idle_connections_pauses_after_a_failed_one() -> None:
     members = [Connection() for _ in range(4)]
     crowd = _filled(4, *members)
     crowd.admit(Connection(), 1.0)
@@ -97,7 +97,7 @@ def test_after_none_was_idle_none_is_looked_for_during_a_pause() -> None:
     assert members[0].closed
 
 
-def test_beginning_and_the_end_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_begin_and_end_of_refusals_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     members = [Connection() for _ in range(10)]
     crowd = _filled(10, *members)
     refused = [Connection() for _ in range(7)]
@@ -117,14 +117,14 @@ def test_beginning_and_the_end_are_logged_once(caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.parametrize("descriptors", [64, 100, 200, 1024, 16384, 65536])
-def test_limit_leaves_descriptors_for_imds_and_for_those_that_are_refused(descriptors: int) -> None:
+def test_limit_reserves_descriptors_for_imds_and_refusals(descriptors: int) -> None:
     found = room(descriptors)
     assert found >= ADMIN_RESERVE
     if descriptors >= 200:
         assert found + max(ANSWERED, ADMIN_RESERVE) + RESERVE <= descriptors
 
 
-def test_members_that_made_room_hold_their_descriptors_until_they_have_ended() -> None:
+def test_closing_members_count_until_they_have_ended() -> None:
     members = [Connection(float(number)) for number in range(200)]
     crowd = _filled(len(members), *members)
     taken = 0
@@ -139,7 +139,7 @@ def test_members_that_made_room_hold_their_descriptors_until_they_have_ended() -
     assert not crowd.is_spent
 
 
-def test_full_crowd_of_which_none_is_closing_is_not_waited_for() -> None:
+def test_full_crowd_without_closing_members_is_not_spent() -> None:
     crowd = _filled(4, *(Connection() for _ in range(4)))
     for _ in range(ANSWERED + 5):
         crowd.admit(Connection(), 1.0)

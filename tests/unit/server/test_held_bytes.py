@@ -11,7 +11,7 @@ from imdsproxy.protocol.target import read_target
 from imdsproxy.server.held_bytes import SHARE, HeldBytes, weight_of_body, weight_of_field, weight_of_target
 
 
-def test_pool_refuses_what_it_has_no_room_for_and_changes_nothing() -> None:
+def test_move_beyond_the_pool_is_refused_and_changes_nothing() -> None:
     held = HeldBytes(100)
     assert held.move(0, 60)
     assert not held.move(0, 41)
@@ -21,14 +21,14 @@ def test_pool_refuses_what_it_has_no_room_for_and_changes_nothing() -> None:
     assert held.bytes == 40
 
 
-def test_giving_back_is_never_refused() -> None:
+def test_move_that_returns_bytes_is_never_refused() -> None:
     held = HeldBytes(100)
     held.bytes = 150
     assert held.move(50, 40)
     assert not held.move(40, 41)
 
 
-def test_only_so_many_answers_wait_behind_another() -> None:
+def test_wait_behind_admits_a_bounded_number() -> None:
     held = HeldBytes(most_behind=2)
     assert [held.wait_behind() for _ in range(3)] == [True, True, False]
     held.go_on()
@@ -47,7 +47,7 @@ def test_only_so_many_answers_wait_behind_another() -> None:
     ],
     ids=["plain", "escaped", "wide", "escaped and wide", "parameters", "long parameters"],
 )
-def test_weight_of_a_target_is_at_least_what_its_reading_takes(query: bytes) -> None:
+def test_weight_of_a_target_is_at_least_the_memory_of_its_reading(query: bytes) -> None:
     raw = b"/metadata/instance?" + query
     tracemalloc.start()
     try:
@@ -60,7 +60,7 @@ def test_weight_of_a_target_is_at_least_what_its_reading_takes(query: bytes) -> 
     assert len(raw) + taken <= weight_of_target(raw)
 
 
-def test_weight_of_fields_is_at_least_what_they_take() -> None:
+def test_weight_of_fields_is_at_least_their_memory() -> None:
     for length in (0, 1, 20, 600):
         tracemalloc.start()
         try:
@@ -82,5 +82,5 @@ def test_ordinary_request_fits_into_its_share() -> None:
     assert len(target) + weight_of_target(target) + sum(weight_of_field(*field) for field in fields) < SHARE
 
 
-def test_body_weighs_what_collecting_it_takes() -> None:
+def test_weight_of_a_body_covers_collecting_it() -> None:
     assert weight_of_body(1000) == 2000

@@ -90,7 +90,7 @@ def known(place: Place) -> Place:
     return place
 
 
-def test_head_is_known_from_when_it_is_seen_for_the_second_time(place: Place) -> None:
+def test_head_is_known_when_seen_for_the_second_time(place: Place) -> None:
     assert place.find() is None
     place.remember(times=1)
     assert (place.find(), len(place.known_heads)) == (None, 0)
@@ -131,7 +131,7 @@ def test_head_is_known_by_its_exact_bytes(known: Place, head: bytes) -> None:
     assert known.find() is not None
 
 
-def test_buffer_of_another_type_is_the_same_head(known: Place) -> None:
+def test_head_is_found_by_any_bytes_like_buffer(known: Place) -> None:
     # What an event loop hands over may be one made for this read.
     assert known.find(bytes(bytearray(HEAD))) == known.find()
 
@@ -143,7 +143,7 @@ def test_buffer_of_another_type_is_the_same_head(known: Place) -> None:
         (HALF, (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.25, 2.499)),
     ],
 )
-def test_find_returns_the_hit_of_that_moment(lifetimes: Lifetimes, moments: tuple[float, ...]) -> None:
+def test_find_returns_the_hit_for_the_given_moment(lifetimes: Lifetimes, moments: tuple[float, ...]) -> None:
     place = Place()
     entry, began = place.put(lifetimes=lifetimes), place.now
     place.remember()
@@ -152,7 +152,7 @@ def test_find_returns_the_hit_of_that_moment(lifetimes: Lifetimes, moments: tupl
         assert place.find() == message(write(entry, "instance", place.now))
 
 
-def test_tokens_life_is_counted_down() -> None:
+def test_find_ages_a_token() -> None:
     place = Place()
     place.put(body=b'{"access_token":"x","expires_in":"3600"}', lifetimes=AS_TOKEN)
     place.remember()
@@ -204,7 +204,7 @@ def test_head_is_forgotten_even_if_its_entry_is_referenced(known: Place, way: st
     assert (held.entry, held.hit) == (None, None), "its place is empty"
 
 
-def test_dropped_and_kept_again_it_is_not_the_same(known: Place) -> None:
+def test_head_does_not_match_an_entry_stored_again_after_a_drop(known: Place) -> None:
     assert known.find() is not None
     known.drop(A)
     known.put(body=b'{"new":1}')
@@ -273,7 +273,7 @@ def test_head_without_an_entry_is_not_remembered(place: Place) -> None:
     assert len(place.known_heads) == 0
 
 
-def test_all_are_forgotten_at_once(known: Place) -> None:
+def test_clear_forgets_every_head(known: Place) -> None:
     known.put(B)
     known.remember(OTHER, B)
     known.known_heads.clear()
@@ -286,7 +286,7 @@ def test_all_are_forgotten_at_once(known: Place) -> None:
     assert known.find() is not None
 
 
-def test_head_that_came_by_a_unix_socket_is_not_known_over_tcp(place: Place) -> None:
+def test_head_of_a_unix_socket_is_not_known_over_tcp(place: Place) -> None:
     """Any host name is accepted there, and only there."""
     place.remember(HEAD + UNIX_MARK)
     assert place.find(HEAD + UNIX_MARK) is not None
@@ -305,7 +305,7 @@ def head_of(length: int, number: int = 0) -> bytes:
 @pytest.mark.parametrize(
     ("length", "taken"), [(50, True), (4095, True), (4096, True), (4097, False), (5000, False), (65_536, False)]
 )
-def test_long_head_is_never_taken_in(place: Place, length: int, taken: bool) -> None:
+def test_too_long_head_is_not_remembered(place: Place, length: int, taken: bool) -> None:
     head = head_of(length)
     assert len(head) == length
     place.remember(head, times=3)
@@ -316,7 +316,7 @@ def test_longest_head_is_four_kilobytes() -> None:
     assert LONGEST_KNOWN == 4096
 
 
-def test_heads_are_bounded_in_number_and_the_oldest_leaves_first(place: Place) -> None:
+def test_heads_are_bounded_in_number_and_the_oldest_is_evicted_first(place: Place) -> None:
     heads = [b"GET /a HTTP/1.1\r\nx: %d\r\n\r\n" % number for number in range(20_000)]
     for head in heads:
         place.remember(head)
@@ -352,7 +352,7 @@ def test_heads_are_bounded_in_bytes(place: Place) -> None:
     assert place.find(head_of(LONGEST_KNOWN, 0)) is None
 
 
-def test_bytes_come_back_when_heads_are_forgotten(place: Place) -> None:
+def test_bytes_are_released_when_heads_are_forgotten(place: Place) -> None:
     """Were they not counted back, less and less would find room."""
     for turn in range(4):
         for number in range(300):
@@ -367,7 +367,7 @@ def test_bytes_come_back_when_heads_are_forgotten(place: Place) -> None:
         assert len(place.known_heads) == 0
 
 
-def test_heads_that_come_once_take_little(place: Place) -> None:
+def test_heads_seen_once_take_little_memory(place: Place) -> None:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     for number in range(50_000):

@@ -14,7 +14,7 @@ CACHE = Config().cache_max_bytes
 BODY = Config().max_body_bytes
 
 
-def test_bound_of_the_defaults_is_the_one_that_the_document_states() -> None:
+def test_bound_of_the_defaults_equals_the_documented_one() -> None:
     assert round(most_memory(CACHE, BODY, MOST_CONNECTIONS) / MIB) in {259, 260}
     assert round(most_memory(CACHE, BODY, 100) / MIB) == 134
 
@@ -30,11 +30,11 @@ def test_bound_of_the_defaults_is_the_one_that_the_document_states() -> None:
         (100 * MIB, 0),
     ],
 )
-def test_limit_leaves_room_for_connections(limit: int | None, connections: int) -> None:
+def test_connections_within_grows_with_the_limit(limit: int | None, connections: int) -> None:
     assert connections_within(limit, CACHE, BODY) == connections
 
 
-def test_as_many_connections_as_a_limit_leaves_room_for_stay_within_it() -> None:
+def test_connections_within_a_limit_do_not_exceed_it() -> None:
     for limit in range(140 * MIB, 280 * MIB, 7 * MIB):
         assert most_memory(CACHE, BODY, connections_within(limit, CACHE, BODY)) <= limit
 

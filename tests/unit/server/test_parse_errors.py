@@ -11,7 +11,7 @@ REFUSALS = {name: value for name, value in vars(parse_errors).items() if isinsta
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_refusal_ends_the_connection_and_says_why(name: str) -> None:
+def test_refusal_states_its_reason_and_closes_the_connection(name: str) -> None:
     refusal = REFUSALS[name]
     answer = parse_errors.written(refusal, (b"date", b"Fri, 27 Nov 2026 12:00:00 GMT"))
     head, _, body = answer.partition(b"\r\n\r\n")

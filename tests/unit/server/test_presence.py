@@ -37,7 +37,7 @@ def _later(seconds: float, call: Callable[[], object]) -> None:
     asyncio.get_running_loop().call_later(seconds, call)
 
 
-def test_client_that_stays_gets_the_answer() -> None:
+def test_wait_for_returns_the_answer_to_a_connected_client() -> None:
     async def steps() -> None:
         presence = Presence()
         assert await presence.wait_for(Answer()()) is ANSWER
@@ -47,7 +47,7 @@ def test_client_that_stays_gets_the_answer() -> None:
     run(steps())
 
 
-def test_client_that_goes_ends_the_waiting() -> None:
+def test_wait_for_ends_when_the_client_disconnects() -> None:
     async def steps() -> None:
         presence, answer = Presence(), Answer()
         _later(1, presence.leave)
@@ -63,7 +63,7 @@ def test_client_that_goes_ends_the_waiting() -> None:
     run(steps())
 
 
-def test_client_that_had_gone_before_is_not_waited_for() -> None:
+def test_wait_for_returns_none_for_a_disconnected_client() -> None:
     async def steps() -> None:
         presence, answer = Presence(), Answer()
         presence.leave()
@@ -74,7 +74,7 @@ def test_client_that_had_gone_before_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize("goes", [False, True])
-def test_cancellation_by_the_server_is_passed_on(goes: bool) -> None:
+def test_wait_for_propagates_cancellation_by_the_server(goes: bool) -> None:
     async def steps() -> None:
         presence = Presence()
         task = asyncio.get_running_loop().create_task(presence.wait_for(Answer()()))
@@ -88,7 +88,7 @@ def test_cancellation_by_the_server_is_passed_on(goes: bool) -> None:
     run(steps())
 
 
-def test_event_wakes_up_and_is_kept_until_it_is_cleared() -> None:
+def test_wait_returns_once_set_until_cleared() -> None:
     async def steps() -> None:
         presence = Presence()
         presence.set()
@@ -117,9 +117,7 @@ def _receiver(*messages: tuple[float, dict[str, Any]]) -> Callable[[], Any]:
 @pytest.mark.parametrize(
     ("gone_after", "expected"), [(1.0, None), (9.0, ANSWER)], ids=["before the answer", "after the answer"]
 )
-def test_under_another_server_the_client_is_watched_through_its_messages(
-    gone_after: float, expected: RequestRecord | None
-) -> None:
+def test_other_server_reports_a_disconnect_by_message(gone_after: float, expected: RequestRecord | None) -> None:
     async def steps() -> None:
         receive = _receiver((0.5, {"type": "http.request"}), (gone_after, {"type": "http.disconnect"}))
         assert await unless_gone(Answer()(), {}, receive) is expected
@@ -129,7 +127,7 @@ def test_under_another_server_the_client_is_watched_through_its_messages(
     run(steps())
 
 
-def test_under_our_own_server_nothing_is_asked_and_no_task_is_made() -> None:
+def test_own_server_needs_no_message_and_no_task() -> None:
     async def steps() -> None:
         presence = Presence()
         scope = {"extensions": {PRESENCE_EXTENSION: presence}}

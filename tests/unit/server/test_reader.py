@@ -172,7 +172,7 @@ def test_connection_that_ended_holds_nothing_of_the_pool(sent: bytes, app: Any) 
     asyncio.run(steps())
 
 
-def test_reading_goes_on_once_no_reason_against_it_is_left() -> None:
+def test_reading_resumes_after_the_last_reason_to_pause() -> None:
     async def steps() -> None:
         transport = _Transport()
         brake = Brake(transport, HeldBytes())
@@ -192,7 +192,7 @@ def test_reading_goes_on_once_no_reason_against_it_is_left() -> None:
     asyncio.run(steps())
 
 
-def test_answer_waits_until_the_client_takes_more() -> None:
+def test_answer_waits_until_the_client_reads_more() -> None:
     async def steps() -> None:
         brake = Brake(_Transport(), HeldBytes())
         await brake.drain()
@@ -229,7 +229,7 @@ class _Noting(Connection):
         self.reads.append((self.turn, len(data)))
 
 
-def test_connection_that_sends_much_takes_turns_with_the_rest() -> None:
+def test_busy_connection_yields_to_others() -> None:
     uvloop = pytest.importorskip("uvloop", reason="Windows has no uvloop")
 
     async def steps() -> None:
@@ -257,7 +257,7 @@ def test_connection_that_sends_much_takes_turns_with_the_rest() -> None:
             runner.run(steps())
 
 
-def test_new_connection_is_idle_after_a_second_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_connection_is_idle_after_one_second(monkeypatch: pytest.MonkeyPatch) -> None:
     async def connect() -> None:
         loop = asyncio.get_running_loop()
         made = loop.time()

@@ -36,14 +36,14 @@ def test_forked_loader_raises_the_same_error(fork: bool, monkeypatch: pytest.Mon
 
 
 @forks
-def test_something_can_be_done_meanwhile() -> None:
+def test_meanwhile_runs_while_the_child_reads() -> None:
     done = []
     read_config(dict, meanwhile=lambda: done.append(1))
     assert done == [1]
 
 
 @forks
-def test_child_that_dies_is_done_without() -> None:
+def test_dead_child_is_replaced_by_reading_in_place() -> None:
     parent = os.getpid()
 
     def flags() -> dict[str, str]:
@@ -55,7 +55,7 @@ def test_child_that_dies_is_done_without() -> None:
 
 
 @forks
-def test_process_that_serves_never_imports_pydantic() -> None:
+def test_serving_process_never_imports_pydantic() -> None:
     code = (
         "import sys; from imdsproxy.settings.forked_loader import read_config; import imdsproxy.cli.serve; "
         "print(read_config(dict).config.port, 'pydantic' in sys.modules)"

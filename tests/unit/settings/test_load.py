@@ -139,7 +139,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("config_file", "", None),
     ],
 )
-def test_good_values(name: str, text: str, value: object) -> None:
+def test_valid_value_is_read(name: str, text: str, value: object) -> None:
     assert one(name, text) == value
 
 
@@ -253,7 +253,7 @@ def test_bad_value_is_reported_with_name_value_and_remedy(name: str, text: str, 
         "/metadata/%5Cscheduledevents",
     ],
 )
-def test_scheduled_events_are_never_warmed_up(target: str) -> None:
+def test_scheduled_events_are_refused_as_warm_up(target: str) -> None:
     told = refusal({"IMDSPROXY_WARMUP": f"/metadata/versions,{target}"})
     reason = "fetching scheduled events enables the feature and makes user-initiated restarts wait"
     assert told.startswith("IMDSPROXY_WARMUP is ")
@@ -294,13 +294,13 @@ def test_settings_are_frozen_hashable_and_closed() -> None:
         Settings(prot=1)  # type: ignore[call-arg]
 
 
-def test_settings_made_by_hand_do_not_look_around(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_constructor_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMDSPROXY_PORT", "1")
     assert Settings().port == 8254
 
 
 @pytest.mark.parametrize("bad", [{"ttl": 5}, {"ttl": [("/metadata/a",)]}, {"allow": 5}, {"allow": [None]}])
-def test_settings_made_by_hand_are_checked(bad: dict[str, object]) -> None:
+def test_settings_constructor_checks_its_values(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings(**bad)  # type: ignore[arg-type]
 
@@ -318,7 +318,7 @@ def test_settings_made_by_hand_are_checked(bad: dict[str, object]) -> None:
         ("unix:///run/imdsproxy.sock", Address("localhost", unix="/run/imdsproxy.sock")),
     ],
 )
-def test_upstream_is_taken_apart(text: str, expected: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upstream_is_parsed(text: str, expected: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", False)
     settings = load({}, {"IMDSPROXY_UPSTREAM": text}).settings
     assert settings.upstream == text
@@ -334,7 +334,7 @@ def test_upstream_is_taken_apart(text: str, expected: Address, monkeypatch: pyte
         ("unix:/" + "a" * 107, f"{UPSTREAM}: the path of a Unix socket has at most 107 bytes"),
     ],
 )
-def test_bad_socket_paths(text: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_socket_path_is_reported(text: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", False)
     assert refusal({"IMDSPROXY_UPSTREAM": text}).endswith(f", but must be {rule}")
 
@@ -352,7 +352,7 @@ def test_bad_socket_paths(text: str, rule: str, monkeypatch: pytest.MonkeyPatch)
         ("budget_file", "", None),
     ],
 )
-def test_more_listeners_and_a_shared_budget(name: str, text: str, value: object) -> None:
+def test_further_listeners_and_budget_file_are_read(name: str, text: str, value: object) -> None:
     assert one(name, text) == value
 
 
@@ -371,19 +371,19 @@ def test_unusable_places_are_reported(name: str, text: str) -> None:
     )
 
 
-def test_admin_host_needs_a_port_and_a_port_alone_is_opened_at_host() -> None:
+def test_admin_host_needs_a_port_and_admin_port_uses_host() -> None:
     assert "IMDSPROXY_ADMIN_PORT is unset, but must be " in refusal({"IMDSPROXY_ADMIN_HOST": "10.0.0.4"})
     assert load({}, {"IMDSPROXY_ADMIN_PORT": "8256"}).settings.admin_host is None
 
 
-def test_proxy_is_not_its_own_upstream_by_its_socket_either() -> None:
+def test_own_socket_is_refused_as_upstream() -> None:
     told = refusal({"IMDSPROXY_UDS": "/run/x.sock", "IMDSPROXY_UPSTREAM": "unix:/run/x.sock"})
     assert "the proxy listens there itself" in told
     other = load({}, {"IMDSPROXY_UDS": "/run/x.sock", "IMDSPROXY_UPSTREAM": "unix:/run/y.sock"})
     assert (other.settings.uds, other.settings.upstream) == ("/run/x.sock", "unix:/run/y.sock")
 
 
-def test_shared_budget_is_refused_with_the_reason_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_budget_is_refused_outside_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_LINUX", False)
     assert "a budget is shared on Linux only, because only there" in refusal({"IMDSPROXY_BUDGET_FILE": "/run/b"})
 
@@ -416,7 +416,7 @@ def test_unix_socket_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> N
         ("127.0.0.1", 0, "http://127.0.0.1:8254", False),
     ],
 )
-def test_proxy_is_not_its_own_upstream(host: str, port: int, upstream: str, itself: bool) -> None:
+def test_own_address_is_refused_as_upstream(host: str, port: int, upstream: str, itself: bool) -> None:
     environ = {"IMDSPROXY_HOST": host, "IMDSPROXY_PORT": str(port), "IMDSPROXY_UPSTREAM": upstream}
     if itself:
         assert refusal(environ).endswith("which would send every request to itself")
@@ -424,12 +424,12 @@ def test_proxy_is_not_its_own_upstream(host: str, port: int, upstream: str, itse
         assert load({}, environ).settings.upstream == upstream
 
 
-def test_listening_at_the_default_upstream_is_noticed_too() -> None:
+def test_own_address_equal_to_the_default_upstream_is_refused() -> None:
     told = refusal({"IMDSPROXY_HOST": "169.254.169.254", "IMDSPROXY_PORT": "80"})
     assert told.startswith('IMDSPROXY_UPSTREAM is "http://169.254.169.254", but must be ')
 
 
-def test_bad_port_is_reported_for_itself() -> None:
+def test_invalid_port_is_reported_under_its_own_name() -> None:
     told = refusal({"IMDSPROXY_PORT": "x", "IMDSPROXY_UPSTREAM": "http://localhost:8254"})
     assert told == f'IMDSPROXY_PORT is "x", but must be {PORT}'
 
@@ -437,7 +437,7 @@ def test_bad_port_is_reported_for_itself() -> None:
 # Where values come from
 
 
-def test_flag_before_environment_before_file_before_default(tmp_path: Path) -> None:
+def test_flag_overrides_environment_overrides_file_overrides_default(tmp_path: Path) -> None:
     path = write(tmp_path, "port = 1\nmax_wait = 1\nread_timeout = 1\n")
     environ = {"IMDSPROXY_PORT": "2", "IMDSPROXY_MAX_WAIT": "2", "IMDSPROXY_CONFIG_FILE": path}
     loaded = load({"port": "3"}, environ)
@@ -453,18 +453,18 @@ def test_flag_before_environment_before_file_before_default(tmp_path: Path) -> N
     }
 
 
-def test_environment_is_the_process_s_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_that_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMDSPROXY_PORT", "9")
     assert load().settings.port == 9
 
 
-def test_flag_may_take_the_file_away(tmp_path: Path) -> None:
+def test_empty_flag_disables_the_config_file(tmp_path: Path) -> None:
     path = write(tmp_path, "port = 1")
     assert load({"config_file": path}, {}).settings.port == 1
     assert load({"config_file": ""}, {"IMDSPROXY_CONFIG_FILE": path}).settings.port == 8254
 
 
-def test_bad_flag_is_named_with_its_variable() -> None:
+def test_invalid_flag_is_reported_with_its_variable() -> None:
     told = refusal({"IMDSPROXY_MAX_WAIT": "3"}, {"max_wait": "x"})
     assert told == f'IMDSPROXY_MAX_WAIT (flag --max-wait) is "x", but must be {SECONDS}'
 
@@ -484,7 +484,7 @@ def test_bad_flag_is_named_with_its_variable() -> None:
         ("IMDSPROXY_COLOUR", '"imdsproxy config" lists all settings'),
     ],
 )
-def test_unknown_variable_stops_the_start(name: str, remedy: str) -> None:
+def test_unknown_variable_is_refused(name: str, remedy: str) -> None:
     assert refusal({name: "1"}) == f"{name} is not a setting; {remedy}"
 
 
@@ -500,7 +500,7 @@ def test_unknown_settings_warn_accepts_names_of_other_versions(name: str) -> Non
     assert loaded.warnings == (f"{name} is not a setting of this version, and has no effect",)
 
 
-def test_unknown_settings_warn_counts_for_the_file_too(tmp_path: Path) -> None:
+def test_unknown_settings_warn_applies_to_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "unknown_settings = 'warn'\ncolour = 1\n")
     [warning] = load({"config_file": path}, {}).warnings
     assert warning.startswith("colour in ")
@@ -568,7 +568,7 @@ def test_sound_setting_is_not_warned_about(name: str, text: str) -> None:
     assert load({}, {f"IMDSPROXY_{name}": text}).warnings == ()
 
 
-def test_rate_is_judged_by_the_window_and_for_imds_alone() -> None:
+def test_rate_warning_depends_on_the_window_and_on_imds() -> None:
     assert load({}, {"IMDSPROXY_BUDGET_REQUESTS": "300", "IMDSPROXY_BUDGET_WINDOW": "60"}).warnings == ()
     elsewhere = {"IMDSPROXY_BUDGET_REQUESTS": "1000", "IMDSPROXY_UPSTREAM": "http://127.0.0.1:9"}
     assert load({}, elsewhere).warnings == ()
@@ -589,7 +589,7 @@ def test_rate_is_judged_by_the_window_and_for_imds_alone() -> None:
         ("TTL", "/metadata/instance=60;/metadata/versions=5", "has a semicolon; separate by commas"),
     ],
 )
-def test_common_slip_is_answered_with_its_remedy(name: str, text: str, hint: str) -> None:
+def test_common_mistake_is_reported_with_its_remedy(name: str, text: str, hint: str) -> None:
     told = refusal({f"IMDSPROXY_{name}": text})
     assert told.startswith(f"IMDSPROXY_{name} is ")
     assert hint in told
@@ -650,14 +650,14 @@ def test_load_refuses_names_that_only_resemble_service_links(name: str) -> None:
     ("flags", "environ"),
     [({"port": "tcp://10.0.0.1:8254"}, {}), ({}, {"IMDSPROXY_PORT": "http://a:1"})],
 )
-def test_only_kubernetes_own_port_is_passed_over(flags: dict[str, str], environ: dict[str, str]) -> None:
+def test_only_the_service_port_of_kubernetes_is_ignored(flags: dict[str, str], environ: dict[str, str]) -> None:
     assert refusal(environ, flags).endswith(f"but must be {PORT}")
 
 
 # The file
 
 
-def test_file_holds_every_kind_of_value(tmp_path: Path) -> None:
+def test_file_accepts_every_kind_of_value(tmp_path: Path) -> None:
     content = """\
         port = 9000
         max_wait = 1.5
@@ -728,7 +728,7 @@ def test_bad_file_is_reported_with_its_name_and_key(content: str | bytes, told: 
 
 
 @pytest.mark.parametrize("name", ["missing.toml", ""])
-def test_file_that_cannot_be_read(name: str, tmp_path: Path) -> None:
+def test_unreadable_file_is_reported(name: str, tmp_path: Path) -> None:
     told = refusal({}, {"config_file": str(tmp_path / name)})
     assert told.startswith("IMDSPROXY_CONFIG_FILE (flag --config-file) is ")
     assert ", but must be a TOML file that can be read: " in told
@@ -737,18 +737,18 @@ def test_file_that_cannot_be_read(name: str, tmp_path: Path) -> None:
 # What `imdsproxy config` prints
 
 
-def test_sample_file_is_what_the_defaults_print() -> None:
+def test_sample_file_equals_the_printed_defaults() -> None:
     assert SAMPLE_FILE.read_text(encoding="utf-8") == settings_report.toml(Settings())
 
 
-def test_sample_file_sets_the_defaults_and_nothing_else() -> None:
+def test_sample_file_sets_exactly_the_defaults() -> None:
     loaded = load({"config_file": str(SAMPLE_FILE)}, {})
     assert loaded.settings.model_dump() == {**DEFAULTS, "config_file": str(SAMPLE_FILE)}
     unset = {name for name, source in loaded.sources.items() if source == "default"}
     assert unset == {"uds", "admin_host", "admin_port", "identity_budget_requests", "budget_file"}
 
 
-def test_settings_survive_their_own_file(tmp_path: Path) -> None:
+def test_toml_file_round_trips(tmp_path: Path) -> None:
     settings = Settings(
         host="::1",
         port=0,
@@ -779,7 +779,7 @@ def test_every_commented_example_would_do(tmp_path: Path) -> None:
     assert loaded.settings.stale_if_error
 
 
-def test_strings_are_quoted_as_toml_wants_them() -> None:
+def test_strings_are_quoted_for_toml() -> None:
     text = 'a "b" \\ \x7f \x00 é'
     assert tomllib.loads(f"x = {settings_report._toml_value(text)}") == {"x": text}
 

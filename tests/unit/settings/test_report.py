@@ -79,7 +79,7 @@ def test_environment_file_has_every_setting_with_its_meaning() -> None:
 
 
 @READERS
-def test_every_commented_example_would_do(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_commented_example_is_valid(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", False)
     monkeypatch.setattr(settings_places, "_LINUX", True)
     text = settings_report.env(Settings())
@@ -89,7 +89,7 @@ def test_every_commented_example_would_do(read: Reader, monkeypatch: pytest.Monk
 
 
 @READERS
-def test_settings_survive_their_own_environment_file(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_file_round_trips(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", False)
     settings = Settings(
         host="::1",
@@ -110,7 +110,7 @@ def test_settings_survive_their_own_environment_file(read: Reader, monkeypatch: 
     assert again == settings
 
 
-def test_file_in_force_is_in_the_values_and_not_named() -> None:
+def test_config_file_is_not_named_in_the_output() -> None:
     (line,) = [line for line in settings_report.env(Settings(config_file="x")).splitlines() if "_CONFIG_FILE=" in line]
     assert line == "# IMDSPROXY_CONFIG_FILE="
 
@@ -127,7 +127,7 @@ def test_env_refuses_values_that_systemd_and_docker_read_differently(
         settings_report.env(Settings(**settings))  # type: ignore[arg-type]
 
 
-def test_value_that_cannot_be_written_is_one_line_and_status_2(
+def test_unwritable_value_is_reported_in_one_line_with_status_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", False)

@@ -41,7 +41,7 @@ def test_connect_error_distinguishes_lack_of_descriptors_from_unreachable_imds(
     assert words in failure.description
 
 
-def test_bodies_that_arrive_at_once_have_one_bound() -> None:
+def test_concurrent_bodies_share_one_bound() -> None:
     """Twelve bodies of the longest size arrive side by side, of which eight fit; what failed leaves room again."""
     client = UpstreamClient(Address("127.0.0.1", 9), max_body_bytes=1000)
 

@@ -22,7 +22,7 @@ def no_collector() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("begun", [True, False])
-def test_fetch_that_its_last_client_left_is_freed_at_once(*, begun: bool) -> None:
+def test_fetch_is_freed_when_its_last_client_leaves(*, begun: bool) -> None:
     """A cycle would keep its request, up to half a megabyte, until the garbage collector runs."""
 
     async def never(fetch: CollapsedFetch[None]) -> Failure | None:

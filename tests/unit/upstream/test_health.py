@@ -30,7 +30,7 @@ def gone_for(first: object) -> Health:
     return health
 
 
-def test_before_anything_is_known_everyone_may_ask() -> None:
+def test_every_fetch_may_send_before_the_first_answer() -> None:
     health = Health()
     assert all(health.may_ask(who) for who in ("one", "two"))
     assert (health.failing, health.gone, health.answered) == (False, None, False)
@@ -53,7 +53,7 @@ def test_before_anything_is_known_everyone_may_ask() -> None:
         (judged(Failure(FailureKind.TIMEOUT, "")), True, False),
     ],
 )
-def test_last_answer_shows_imds_health(result: Verdict, failing: bool, answered: bool) -> None:
+def test_health_follows_the_last_answer(result: Verdict, failing: bool, answered: bool) -> None:
     health = Health()
     assert health.learn("one", result, 0.0) is (Change.FAILED if failing else None)
     assert (health.failing, health.answered) == (failing, answered)
@@ -66,7 +66,7 @@ def test_each_change_of_health_is_logged_once() -> None:
 
 
 @pytest.mark.parametrize("result", [UNREACHABLE, GONE, answer(503)])
-def test_having_answered_once_is_not_forgotten(result: Verdict) -> None:
+def test_answered_stays_true_after_a_failure(result: Verdict) -> None:
     health = Health()
     health.learn("one", OK, 0.0)
     health.learn("one", result, 0.0)
@@ -106,14 +106,14 @@ def test_probe_is_compared_by_identity() -> None:
 
 @pytest.mark.parametrize("who", ["one", "two"], ids=["the one that feels", "one that asked before"])
 @pytest.mark.parametrize("status", [200, 400, 404, 429, 500, 503])
-def test_any_other_answer_shows_that_imds_is_back_for_everyone(who: str, status: int) -> None:
+def test_any_other_answer_ends_the_410_for_every_fetch(who: str, status: int) -> None:
     health = gone_for("one")
     health.learn(who, answer(status), 0.0)
     assert health.gone is None
     assert all(health.may_ask(asker) for asker in ("one", "two", "three"))
 
 
-def test_no_answer_at_all_does_not_show_that_imds_is_back() -> None:
+def test_missing_answer_does_not_end_the_410() -> None:
     health = gone_for("one")
     health.learn("one", UNREACHABLE, 0.0)
     assert health.gone is GONE
@@ -126,7 +126,7 @@ def test_next_fetch_becomes_the_probe_when_the_probe_leaves() -> None:
     assert [health.may_ask(who) for who in ("two", "one", "two")] == [True, False, True]
 
 
-def test_leaving_of_another_changes_nothing() -> None:
+def test_leave_of_another_fetch_does_not_change_the_probe() -> None:
     health = gone_for("one")
     health.leave("two")
     assert [health.may_ask(who) for who in ("two", "one")] == [False, True]

@@ -31,7 +31,7 @@ def recall_after(seconds: float, recall: Recall) -> None:
     asyncio.get_running_loop().call_later(seconds, end)
 
 
-def test_request_that_is_not_recalled_brings_its_answer() -> None:
+def test_request_without_a_recall_returns_its_answer() -> None:
     async def scenario() -> None:
         recall = Recall()
         assert await unless_recalled(answer(1), recall) == "answer"
@@ -41,7 +41,7 @@ def test_request_that_is_not_recalled_brings_its_answer() -> None:
     virtual.run(scenario())
 
 
-def test_recalled_request_ends_at_once_and_its_task_goes_on() -> None:
+def test_recalled_request_ends_at_once_and_its_task_continues() -> None:
     async def scenario() -> None:
         loop, recall = asyncio.get_running_loop(), Recall()
         began = loop.time()
@@ -58,7 +58,7 @@ def test_recalled_request_ends_at_once_and_its_task_goes_on() -> None:
 
 
 @pytest.mark.parametrize("recalled", [False, True])
-def test_task_that_is_cancelled_ends_though_its_request_was_recalled(recalled: bool) -> None:
+def test_cancelled_task_ends_although_its_request_was_recalled(recalled: bool) -> None:
     async def scenario() -> None:
         recall = Recall()
         task = asyncio.get_running_loop().create_task(unless_recalled(answer(9), recall))
@@ -73,7 +73,7 @@ def test_task_that_is_cancelled_ends_though_its_request_was_recalled(recalled: b
     virtual.run(scenario())
 
 
-def test_what_came_in_the_moment_of_the_recall_counts_and_the_next_request_can_be_recalled() -> None:
+def test_answer_at_the_moment_of_the_recall_counts() -> None:
     async def scenario() -> None:
         recall = Recall()
         recall_after(1, recall)

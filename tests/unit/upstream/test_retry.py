@@ -43,12 +43,12 @@ def pauses(result: Verdict, rules: RetryRules = RULES) -> list[float]:
     raise AssertionError
 
 
-def test_statuses_retried_are_the_contracts() -> None:
+def test_retried_statuses_are_those_of_the_contract() -> None:
     assert frozenset({410, 429, 500, 502, 503, 504}) == DEFAULT_RETRIED
 
 
 @pytest.mark.parametrize("status", sorted(DEFAULT_RETRIED))
-def test_pauses_double_up_to_ten_seconds_and_the_last_try_is_at_seventy(status: int) -> None:
+def test_pauses_double_up_to_ten_seconds_and_the_last_attempt_is_at_seventy(status: int) -> None:
     assert pauses(answer(status)) == [1, 2, 4, 8, 10, 10, 10, 10, 10, 5]
 
 
@@ -87,7 +87,7 @@ def test_unreachable_or_unreadable_upstream_is_given_up_after_five_seconds(
         (RetryRules(limit=0.25), [0.25]),
     ],
 )
-def test_users_rules_stand(rules: RetryRules, expected: list[float]) -> None:
+def test_pauses_follow_the_users_rules(rules: RetryRules, expected: list[float]) -> None:
     assert pauses(answer(503), rules) == expected
 
 
@@ -95,11 +95,11 @@ def test_retry_max_bounds_retries_of_an_unreachable_upstream() -> None:
     assert pauses(failure(FailureKind.RESET), RetryRules(limit=2)) == [1, 1]
 
 
-def test_first_pause_is_the_users_even_if_it_is_a_long_one() -> None:
+def test_first_pause_may_be_longer_than_ten_seconds() -> None:
     assert next_delay(answer(503), 1, 0, RetryRules(base=20)) == 20
 
 
-def test_users_statuses_are_retried_and_no_others() -> None:
+def test_only_the_users_statuses_are_retried() -> None:
     assert next_delay(judged(response(404), frozenset({404})), 1, 0, RULES) == 1
     assert next_delay(judged(response(503), frozenset({404})), 1, 0, RULES) is None
 
@@ -144,15 +144,15 @@ def test_retry_after_of_imds_replaces_the_backoff(
         (410, IDENTITY, 0.1),
     ],
 )
-def test_identity_rests_at_least_a_second_after_a_500(status: int, budget: BudgetClass, delay: float) -> None:
+def test_identity_pauses_at_least_a_second_after_a_500(status: int, budget: BudgetClass, delay: float) -> None:
     assert next_delay(answer(status), 1, 0, RetryRules(base=0.1), budget) == delay
 
 
-def test_identity_does_not_rest_past_the_limit() -> None:
+def test_identity_pause_does_not_exceed_the_limit() -> None:
     assert next_delay(answer(500), 1, 69.5, RULES, IDENTITY) == 0.5
 
 
-def test_pauses_stay_finite_however_many_tries_there_were() -> None:
+def test_pauses_stay_finite_after_any_number_of_attempts() -> None:
     assert next_delay(answer(503), 100_000, 0, RULES) == 10
 
 
@@ -187,7 +187,7 @@ def test_retry_after_of_any_length_is_read() -> None:
     assert retry_after(response(429, b"9" * 5_000)) in (None, 3600)
 
 
-def test_silence_of_one_that_has_answered_before_is_waited_out_and_a_refusal_is_not() -> None:
+def test_silence_of_a_known_upstream_is_retried_to_the_limit_and_a_refusal_is_not() -> None:
     assert next_delay(failure(FailureKind.SILENT), 3, 20.0, RULES, known=True) == 4.0
     assert next_delay(failure(FailureKind.SILENT), 3, 20.0, RULES) is None
     assert next_delay(failure(FailureKind.UNREACHABLE), 3, 20.0, RULES, known=True) is None
@@ -211,7 +211,9 @@ DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
         (b"5", b"yesterday", 5),
     ],
 )
-def test_date_is_read_against_the_answers_own_date(told: bytes, date: bytes | None, seconds: float | None) -> None:
+def test_retry_after_date_is_read_against_the_answers_date(
+    told: bytes, date: bytes | None, seconds: float | None
+) -> None:
     assert retry_after(response(429, told, date)) == seconds
     if seconds is not None and 0 < seconds <= RULES.limit:
         assert next_delay(judged(response(429, told, date)), 1, 0, RULES) == seconds
