@@ -92,7 +92,7 @@ def _stopped(proxy: ProxyProcess) -> Iterator[None]:
         proxy.signal(signal.SIGCONT)
 
 
-def test_all_that_come_at_once_are_answered_and_again(proxy: ProxyProcess, listener: Listener) -> None:
+def test_connections_that_arrive_together_are_all_answered(proxy: ProxyProcess, listener: Listener) -> None:
     with _stopped(proxy):
         clients = [listener.connect() for _ in range(300)]
         for number, client in enumerate(clients):
@@ -104,7 +104,7 @@ def test_all_that_come_at_once_are_answered_and_again(proxy: ProxyProcess, liste
     assert {_status(client) for client in clients} == {200}
 
 
-def test_a_request_in_pieces_is_one_however_it_comes(proxy: ProxyProcess, listener: Listener) -> None:
+def test_request_in_any_pieces_is_answered_once(proxy: ProxyProcess, listener: Listener) -> None:
     body = b"x" * 40_000  # more than one read takes
     whole = request_for(b"/-/healthy", HOST, b"X-Pad: " + body + b"\r\n") + listener.request
     for cut in (1, 20, len(listener.request), 16_384, 16_385, 33_000, len(whole)):
@@ -117,9 +117,7 @@ def test_a_request_in_pieces_is_one_however_it_comes(proxy: ProxyProcess, listen
         assert [answer and answer.status for answer in answers] == [200, 200]
 
 
-def test_a_client_that_ends_its_sending_or_resets_before_it_is_accepted(
-    proxy: ProxyProcess, listener: Listener
-) -> None:
+def test_client_that_closes_or_resets_before_accept_does_no_harm(proxy: ProxyProcess, listener: Listener) -> None:
     with _stopped(proxy):
         ended = listener.connect()
         ended.sendall(listener.request)
@@ -164,9 +162,7 @@ def test_connection_accepted_before_shutdown_is_answered(proxy: ProxyProcess, li
     assert "Traceback" not in proxy.log
 
 
-def test_while_no_descriptor_is_left_clients_wait_and_then_are_answered(
-    proxy: ProxyProcess, listener: Listener
-) -> None:
+def test_clients_wait_without_descriptors_and_are_answered_later(proxy: ProxyProcess, listener: Listener) -> None:
     pid = proxy.process.pid
     _, hard = before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     most = max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
@@ -190,7 +186,7 @@ def test_while_no_descriptor_is_left_clients_wait_and_then_are_answered(
     assert get(proxy.port, "/-/healthy").status == 200
 
 
-def test_the_end_while_no_descriptor_is_left(proxy: ProxyProcess) -> None:
+def test_shutdown_without_descriptors_ends_in_time(proxy: ProxyProcess) -> None:
     pid = proxy.process.pid
     most = max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (most + 1, most + 1))

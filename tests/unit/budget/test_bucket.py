@@ -214,7 +214,7 @@ class TestLease:
 
 
 class TestHeadStart:
-    """They all wake up when a permit comes back: first who took none lately, then who did, then background refreshes."""
+    """Waiting processes wake up together. Those without recent permits go first, background refreshes last."""
 
     def shared(self, requests: int = 2) -> Budget:
         return Budget(requests, 1.0, loans=itertools.count(1))

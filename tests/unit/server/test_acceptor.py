@@ -100,7 +100,7 @@ def test_one_turn_accepts_every_waiting_connection() -> None:
     assert house.taken == list(range(4000))
 
 
-def test_unserved_connections_are_accepted_some_a_turn() -> None:
+def test_turn_accepts_a_bounded_number_of_unserved_connections() -> None:
     house = House(*range(4000))
     house.serve = lambda: False
     house.loop.turn()
@@ -116,7 +116,7 @@ def test_served_connections_do_not_count_against_those_of_a_turn() -> None:
     assert house.taken == list(range(3 * MOST_UNSERVED))
 
 
-def test_turn_lasts_as_long_as_other_work_and_the_next_continues() -> None:
+def test_turn_lasts_as_long_as_other_work_and_the_next_one_continues() -> None:
     house = House(*range(1000), cost=0.001)
     house.time += 0.02
     house.loop.turn()
@@ -127,14 +127,14 @@ def test_turn_lasts_as_long_as_other_work_and_the_next_continues() -> None:
 
 
 @pytest.mark.parametrize(("others", "seconds"), [(0.0, LEAST_TURN), (5.0, LONGEST_TURN)])
-def test_turn_is_never_nothing_and_never_without_end(others: float, seconds: float) -> None:
+def test_turn_has_a_minimum_and_a_maximum(others: float, seconds: float) -> None:
     house = House(*range(1000), cost=0.001)
     house.time += others
     house.loop.turn()
     assert len(house.taken) == pytest.approx(seconds / 0.001, abs=1)
 
 
-def test_clients_that_have_gone_take_no_turn_from_the_next() -> None:
+def test_disconnected_clients_do_not_end_a_turn() -> None:
     house = House(_error(errno.ECONNABORTED), 1, _error(errno.EPROTO), _error(errno.ECONNABORTED), 2)
     house.loop.turn()
     assert house.taken == [1, 2]
@@ -189,7 +189,7 @@ def test_close_leaves_waiting_connections_of_an_inherited_socket() -> None:
     assert house.loop.reader is None
 
 
-def test_end_during_a_pause_leaves_no_timer() -> None:
+def test_close_during_a_pause_leaves_no_timer() -> None:
     house = House(_error(errno.EMFILE))
     house.loop.turn()
     house.acceptor.close(accept_waiting=True)
