@@ -135,6 +135,10 @@ class Limiter:
         self.budget.release_unused(permit)
         self._advance()
 
+    def recall(self, recall: Recall) -> bool:
+        """Recall a request that has a permit, if it may be recalled now. Return whether it was."""
+        return self._shares.recall_one(recall)
+
     def too_late(self, permit: Permit) -> bool:
         """Return whether an unused permit is too old to be used."""
         return self._clock.monotonic() - permit.taken_at > LATEST_START

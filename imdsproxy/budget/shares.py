@@ -36,6 +36,13 @@ class Recall:
     end: Callable[[], object] | None = None
     """Ends the request; None while it is not at IMDS."""
 
+    def take_effect(self) -> bool:
+        """End the request, and return True, unless it is not at IMDS."""
+        if self.end is None:
+            return False
+        self.end()
+        return True
+
 
 @dataclass(slots=True, eq=False)
 class _Loan:
@@ -128,6 +135,14 @@ class Shares:
                     if not self._recall(loan):
                         look_again = min(look_again, now + _SOON)
         return look_again
+
+    def recall_one(self, recall: Recall) -> bool:
+        """Recall one request, whatever its endpoint holds, if rule 4 allows it. Return whether it was recalled."""
+        for loan in self._loans.values():
+            if loan.recall is recall and not loan.recalled:
+                self._recall(loan)
+                return loan.recalled
+        return False
 
     def _recall(self, loan: _Loan) -> bool:
         """Recall a request if rule 4 allows it. Return False if it is about to be sent, to try again soon."""

@@ -88,8 +88,9 @@ class Fetcher:
         # IMDS may take two minutes for a scheduled-events request, which holds its permit as long. Half of the permits
         # stay free for other requests (unless there is only one). An approval does not wait for a query, because an
         # eviction leaves 30 seconds.
-        requests = limiters[BudgetClass.GENERAL].budget.requests
-        self._slow = FairSemaphore(max(1, requests // 2), clock)
+        general = limiters[BudgetClass.GENERAL]
+        requests = general.budget.requests
+        self._slow = FairSemaphore(max(1, requests // 2), clock, general.recall)
         self._slow_once = FairSemaphore(1, clock) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
 
     def limiter(self, decision: Forward | Cache) -> Limiter:

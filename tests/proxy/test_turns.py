@@ -214,6 +214,33 @@ def test_slow_scheduled_events_leave_permits_for_other_requests() -> None:
     virtual.run(scenario())
 
 
+def test_of_slow_requests_that_imds_has_perhaps_not_read_one_is_recalled() -> None:
+    """IMDS counts a request when it reads it, so those that were sent instead of others would come on top."""
+
+    async def scenario() -> None:
+        stage = Stage(Imds(), ttl=(("/metadata/instance", 0.0),))
+        stage.imds.latency = 120.0
+        unusual = [stage.start(f"{EVENTS}&x={number}", client="a") for number in range(2)]
+        await asyncio.sleep(2)
+        assert stage.imds.count == 2
+        usual = [
+            stage.start(f"/metadata/scheduledevents?api-version={version}", client=client)
+            for version, client in (("2020-07-01", "b"), ("2019-08-01", "c"))
+        ]
+        await asyncio.sleep(5)
+        assert stage.imds.count == 3, "IMDS has answered nothing since"
+        stage.imds.latency = 0.0
+        await stage.get(INSTANCE, client="d")
+        stage.imds.latency = 120.0
+        await asyncio.sleep(1)
+        assert stage.imds.count == 5
+        for task in (*unusual, *usual):
+            task.cancel()
+        await stage.proxy.fetches.close()
+
+    virtual.run(scenario())
+
+
 @pytest.mark.parametrize("cancelled_first", [True, False])
 @pytest.mark.parametrize("background", [True, False])
 def test_permit_granted_at_the_moment_of_a_disconnect_goes_to_the_next(cancelled_first: bool, background: bool) -> None:

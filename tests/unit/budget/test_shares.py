@@ -139,3 +139,19 @@ def test_unused_permit_is_forgotten() -> None:
     shares.forget(1)
     shares.forget(1)
     assert shares.full(SHARE, ["x", "y"], 9.0) == frozenset()
+
+
+def test_recall_of_one_request_obeys_the_rule_about_what_imds_has_perhaps_not_read() -> None:
+    shares = Shares()
+    ended: list[int] = []
+    recalls = [Recall(lambda number=number: ended.append(number)) for number in range(3)]  # type: ignore[misc]
+    for number, recall in enumerate(recalls):
+        shares.lend(number, "x", float(number), recall)
+    assert [shares.recall_one(recall) for recall in recalls] == [True, False, False]
+    assert not shares.recall_one(recalls[0]), "it is recalled already"
+    shares.lend(3, "y", 3.0, None)
+    shares.end(3, 3.5, answered=True)  # so IMDS has read what was sent before
+    assert [shares.recall_one(recall) for recall in recalls[1:]] == [True, True]
+    assert ended == [0, 1, 2]
+    assert not shares.recall_one(Recall(lambda: None)), "it has no permit"
+    assert not Recall().take_effect(), "it is not at IMDS"
