@@ -75,6 +75,7 @@ _TABLE = (
 _BY_PATH = {row.path: row for row in _TABLE}
 _SINGLE_DOCUMENTS = frozenset({"versions", "identity-info", "token"})
 """Endpoints with nothing below their path."""
+_PARTS = frozenset({"compute", "network"})
 
 # Microsoft's scheduled-events page, and clients' sources, 2026.
 _EVENTS_VERSIONS = frozenset(
@@ -103,6 +104,15 @@ def _longest(segments: Segments) -> Row:
         if row is not None:
             return row
     return _BY_PATH[("metadata",)]
+
+
+def share_of(target: Target, endpoint: str) -> str:
+    """Return the name under which a request counts for its endpoint's share of the permits.
+
+    The parts of the instance document count on their own, because one of them can hang while the others answer.
+    """
+    part = target.segments[2:3]
+    return f"{endpoint} {part[0]}" if endpoint == "instance" and part and part[0] in _PARTS else endpoint
 
 
 def is_usual(target: Target) -> bool:

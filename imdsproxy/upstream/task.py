@@ -11,7 +11,7 @@ from imdsproxy.budget.limiter import Ticket
 from imdsproxy.budget.shares import Recall
 from imdsproxy.budget.turns import turn_of
 from imdsproxy.policy.decisions import Cache, Forward
-from imdsproxy.policy.endpoints import is_usual
+from imdsproxy.policy.endpoints import is_usual, share_of
 from imdsproxy.protocol.failures import Verdict
 from imdsproxy.protocol.messages import Failure, Headers, Request, Response
 from imdsproxy.protocol.peer import UNKNOWN, Peer
@@ -62,9 +62,10 @@ class FetchTask:
         A request that is sent once, such as the approval of an event, has a share of its own. The other requests to
         its endpoint cannot use that share up.
         """
+        share = share_of(self.request.target, self.decision.endpoint)
         return Ticket(
             self.client,
-            f"{self.decision.endpoint} once" if self.once else self.decision.endpoint,
+            f"{share} once" if self.once else share,
             background=background,
             slow=self.decision.slow,
             max_wait=max_wait,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -53,15 +54,22 @@ async def end(stage: Stage, pollers: list[asyncio.Task[None]]) -> None:
     await stage.proxy.fetches.close()
 
 
+def network(number: int) -> str:
+    return f"/metadata/instance/network?api-version=2021-02-01&x={number}"
+
+
 @pytest.mark.parametrize("budget", [2, 3, 5, 20])
+@pytest.mark.parametrize("hanging", [balancer, network])
 @pytest.mark.parametrize("client", ["10.0.0.9", "10.0.0.8"], ids=["same client", "another"])
-def test_hanging_endpoint_delays_a_miss_elsewhere_by_about_one_window(budget: int, client: str) -> None:
+def test_hanging_endpoint_delays_a_miss_elsewhere_by_about_one_window(
+    budget: int, hanging: Callable[[int], str], client: str
+) -> None:
     waits: list[float] = []
 
     async def scenario() -> None:
-        stage = Stage(Hanging(hangs="loadbalancer"), budget_requests=budget)
+        stage = Stage(Hanging(hangs=hanging(0).partition("?")[0]), budget_requests=budget)
         loop = asyncio.get_running_loop()
-        pollers = [loop.create_task(poll_for_ever(stage, balancer(number))) for number in range(budget + 1)]
+        pollers = [loop.create_task(poll_for_ever(stage, hanging(number))) for number in range(budget + 1)]
         await asyncio.sleep(3.0)
         for number in range(60):
             began = stage.now
