@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.effort import FULL, QUICK, SMOKE, Effort
 from benchmarks.figures import BenchmarkError, Curve, Figure, Findings
 from benchmarks.machine import cores, open_files
-from benchmarks.measures import burst, cold_storm, curves, footprint, latency, throughput
+from benchmarks.measures import burst, cold_storm, curves, footprint, latency, new_connections, throughput
 from benchmarks.report import description, goals, results, tables
 from benchmarks.servers.bench import Bench
 
@@ -25,6 +25,7 @@ Part = Callable[[Bench, Effort], Sequence[Figure | Curve]]
 
 _PARTS: Mapping[str, tuple[str, Part]] = {
     "hits": ("hits per second, and their memory", throughput.hits),
+    "ending": ("hits that end their connection", new_connections.hits),
     "latency": ("the latency of a hit", latency.hits),
     "misses": ("what a miss adds", latency.misses),
     "connections": ("an increasing number of connections", curves.connections),

@@ -49,8 +49,8 @@ class Figure:
 class Curve:
     """Hits per second at each of the points, by server, as medians of rounds.
 
-    `p99_ms` is the 99th percentile of the response times. `processor_ms` is the processor time for a thousand hits; a
-    server whose processor time is unknown is not in it.
+    `p99_ms` is the 99th percentile of the response times, and `longest_ms` the longest of all rounds. `processor_ms` is
+    the processor time for a thousand hits; a server whose processor time is unknown is not in it.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Curve:
     points: Sequence[int]
     rate: Mapping[str, Sequence[float]]
     p99_ms: Mapping[str, Sequence[float]]
+    longest_ms: Mapping[str, Sequence[float]]
     processor_ms: Mapping[str, Sequence[float]]
     note: str = ""
 

@@ -1,11 +1,13 @@
 """The source of the load if wrk is not installed. It is slower than wrk, so its rates are lower bounds.
 
-`python -m benchmarks.loads.generator PORT repeated|differing|entries ENTRIES CONNECTIONS SECONDS` prints a JSON object.
+`python -m benchmarks.loads.generator PORT repeated|differing|entries ENTRIES stays|ends CONNECTIONS SECONDS` prints a
+JSON object.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import sys
@@ -16,7 +18,8 @@ from typing import cast
 
 import uvicorn
 
-from benchmarks.loads.client import head, request
+from benchmarks.figures import BenchmarkError
+from benchmarks.loads.client import head, read_response, request
 from benchmarks.loads.shapes import Kind, Shape
 from benchmarks.samples import percentile
 from benchmarks.targets import INSTANCE
@@ -26,16 +29,18 @@ _CONNECT_TIMEOUT = 10.0
 
 def requests(port: int, shape: Shape) -> Iterator[bytes]:
     """Yield the bytes of one request after another, without end."""
+    end = b"Connection: close\r\n\r\n" if shape.ends else b"\r\n"
     if shape.kind != "differing":
-        yield from itertools.cycle([request(port, target) for target in shape.targets()])
+        yield from itertools.cycle([request(port, target)[:-2] + end for target in shape.targets()])
     plain = request(port, INSTANCE).removesuffix(b"\r\n")
     # Counting from the clock gives each run heads that no earlier run has sent.
     for number in itertools.count(time.time_ns()):
-        yield b"%sx-ms-client-request-id: %s\r\ntraceparent: 00-%032x-%016x-01\r\n\r\n" % (
+        yield b"%sx-ms-client-request-id: %s\r\ntraceparent: 00-%032x-%016x-01\r\n%s" % (
             plain,
             str(uuid.UUID(int=number)).encode("ascii"),
             number,
             number,
+            end,
         )
 
 
@@ -80,7 +85,33 @@ class _Connection(asyncio.Protocol):
             transport.abort()
 
 
+async def _load_ending(port: int, shape: Shape, connections: int, seconds: float) -> dict[str, float]:
+    """Load with clients that connect for each request."""
+    wanted, times, failed = requests(port, shape), list[float](), 0
+
+    async def ask() -> None:
+        nonlocal failed
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                began = time.perf_counter()
+                writer.write(next(wanted))
+                response = await read_response(reader)
+                times.append(time.perf_counter() - began)
+                failed += response.status != 200
+                writer.close()
+            except (OSError, EOFError, BenchmarkError):
+                failed += 1
+
+    began = time.perf_counter()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*(ask() for _ in range(connections)))
+    return _sample(times, time.perf_counter() - began, failed)
+
+
 async def _load(port: int, shape: Shape, connections: int, seconds: float) -> dict[str, float]:
+    """Load over connections that stay."""
     loop = asyncio.get_running_loop()
     wanted, times = requests(port, shape), list[float]()
     async with asyncio.timeout(_CONNECT_TIMEOUT):
@@ -96,17 +127,30 @@ async def _load(port: int, shape: Shape, connections: int, seconds: float) -> di
     failed = sum(protocol.failed for _transport, protocol in pairs)
     for _transport, protocol in pairs:
         protocol.end()
-    p50, p99 = (percentile(counted, share) * 1000 if counted else 0.0 for share in (0.5, 0.99))
-    return {"count": len(counted), "rate": len(counted) / taken, "p50_ms": p50, "p99_ms": p99, "failed": failed}
+    return _sample(counted, taken, failed)
+
+
+def _sample(times: list[float], taken: float, failed: int) -> dict[str, float]:
+    p50, p99, longest = (percentile(times, share) * 1000 if times else 0.0 for share in (0.5, 0.99, 1.0))
+    rate = len(times) / taken
+    return {
+        "count": len(times),
+        "rate": rate,
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "longest_ms": longest,
+        "failed": failed,
+    }
 
 
 def main() -> int:
     """Load a server on this machine, and print the sample as JSON."""
-    port, kind, entries, connections, seconds = sys.argv[1:]
-    shape = Shape(cast("Kind", kind), int(entries))
+    port, kind, entries, kept, connections, seconds = sys.argv[1:]
+    shape = Shape(cast("Kind", kind), int(entries), ends=kept == "ends")
+    load = _load_ending if shape.ends else _load
     factory = uvicorn.Config("").get_loop_factory()  # uvloop where it is installed
     with asyncio.Runner(loop_factory=factory) as runner:
-        print(json.dumps(runner.run(_load(int(port), shape, int(connections), float(seconds)))))
+        print(json.dumps(runner.run(load(int(port), shape, int(connections), float(seconds)))))
     return 0
 
 

@@ -61,7 +61,8 @@ def _wrk(program: str, port: int, shape: Shape, connections: int, seconds: int) 
 
 
 def _own(port: int, shape: Shape, connections: int, seconds: int) -> Sample:
-    arguments = [str(port), shape.kind, str(shape.entries), str(connections), str(seconds)]
+    kept = "ends" if shape.ends else "stays"
+    arguments = [str(port), shape.kind, str(shape.entries), kept, str(connections), str(seconds)]
     return Sample(**json.loads(_output([sys.executable, "-m", "benchmarks.loads.generator", *arguments], seconds)))
 
 

@@ -1,5 +1,6 @@
 -- The requests that wrk sends: `-- differing` sends other headers with every request, `-- entries N` requests N targets
--- in turn. Requests are joined from prepared pieces, so that the load is faster than the servers.
+-- in turn; `close` behind them ends each connection. Requests are joined from prepared pieces, so that the load is faster
+-- than the servers.
 
 local fixed, tail
 local hexadecimal = {}
@@ -28,6 +29,9 @@ end
 function init(args)
     local first = "GET " .. wrk.path
     local host = " HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port .. "\r\nMetadata: true\r\n"
+    if args[#args] == "close" then
+        host = host .. "Connection: close\r\n"
+    end
     if args[1] == "differing" then
         for number = 0, 4095 do
             hexadecimal[number + 1] = string.format("%03x", number)

@@ -1,4 +1,7 @@
-"""The shapes of load: one target repeated, the same with differing heads, or many targets in turn."""
+"""The shapes of load: one target repeated, the same with differing heads, or many targets in turn.
+
+Each of them over connections that stay, or over a new connection for each request.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ class Shape:
 
     kind: Kind
     entries: int = 1
+    ends: bool = False
+    """Whether each request has a connection of its own, which ends with the response (`Connection: close`)."""
 
     def targets(self) -> list[str]:
         """Return every target that the load requests."""
@@ -27,20 +32,23 @@ class Shape:
 
 REPEATED = Shape("repeated")
 DIFFERING = Shape("differing")
+ENDING = Shape("repeated", ends=True)
+ENDING_DIFFERING = Shape("differing", ends=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What one round of load measured.
 
-    `count` and `rate` (a second) are of responses; `p50_ms` and `p99_ms` are their times. `failed` counts statuses
-    other than 2xx, broken connections and timeouts.
+    `count` and `rate` (a second) are of responses; `p50_ms`, `p99_ms` and `longest_ms` are their times. `failed` counts
+    statuses other than 2xx, broken connections and timeouts.
     """
 
     count: int
     rate: float
     p50_ms: float
     p99_ms: float
+    longest_ms: float
     failed: int
     busy: float = 0.0
     """The share of its core (0 to 1) that the load itself used."""

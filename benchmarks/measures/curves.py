@@ -23,7 +23,7 @@ _AT_ONCE = 8
 _SECONDS = 1
 # Each of the caches then holds ten thousand instance documents.
 _MEGABYTES = 64
-_EMPTY: Mapping[str, Mapping[str, Sequence[float]]] = {"rate": {}, "p99_ms": {}, "processor_ms": {}}
+_EMPTY: Mapping[str, Mapping[str, Sequence[float]]] = {"rate": {}, "p99_ms": {}, "longest_ms": {}, "processor_ms": {}}
 
 
 def connections(bench: Bench, effort: Effort) -> list[Curve]:
@@ -45,8 +45,9 @@ def connections(bench: Bench, effort: Effort) -> list[Curve]:
                 along="connections",
                 points=points,
                 **_EMPTY,
-                note="With 1,000 connections or more, a round takes two seconds instead of one; wrk opens "
-                f"its connections in that time, too.{why}",
+                note="All connections of a round begin at once, and each sends its next request as soon as it has its "
+                "response. With 1,000 connections or more, a round takes two seconds instead of one; wrk opens its "
+                f"connections in that time, too.{why}",
             ),
         )
         check_none(arrivals)
@@ -111,6 +112,7 @@ def _curve(
         empty,
         rate=_medians(samples, lambda sample: sample.rate),
         p99_ms=_medians(samples, lambda sample: sample.p99_ms),
+        longest_ms={name: [max(each.longest_ms for each in at) for at in rows] for name, rows in samples.items()},
         processor_ms=_medians(with_processor_time, lambda sample: sample.processor_ms or 0.0),
         note=empty.note + note,
     )

@@ -11,7 +11,11 @@ _BESIDE: Sequence[tuple[str, str, Bound, float]] = (
     ("hits_per_second", NGINX, "at least", 1.5),
     ("hits_per_second", VARNISH, "at least", 2.0),
     ("hits_per_second", BARE, "at least", 0.75),
-    ("differing_per_second", NGINX, "at least", 0.5),
+    ("differing_per_second", NGINX, "at least", 1.0),
+    ("ending_per_second", NGINX, "at least", 1.0),
+    ("ending_per_second", HAPROXY, "at least", 1.0),
+    ("ending_differing_per_second", NGINX, "at least", 1.0),
+    ("ending_differing_per_second", HAPROXY, "at least", 1.0),
     ("hits_p99_ms", NGINX, "at most", 1.0),
 )
 _ALONE: Sequence[tuple[str, Bound, float]] = (
@@ -28,6 +32,9 @@ _ALONE: Sequence[tuple[str, Bound, float]] = (
     ("cold_gave_up_clients", "at most", 0),
 )
 _FEW = 32
+_CROWD = 1000
+"""The fewest connections that are a crowd if they begin at once."""
+_LONGEST_MS = 300.0
 _FLAT = 0.8
 """The smallest share of the rate with one entry that any number of entries may leave.
 
@@ -37,7 +44,7 @@ It is below 1, because the caches of a processor and the noise of a round are no
 
 def reached(findings: Findings) -> list[Goal]:
     """Return each goal with what was measured for it."""
-    return [*_beside(findings), *_alone(findings), *_flat(findings), *_growth(findings)]
+    return [*_beside(findings), *_alone(findings), *_flat(findings), *_growth(findings), *_crowds(findings)]
 
 
 def _beside(findings: Findings) -> list[Goal]:
@@ -79,3 +86,23 @@ def _growth(findings: Findings) -> list[Goal]:
     ours, theirs = (curve.processor_ms[name][-1] / curve.processor_ms[name][at] for name in (OURS, NGINX))
     words = f"processor time for a hit, its growth from {_FEW} to {curve.points[-1]:,} connections, beside {NGINX}'s"
     return [Goal(what=words, measured=ours / theirs, unit="x", bound="at most", goal=1.0)]
+
+
+def _crowds(findings: Findings) -> list[Goal]:
+    """Compare crowds of connections that begin at once: 99 of 100 responses with nginx's, the longest with a bound."""
+    curve = findings.curve("connections")
+    if curve is None or OURS not in curve.p99_ms:
+        return []
+    goals = []
+    for at, point in enumerate(curve.points):
+        if point >= _CROWD:
+            words = f"{point:,} connections that begin at once"
+            if theirs := curve.p99_ms.get(NGINX):
+                ratio = curve.p99_ms[OURS][at] / theirs[at]
+                what = f"{words}: 99 of 100 within, beside {NGINX}"
+                goals.append(Goal(what=what, measured=ratio, unit="x", bound="at most", goal=2.0))
+            longest = curve.longest_ms[OURS][at]
+            goals.append(
+                Goal(what=f"{words}: the longest", measured=longest, unit="ms", bound="under", goal=_LONGEST_MS)
+            )
+    return goals

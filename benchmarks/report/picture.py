@@ -39,6 +39,8 @@ def _panels(findings: Findings) -> Sequence[Panel | None]:
     return (
         _bars("repeated hits a second, 32 connections", findings.figure("hits_per_second")),
         _bars("hits a second, each with another head", findings.figure("differing_per_second")),
+        _bars("hits a second, each over a new connection", findings.figure("ending_per_second")),
+        _bars("… and with another head", findings.figure("ending_differing_per_second")),
         _rates("repeated hits a second", connections),
         _slowest("99 of 100 of them within … ms", connections),
         _rates("hits a second, over all entries in turn", entries),

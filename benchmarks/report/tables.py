@@ -68,6 +68,7 @@ def _tables(findings: Findings) -> list[tuple[str, Table]]:
     for curve in findings.curves:
         tables += [
             (f"{curve.what}: a second (99 of 100 within so many ms)", _rates(curve)),
+            (f"{curve.what}: the longest response of all rounds [ms]", _longest(curve)),
             (f"{curve.what}: processor time for a thousand [ms]", _processor(curve)),
         ]
     if findings.goals:
@@ -99,6 +100,10 @@ def _ratio(ratio: float) -> str:
 
 def _rates(curve: Curve) -> Table:
     return _curve(curve, lambda server, at: f"{curve.rate[server][at]:,.0f} ({curve.p99_ms[server][at]:.2f})")
+
+
+def _longest(curve: Curve) -> Table:
+    return _curve(curve, lambda server, at: f"{curve.longest_ms[server][at]:.1f}")
 
 
 def _processor(curve: Curve) -> Table:

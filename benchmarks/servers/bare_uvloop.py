@@ -1,6 +1,7 @@
 """A server that writes the same bytes for any bytes it reads: the least that a server on uvloop can do.
 
-The whole response, head and body, is read from standard input.
+The whole response, head and body, is read from standard input. With the argument `closing` it closes each connection
+after one response.
 """
 
 from __future__ import annotations
@@ -27,15 +28,28 @@ class _Bare(asyncio.Protocol):
         self._write(self._response)
 
 
-async def _serve(response: bytes) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: _Bare(response), "127.0.0.1", 0, backlog=_BACKLOG)
+class _BareClosing(_Bare):
+    """Closes the connection after its first answer."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._close = transport.close
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._close()
+
+
+async def _serve(response: bytes, way: type[_Bare]) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: way(response), "127.0.0.1", 0, backlog=_BACKLOG)
     print(f"bare: http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
 
 def main() -> None:
     """Serve on a free port of 127.0.0.1 until a signal arrives; print the address."""
-    uvloop.run(_serve(sys.stdin.buffer.read()))
+    way = _BareClosing if sys.argv[1:] == ["closing"] else _Bare
+    uvloop.run(_serve(sys.stdin.buffer.read(), way))
 
 
 if __name__ == "__main__":

@@ -98,6 +98,15 @@ class Bench:
             yield started
 
     @contextlib.contextmanager
+    def bare_closing(self, response: bytes) -> Iterator[Running]:
+        """Run the same protocol, which closes each connection after one response, as the response then says."""
+        if importlib.util.find_spec("uvloop") is None:
+            raise BenchmarkError("uvloop is not installed")
+        last = response.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
+        with self._python("benchmarks.servers.bare_uvloop", "closing", stdin=last) as started:
+            yield started
+
+    @contextlib.contextmanager
     def peer(
         self,
         peer: Peer,
@@ -150,6 +159,16 @@ class Bench:
             for name, started in ((BARE, self.bare_uvloop(response.raw)), (PLAIN, self.asgi_app(response.body))):
                 with self.or_left_out(name):
                     servers.append(self._entered(stack, name, started))
+            yield servers
+
+    @contextlib.contextmanager
+    def all_closing(self, upstream: Running) -> Iterator[list[Server]]:
+        """Run the caches, and the bare protocol that closes each connection after one response."""
+        with contextlib.ExitStack() as stack:
+            servers = stack.enter_context(self.caches(upstream))
+            response = ask(servers[0].running)
+            with self.or_left_out(BARE):
+                servers.append(self._entered(stack, BARE, self.bare_closing(response.raw)))
             yield servers
 
     @contextlib.contextmanager
