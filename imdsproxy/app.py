@@ -21,6 +21,7 @@ from imdsproxy.clock import Clock, SystemClock
 from imdsproxy.config import Config
 from imdsproxy.errors import BudgetFileError, ImdsproxyError, SettingsError
 from imdsproxy.ops import logs
+from imdsproxy.ops.access_log import log_request
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.snapshot import take_snapshot
@@ -125,7 +126,8 @@ def assemble(
         accepted_hosts=parts.accepted_hosts,
         shares=parts.shares,
         clock=clock,
-        access_log=config.access_log,
+        observers=[parts.metrics.observe, *([log_request] if config.access_log else [])],
+        names_clients=config.access_log,
         close=close,
     )
 

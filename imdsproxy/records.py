@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from imdsproxy.protocol.messages import BudgetClass, Refusal, Response
 
@@ -107,3 +107,42 @@ class UpstreamAttempt:
 
 AttemptObserver = Callable[[UpstreamAttempt], None]
 """Is told of each upstream attempt, in the step in which it ended. It neither waits nor raises."""
+
+
+Client = tuple[str, int]
+"""The name and port of a client, as ASGI has them: an address, or the process at the other end of a Unix socket."""
+
+
+class RequestObserver(Protocol):
+    """Is told of each answer, in the step in which it was written. It neither waits nor raises."""
+
+    def __call__(self, record: RequestRecord, seconds: float, client: Client | None, request: bytes, /) -> None:
+        """Observe an answer.
+
+        The fast path tells of its hits in the same way. All hits of one entry within a second share one record, so the
+        other arguments are values that the connection has at hand, and telling makes no object.
+
+        Args:
+            record: What happened.
+            seconds: The time from the request to the end of the answer.
+            client: The client; None if it is not known.
+            request: The request from its first byte, at least to the end of its target. Empty if the bytes were not a
+                request.
+        """
+        ...
+
+
+def tell_all(observers: Sequence[RequestObserver]) -> RequestObserver:
+    """Return one observer that tells all of these, in their order.
+
+    It is the observer itself if there is only one, because the fast path would notice the additional call.
+    """
+    if len(observers) == 1:
+        return observers[0]
+    each = tuple(observers)
+
+    def tell(record: RequestRecord, seconds: float, client: Client | None, request: bytes, /) -> None:
+        for observe in each:
+            observe(record, seconds, client, request)
+
+    return tell

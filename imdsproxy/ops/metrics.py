@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from imdsproxy.ops.snapshot import Snapshot
-from imdsproxy.records import Outcome, RequestRecord, UpstreamAttempt
+from imdsproxy.records import Client, Outcome, RequestRecord, UpstreamAttempt
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -87,9 +87,11 @@ class _Answers(Collector):
         self._within = [0] * (len(_BUCKETS) + 1)
         self._seconds = 0.0
 
-    def observe(self, served: RequestRecord, seconds: float) -> None:
+    def observe(
+        self, record: RequestRecord, seconds: float, _client: Client | None = None, _request: bytes = b"", /
+    ) -> None:
         """Count an answer and the time it took."""
-        pair = (served.endpoint, served.outcome)
+        pair = (record.endpoint, record.outcome)
         self._counts[pair] = self._counts.get(pair, 0) + 1
         self._within[bisect_left(_BUCKETS, seconds)] += 1
         self._seconds += seconds

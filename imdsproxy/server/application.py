@@ -23,7 +23,7 @@ from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.messages import Key, Refusal, Request
 from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
 from imdsproxy.proxy.proxy import Proxy
-from imdsproxy.records import RequestRecord, refused
+from imdsproxy.records import RequestObserver, RequestRecord, refused, tell_all
 from imdsproxy.server.asgi import (
     ADMIN_EXTENSION,
     LONGEST_BODY,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
-access = logging.getLogger("imdsproxy.access")
 
 _BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {LONGEST_BODY} bytes.")
 _ENDING = Refusal(
@@ -75,15 +74,29 @@ class Application:
         accepted_hosts: AcceptedHosts,
         shares: Shares,
         clock: Clock,
-        access_log: bool = False,
+        observers: Sequence[RequestObserver],
+        names_clients: bool = False,
         close: Callable[[], Awaitable[None]],
     ) -> None:
-        """Join the parts. `close` is awaited when the lifespan ends."""
+        """Join the parts.
+
+        Args:
+            proxy: Answers requests under `/metadata/`.
+            metrics: The metrics page.
+            readiness: Whether the proxy is ready.
+            accepted_hosts: The host names accepted over TCP.
+            shares: How memory is divided.
+            clock: The clock.
+            observers: Are told of each answer, in this order.
+            names_clients: Whether an observer uses the client's name.
+            close: Awaited when the lifespan ends.
+        """
         self.proxy = proxy
         self.metrics = metrics
         self.readiness = readiness
         self.clock = clock
-        self.access_log = access_log
+        self.observe = tell_all(observers)
+        self.names_clients = names_clients
         self.known_heads = KnownHeads(proxy, shares.heads)
         self._accepted_hosts = {False: accepted_hosts, True: replace(accepted_hosts, any_name=True)}
         self._readings = Readings(shares.readings)
@@ -125,12 +138,9 @@ class Application:
         else:
             served = refused(request)
         await self._send(served, send)
-        seconds = self.clock.monotonic() - began
-        self.metrics.observe(served, seconds)
-        if self.access_log:
-            log_request(
-                served, seconds, scope.get("client"), scope["method"], b"-" if isinstance(written, Refusal) else written
-            )
+        wire = b"-" if isinstance(written, Refusal) else written
+        head = scope["method"].encode("utf-8", "backslashreplace") + b" " + wire
+        self.observe(served, self.clock.monotonic() - began, scope.get("client"), head)
 
     def accepted_hosts(self, *, unix: bool) -> AcceptedHosts:
         """Return the host names accepted at a listener. A Unix socket accepts every name."""
@@ -155,17 +165,17 @@ class Application:
         return None if hit is None else (hit, request.target.key)
 
     def refuse(self, refusal: Refusal, client: str) -> bytes:
-        """Return the answer to bytes that are not a valid request. It is counted, and logged with the access log."""
-        served = refused(refusal)
-        self.metrics.observe(served, 0.0)
-        if self.access_log:
-            fields = {"client": client, "status": refusal.status, "outcome": "refused", "detail": refusal.reason}
-            access.info("request", extra={"fields": fields})
+        """Return the answer to bytes that are not a valid request, and tell the observers."""
+        self.observe(refused(refusal), 0.0, (client, 0), b"")
         return written(refusal, self.date())
 
     def date(self) -> tuple[bytes, bytes]:
         """Return the Date of an answer that begins here (RFC 9110 section 6.6.1)."""
         return b"date", formatdate(self.clock.wall(), usegmt=True).encode("ascii")
+
+    def begin_shutdown(self) -> None:
+        """Report that the proxy is not ready any more."""
+        self.readiness.stopping = True
 
     def drop_entries(self) -> None:
         """Drop every cached entry."""
@@ -224,26 +234,8 @@ class Application:
         try:
             yield
         finally:
-            self.readiness.stopping = True
+            self.begin_shutdown()
             getting_ready.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await getting_ready
             await self._close()
-
-
-def log_request(
-    served: RequestRecord, seconds: float, client: tuple[str, int] | None, method: str, written: bytes
-) -> None:
-    """Write a line of the access log, with the path of the target as it was on the wire, and without its query."""
-    fields = {
-        "client": client[0] if client else "-",
-        "method": method,
-        "path": written.partition(b"?")[0][:200].decode("ascii", "backslashreplace")[:200],
-        "status": served.response.status,
-        "outcome": served.outcome.value,
-        "endpoint": served.endpoint,
-        "milliseconds": round(seconds * 1000, 3),
-    }
-    if served.detail:
-        fields["detail"] = served.detail
-    access.info("request", extra={"fields": fields})

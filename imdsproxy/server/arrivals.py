@@ -8,18 +8,19 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from imdsproxy.records import Client
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.first_request import LONGEST_FIRST, FirstRequests
 from imdsproxy.server.listeners import process_at
 from imdsproxy.server.parse_errors import TOO_MANY
 from imdsproxy.server.reader import Reader
+from imdsproxy.server.served import Served
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
     from imdsproxy.server.acceptor import Address
-    from imdsproxy.server.application import Application
     from imdsproxy.server.fast_path import FastPathConnection
 
 _READ = 65536
@@ -40,7 +41,7 @@ class Arrivals:
     def __init__(  # noqa: PLR0913  # the parts it joins, all by name
         self,
         *,
-        application: Application,
+        application: Served,
         crowd: Crowd,
         make: Callable[[], Connection],
         state: ServerState,
@@ -102,7 +103,7 @@ class Arrivals:
             return None  # nothing has arrived, or the client has disconnected, and the transport will find out
         if not 0 < len(data) <= LONGEST_FIRST:
             return None
-        client = _client(accepted, address) if self._application.access_log else None
+        client = _client(accepted, address) if self._application.names_clients else None
         answer = self._first.answer(data, client)
         if answer is None:
             return None
@@ -152,7 +153,7 @@ class Arrivals:
             accepted.send(answer)
 
 
-def _client(accepted: socket.socket, address: Address) -> tuple[str, int] | None:
+def _client(accepted: socket.socket, address: Address) -> Client | None:
     """Return the client as a connection with a transport would have it."""
     if isinstance(address, tuple):
         return address[0], address[1]

@@ -15,14 +15,14 @@ from httptools import HttpParserInvalidMethodError
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from imdsproxy.protocol.messages import Refusal
-from imdsproxy.server.application import Application
 from imdsproxy.server.bounded_parser import BoundedParser
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.flow import Brake, hung_up, unread
 from imdsproxy.server.held_bytes import SHARE
 from imdsproxy.server.listeners import peer
-from imdsproxy.server.parse_errors import TOO_MANY, TOO_SLOW, UNKNOWN_METHOD, written
+from imdsproxy.server.parse_errors import TOO_MANY, TOO_SLOW, UNKNOWN_METHOD
 from imdsproxy.server.presence import Presence
+from imdsproxy.server.served import Served
 
 KEEP_ALIVE = 75
 """Seconds after which an idle connection is closed."""
@@ -41,6 +41,7 @@ class Connection(BoundedParser):
 
     __slots__ = ("_deadline", "_deaf", "_idle_since", "_latest", "_made", "_watch_for_end", "admission")
 
+    app: Served
     header_timeout = 10.0
     """Seconds for a whole request, from its first byte. A subclass made at start has the user's value."""
 
@@ -264,10 +265,7 @@ class Connection(BoundedParser):
                 self.flow.stop()
                 return
             cycle.disconnected = True  # it is this request, and the application's answer to it must not be sent
-        if isinstance(self.app, Application):
-            self.transport.write(self.app.refuse(refusal, self.client[0] if self.client else "-"))
-        else:
-            self.transport.write(written(refusal))
+        self.transport.write(self.app.refuse(refusal, self.client[0] if self.client else "-"))
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._watch()

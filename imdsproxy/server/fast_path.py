@@ -8,11 +8,10 @@ this is known by its bytes, and is not parsed again. `first_request` does the sa
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.protocol.messages import Key
-from imdsproxy.server.application import Application, log_request
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Crowd
 from imdsproxy.server.first_request import FAST_VERSIONS, LONGEST_JOINED, is_last
@@ -24,24 +23,22 @@ _END = b"\r\n\r\n"
 
 
 class FastPathConnection(Connection):
-    """A connection with the fast path, for `Application` only. Every other request takes the full path."""
+    """A connection with the fast path. Every request that is not a fresh hit takes the full path."""
 
     __slots__ = (
-        *("_access_log", "_answered", "_began", "_fresh_hit", "_from_start", "_hit", "_known_heads", "_last"),
+        *("_answered", "_began", "_fresh_hit", "_from_start", "_hit", "_known_heads", "_last"),
         *("_mark", "_now", "_observe", "_rest"),
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        application = cast("Application", self.app)
-        self._fresh_hit = application.fresh_hit
-        self._observe = application.metrics.observe
-        self._now = application.clock.monotonic
-        self._accepted_hosts = application.accepted_hosts(unix=self.unix)
-        self._known_heads = application.known_heads
+        self._fresh_hit = self.app.fresh_hit
+        self._observe = self.app.observe
+        self._now = self.app.clock.monotonic
+        self._accepted_hosts = self.app.accepted_hosts(unix=self.unix)
+        self._known_heads = self.app.known_heads
         # A name that is accepted at a Unix socket is not thereby accepted over TCP.
         self._mark = UNIX_MARK if self.unix else b""
-        self._access_log = application.access_log
         self._answered = False
         self._rest = b""  # the part of the first answer that was not sent before there was a transport
         self._last = False  # the connection ends with the current answer
@@ -113,7 +110,7 @@ class FastPathConnection(Connection):
         self._hit = None  # otherwise each connection would keep the last body in memory
         self._weight = 0
         self._end_request()
-        self._answer(hit, self._began)
+        self._answer(hit, self._began, b"GET " + self.url)
         if self._latest.startswith(b"GET %b HTTP/" % self.url):
             self._known_heads.remember(self._latest + self._mark, key, last=self._last)  # exactly this head
 
@@ -121,16 +118,12 @@ class FastPathConnection(Connection):
         """Return whether no earlier answer is due, and the client reads its answers."""
         return not self.flow.write_paused and (self.cycle is None or self.cycle.response_complete)
 
-    def _answer(self, hit: RenderedHit, began: float, head: bytes | None = None) -> None:
-        """Write the answer to the request that was just parsed, or to `head`, a known head that was not."""
+    def _answer(self, hit: RenderedHit, began: float, head: bytes) -> None:
+        """Write the answer to a request, which begins with `head`, and tell the observers."""
         self._answered = True
         self._write(hit.last_head if self._last else hit.head, hit.body)
         self.server_state.total_requests += 1
-        seconds = self._now() - began
-        self._observe(hit.served, seconds)
-        if self._access_log:
-            target = self.url if head is None else head.split(b" ", 2)[1]
-            log_request(hit.served, seconds, self.client, "GET", target)
+        self._observe(hit.served, self._now() - began, self.client, head)
 
     def _write(self, head: bytes, body: bytes) -> None:
         """Write an answer, and close the connection if it is the last."""
@@ -155,7 +148,7 @@ def connection_class(
 ) -> type[Connection]:
     """Return the protocol class for a listener.
 
-    Its application must be `Application` itself, so uvicorn must not wrap it (`proxy_headers=False`).
+    uvicorn must not wrap its application (`proxy_headers=False`), which has to be `Served`.
 
     Args:
         header_timeout: Seconds for a whole request.

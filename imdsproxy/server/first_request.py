@@ -12,10 +12,11 @@ from typing import NamedTuple
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from imdsproxy.cache.rendered_hit import RenderedHit
-from imdsproxy.server.application import Application, log_request
+from imdsproxy.records import Client
 from imdsproxy.server.bounded_parser import FRAMING
 from imdsproxy.server.known_heads import LONGEST_KNOWN, UNIX_MARK
 from imdsproxy.server.parse_errors import MOST_FIELDS
+from imdsproxy.server.served import Served
 
 LONGEST_FIRST = LONGEST_KNOWN
 """The maximum bytes of a head that is answered here."""
@@ -71,29 +72,26 @@ class _Head:
 class FirstRequests:
     """Answers the first requests at one listener, byte for byte as `FastPathConnection` does."""
 
-    def __init__(self, application: Application, *, unix: bool) -> None:
+    def __init__(self, application: Served, *, unix: bool) -> None:
         self._application = application
         self._accepted_hosts = application.accepted_hosts(unix=unix)
         self._known_heads = application.known_heads
         self._mark = UNIX_MARK if unix else b""
         self._now = application.clock.monotonic
 
-    def answer(self, data: bytes, client: tuple[str, int] | None) -> FirstAnswer | None:
+    def answer(self, data: bytes, client: Client | None) -> FirstAnswer | None:
         """Return the answer if these bytes are exactly one complete head and a fresh hit, otherwise None.
 
         Args:
             data: All bytes that the client has sent.
-            client: Its address for the access log, if known.
+            client: The client, if it is known.
         """
         began = self._now()
         found = self._known_heads.find(data + self._mark, began) or self._parse(data, began)
         if found is None or len(found[0].body) > LONGEST_JOINED:
             return None
         hit, last = found
-        seconds = self._now() - began
-        self._application.metrics.observe(hit.served, seconds)
-        if self._application.access_log:
-            log_request(hit.served, seconds, client, "GET", data.split(b" ", 2)[1])
+        self._application.observe(hit.served, self._now() - began, client, data)
         return FirstAnswer((hit.last_head if last else hit.head) + hit.body, last)
 
     def _parse(self, data: bytes, now: float) -> tuple[RenderedHit, bool] | None:
@@ -109,11 +107,13 @@ class FirstRequests:
             del head.parser  # it refers to `head`, and such a cycle would wait for the garbage collector
         if not head.whole or head.framed or len(head.headers) > MOST_FIELDS or head.version not in FAST_VERSIONS:
             return None
+        if not data.startswith(b"GET %b HTTP/" % head.url):  # the observers, too, are to find the target in it
+            return None
         found = self._application.fresh_hit(head.url, head.headers, now, self._accepted_hosts, head.version)
         if found is None:
             return None
         hit, key = found
-        if data.startswith(b"GET %b HTTP/" % head.url) and len(hit.body) <= LONGEST_JOINED:
+        if len(hit.body) <= LONGEST_JOINED:
             self._known_heads.remember(data + self._mark, key, last=head.last)
         return hit, head.last
 

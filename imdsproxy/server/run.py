@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from imdsproxy.server.acceptor import Acceptor
-from imdsproxy.server.application import Application
 from imdsproxy.server.arrivals import Arrivals
 from imdsproxy.server.connection import KEEP_ALIVE, Connection
 from imdsproxy.server.crowd import Crowd, most_connections
@@ -25,6 +24,7 @@ from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.listeners import Listener, close
 from imdsproxy.server.memory_bound import MOST_CONNECTIONS
 from imdsproxy.server.reader import Reader
+from imdsproxy.server.served import Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         *,
-        application: Application,
+        application: Served,
         listeners: Sequence[Listener],
         connections: Mapping[tuple[bool, bool], type[Connection]],
         crowd: Crowd,
@@ -114,7 +114,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, finish the requests under way, stop."""
-        self._application.readiness.stopping = True
+        self._application.begin_shutdown()
         for server in self.servers:
             server.close()
         for listener, acceptor, _ in self._accepting:
@@ -141,7 +141,7 @@ def _reader(make: Callable[[], Connection]) -> Reader:
 
 
 def run(
-    application: Application,
+    application: Served,
     listeners: Sequence[Listener],
     *,
     header_timeout: float,
@@ -179,7 +179,7 @@ def run(
         close(listeners)
 
 
-def uvicorn_config(application: Application, connection: type[Connection]) -> uvicorn.Config:
+def uvicorn_config(application: Served, connection: type[Connection]) -> uvicorn.Config:
     """Return uvicorn's configuration: the application unwrapped, these connections, no additional header."""
     return uvicorn.Config(
         application,
@@ -205,7 +205,7 @@ def _loop_factory(config: uvicorn.Config) -> Callable[[], asyncio.AbstractEventL
     return config.get_loop_factory()
 
 
-async def _run(server: _Server, application: Application) -> None:
+async def _run(server: _Server, application: Served) -> None:
     # Windows has no SIGHUP, and its event loop handles no signals.
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, application.drop_entries)

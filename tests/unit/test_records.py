@@ -7,7 +7,7 @@ import pytest
 
 from imdsproxy.protocol.cache_status import reports_loop
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Response
-from imdsproxy.records import Outcome, RequestRecord, UpstreamAttempt, refused
+from imdsproxy.records import Client, Outcome, RequestObserver, RequestRecord, UpstreamAttempt, refused, tell_all
 
 OK = Response(200, ((b"server", b"IMDS/150.870.65.1854"), (b"date", b"Mon, 11 Apr 2026 22:26:58 GMT")), b'{"a":1}')
 # RFC 8941 section 3.3.4.
@@ -139,3 +139,22 @@ def test_reports_loop_needs_an_imdsproxy_508(status: int, headers: Headers, expe
 def test_loop_refusal_is_recognised_by_reports_loop() -> None:
     loop = refused(Failure(FailureKind.LOOP, "It leads back.").refusal(1))
     assert reports_loop(Response(loop.response.status, tuple(loop.headers()), loop.response.body))
+
+
+def test_every_observer_is_told_the_same_in_its_order() -> None:
+    told: list[tuple[object, ...]] = []
+
+    def observer(name: str) -> RequestObserver:
+        return lambda *given: told.append((name, *given))
+
+    record = refused(Refusal(404, "outside", "not_found", "It is not there."))
+    tell_all([observer("one"), observer("other")])(record, 0.5, ("127.0.0.1", 1), b"GET /")
+    assert told == [(name, record, 0.5, ("127.0.0.1", 1), b"GET /") for name in ("one", "other")]
+    assert told[0][1] is told[1][1] is record
+
+
+def test_only_observer_is_called_directly() -> None:
+    def observe(record: RequestRecord, seconds: float, client: Client | None, request: bytes, /) -> None:
+        del record, seconds, client, request
+
+    assert tell_all([observe]) is observe

@@ -10,10 +10,12 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from imdsproxy.protocol.messages import Refusal
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Admission
 from imdsproxy.server.flow import Brake
 from imdsproxy.server.held_bytes import HeldBytes
+from imdsproxy.server.parse_errors import written
 from imdsproxy.server.reader import LONGEST_READ, Reader
 
 LEAST = b"GET / HTTP/1.1\r\n\r\n"
@@ -60,12 +62,29 @@ class _Transport(asyncio.Transport):
         self.reading = True
 
 
-async def _never(scope: Any, receive: Any, send: Any) -> None:
-    del scope, receive, send
-    await asyncio.get_running_loop().create_future()
+class _Application:
+    """An application that answers each request at once, or never."""
+
+    def __init__(self, *, answers: bool) -> None:
+        self._answers = answers
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        del scope, receive
+        if not self._answers:
+            await asyncio.get_running_loop().create_future()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    def refuse(self, refusal: Refusal, client: str) -> bytes:
+        del client
+        return written(refusal)
 
 
-def _connection(kind: type[Connection] = Connection, app: Any = _never) -> tuple[Connection, _Transport]:
+_SILENT = _Application(answers=False)
+_ANSWERING = _Application(answers=True)
+
+
+def _connection(kind: type[Connection] = Connection, app: Any = _SILENT) -> tuple[Connection, _Transport]:
     config = uvicorn.Config(app, http=kind, lifespan="off", log_config=None, proxy_headers=False)
     config.load()
     connection, transport = kind(config, ServerState(), {}), _Transport()
@@ -128,13 +147,7 @@ def test_one_read_contains_few_requests(begin: bytes) -> None:
     asyncio.run(steps())
 
 
-async def _at_once(scope: Any, receive: Any, send: Any) -> None:
-    del scope, receive
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body"})
-
-
-@pytest.mark.parametrize("app", [_never, _at_once], ids=["no answer", "an answer"])
+@pytest.mark.parametrize("app", [_SILENT, _ANSWERING], ids=["no answer", "an answer"])
 @pytest.mark.parametrize(
     "sent",
     [
@@ -167,7 +180,7 @@ def test_connection_that_ended_holds_nothing_of_the_pool(sent: bytes, app: Any) 
             connection.connection_lost(None)
             await asyncio.sleep(0)
             assert OwnPool.held.bytes == 0, length
-        assert most > 0 or app is _at_once
+        assert most > 0 or app is _ANSWERING
 
     asyncio.run(steps())
 
@@ -233,7 +246,7 @@ def test_busy_connection_yields_to_others() -> None:
     uvloop = pytest.importorskip("uvloop", reason="Windows has no uvloop")
 
     async def steps() -> None:
-        config = uvicorn.Config(_never, http=Connection, lifespan="off", log_config=None)
+        config = uvicorn.Config(_SILENT, http=Connection, lifespan="off", log_config=None)
         config.load()
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -287,7 +300,7 @@ def test_connection_that_waits_for_its_refusal_is_never_idle(monkeypatch: pytest
 
 def test_connection_without_a_transport_is_not_idle() -> None:
     async def make() -> None:
-        config = uvicorn.Config(_never, http=Connection, lifespan="off", log_config=None, proxy_headers=False)
+        config = uvicorn.Config(_SILENT, http=Connection, lifespan="off", log_config=None, proxy_headers=False)
         config.load()
         assert Connection(config, ServerState(), {}).idle_since is None
 

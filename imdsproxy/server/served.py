@@ -1,0 +1,58 @@
+"""What the listeners and connections of `imdsproxy serve` call of the application, besides ASGI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from imdsproxy.cache.rendered_hit import RenderedHit
+from imdsproxy.clock import Clock
+from imdsproxy.protocol.messages import Key, Refusal
+from imdsproxy.protocol.request_parser import AcceptedHosts
+from imdsproxy.records import RequestObserver
+from imdsproxy.server.known_heads import KnownHeads
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+
+class Served(Protocol):
+    """An ASGI application that answers fresh hits, and bytes that are not a request, in one step."""
+
+    clock: Clock
+    known_heads: KnownHeads
+    observe: RequestObserver
+    """Tells every observer of an answer that the connection has written itself."""
+    names_clients: bool
+    """Whether an observer uses the client's name. Before there is a connection, it takes a system call."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+        ...
+
+    def accepted_hosts(self, *, unix: bool) -> AcceptedHosts:
+        """Return the host names accepted at a listener."""
+        ...
+
+    def fresh_hit(
+        self,
+        raw: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        now: float,
+        accepted_hosts: AcceptedHosts,
+        http_version: str = "1.1",
+    ) -> tuple[RenderedHit, Key] | None:
+        """Return the fresh hit for a GET, and its key, or None if the request needs the full path."""
+        ...
+
+    def refuse(self, refusal: Refusal, client: str) -> bytes:
+        """Return the answer to bytes that are not a valid request, and tell every observer."""
+        ...
+
+    def begin_shutdown(self) -> None:
+        """Report that the proxy is not ready any more."""
+        ...
+
+    def drop_entries(self) -> None:
+        """Drop every cached entry."""
+        ...
