@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from imdsproxy.emulator import Arrival, EmulatorServer
+from tests import forkserver
 
 ROOT = Path(__file__).resolve().parent.parent
 METADATA = {"Metadata": "true"}
@@ -111,7 +112,7 @@ def talk(port: int, sent: bytes | Sequence[bytes], *, wait: float = 5.0, pause: 
 class ProxyProcess:
     """`python -m imdsproxy`, running, with its log at hand."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path, port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str] | forkserver.ForkedProcess, log: Path, port: int) -> None:
         self.process = process
         self.port = port
         self._log = log
@@ -152,21 +153,26 @@ def environment(**settings: object) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running_proxy(
-    folder: Path, *, ready: bool = True, prefix: Sequence[str] = (), **settings: object
+    folder: Path, *, ready: bool = True, fresh: bool = False, prefix: Sequence[str] = (), **settings: object
 ) -> Iterator[ProxyProcess]:
-    """Run the proxy on a free port, its settings named in lower case; ends it, and checks that it ended well.
+    """Run the proxy on a free port, end it, and check that it ended well.
 
-    `prefix` is a command that runs the rest of its line, such as prlimit(1).
+    Args:
+        folder: Where its log goes.
+        ready: Wait until it is ready.
+        fresh: Start an interpreter of its own, rather than fork one that has imported the proxy.
+        prefix: A command that runs the rest of its line, such as prlimit(1); the start is fresh.
+        settings: Named in lower case.
     """
     log = folder / f"proxy-{time.monotonic_ns()}.log"
+    env = environment(**{"port": 0, **settings})
+    process: subprocess.Popen[str] | forkserver.ForkedProcess
     with log.open("w", encoding="utf-8") as stderr:
-        process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "imdsproxy"],
-            env=environment(**{"port": 0, **settings}),
-            cwd=ROOT,
-            stderr=stderr,
-            text=True,
-        )
+        if fresh or prefix or not forkserver.AVAILABLE:
+            command = [*prefix, sys.executable, "-m", "imdsproxy"]
+            process = subprocess.Popen(command, env=env, cwd=ROOT, stderr=stderr, text=True)
+        else:
+            process = forkserver.of_proxies().start("imdsproxy.__main__", env=env, stderr=stderr)
     try:
         proxy = ProxyProcess(process, log, _port(process, log))
         if ready:
@@ -183,9 +189,18 @@ def running_proxy(
 
 def ended(*arguments: str, module: str = "imdsproxy", **settings: object) -> subprocess.CompletedProcess[str]:
     """Run what is expected to end by itself."""
+    env = environment(**settings)
+    if module == "imdsproxy" and forkserver.AVAILABLE:
+        pipe = subprocess.PIPE
+        process = forkserver.of_proxies().start("imdsproxy.__main__", arguments, env=env, stdout=pipe, stderr=pipe)
+        try:
+            out, err = process.communicate(60)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(arguments, process.wait(), out, err)
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        env=environment(**settings),
+        env=env,
         cwd=ROOT,
         capture_output=True,
         encoding="utf-8",
@@ -210,7 +225,7 @@ def wait_until(true: object, seconds: float = 15.0) -> None:
         time.sleep(0.01)
 
 
-def _port(process: subprocess.Popen[str], log: Path) -> int:
+def _port(process: subprocess.Popen[str] | forkserver.ForkedProcess, log: Path) -> int:
     end = time.monotonic() + 15
     while time.monotonic() < end:
         for line in log.read_text(encoding="utf-8").splitlines():

@@ -16,7 +16,7 @@ import azure.identity
 from tests.clients import guard
 
 
-def main(order: dict[str, Any]) -> list[dict[str, Any]]:
+def tokens(order: dict[str, Any]) -> list[dict[str, Any]]:
     credential = getattr(azure.identity, order["credential"])(**order["options"])
     if order.get("wait"):
         sys.stdout.write("ready\n")
@@ -31,10 +31,15 @@ def main(order: dict[str, Any]) -> list[dict[str, Any]]:
     return got
 
 
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    if given.get("hard"):
+def main() -> None:
+    """Obey the command line."""
+    order = json.loads(sys.argv[1])
+    if order.get("hard"):
         guard.only_in_a_namespace()
     else:
         guard.only_loopback()
-    json.dump(main(given), sys.stdout)
+    json.dump(tokens(order), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -41,10 +41,15 @@ def region() -> dict[str, Any]:
     return {"got": found, "seconds": time.monotonic() - began}
 
 
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    if given.get("hard") or given.get("region"):
+def main() -> None:
+    """Obey the command line."""
+    order = json.loads(sys.argv[1])
+    if order.get("hard") or order.get("region"):
         guard.only_in_a_namespace()
     else:
         guard.only_loopback()
-    json.dump(region() if given.get("region") else tokens(given), sys.stdout)
+    json.dump(region() if order.get("region") else tokens(order), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

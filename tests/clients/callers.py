@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import subprocess
@@ -13,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, Identity
+from tests import forkserver
+from tests.forkserver import ForkedProcess, Forkserver
 from tests.kit import ROOT
+
+Client = subprocess.Popen[str] | ForkedProcess
+"""The process of a client."""
 
 FIRST, SECOND = USER_ASSIGNED
 PATIENCE = 100.0
@@ -90,20 +96,18 @@ def command(caller: str, order: Mapping[str, Any], python: str = sys.executable)
     return [python, "-m", f"tests.clients.{caller}", json.dumps(order)]
 
 
-def start(case: Case, env: Mapping[str, str], resources: Sequence[str] = (), **more: Any) -> subprocess.Popen[str]:
+def start(case: Case, env: Mapping[str, str], resources: Sequence[str] = (), **more: Any) -> Client:
     """Start a client that asks for the case's own resource, or for these."""
-    return subprocess.Popen(
-        command(case.caller, {**case.order, "resources": list(resources) or [case.resource], **more}),
-        env=env,
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    order = {**case.order, "resources": list(resources) or [case.resource], **more}
+    pipe = subprocess.PIPE
+    if forkserver.AVAILABLE:
+        module, arguments = f"tests.clients.{case.caller}", [json.dumps(order)]
+        return _clients().start(module, arguments, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
+    whole = command(case.caller, order)
+    return subprocess.Popen(whole, env=env, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
-def result(process: subprocess.Popen[str], seconds: float = PATIENCE) -> list[Got]:
+def result(process: Client, seconds: float = PATIENCE) -> list[Got]:
     """Wait for a client and give its tokens; AssertionError with what it said if it failed."""
     try:
         out, err = process.communicate(timeout=seconds)
@@ -111,3 +115,8 @@ def result(process: subprocess.Popen[str], seconds: float = PATIENCE) -> list[Go
         process.kill()
     assert process.returncode == 0, err
     return [Got(**one) for one in json.loads(out)]
+
+
+@functools.cache
+def _clients() -> Forkserver:
+    return Forkserver(sorted({f"tests.clients.{case.caller}" for case in CASES}))

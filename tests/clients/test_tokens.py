@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import Arrival, Emulator, Fault, run_in_thread
-from tests.clients.callers import CASES, PATIENCE, Case, Got, environment, result, start
+from tests.clients.callers import CASES, PATIENCE, Case, Client, Got, environment, result, start
 from tests.kit import most_in_a_second, running_proxy, wait_until
 from tests.size import size
 
@@ -67,11 +66,11 @@ class Played:
     arrivals: list[list[Arrival]] = field(default_factory=list)
     """One list for each IMDS, of which there are several where not all clients ask together."""
 
-    def start(self, cases: Sequence[Case], home: Path, url: str) -> dict[str, subprocess.Popen[str]]:
+    def start(self, cases: Sequence[Case], home: Path, url: str) -> dict[str, Client]:
         """Start these clients, all at once."""
         return {case.name: start(case, environment(home, url)) for case in cases}
 
-    def end(self, started: dict[str, subprocess.Popen[str]]) -> dict[str, Got]:
+    def end(self, started: dict[str, Client]) -> dict[str, Got]:
         """Wait for these clients; who fails is told in `failed`."""
         got = {}
         for name, process in started.items():

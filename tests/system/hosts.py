@@ -27,7 +27,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
+from urllib.parse import urlsplit
 
+from tests import forkserver
+from tests.forkserver import ForkedProcess
 from tests.kit import METADATA, ROOT
 
 IMDS = "http://169.254.169.254"
@@ -36,21 +39,25 @@ _CLONE_NEWNET = 0x40000000
 _THIS_NETWORK = "/proc/thread-self/ns/net"
 
 # What most real clients come down to: a hard-coded address, one connection a request. Asks so many times in turn.
+# It needs few imports, because the tests start hundreds of it.
 _CLIENT = """
-import json, sys, time, urllib.error, urllib.request
-url, headers, times, timeout = json.loads(sys.argv[1])
+import json, socket, sys, time
+host, port, target, headers, times, timeout = json.loads(sys.argv[1])
+fields = "".join(f"{name}: {value}\\r\\n" for name, value in headers.items())
 answers = []
 for _ in range(times):
     began = time.monotonic()
     found = {"status": 0, "headers": [], "body": "", "error": ""}
     try:
-        try:
-            response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
-        except urllib.error.HTTPError as refusal:
-            response = refusal
-        found.update(status=response.status, headers=response.headers.items(), body=response.read().decode("latin-1"))
-    except OSError as error:
-        found["error"] = str(getattr(error, "reason", error))
+        with socket.create_connection((host, port), timeout) as connection:
+            connection.sendall(f"GET {target} HTTP/1.1\\r\\n{fields}\\r\\n".encode())
+            received = b"".join(iter(lambda: connection.recv(65536), b""))
+        head, _, body = received.decode("latin-1").partition("\\r\\n\\r\\n")
+        status, *lines = head.split("\\r\\n")
+        headers_found = [[part.strip() for part in line.split(":", 1)] for line in lines]
+        found.update(status=int(status.split()[1]), headers=headers_found, body=body)
+    except (OSError, IndexError) as error:
+        found["error"] = str(error) or type(error).__name__
     found["seconds"] = time.monotonic() - began
     answers.append(found)
 json.dump(answers, sys.stdout)
@@ -145,24 +152,49 @@ class Host:
         log: Path | None = None,
     ) -> Iterator[subprocess.Popen[str]]:
         """Run a command in the background, its output going to `log`; ended on the way out, hard after 15 seconds."""
-        with contextlib.ExitStack() as stack:
-            output: int | IO[str] = subprocess.DEVNULL
-            if log:
-                output = stack.enter_context(log.open("w", encoding="utf-8"))
-            with self.inside():
-                process = subprocess.Popen(
-                    _as_user(user, command),
-                    env={**environment(user), **(env or {})},
-                    cwd=ROOT,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    text=True,
-                )
-            try:
-                yield process
-            finally:
-                _end(process)
+        with _output(log) as output, self.inside():
+            process = subprocess.Popen(
+                _as_user(user, command),
+                env={**environment(user), **(env or {})},
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                text=True,
+            )
+        try:
+            yield process
+        finally:
+            _end(process)
+
+    @contextlib.contextmanager
+    def start_module(
+        self,
+        module: str,
+        *arguments: str,
+        user: int = ROOT_USER,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> Iterator[subprocess.Popen[str] | ForkedProcess]:
+        """Run a module of the proxy's in the background, as `start` does with `python -m module`."""
+        if not forkserver.AVAILABLE:
+            with self.start(sys.executable, "-m", module, *arguments, user=user, env=env, log=log) as fresh:
+                yield fresh
+            return
+        with _output(log) as output:
+            process = forkserver.of_proxies().start(
+                f"{module}.__main__",
+                arguments,
+                env={**environment(user), **(env or {})},
+                user=user,
+                network=self._network,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            yield process
+        finally:
+            _end(process)
 
     def ip(self, *commands: str) -> None:
         """Carry out `ip` commands in their order, each without the word itself."""
@@ -188,7 +220,10 @@ class Host:
     ) -> list[Fetched]:
         """Ask so many times, one request after the other, each over a connection of its own."""
         whole = IMDS + url if url.startswith("/") else url
-        wish = json.dumps([whole, dict(headers), times, timeout])
+        url_parts = urlsplit(whole)
+        target = f"{url_parts.path}?{url_parts.query}" if url_parts.query else url_parts.path
+        fields = {"Host": url_parts.netloc, "Connection": "close", **headers}
+        wish = json.dumps([url_parts.hostname, url_parts.port or 80, target, fields, times, timeout])
         client = self.run(sys.executable, "-ISc", _CLIENT, wish, user=user, timeout=30 + times * timeout)
         return [
             Fetched(
@@ -233,7 +268,16 @@ def _as_user(user: int, command: tuple[str, ...]) -> list[str]:
     return [*wrapper, *unless_orphaned, *command]
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+@contextlib.contextmanager
+def _output(log: Path | None) -> Iterator[IO[str] | int]:
+    if log is None:
+        yield subprocess.DEVNULL
+    else:
+        with log.open("w", encoding="utf-8") as file:
+            yield file
+
+
+def _end(process: subprocess.Popen[str] | ForkedProcess) -> None:
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

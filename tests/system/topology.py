@@ -12,22 +12,26 @@ The proxy runs in vm with its default upstream, which is the emulator here and o
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.kit import Answer, ProxyProcess, get, wait_until
+from tests.forkserver import ForkedProcess
+from tests.kit import Answer, ProxyProcess, ended, get, wait_until
 from tests.system.hosts import Host, link
 
 PROXY_USER = 4242
 ORDINARY_USER = 5252
 PROXY_PORT = 8254
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
+
+
+Process = subprocess.Popen[str] | ForkedProcess
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Arrival:
 class HostedProxy(ProxyProcess):
     """The proxy running in a host; what is asked of it is asked over that host's loopback."""
 
-    def __init__(self, host: Host, process: subprocess.Popen[str], log: Path, port: int) -> None:
+    def __init__(self, host: Host, process: Process, log: Path, port: int) -> None:
         super().__init__(process, log, port)
         self.host = host
 
@@ -87,8 +91,7 @@ class Azure:
         """
         log = self.folder / f"proxy-{time.monotonic_ns()}.log"
         env = {f"IMDSPROXY_{name.upper()}": str(value) for name, value in {"port": port, **settings}.items()}
-        command = (sys.executable, "-m", "imdsproxy")
-        with self.vm.start(*command, user=PROXY_USER, env=env, log=log) as process:
+        with self.vm.start_module("imdsproxy", user=PROXY_USER, env=env, log=log) as process:
             proxy = HostedProxy(self.vm, process, log, port)
             wait_until(lambda: proxy.answers(page))
             yield proxy
@@ -98,7 +101,7 @@ class Azure:
 
     def ruleset(self, *flags: str) -> str:
         """Return what `imdsproxy redirect` prints with these flags, e.g. `--remove`."""
-        return self.vm.run(sys.executable, "-m", "imdsproxy", "redirect", *flags).stdout
+        return _ruleset(flags)
 
     def redirect(self, *flags: str, user: int | str = PROXY_USER) -> None:
         """Redirect vm's calls of IMDS, this user's exempt; `flags` as for the command, e.g. `--node`."""
@@ -137,6 +140,14 @@ class Azure:
         return answer.body
 
 
+@functools.cache
+def _ruleset(flags: tuple[str, ...]) -> str:
+    """Return what the command prints, which depends on its flags alone."""
+    done = ended("redirect", *flags)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @contextlib.contextmanager
 def running_azure(folder: Path) -> Iterator[Azure]:
     """Make the hosts and start the emulator; logs go to the folder."""
@@ -151,13 +162,13 @@ def running_azure(folder: Path) -> Iterator[Azure]:
         _add_routed_pod(vm, routed)
         _add_bridged_pod(vm, bridged)
         log = folder / "emulator.log"
-        command = (sys.executable, "-m", "imdsproxy.emulator", "--host", "0.0.0.0", "--port", "80")
-        with imds.start(*command, log=log) as emulator:
+        address = ("--host", "0.0.0.0", "--port", "80")
+        with imds.start_module("imdsproxy.emulator", *address, log=log) as emulator:
             wait_until(lambda: _serves(imds, emulator, log))
             yield Azure(imds, vm, neighbour, routed, bridged, folder)
 
 
-def _serves(imds: Host, emulator: subprocess.Popen[str], log: Path) -> bool:
+def _serves(imds: Host, emulator: Process, log: Path) -> bool:
     assert emulator.poll() is None, log.read_text(encoding="utf-8")
     with contextlib.suppress(OSError), imds.inside():
         return get(80, "/-/healthy").status == 200

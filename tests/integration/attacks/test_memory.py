@@ -25,6 +25,7 @@ from imdsproxy.server.memory_bound import most_memory
 from tests.integration.attacks.kit import HOST, RAW_TOKEN, TRUE, Starter, read_answer, request
 from tests.kit import ProxyProcess, get
 from tests.servers import AnsweringServer, ok
+from tests.size import size
 from tests.targets import INSTANCE, TOKEN
 
 pytestmark = [
@@ -254,19 +255,22 @@ def test_many_long_targets_stay_within_the_stated_bound(start: Starter, cache: i
 
 @pytest.mark.large
 def test_cache_full_of_small_answers_stays_within_the_stated_bound(start: Starter) -> None:
+    cache = size(short=DEFAULT // 8, full=DEFAULT)
     with (
         AnsweringServer(
             lambda head: ok(TOKEN_BODY if b"oauth2" in head else b'{"apiVersions":[],"compute":{}}')
         ) as upstream,
-        start(upstream.url, max_body_bytes=MAX_BODY, ttl="/metadata/instance=3600", **SETTINGS) as process,
+        start(
+            upstream.url, cache_max_bytes=cache, max_body_bytes=MAX_BODY, ttl="/metadata/instance=3600", **SETTINGS
+        ) as process,
         socket.create_connection(("127.0.0.1", process.port), timeout=30) as connection,
         connection.makefile("rb") as stream,
     ):
-        for number in range(12_000):
+        for number in range(cache // 1400):
             connection.sendall(request(_target(number), HOST))
             assert read_answer(stream) is not None
-        assert process.metric("imdsproxy_cache_bytes") > DEFAULT * 3 / 4
-        _holds(process, DEFAULT, 1)
+        assert process.metric("imdsproxy_cache_bytes") > cache * 3 / 4
+        _holds(process, cache, 1)
 
 
 @pytest.mark.parametrize("cache", [1, DEFAULT])
