@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     host: Host = Field("127.0.0.1", description="Address or host name the proxy listens on.")
-    port: Port = Field(8254, description="TCP port the proxy listens on; 0 picks a free one and says which.")
+    port: Port = Field(8254, description="TCP port the proxy listens on; 0 picks a free one, which the log names.")
     uds: OptionalSocket = Field(
         None,
         description="Path of a Unix socket to listen on as well (mode 0660). Every process that may open it gets this "
@@ -57,13 +57,13 @@ class Settings(BaseSettings):
     )
     admin_host: OptionalHost = Field(
         None,
-        description="Address or host name on which the pages under /-/, and nothing else, are served as well, for a "
-        "kubelet or Prometheus that cannot reach HOST. Unset, ADMIN_PORT is opened at HOST.",
+        description="Address or host name of a second listener with only the pages under /-/, for a kubelet or "
+        "Prometheus that cannot reach HOST. If it is unset, ADMIN_PORT is opened at HOST.",
         examples=["10.0.0.4"],
     )
     admin_port: OptionalPort = Field(
         None,
-        description="TCP port on which the pages under /-/, and nothing else, are served as well; 0 picks a free one.",
+        description="TCP port of a second listener with only the pages under /-/; 0 picks a free one.",
         examples=[8256],
     )
     upstream: Upstream = Field(
@@ -77,23 +77,23 @@ class Settings(BaseSettings):
     )
     stale_after: Seconds = Field(
         2,
-        description="Seconds without an answer after which a stale one is served, if one is within its bound; the "
-        "request to the upstream goes on.",
+        description="Seconds without an answer after which a stale one within its bound is served; the request to "
+        "the upstream continues.",
     )
     budget_requests: Count = Field(
-        5, description="No more than this many requests reach IMDS in any window of BUDGET_WINDOW seconds."
+        5, description="Most requests that reach IMDS in any window of BUDGET_WINDOW seconds."
     )
     budget_window: PositiveSeconds = Field(1, description="Length in seconds of the window of BUDGET_REQUESTS.")
     identity_budget_requests: OptionalCount = Field(
         None,
-        description="Requests for identity paths in any window of BUDGET_WINDOW seconds, on a budget of "
-        "their own and at most 5 at once (Azure documents 20); unset, they share BUDGET_REQUESTS.",
+        description="Most requests for identity paths in any window of BUDGET_WINDOW seconds, from a budget of their "
+        "own, and at most 5 at once (Azure documents 20). If it is unset, they share BUDGET_REQUESTS.",
         examples=[20],
     )
     budget_file: OptionalBudgetFile = Field(
         None,
-        description="File that every proxy on this VM shares, so that all of them together keep one budget. It is "
-        "created if missing, and belongs in memory (/run). Linux only.",
+        description="File through which all proxies on this VM keep one budget. It is created if it does not exist, "
+        "and belongs on a tmpfs (/run). Linux only.",
         examples=["/run/imdsproxy/budget"],
     )
     header_timeout: PositiveSeconds = Field(
@@ -103,13 +103,13 @@ class Settings(BaseSettings):
     )
     max_wait: Seconds = Field(
         10,
-        description="Longest time in seconds that a request waits for a permit. One that would wait longer is "
+        description="Longest time in seconds that a request waits for a permit. A request that would wait longer is "
         "answered at once with 429 and Retry-After.",
     )
     retry_statuses: Statuses = Field(
         DEFAULT_RETRIED,
-        description="Upstream statuses that are retried and count as a failure of IMDS: none is remembered, and "
-        "what is stale is served instead. Each attempt takes a permit.",
+        description="Upstream statuses that are retried and count as failures of IMDS: they are not stored, and a "
+        "stale answer within its bound is served instead. Each attempt takes a permit.",
     )
     retry_base: PositiveSeconds = Field(
         1, description="Seconds before the first retry; the pause doubles with each later one."
@@ -117,26 +117,26 @@ class Settings(BaseSettings):
     retry_max: Seconds = Field(70, description="Seconds after which a request is no longer retried.")
     ttl: PathSeconds = Field(
         (),
-        description="Seconds an answer is fresh, by path prefix, instead of the policy's; the longest prefix "
-        "decides, and 0 keeps nothing.",
+        description="Seconds that an answer is fresh, by path prefix, in place of the default policy's. The longest "
+        "prefix decides; 0 turns caching off.",
         examples=['"/metadata/instance" = 120'],
     )
     stale_if_error: PathSeconds = Field(
         (),
-        description="Seconds an answer may still be served after it was fresh while IMDS fails, by path "
-        "prefix, instead of the policy's.",
+        description="Seconds that an answer may be served after it was fresh while IMDS fails, by path prefix, in "
+        "place of the default policy's.",
         examples=['"/metadata/instance" = 7200'],
     )
     token_fresh: PositiveSeconds = Field(
         3600,
-        description="Longest time in seconds that an access token is handed out before a newer one is asked for; half "
+        description="Longest time in seconds that an access token is served before a newer one is requested; half "
         "its remaining life if that is shorter.",
     )
     negative_ttl: Seconds = Field(5, description="Seconds a 400 or 404 of IMDS is remembered; 0 turns it off.")
     cache_max_bytes: Bytes = Field(
         16_777_216,
-        description="Most bytes of everything that grows with what clients ask for: cached "
-        "answers (13/16), known heads, and what is remembered of targets, hosts and keys. The whole process stays "
+        description="Most bytes of everything that grows with the requests of clients: cached answers (13/16), "
+        "known heads, and remembered targets, hosts and keys. The whole process stays "
         "below 80 MiB + 1.25 x this + 32 x MAX_BODY_BYTES + 32 KiB for each of at most 4096 connections.",
     )
     max_body_bytes: Bytes = Field(
@@ -152,8 +152,8 @@ class Settings(BaseSettings):
     deny: Prefixes = Field((), description="Path prefixes that are refused, even where ALLOW has them.")
     allowed_hosts: HostNames = Field(
         (),
-        description="Host names accepted in the Host header beside localhost; an IP address always is, and on the "
-        "Unix socket every name is.",
+        description="Host names accepted in the Host header beside localhost. An IP address is always accepted; on "
+        "the Unix socket every name is.",
     )
     derive: Switch = Field(
         default=False,
@@ -170,11 +170,11 @@ class Settings(BaseSettings):
     access_log: Switch = Field(default=False, description="Whether each request is logged.")
     unknown_settings: UnknownSettings = Field(
         "refuse",
-        description="What an unknown IMDSPROXY_ name does at start: refuse stops it, warn logs a line, for fleets "
-        "that roll versions back. A misspelt name is refused either way.",
+        description="Effect of an unknown IMDSPROXY_ name: refuse stops the start; warn logs a warning, for fleets "
+        "that roll versions back. A misspelt name is always refused.",
     )
     config_file: OptionalFile = Field(
-        None, description="TOML file with settings, named in lower case; flags and environment go first."
+        None, description="TOML file with settings, named in lower case. Flags and environment take precedence."
     )
 
     @property
@@ -193,20 +193,20 @@ class Settings(BaseSettings):
     def _another_than_itself(cls, upstream: str, info: ValidationInfo) -> str:
         path = places.parse_upstream(upstream).unix
         if path is not None and path == info.data.get("uds"):
-            raise ValueError("the proxy listens there itself, which would send every request to itself")
+            raise ValueError("the proxy itself listens there, so no request would reach IMDS")
         host, port = info.data.get("host"), info.data.get("port")
         # A host or port that failed its own check is missing here, and is reported for itself.
         if host is None or port is None:
             return upstream
         if places.reaches_itself(host, port, places.parse_upstream(upstream)):
-            raise ValueError("the proxy listens there itself, which would send every request to itself")
+            raise ValueError("the proxy itself listens there, so no request would reach IMDS")
         return upstream
 
     @field_validator("admin_port")
     @classmethod
     def _with_admin_host(cls, admin_port: int | None, info: ValidationInfo) -> int | None:
         if admin_port is None and info.data.get("admin_host") is not None:
-            raise ValueError("IMDSPROXY_ADMIN_HOST says where, and this has to say at which port")
+            raise ValueError("IMDSPROXY_ADMIN_HOST is set, and needs a port")
         return admin_port
 
     @classmethod
