@@ -18,13 +18,15 @@ from imdsproxy.budget.workers import NoPlaceError, hold_alone, is_worker, shared
 from imdsproxy.cache.shares import Shares, divide
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock, SystemClock
-from imdsproxy.config import Config
+from imdsproxy.config import Config, SettingInForce
 from imdsproxy.errors import BudgetFileError, ImdsproxyError, SettingsError
 from imdsproxy.ops import logs
 from imdsproxy.ops.access_log import log_request
+from imdsproxy.ops.history import History
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.snapshot import take_snapshot
+from imdsproxy.ops.status_reader import About, StatusReader
 from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.address import IMDS
 from imdsproxy.protocol.failures import FailureRules
@@ -53,6 +55,7 @@ class Parts:
 
     proxy: Proxy
     metrics: Metrics
+    history: History
     accepted_hosts: AcceptedHosts
     shares: Shares
     """How memory is divided among them."""
@@ -60,12 +63,15 @@ class Parts:
     """Release what is shared with other processes."""
 
 
-def create_app(config: Config | None = None, clock: Clock | None = None) -> Application:
+def create_app(
+    config: Config | None = None, clock: Clock | None = None, settings: tuple[SettingInForce, ...] = ()
+) -> Application:
     """Make the application.
 
     Args:
         config: The configuration; None reads the environment, as for `uvicorn --factory`.
         clock: The clock; None uses the machine's.
+        settings: The settings that differ from their defaults, for the status. They are read with the environment.
 
     Raises:
         SystemExit: A setting of the environment cannot be used; one line on standard error names it. The status is 2,
@@ -73,8 +79,9 @@ def create_app(config: Config | None = None, clock: Clock | None = None) -> Appl
     """
     clock = clock or SystemClock()
     if config is not None:
-        return _application(config, clock)
+        return _application(config, clock, settings)
     from imdsproxy.settings.load import load  # noqa: PLC0415  # only where it is needed
+    from imdsproxy.settings.report import differing  # noqa: PLC0415  # the same
 
     shared = False
     try:
@@ -87,7 +94,7 @@ def create_app(config: Config | None = None, clock: Clock | None = None) -> Appl
             shared = True
             config = replace(config, budget_file=_file_of_workers(config))
             logger.info("budget shared with the server's other workers", extra={"fields": {"file": config.budget_file}})
-        return _application(config, clock)
+        return _application(config, clock, differing(loaded))
     except ImdsproxyError as error:
         if shared:
             error = _no_workers(str(error))
@@ -95,14 +102,16 @@ def create_app(config: Config | None = None, clock: Clock | None = None) -> Appl
         raise SystemExit(_GUNICORN_GIVES_UP if "gunicorn.arbiter" in sys.modules else _START_FAILED) from None
 
 
-def _application(config: Config, clock: Clock) -> Application:
+def _application(config: Config, clock: Clock, settings: tuple[SettingInForce, ...]) -> Application:
     upstream = UpstreamClient(
         config.upstream,
         connect_timeout=config.connect_timeout,
         read_timeout=config.read_timeout,
         max_body_bytes=config.max_body_bytes,
     )
-    return assemble(config, build(config, upstream, clock), clock, upstream.close, Application)
+    application = assemble(config, build(config, upstream, clock), clock, upstream.close, Application)
+    application.status.settings = settings
+    return application
 
 
 def assemble(
@@ -119,10 +128,15 @@ def assemble(
         await close_upstream()
         parts.close()
 
+    readiness = Readiness(parts.proxy, config.warmup)
     return application(
         proxy=parts.proxy,
         metrics=parts.metrics,
-        readiness=Readiness(parts.proxy, config.warmup),
+        history=parts.history,
+        readiness=readiness,
+        status=StatusReader(
+            parts.proxy, readiness, parts.history, clock, About(str(config.upstream), config.budget_window)
+        ),
         accepted_hosts=parts.accepted_hosts,
         shares=parts.shares,
         clock=clock,
@@ -142,6 +156,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     address = config.upstream
     instance = secrets.token_hex(8)
     metrics = Metrics()
+    history = History(clock.monotonic(), metrics.by_outcome)
     fetcher = Fetcher(
         limiters=limiters,
         upstream=upstream,
@@ -152,7 +167,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         # Behind IMDS's own address may be a node's proxy, but only as long as a redirect is loaded.
         proxied=None if address == IMDS else address.unix is not None,
         stale_after=config.stale_after,
-        observers=[metrics.observe_attempt],
+        observers=[metrics.observe_attempt, lambda attempt: history.observe_attempt(attempt, clock.monotonic())],
     )
     shares = divide(config.cache_max_bytes)
     policy = Policy(
@@ -167,8 +182,9 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     )
     store = Store(shares.entries, clock)
     proxy = Proxy(policy=policy, store=store, fetcher=fetcher, clock=clock, derives=config.derive, max_keys=shares.keys)
-    metrics.watch(lambda: take_snapshot(proxy))
-    return Parts(proxy, metrics, _accepted_hosts(config, instance), shares, close)
+    proxy.on_rendering = history.count_answers
+    metrics.watch(lambda: take_snapshot(proxy), lambda: history.current_events(clock.monotonic()))
+    return Parts(proxy, metrics, history, _accepted_hosts(config, instance), shares, close)
 
 
 def _limiters(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter], Callable[[], None]]:

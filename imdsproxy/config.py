@@ -16,6 +16,17 @@ PathSeconds = tuple[tuple[str, float], ...]
 """Pairs of a lower-case path prefix and seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class SettingInForce:
+    """A setting that differs from its default, for people."""
+
+    name: str
+    """The environment variable."""
+    value: str
+    source: str
+    """Where it came from, such as "flag --port"."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Every setting but the name of the file that was read. `imdsproxy config` prints what each means.

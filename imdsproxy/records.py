@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from imdsproxy.protocol.messages import BudgetClass, Refusal, Response
+from imdsproxy.protocol.messages import BudgetClass, Refusal, Response, Target
+from imdsproxy.protocol.peer import UNKNOWN, Peer
 
 # RFC 9110 section 8.6: a 204 has no Content-Length, and in a 304 it would mean the body that was not sent.
 _WITHOUT_LENGTH = frozenset({204, 304})
@@ -103,6 +104,14 @@ class UpstreamAttempt:
     """Seconds from sending to the last byte of the answer."""
     retried_after: str | None = None
     """The `status` of the previous attempt, which failed; None for a first attempt."""
+    client: Peer = UNKNOWN
+    """The client whose request started the fetch."""
+    target: Target | None = None
+    """The target that was requested."""
+    failure: str | None = None
+    """Why IMDS failed, in a sentence for people; None if it did not fail."""
+    response: Response | None = field(default=None, repr=False)
+    """IMDS's answer; None if there is none. It may hold an access token."""
 
 
 AttemptObserver = Callable[[UpstreamAttempt], None]

@@ -139,6 +139,15 @@ class Limiter:
         """Recall a request that has a permit, if it may be recalled now. Return whether it was."""
         return self._shares.recall_one(recall)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests of clients wait for a permit."""
+        return len(self._waiting)
+
+    def estimated_wait(self) -> float:
+        """Return the estimated seconds that a request of another client would wait now."""
+        return self.budget.expected_wait(len(self._waiting), self._clock.monotonic())
+
     def too_late(self, permit: Permit) -> bool:
         """Return whether an unused permit is too old to be used."""
         return self._clock.monotonic() - permit.taken_at > LATEST_START

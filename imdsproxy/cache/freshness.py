@@ -19,7 +19,7 @@ from imdsproxy.protocol.messages import Response
 
 _NEGATIVE = frozenset({400, 404})
 # The bytes of the objects around an entry, and of its places in the cache's own tables.
-_OVERHEAD = 1550
+_OVERHEAD = 1660
 _TOKEN_OVERHEAD = 400
 
 

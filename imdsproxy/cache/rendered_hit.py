@@ -7,6 +7,7 @@ them changes.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from imdsproxy.cache.freshness import Entry
@@ -17,6 +18,13 @@ from imdsproxy.records import Outcome, RequestRecord
 # A hit expires this many seconds before its bytes change, because floating-point time is rounded.
 _ROUNDING = 1e-6
 _LINE_END = b"\r\n"
+
+
+@dataclass(slots=True)
+class Uses:
+    """How many answers came from the entries of one key. It is a plain number, because every hit adds to it."""
+
+    count: int = 0
 
 
 class RenderedHit(NamedTuple):
@@ -30,6 +38,8 @@ class RenderedHit(NamedTuple):
     """The monotonic moment before which another hit of the same entry is the same bytes."""
     form: tuple[bytes, bytes, bytes]
     """The head without the figures of `Age` and `ttl`: the bytes before, between and after them."""
+    uses: Uses
+    """The count to which each use of the hit adds."""
 
     @property
     def last_head(self) -> bytes:
@@ -50,14 +60,24 @@ def from_cache(entry: Entry, endpoint: str, now: float, detail: str | None = Non
     )
 
 
-def write(entry: Entry, endpoint: str, now: float, before: RenderedHit | None = None) -> RenderedHit:
-    """Render the hit of an entry that is fresh now; `before` is an earlier hit of the same entry."""
+def write(
+    entry: Entry, endpoint: str, now: float, before: RenderedHit | None = None, uses: Uses | None = None
+) -> RenderedHit:
+    """Render the hit of an entry that is fresh now.
+
+    Args:
+        entry: The entry.
+        endpoint: The name of its endpoint.
+        now: The current monotonic time, in seconds.
+        before: An earlier hit of the same entry.
+        uses: The count of its key's uses; None begins another.
+    """
     served = from_cache(entry, endpoint, now)
     # A token's Content-Length may change as well, when `expires_in` loses a digit.
     form = _form(served) if before is None or entry.token is not None else before.form
     front, between, back = form
     written = b"%b%d%b%d%b" % (front, served.age, between, served.ttl, back)  # type: ignore[str-format]  # a hit has both
-    return RenderedHit(served, served.response.body, written, same_until(entry, now), form)
+    return RenderedHit(served, served.response.body, written, same_until(entry, now), form, uses or Uses())
 
 
 def same_until(entry: Entry, now: float) -> float:

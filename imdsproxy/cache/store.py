@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from cachetools import Cache, TLRUCache
 
 from imdsproxy.cache.freshness import Entry
-from imdsproxy.cache.rendered_hit import RenderedHit
+from imdsproxy.cache.rendered_hit import RenderedHit, Uses
 from imdsproxy.clock import Clock
 from imdsproxy.protocol.messages import Key
 
@@ -23,6 +23,8 @@ class Slot:
     gone_at: float
     hit: RenderedHit | None = None
     """The entry as it was last rendered."""
+    uses: Uses = field(default_factory=Uses)
+    """How often the key was answered from the cache. A renewed entry continues the count."""
 
     def clear(self) -> None:
         """Drop the entry, so that a reference to the slot does not keep it in memory."""
@@ -33,9 +35,12 @@ class Slot:
 class _Entries(TLRUCache[Key, Slot, float]):
     """Clears slots on eviction and expiry."""
 
+    evictions = 0
+
     def popitem(self) -> tuple[Key, Slot]:
         key, slot = super().popitem()
         slot.clear()
+        self.evictions += 1
         return key, slot
 
     def expire(self, time: float | None = None) -> list[tuple[Key, Slot]]:
@@ -88,10 +93,24 @@ class Store:
         size = entry.size + len(key)
         if size > self.max_bytes or self._clock.monotonic() >= entry.gone_at:
             return False
-        self._entries[key] = Slot(key, entry, size, entry.gone_at)
+        uses = Uses() if present is None else present.uses
+        self._entries[key] = Slot(key, entry, size, entry.gone_at, uses=uses)
         if present is not None:
             present.clear()
         return True
+
+    def count_use(self, key: Key) -> None:
+        """Count an answer from this key's entry, if it is still stored."""
+        slot = self.peek(key)
+        if slot is not None:
+            slot.uses.count += 1
+
+    def slots(self) -> Iterator[tuple[Slot, Entry]]:
+        """Yield each slot and its entry. The store must not change meanwhile."""
+        for key in self._entries:
+            slot = self.peek(key)
+            if slot is not None and slot.entry is not None:
+                yield slot, slot.entry
 
     def drop(self, matches: Callable[[Key], bool]) -> int:
         """Drop the entries whose key `matches`, and return how many."""
@@ -107,6 +126,11 @@ class Store:
         self._entries.expire()
 
     @property
+    def evictions(self) -> int:
+        """How many entries were evicted to make room for others."""
+        return self._entries.evictions
+
+    @property
     def bytes(self) -> int:
         """The bytes of all entries and keys, as `Entry.size` counts them."""
         return int(self._entries.currsize)
@@ -116,6 +140,4 @@ class Store:
 
     def soonest_token_expiry(self) -> float | None:
         """Return when the first of the stored tokens expires, in monotonic seconds; None if no token is stored."""
-        slots = (self.peek(key) for key in self._entries)
-        entries = (slot.entry for slot in slots if slot is not None and slot.entry is not None)
-        return min((entry.expires_at for entry in entries if entry.expires_at is not None), default=None)
+        return min((entry.expires_at for _, entry in self.slots() if entry.expires_at is not None), default=None)

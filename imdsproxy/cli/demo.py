@@ -66,15 +66,15 @@ def demo(flags: Mapping[str, str]) -> int:
         )
         return 2
     upstream = f"http://127.0.0.1:{EMULATOR_PORT}"
-    config, warnings = read_config(lambda: {"max_wait": _MAX_WAIT, **flags, "upstream": upstream})
+    read = read_config(lambda: {"max_wait": _MAX_WAIT, **flags, "upstream": upstream})
     with _emulator() as process:
         if process is None:
             return 2
         from imdsproxy.cli.serve import serve  # noqa: PLC0415  # not needed if the emulator fails
         from imdsproxy.ops import logs  # noqa: PLC0415  # the same
 
-        logs.configure(config.log_level, config.log_format)
-        return serve(config, warnings, announce=lambda address: _show(address, upstream, process.pid))
+        logs.configure(read.config.log_level, read.config.log_format)
+        return serve(read, announce=lambda address: _show(address, upstream, process.pid))
 
 
 def _taken(port: int) -> bool:

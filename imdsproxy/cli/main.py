@@ -139,12 +139,12 @@ def _serve(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _end_early)
     from imdsproxy.settings.forked_loader import read_config  # noqa: PLC0415 - late, see above
 
-    config, warnings = read_config(lambda: _parse(_parser("serve"), arguments), meanwhile=_import_server)
+    read = read_config(lambda: _parse(_parser("serve"), arguments), meanwhile=_import_server)
     from imdsproxy.cli.serve import serve  # noqa: PLC0415 - late, see above
     from imdsproxy.ops import logs  # noqa: PLC0415 - late, see above
 
-    logs.configure(config.log_level, config.log_format)
-    return serve(config, warnings)
+    logs.configure(read.config.log_level, read.config.log_format)
+    return serve(read)
 
 
 def _end_early(_signal: int, _frame: object) -> NoReturn:

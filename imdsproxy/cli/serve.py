@@ -11,9 +11,11 @@ from imdsproxy.cli.standard_streams import complain
 from imdsproxy.cli.startup_checks import check_loop, check_targets, check_upstream
 from imdsproxy.config import Config
 from imdsproxy.errors import ImdsproxyError
+from imdsproxy.ops.status import Listening
 from imdsproxy.server.listeners import Listener, close, open_listeners
 from imdsproxy.server.memory_bound import connections_within, memory_limit, most_memory
 from imdsproxy.server.run import run
+from imdsproxy.settings.forked_loader import ReadConfig
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +24,15 @@ START_FAILED = 2
 """The exit status if the settings or this machine do not allow the start."""
 
 
-def serve(config: Config, warnings: Sequence[str] = (), announce: Callable[[str], None] = lambda _url: None) -> int:
+def serve(read: ReadConfig, announce: Callable[[str], None] = lambda _url: None) -> int:
     """Run the proxy until a signal ends it, and return the exit status.
 
     Args:
-        config: The configuration.
-        warnings: Warnings about the settings, to be logged.
+        read: The configuration, with warnings about the settings, to be logged.
         announce: Called with the address of the first listener once all listeners are served.
     """
-    for warning in warnings:
+    config = read.config
+    for warning in read.warnings:
         logger.warning(warning)
     listeners: list[Listener] = []
     try:
@@ -38,7 +40,8 @@ def serve(config: Config, warnings: Sequence[str] = (), announce: Callable[[str]
         check_upstream(config)
         listeners = open_listeners(config, os.environ)
         check_loop(config, listeners)
-        application = create_app(config)
+        application = create_app(config, settings=read.differing)
+        application.status.listeners = tuple(Listening(each.url, each.admin) for each in listeners)
     except ImdsproxyError as error:
         close(listeners)
         complain(error.for_terminal())

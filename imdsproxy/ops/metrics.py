@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ class Metrics:
         answers = _Answers()
         registry.register(answers)
         self.observe = answers.observe
+        self.by_outcome = answers.by_outcome
         self._attempts = Counter(
             "imdsproxy_upstream_requests", "Requests sent to IMDS.", ["endpoint", "status"], registry=registry
         )
@@ -67,9 +68,16 @@ class Metrics:
         if attempt.retried_after is not None:
             self._retries.labels(attempt.endpoint, attempt.retried_after).inc()
 
-    def watch(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Register gauges that read the proxy's state when the metrics are collected."""
-        self.registry.register(_State(snapshot))
+    def watch(
+        self, snapshot: Callable[[], Snapshot], pending_events: Callable[[], Mapping[str, int] | None] = lambda: None
+    ) -> None:
+        """Register gauges that read the proxy's state when the metrics are collected.
+
+        Args:
+            snapshot: Returns the state of the proxy.
+            pending_events: Returns the scheduled events by type, or None if they are not known.
+        """
+        self.registry.register(_State(snapshot, pending_events))
 
     def text(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
@@ -96,6 +104,13 @@ class _Answers(Collector):
         self._within[bisect_left(_BUCKETS, seconds)] += 1
         self._seconds += seconds
 
+    def by_outcome(self) -> dict[str, int]:
+        """Return the number of answers by outcome."""
+        counts: dict[str, int] = {}
+        for (_, outcome), count in self._counts.items():
+            counts[outcome.value] = counts.get(outcome.value, 0) + count
+        return counts
+
     def collect(self) -> Iterator[Metric]:
         """Yield the counter and the histogram."""
         requests = CounterMetricFamily("imdsproxy_requests", "Answered requests.", labels=["endpoint", "outcome"])
@@ -111,8 +126,11 @@ class _Answers(Collector):
 class _State(Collector):
     """The proxy's state at the moment of collection."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self, snapshot: Callable[[], Snapshot], pending_events: Callable[[], Mapping[str, int] | None]
+    ) -> None:
         self._snapshot = snapshot
+        self._pending_events = pending_events
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
@@ -129,6 +147,12 @@ class _State(Collector):
         if state.token_expiry is not None:
             soonest.add_metric([], state.token_expiry)
         yield soonest
+        pending = GaugeMetricFamily(
+            "imdsproxy_scheduled_events", "Scheduled events in IMDS's latest answer to a client.", labels=["type"]
+        )
+        for kind, count in (self._pending_events() or {}).items():
+            pending.add_metric([kind], count)
+        yield pending
         yield CounterMetricFamily(
             "imdsproxy_log_dropped",
             "Log lines dropped because standard error was not read or could not be written.",

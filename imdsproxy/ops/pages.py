@@ -5,24 +5,41 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
 from imdsproxy.ops.metrics import CONTENT_TYPE, Metrics
 from imdsproxy.ops.readiness import Readiness
+from imdsproxy.ops.status_page import LivePages, page
+from imdsproxy.ops.status_reader import StatusReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
 
-PATHS = frozenset({"/-/healthy", "/-/ready", "/-/metrics"})
+PATHS = frozenset({"/-/healthy", "/-/ready", "/-/metrics", "/-/status", "/-/status.json"})
+
+_STATUS_HEADERS = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+}
+_PAGE_HEADERS = {
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+}
 
 
 def pages(
-    readiness: Readiness, metrics: Metrics, lifespan: Callable[[object], AbstractAsyncContextManager[None]]
+    readiness: Readiness,
+    metrics: Metrics,
+    status: StatusReader,
+    lifespan: Callable[[object], AbstractAsyncContextManager[None]],
 ) -> Router:
     """Return the pages as an ASGI application, which also runs the lifespan."""
+    live = LivePages(status.json, lambda: readiness.stopping)
 
     async def healthy(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -40,7 +57,24 @@ def pages(
     async def figures(_request: Request) -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
+    async def status_json(_request: Request) -> Response:
+        return Response(status.json(), media_type="application/json", headers=_STATUS_HEADERS)
+
+    async def status_page(request: Request) -> Response:
+        headers = {**_STATUS_HEADERS, **_PAGE_HEADERS, "content-security-policy": page().policy}
+        if request.method == "HEAD":
+            return Response(media_type="text/html", headers=headers)
+        # A browser asks for HTML. Anything else, such as curl, would wait for the end of the page.
+        parts = live.parts(live="text/html" in request.headers.get("accept", ""))
+        return StreamingResponse(parts, media_type="text/html", headers=headers)
+
     return Router(
-        routes=[Route("/-/healthy", healthy), Route("/-/ready", ready), Route("/-/metrics", figures)],
+        routes=[
+            Route("/-/healthy", healthy),
+            Route("/-/ready", ready),
+            Route("/-/metrics", figures),
+            Route("/-/status", status_page),
+            Route("/-/status.json", status_json),
+        ],
         lifespan=lifespan,
     )

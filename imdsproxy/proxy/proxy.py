@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from imdsproxy.budget.limiter import NoPermit
@@ -58,6 +58,8 @@ class Proxy:
         self._derived = DerivedEntries(store, clock, max_keys) if derives else None
         self._guard = RefreshGuard(clock, max_keys)
         self.fetches = StoredFetches(store, fetcher, self._guard, self._derived, clock)
+        self.on_rendering: Callable[[float], None] = lambda _now: None
+        """Called with the monotonic time when a hit is rendered, which is once a second for each entry in use."""
 
     def answer(self, request: Request, client: Peer = UNKNOWN) -> RequestRecord | Waiting:
         """Return the answer, or a coroutine that waits for it. Cancelling the coroutine does not cancel the fetch.
@@ -83,6 +85,7 @@ class Proxy:
         now = self._clock.monotonic()
         hit = self.hit(request.target.key, decision.endpoint, now)
         if hit is not None:
+            hit.uses.count += 1
             return hit.served  # the common case, which does not depend on IMDS's health
         return self._not_fresh(task, decision, self.store.get(request.target.key), now)
 
@@ -105,7 +108,8 @@ class Proxy:
         entry = None if slot is None else slot.entry
         if slot is None or entry is None or lookup(entry, now) is not Freshness.FRESH:
             return None
-        slot.hit = write(entry, endpoint, now, slot.hit)
+        slot.hit = write(entry, endpoint, now, slot.hit, slot.uses)
+        self.on_rendering(now)
         return slot.hit
 
     def _not_fresh(self, task: FetchTask, decision: Cache, entry: Entry | None, now: float) -> RequestRecord | Waiting:
@@ -127,6 +131,7 @@ class Proxy:
         if step is Plan.SERVE_AND_REFRESH and (failed_lately is None or renewal is not task):
             self.fetches.join_or_start(renewal, background=True)
         why = "stale-if-error" if freshness is Freshness.ON_ERROR else None
+        self.store.count_use(task.request.target.key)
         return from_cache(entry, task.decision.endpoint, now, why)
 
     def now(self) -> float:
@@ -172,6 +177,7 @@ class Proxy:
             now = self._clock.monotonic()
             failed = soon is None or has_failed(soon)
             if failed and lookup(stale, now) is not Freshness.MISS:
+                self.store.count_use(task.request.target.key)
                 return from_cache(stale, task.decision.endpoint, now, "stale-if-error")
         result = await self.fetches.result_of(fetch)
         while isinstance(result, NoPermit) and result.timed_out and not led:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.cache.shares import Shares
 from imdsproxy.clock import Clock
+from imdsproxy.ops.history import History
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.pages import PATHS, pages
 from imdsproxy.ops.readiness import Readiness
+from imdsproxy.ops.status_reader import StatusReader
 from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.messages import Key, Refusal, Request
 from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
@@ -58,7 +60,10 @@ _ADMIN_ONLY = Refusal(
     "IMDSPROXY_ADMIN_PORT serves only the pages under /-/; request metadata at IMDSPROXY_PORT or IMDSPROXY_UDS.",
 )
 _NO_PAGE = Refusal(
-    404, "no-page", "not_found", "There is no such page. The pages are /-/healthy, /-/ready and /-/metrics."
+    404,
+    "no-page",
+    "not_found",
+    "There is no such page. The pages are /-/healthy, /-/ready, /-/metrics, /-/status and /-/status.json.",
 )
 
 
@@ -70,6 +75,8 @@ class Application:
         *,
         proxy: Proxy,
         metrics: Metrics,
+        history: History,
+        status: StatusReader,
         readiness: Readiness,
         accepted_hosts: AcceptedHosts,
         shares: Shares,
@@ -93,6 +100,8 @@ class Application:
         """
         self.proxy = proxy
         self.metrics = metrics
+        self.status = status
+        self._history = history
         self.readiness = readiness
         self.clock = clock
         self.observe = tell_all(observers)
@@ -102,7 +111,7 @@ class Application:
         self._readings = Readings(shares.readings)
         self._close = close
         self._getting_ready: asyncio.Task[None] | None = None
-        self._pages = pages(readiness, metrics, self._lifespan)
+        self._pages = pages(readiness, metrics, status, self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -140,7 +149,9 @@ class Application:
         await self._send(served, send)
         wire = b"-" if isinstance(written, Refusal) else written
         head = scope["method"].encode("utf-8", "backslashreplace") + b" " + wire
-        self.observe(served, self.clock.monotonic() - began, scope.get("client"), head)
+        now = self.clock.monotonic()
+        self._history.count_answers(now)
+        self.observe(served, now - began, scope.get("client"), head)
 
     def accepted_hosts(self, *, unix: bool) -> AcceptedHosts:
         """Return the host names accepted at a listener. A Unix socket accepts every name."""

@@ -123,6 +123,7 @@ class FastPathConnection(Connection):
         self._answered = True
         self._write(hit.last_head if self._last else hit.head, hit.body)
         self.server_state.total_requests += 1
+        hit.uses.count += 1
         self._observe(hit.served, self._now() - began, self.client, head)
 
     def _write(self, head: bytes, body: bytes) -> None:

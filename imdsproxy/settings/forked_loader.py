@@ -11,16 +11,18 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from imdsproxy.config import Config
+from imdsproxy.config import Config, SettingInForce
 from imdsproxy.errors import SettingsError
 
 
 class ReadConfig(NamedTuple):
-    """A configuration and its warnings."""
+    """A configuration, its warnings, and what was changed."""
 
     config: Config
     warnings: tuple[str, ...]
     """One line each; see `settings.warnings`."""
+    differing: tuple[SettingInForce, ...] = ()
+    """The settings that differ from their defaults."""
 
 
 def read_config(flags: Callable[[], Mapping[str, str]], meanwhile: Callable[[], object] = lambda: None) -> ReadConfig:
@@ -61,12 +63,13 @@ def read_config(flags: Callable[[], Mapping[str, str]], meanwhile: Callable[[], 
 def _read(flags: Callable[[], Mapping[str, str]]) -> ReadConfig | str:
     """Return the configuration, or the message that says what is wrong with it."""
     from imdsproxy.settings.load import load  # noqa: PLC0415  # it takes the memory that is not to be kept
+    from imdsproxy.settings.report import differing  # noqa: PLC0415  # the same
 
     try:
         loaded = load(flags())
     except SettingsError as error:
         return str(error)
-    return ReadConfig(loaded.settings.config(), loaded.warnings)
+    return ReadConfig(loaded.settings.config(), loaded.warnings, differing(loaded))
 
 
 def _hand_over(flags: Callable[[], Mapping[str, str]], send: int) -> None:  # pragma: no cover  # see `read`

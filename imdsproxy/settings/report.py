@@ -9,6 +9,7 @@ import json
 import textwrap
 from typing import TYPE_CHECKING
 
+from imdsproxy.config import SettingInForce
 from imdsproxy.errors import SettingsError
 from imdsproxy.settings.model import Settings, environment_name
 from imdsproxy.settings.parsers import shown
@@ -50,6 +51,15 @@ def table(loaded: Loaded, width: int) -> str:
         lines += ["", *_row((name, value, source), columns)]
         lines += textwrap.wrap(info.description or "", width, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines) + "\n"
+
+
+def differing(loaded: Loaded) -> tuple[SettingInForce, ...]:
+    """Return the settings that differ from their defaults, with where each came from."""
+    return tuple(
+        SettingInForce(environment_name(field), plain(value), shown(loaded.sources[field]))
+        for field, info in Settings.model_fields.items()
+        if (value := getattr(loaded.settings, field)) != info.default
+    )
 
 
 def toml(settings: Settings) -> str:

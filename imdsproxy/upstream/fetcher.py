@@ -193,6 +193,10 @@ class Fetcher:
                 _RECALLED if verdict is None else verdict.word,
                 self._clock.monotonic() - permit.taken_at,
                 retried_after=None if before is None else before.verdict.word,
+                client=task.client,
+                target=request.target,
+                failure=verdict.description if verdict is not None and verdict.failed else None,
+                response=result if isinstance(result, Response) else None,
             )
         )
         if verdict is not None:
@@ -205,7 +209,12 @@ class Fetcher:
 
     def _report_no_permit(self, task: FetchTask, wanted_at: float, refusal: NoPermit) -> NoPermit:
         decision = task.decision
-        self._report(UpstreamAttempt(decision.endpoint, decision.budget, self._clock.monotonic() - wanted_at, None))
+        waited = self._clock.monotonic() - wanted_at
+        self._report(
+            UpstreamAttempt(
+                decision.endpoint, decision.budget, waited, None, client=task.client, target=task.request.target
+            )
+        )
         return refusal
 
     def _report(self, attempt: UpstreamAttempt) -> None:

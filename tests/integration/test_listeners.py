@@ -34,7 +34,7 @@ from tests.targets import INSTANCE
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")]
 
-PAGES = ("/-/healthy", "/-/ready", "/-/metrics")
+PAGES = ("/-/healthy", "/-/ready", "/-/metrics", "/-/status", "/-/status.json")
 
 
 class UnixConnection(HTTPConnection):

@@ -242,5 +242,6 @@ def test_metric_names_are_stable(parts: Parts) -> None:
         "imdsproxy_cache_bytes",
         "imdsproxy_token_expiry_seconds",
         "imdsproxy_log_dropped",
+        "imdsproxy_scheduled_events",
     }
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")

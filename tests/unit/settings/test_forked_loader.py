@@ -8,23 +8,32 @@ import sys
 
 import pytest
 
+from imdsproxy.config import SettingInForce
 from imdsproxy.errors import SettingsError
-from imdsproxy.settings.forked_loader import read_config
+from imdsproxy.settings.forked_loader import ReadConfig, read_config
 from imdsproxy.settings.load import Settings
 
 FLAGS = {"port": "9000", "ttl": "/metadata/instance=5", "retry_statuses": "410,500"}
-READ = Settings(port=9000, ttl={"/metadata/instance": 5}, retry_statuses={410, 500})
+READ = ReadConfig(
+    Settings(port=9000, ttl={"/metadata/instance": 5}, retry_statuses={410, 500}).config(),
+    (),
+    (
+        SettingInForce("IMDSPROXY_PORT", "9000", "flag --port"),
+        SettingInForce("IMDSPROXY_RETRY_STATUSES", "410,500", "flag --retry-statuses"),
+        SettingInForce("IMDSPROXY_TTL", "/metadata/instance=5", "flag --ttl"),
+    ),
+)
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 
 @forks
 def test_read_config_returns_the_values_of_load() -> None:
-    assert read_config(lambda: FLAGS) == (READ.config(), ())
+    assert read_config(lambda: FLAGS) == READ
 
 
 def test_read_config_reads_in_place_without_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fork", raising=False)
-    assert read_config(lambda: FLAGS) == (READ.config(), ())
+    assert read_config(lambda: FLAGS) == READ
 
 
 @pytest.mark.parametrize("fork", [pytest.param(True, marks=forks), False])
@@ -51,7 +60,7 @@ def test_dead_child_is_replaced_by_reading_in_place() -> None:
             os._exit(9)
         return FLAGS
 
-    assert read_config(flags) == (READ.config(), ())
+    assert read_config(flags) == READ
 
 
 @forks

@@ -1,0 +1,168 @@
+"""What happened since the start, in tables of a fixed size: the part of the status that no other room remembers.
+
+Counts of requests are read from the metrics once a second at most, so that a hit costs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from imdsproxy.ops.counts import MostFrequent, Timeline
+from imdsproxy.ops.pending_events import pending_by_type
+from imdsproxy.ops.token_names import TokenName, token_name
+from imdsproxy.protocol.peer import UNKNOWN, Peer
+from imdsproxy.records import UpstreamAttempt
+
+SENT, REFUSED = "sent", "refused"
+"""The words of `History.budget`."""
+PERIOD, PERIODS = 15.0, 60
+"""The length of a period of the charts in seconds, and how many there are: fifteen minutes."""
+
+_HOUR = 3600.0
+_SECOND = 1.0
+# Clients are to ask once a second. The value of a gauge that is no longer renewed would be taken for the present.
+_EVENTS_ARE_NEWS = 300.0
+_MOST_TOKENS = 64
+_MOST_CLIENTS = 64
+_LONGEST_WORDS = 300
+_RECALLED = "recalled"
+_NO_ANSWER_FROM_IMDS = frozenset({_RECALLED, "loop", "descriptors"})
+"""Statuses of attempts that say nothing about IMDS."""
+_STATES = {"410": "updating", "429": "throttling"}
+OWN_REQUESTS = "the proxy itself"
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """A failure, in words for people."""
+
+    at: float
+    """Monotonic seconds."""
+    status: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFailure:
+    """The failure of the latest request for a token."""
+
+    name: TokenName
+    failure: FailedAttempt
+
+
+class History:
+    """Everything that is counted over time. It learns from `UpstreamAttempt` and from the metrics' counts."""
+
+    def __init__(self, now: float, totals: Callable[[], Mapping[str, int]] = dict) -> None:
+        """Begin at `now`; `totals` returns the number of answers since the start, by outcome."""
+        self.began = now
+        self.outcomes = Timeline(PERIOD, PERIODS)
+        self.budget = Timeline(PERIOD, PERIODS)
+        self.statuses = Timeline(_HOUR / 60, 60)
+        self.clients = MostFrequent(_MOST_CLIENTS)
+        self.sent = 0
+        """Requests sent to IMDS."""
+        self.refused: dict[str, int] = {}
+        """Requests refused for want of a permit, by class of the budget."""
+        self.state = "unknown"
+        """`unknown`, `answering`, `updating` (410), `throttling` (429) or `failing`."""
+        self.state_since = now
+        self.last_success: float | None = None
+        self.last_failure: FailedAttempt | None = None
+        self.pending_events: Mapping[str, int] = {}
+        """Scheduled events by type, in the latest answer."""
+        self.events_at: float | None = None
+        """When that answer came; None if none has."""
+        self._events_read: int | None = None
+        self._totals = totals
+        self._counted: dict[str, int] = {}
+        self._counted_at = now
+        self._tokens: OrderedDict[str, TokenFailure] = OrderedDict()
+
+    def count_answers(self, now: float) -> None:
+        """Add the answers since the last call to the timeline, unless that was less than a second ago."""
+        if now - self._counted_at >= _SECOND:
+            self.count_all_answers(now)
+
+    def count_all_answers(self, now: float) -> None:
+        """Add the answers since the last call to the timeline.
+
+        They belong to the period of that call, because the first answer after a pause makes the next call.
+        """
+        totals = dict(self._totals())
+        for outcome, count in totals.items():
+            new = count - self._counted.get(outcome, 0)
+            if new > 0:
+                self.outcomes.add(outcome, self._counted_at, new)
+        self._counted, self._counted_at = totals, now
+
+    def answers(self) -> dict[str, int]:
+        """Return the number of answers since the start, by outcome."""
+        return dict(self._totals())
+
+    def observe_attempt(self, attempt: UpstreamAttempt, now: float) -> None:
+        """Learn from an upstream attempt."""
+        if attempt.status is None:
+            budget = attempt.budget.value
+            self.refused[budget] = self.refused.get(budget, 0) + 1
+            self.budget.add(REFUSED, now)
+            return
+        self.sent += 1
+        self.budget.add(SENT, now)
+        self.statuses.add(attempt.status, now)
+        self.clients.add(client_name(attempt.client))
+        if attempt.status not in _NO_ANSWER_FROM_IMDS:
+            self._learn_state(attempt, attempt.status, now)
+        if attempt.endpoint == "scheduledevents" and attempt.response is not None and attempt.response.status == 200:
+            self._learn_events(attempt.response.body, now)
+        if attempt.endpoint == "token" and attempt.status != _RECALLED:
+            self._learn_token(attempt, attempt.status, now)
+
+    def current_events(self, now: float) -> Mapping[str, int] | None:
+        """Return the pending scheduled events by type, or None if no answer in the last minutes says so."""
+        return self.pending_events if self.events_at is not None and now - self.events_at < _EVENTS_ARE_NEWS else None
+
+    def token_failures(self) -> Mapping[str, TokenFailure]:
+        """Return the tokens whose latest request failed, by key."""
+        return self._tokens
+
+    def _learn_state(self, attempt: UpstreamAttempt, status: str, now: float) -> None:
+        if attempt.failure is None:
+            state = "answering"
+            self.last_success = now
+        else:
+            state = _STATES.get(status, "failing")
+            self.last_failure = FailedAttempt(now, status, attempt.failure[:_LONGEST_WORDS])
+        if state != self.state:
+            self.state, self.state_since = state, now
+
+    def _learn_events(self, body: bytes, now: float) -> None:
+        if hash(body) != self._events_read:  # clients ask every second, and the answer rarely changes
+            pending = pending_by_type(body)
+            if pending is None:  # such as the answer to an approval
+                return
+            self._events_read = hash(body)
+            self.pending_events = pending
+        self.events_at = now
+
+    def _learn_token(self, attempt: UpstreamAttempt, status: str, now: float) -> None:
+        if attempt.target is None:
+            return
+        name = token_name(attempt.target)
+        key = name.key
+        self._tokens.pop(key, None)
+        if status != "200":
+            words = attempt.failure or f"IMDS answered with status {status}"
+            self._tokens[key] = TokenFailure(name, FailedAttempt(now, status, words[:_LONGEST_WORDS]))
+        while len(self._tokens) > _MOST_TOKENS:
+            self._tokens.popitem(last=False)
+
+
+def client_name(peer: Peer) -> str:
+    """Return the name of a client in the list of those that spent most."""
+    if peer.user is not None:
+        process = "" if peer.process is None else f", process {peer.process}"
+        return f"user {peer.user}{process}"
+    return OWN_REQUESTS if peer == UNKNOWN else (peer.address or "unknown")[:64]

@@ -1,0 +1,101 @@
+"""`/-/status`: one page for people, which draws the status with a script of its own.
+
+The request of a web page is refused (Origin, or `Sec-Fetch-Site` other than `none`), even if it is the proxy's own
+page. So the page makes no request. The answer that brings it does not end, and brings new figures every two seconds.
+When it does end, the proxy is gone, and the page says so.
+
+The figures are JSON in a data block, which no browser executes. The script writes every text as a text node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+MOST_LIVE = 16
+"""Pages that get figures at the same time. Each further one gets them once."""
+_EVERY = 2.0
+_CHECK = 0.5
+
+
+class Page(NamedTuple):
+    """The page without its figures."""
+
+    live: bytes
+    once: bytes
+    """The page for figures that are sent once only."""
+    policy: str
+    """Its Content-Security-Policy (W3C CSP Level 3): no request at all, and only this script and this style."""
+
+
+@cache
+def page() -> Page:
+    """Return the page."""
+    folder = resources.files("imdsproxy.ops") / "page"
+    frame, style, script = ((folder / f"status.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    text = frame.replace("{style}", style, 1).replace("{script}", script, 1)
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src '{_hash(script)}'",
+            f"style-src '{_hash(style)}'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+        )
+    )
+    once = text.replace('<html lang="en">', '<html lang="en" data-once="true">', 1)
+    return Page(text.encode("utf-8"), once.encode("utf-8"), policy)
+
+
+def figures(json: bytes) -> bytes:
+    """Return the block that brings figures to the page. The element behind it says that the block is complete."""
+    return b'<script type="application/json">%b</script><wbr>\n' % json
+
+
+class LivePages:
+    """The pages that are open."""
+
+    def __init__(self, json: Callable[[], bytes], stopping: Callable[[], bool]) -> None:
+        """Make the counter of open pages.
+
+        Args:
+            json: Returns the status as JSON.
+            stopping: Returns whether the proxy is shutting down.
+        """
+        self._json = json
+        self._stopping = stopping
+        self._open = 0
+
+    async def parts(self, *, live: bool) -> AsyncGenerator[bytes, None]:
+        """Yield the page and its figures, again and again if it is `live` and not too many are open."""
+        live = live and self._open < MOST_LIVE
+        yield (page().live if live else page().once) + figures(self._json())
+        if not live:
+            return
+        self._open += 1
+        try:
+            while await self._pause():
+                yield figures(self._json())
+        finally:
+            self._open -= 1
+
+    async def _pause(self) -> bool:
+        """Wait until the next figures are due, and return whether there are any: not during the shutdown."""
+        for _ in range(int(_EVERY / _CHECK)):
+            await asyncio.sleep(_CHECK)
+            if self._stopping():
+                return False
+        return True
+
+
+def _hash(text: str) -> str:
+    """Return the source expression of an inline script or style (CSP Level 3, section 2.3.1)."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}"

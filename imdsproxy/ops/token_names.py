@@ -1,0 +1,40 @@
+"""Name an access token for people, without the identity that it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from imdsproxy.protocol.messages import Target
+
+DEFAULT_IDENTITY = "default"
+"""The identity of a request that names none: the system-assigned one, or the only one there is."""
+_IDENTITIES = ("client_id", "object_id", "mi_res_id", "msi_res_id")
+_LONGEST_AUDIENCE = 200
+_DIGITS = 8
+
+
+class TokenName(NamedTuple):
+    """A token by its audience and a short hash of its identity."""
+
+    audience: str
+    """The `resource` of the request."""
+    identity: str
+    """Eight hexadecimal digits of SHA-256 over the identity in lower case, or `default`."""
+
+    @property
+    def key(self) -> str:
+        """The name as one text."""
+        return f"{self.identity} {self.audience}"
+
+
+def token_name(target: Target) -> TokenName:
+    """Return the name of the token that a target requests."""
+    audience, identity = "", ""
+    for name, value in target.parameters:
+        if name == "resource":
+            audience = value
+        elif name in _IDENTITIES:
+            identity = value
+    digest = hashlib.sha256(identity.lower().encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    return TokenName(audience[:_LONGEST_AUDIENCE], digest if identity else DEFAULT_IDENTITY)
