@@ -42,7 +42,7 @@ from imdsproxy.ops.token_names import token_name
 from imdsproxy.policy.decisions import Cache
 from imdsproxy.protocol.messages import Refusal, Request, Target
 from imdsproxy.protocol.target import read_target
-from imdsproxy.proxy import Proxy
+from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.records import Outcome
 
 MOST_ENTRIES = 100
