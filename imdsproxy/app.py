@@ -156,7 +156,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     address = config.upstream
     instance = secrets.token_hex(8)
     metrics = Metrics()
-    history = History(clock.monotonic(), metrics.by_outcome)
+    history = History(metrics.by_outcome)
     fetcher = Fetcher(
         limiters=limiters,
         upstream=upstream,

@@ -55,9 +55,9 @@ class TokenFailure:
 class History:
     """Everything that is counted over time. It learns from `UpstreamAttempt` and from the metrics' counts."""
 
-    def __init__(self, now: float, totals: Callable[[], Mapping[str, int]] = dict) -> None:
-        """Begin at `now`; `totals` returns the number of answers since the start, by outcome."""
-        self.began = now
+    def __init__(self, totals: Callable[[], Mapping[str, int]] = dict) -> None:
+        """Make an empty history; `totals` returns the number of answers since the start, by outcome."""
+        self._began: float | None = None
         self.outcomes = Timeline(PERIOD, PERIODS)
         self.budget = Timeline(PERIOD, PERIODS)
         self.statuses = Timeline(_HOUR / 60, 60)
@@ -68,7 +68,7 @@ class History:
         """Requests refused for want of a permit, by class of the budget."""
         self.state = "unknown"
         """`unknown`, `answering`, `updating` (410), `throttling` (429) or `failing`."""
-        self.state_since = now
+        self._state_since: float | None = None
         self.last_success: float | None = None
         self.last_failure: FailedAttempt | None = None
         self.pending_events: Mapping[str, int] = {}
@@ -78,8 +78,18 @@ class History:
         self._events_read: int | None = None
         self._totals = totals
         self._counted: dict[str, int] = {}
-        self._counted_at = now
+        self._counted_at = 0.0
         self._tokens: OrderedDict[str, TokenFailure] = OrderedDict()
+
+    def start(self, now: float) -> float:
+        """Begin at `now` unless it has begun, and return when it began."""
+        if self._began is None:
+            self._began = self._counted_at = now
+        return self._began
+
+    def state_since(self, now: float) -> float:
+        """Return since when IMDS has been in its state."""
+        return self.start(now) if self._state_since is None else self._state_since
 
     def count_answers(self, now: float) -> None:
         """Add the answers since the last call to the timeline, unless that was less than a second ago."""
@@ -91,6 +101,7 @@ class History:
 
         They belong to the period of that call, because the first answer after a pause makes the next call.
         """
+        self.start(now)
         totals = dict(self._totals())
         for outcome, count in totals.items():
             new = count - self._counted.get(outcome, 0)
@@ -104,6 +115,7 @@ class History:
 
     def observe_attempt(self, attempt: UpstreamAttempt, now: float) -> None:
         """Learn from an upstream attempt."""
+        self.start(now)
         if attempt.status is None:
             budget = attempt.budget.value
             self.refused[budget] = self.refused.get(budget, 0) + 1
@@ -136,7 +148,7 @@ class History:
             state = _STATES.get(status, "failing")
             self.last_failure = FailedAttempt(now, status, attempt.failure[:_LONGEST_WORDS])
         if state != self.state:
-            self.state, self.state_since = state, now
+            self.state, self._state_since = state, now
 
     def _learn_events(self, body: bytes, now: float) -> None:
         if hash(body) != self._events_read:  # clients ask every second, and the answer rarely changes

@@ -100,7 +100,7 @@ class StatusReader:
             proxy=ProxyStatus(
                 version=__version__,
                 pid=os.getpid(),
-                uptime=now - history.began,
+                uptime=now - history.start(now),
                 ready=obstacle is None,
                 obstacle=obstacle,
                 upstream=self._about.upstream,
@@ -110,7 +110,7 @@ class StatusReader:
             ),
             imds=ImdsStatus(
                 state=history.state,
-                since=now - history.state_since,
+                since=now - history.state_since(now),
                 last_success=_ago(history.last_success, now),
                 last_failure=_failure(history.last_failure, now),
                 last_hour=history.statuses.totals(now),

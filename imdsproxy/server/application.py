@@ -236,6 +236,7 @@ class Application:
 
     def _get_ready(self) -> asyncio.Task[None]:
         if self._getting_ready is None:
+            self._history.start(self.clock.monotonic())
             self._getting_ready = asyncio.get_running_loop().create_task(self.readiness.become())
         return self._getting_ready
 

@@ -28,6 +28,7 @@ SECRET = "a-secret-of-the-client"
 
 def reader(stage: Stage) -> StatusReader:
     readiness = Readiness(stage.proxy, ())
+    stage.parts.history.start(stage.now)
     return StatusReader(stage.proxy, readiness, stage.parts.history, stage.clock, About("http://127.0.0.1:9", 1.0))
 
 

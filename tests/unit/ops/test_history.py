@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -49,8 +49,15 @@ def attempt(
     )
 
 
+def begun(totals: Callable[[], Mapping[str, int]] = dict) -> History:
+    """Return a history that began at 0."""
+    history = History(totals)
+    assert history.start(0.0) == history.start(1.0) == 0.0
+    return history
+
+
 def after(*attempts: tuple[UpstreamAttempt, float]) -> History:
-    history = History(0.0)
+    history = begun()
     for made, now in attempts:
         history.observe_attempt(made, now)
     return history
@@ -77,7 +84,7 @@ def test_state_of_imds_follows_its_answers(
     attempts: list[tuple[UpstreamAttempt, float]], state: str, since: float
 ) -> None:
     history = after(*attempts)
-    assert (history.state, history.state_since) == (state, since)
+    assert (history.state, history.state_since(9.0)) == (state, since)
 
 
 def test_last_success_and_last_failure_are_kept_side_by_side() -> None:
@@ -119,7 +126,7 @@ def test_clients_are_named_by_user_process_or_address(peer: Peer, name: str) -> 
 
 def test_answers_are_counted_in_the_period_of_the_last_count() -> None:
     totals: dict[str, int] = {}
-    history = History(0.0, lambda: totals)
+    history = begun(lambda: totals)
     totals.update(hit=5)
     history.count_answers(0.5)
     assert not any(history.outcomes.rows(0.5)), "less than a second has passed"
@@ -162,7 +169,7 @@ def test_only_the_latest_tokens_that_fail_are_kept() -> None:
 
 
 def test_an_attempt_without_a_target_names_no_token() -> None:
-    history = History(0.0)
+    history = begun()
     history.observe_attempt(UpstreamAttempt("token", BudgetClass.GENERAL, 0.0, "400"), 1.0)
     assert not history.token_failures()
 
@@ -218,11 +225,11 @@ def test_pending_events_are_those_of_the_latest_answer() -> None:
     assert history.current_events(302.0) is None, "it is no news"
     history.observe_attempt(asked(document()), 303.0)
     assert history.current_events(303.0) == NO_EVENTS
-    assert History(0.0).current_events(0.0) is None
+    assert begun().current_events(0.0) is None
 
 
 def test_the_tables_stay_small_whatever_clients_and_imds_send() -> None:
-    history = History(0.0)
+    history = begun()
     for number in range(3000):
         text = f"/metadata/identity/oauth2/token?api-version=1&resource={number:0300}&client_id={number}"
         peer = Peer(address=f"{number:064}")
