@@ -91,6 +91,7 @@ class FirstRequests:
         if found is None or len(found[0].body) > LONGEST_JOINED:
             return None
         hit, last = found
+        hit.uses.count += 1
         self._application.observe(hit.served, self._now() - began, client, data)
         return FirstAnswer((hit.last_head if last else hit.head) + hit.body, last)
 

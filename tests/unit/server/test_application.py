@@ -8,6 +8,7 @@ import pytest
 
 from imdsproxy.app import assemble
 from imdsproxy.ops.readiness import Readiness
+from imdsproxy.ops.status_reader import About, StatusReader
 from imdsproxy.records import RequestObserver
 from imdsproxy.server.application import Application
 from imdsproxy.server.asgi import PRESENCE_EXTENSION
@@ -58,10 +59,13 @@ def test_every_observer_is_told_of_requests_and_of_bytes_that_are_none() -> None
 
     async def steps() -> None:
         stage = Stage()
+        readiness = Readiness(stage.proxy, ())
         application = Application(
             proxy=stage.proxy,
             metrics=stage.parts.metrics,
-            readiness=Readiness(stage.proxy, ()),
+            history=stage.parts.history,
+            status=StatusReader(stage.proxy, readiness, stage.parts.history, stage.clock, About("", 1.0)),
+            readiness=readiness,
             accepted_hosts=stage.accepted_hosts,
             shares=stage.parts.shares,
             clock=stage.clock,
