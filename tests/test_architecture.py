@@ -49,7 +49,14 @@ PURE = (
         "server/parse_errors",
     ),
     *("cli/nftables", "cli/tcp_table"),
-    *("cli/check/facts", "cli/check/finding", "cli/check/report", "cli/check/ruleset", "cli/check/steps"),
+    *(
+        "cli/check/documents",
+        "cli/check/facts",
+        "cli/check/finding",
+        "cli/check/report",
+        "cli/check/ruleset",
+        "cli/check/steps",
+    ),
 )
 """Rooms and modules whose every decision follows from arguments. `make test` asks all their branches to be taken."""
 IMPURE = {

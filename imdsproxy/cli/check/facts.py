@@ -84,9 +84,20 @@ class Exchange:
         return "imdsproxy" in self.header("cache-status")
 
     @property
+    def own_error(self) -> bool:
+        """Whether it is an error of the proxy's own: it carries no status of IMDS."""
+        return self.from_proxy and self.status != 200 and "fwd-status" not in self.header("cache-status")
+
+    @property
     def from_cache(self) -> bool:
         """Whether the answer was stored before this request."""
-        return self.header("age") != ""
+        return self.age is not None
+
+    @property
+    def age(self) -> int | None:
+        """Seconds for which the answer had been stored; None if it had not been."""
+        text = self.header("age")
+        return int(text) if text.isascii() and text.isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,10 +68,9 @@ class Ruleset:
 def read_ruleset(text: str) -> Ruleset:
     """Return what `nft --json list ruleset` says about IMDS. Raise ValueError if it is not that output."""
     try:
-        items = list(json.loads(text)["nftables"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"no nftables: {error}") from None
-    return _Reader(items).ruleset()
+        return _Reader(list(json.loads(text)["nftables"])).ruleset()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"nft's JSON has an unknown form ({type(error).__name__})") from None
 
 
 Chain = tuple[str, str]
@@ -80,6 +79,7 @@ Chain = tuple[str, str]
 
 class _Reader:
     def __init__(self, items: list[Mapping[str, Any]]) -> None:
+        self._tables = {f"{item['table']['family']} {item['table']['name']}" for item in items if "table" in item}
         chains = [item["chain"] for item in items if "chain" in item]
         self._chains: dict[Chain, Mapping[str, Any]] = {(_table(chain), chain["name"]): chain for chain in chains}
         self._rules = [item["rule"] for item in items if "rule" in item]
@@ -93,7 +93,7 @@ class _Reader:
 
     def ruleset(self) -> Ruleset:
         own = [rule for rule in self._rules if _table(rule) == TABLE]
-        loaded = bool(own) or any(table == TABLE for table, _ in self._chains)
+        loaded = TABLE in self._tables
         others = (self._other(rule) for rule in self._rules if _table(rule) != TABLE and self._is_about_imds(rule))
         return Ruleset(_own(own) if loaded else None, tuple(rule for rule in others if rule is not None))
 

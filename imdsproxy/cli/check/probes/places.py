@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
 import sys
@@ -55,7 +56,14 @@ def look_at_places(
     if config.admin_port is not None:
         yield tcp("ADMIN_PORT", config.admin_host or config.host, config.admin_port)
     if config.uds is not None:
-        yield _socket(config.uds, is_ours, owners(unix[config.uds]) if config.uds in unix else ())
+        yield _socket(config.uds, is_ours, _of_socket(config.uds, unix, owners))
+
+
+def _of_socket(path: str, unix: dict[str, int], owners: Owners) -> tuple[Process, ...]:
+    """Return who listens at a path. The kernel knows a proxy's socket by the name under which it was made."""
+    made = re.compile(re.escape(path) + r"(\.[0-9a-f]{4})?")
+    found = (process for name, inode in unix.items() if made.fullmatch(name) for process in owners(inode))
+    return tuple(dict.fromkeys(found))
 
 
 def _reached(host: str) -> str:

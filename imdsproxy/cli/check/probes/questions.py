@@ -13,10 +13,10 @@ They are a second apart.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
+from imdsproxy.cli.check.documents import member, words
 from imdsproxy.cli.check.facts import Exchange, Token
 from imdsproxy.cli.check.probes.asking import Asker, Pace
 from imdsproxy.cli.check.ruleset import Redirect
@@ -84,7 +84,7 @@ def _ask_redirected(redirect: Redirect | None, config: Config, patience: float, 
 
 
 def _ask_token(asker: Asker, identity: str) -> Token:
-    target = f"{_TOKEN}&client_id={quote(identity, safe='')}" if identity else _TOKEN
+    target = f"{_TOKEN}&client_id={quote(identity, safe='', errors='surrogateescape')}" if identity else _TOKEN
     got = asker.ask(target, **_METADATA)
     if got.status != 200:
         return Token(got)
@@ -93,8 +93,7 @@ def _ask_token(asker: Asker, identity: str) -> Token:
 
 def _life(body: str) -> int | None:
     """Return the remaining life of the access token in a body, or None if there is none."""
-    try:
-        found = json.loads(body)
-        return int(found["expires_in"]) if found["access_token"] else None
-    except (ValueError, KeyError, TypeError):
+    if not words(body, "access_token"):
         return None
+    life = str(member(body, "expires_in"))
+    return int(life) if life.isascii() and life.isdigit() else None

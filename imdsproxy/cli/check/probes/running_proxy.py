@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 
+from imdsproxy.cli.check.documents import words
 from imdsproxy.cli.check.facts import RunningProxy
 from imdsproxy.cli.check.probes.asking import Asker, Pace
 from imdsproxy.config import Config
@@ -65,7 +65,4 @@ def _obstacle(page: tuple[int | None, str]) -> str:
     status, text = page
     if status == 200:
         return ""
-    try:
-        return str(json.loads(text)["error_description"])
-    except (ValueError, KeyError, TypeError):
-        return f"/-/ready answers {status}"
+    return words(text, "error_description") or f"/-/ready answers {status}"

@@ -17,7 +17,8 @@ assert sys.platform == "win32"  # noqa: S101  # only imported there; this tells 
 
 import winreg  # noqa: E402  # behind the line above
 
-_NO_ROUTE = {232, 1003, 1168, 1231}  # ERROR_NO_DATA, _CAN_NOT_COMPLETE, _NOT_FOUND, _NETWORK_UNREACHABLE
+# ERROR_NO_DATA, _CAN_NOT_COMPLETE, _NOT_FOUND, _NETWORK_UNREACHABLE, _HOST_UNREACHABLE of winerror.h.
+_NO_ROUTE = {232, 1003, 1168, 1231, 1232}
 _PORT_PROXY = r"SYSTEM\CurrentControlSet\Services\PortProxy\v4tov4\tcp"
 _SNAPSHOT_OF_PROCESSES = 2
 

@@ -57,6 +57,6 @@ def judge_throttling(facts: Facts) -> Finding:
         found = f"IMDS has answered the proxy {proxy.throttled} times with 429, although the proxy keeps to its budget"
         return warning("throttled-by-others", found + now, advice)
     asked = (facts.versions, facts.without_metadata, facts.forwarded)
-    if any(each is not None and not each.from_proxy and each.status == 429 for each in asked):
+    if any(each is not None and each.status == 429 and not each.own_error for each in asked):
         return warning("throttled-by-others", f"IMDS answers 429 to one request a second{now}", advice)
     return ok(f"no 429 of IMDS{now}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from imdsproxy.cli.check.documents import words
 from imdsproxy.cli.check.facts import Facts
 from imdsproxy.cli.check.finding import Finding, failure, ok, skipped, warning
 
@@ -18,12 +17,12 @@ def judge_identity(facts: Facts) -> Finding:
         return skipped("identity-unknown", "not checked, because nothing answers", "see the step answer")
     if got.status == 200 and token.expires_in is not None:
         return ok(f"an access token with {token.expires_in} s to live, which is not shown", asked=got.asked)
-    words = _words(got.body)
-    found = f"{got.asked} answers {got.status}{f': {words}' if words else ''}"
-    if got.status == 400 and "not found" in words.lower():
+    told = words(got.body, "error_description")
+    found = f"{got.asked} answers {got.status}{f': {told}' if told else ''}"
+    if got.status == 400 and "not found" in told.lower():
         advice = "assign a managed identity to this VM (Azure portal, Identity), or name one that it has"
         return failure("identity-none", found, advice, asked=got.asked)
-    if got.status == 400 and "multiple" in words.lower():
+    if got.status == 400 and "multiple" in told.lower():
         advice = "name the identity: imdsproxy check --identity CLIENT-ID; clients have to name it as well"
         return failure("identity-ambiguous", found, advice, asked=got.asked)
     if got.status in {410, 429} or got.status >= 500:
@@ -31,10 +30,3 @@ def judge_identity(facts: Facts) -> Finding:
         return warning("identity-later", found, advice, asked=got.asked)
     advice = "see whether DENY or a firewall forbids identity paths, and the identity's state in the Azure portal"
     return failure("identity-refused", found, advice, asked=got.asked)
-
-
-def _words(body: str) -> str:
-    try:
-        return str(json.loads(body)["error_description"])
-    except (ValueError, KeyError, TypeError):
-        return ""

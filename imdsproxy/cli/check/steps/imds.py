@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
+from imdsproxy.cli.check.documents import member, words
 from imdsproxy.cli.check.facts import Exchange, Facts
 from imdsproxy.cli.check.finding import Finding, failure, ok, skipped, warning
 from imdsproxy.protocol.address import IMDS
 
+RENEWED_EVERY = 10
+"""Seconds in which the proxy renews an entry at most once on a client's wish (cache/refresh_guard)."""
 _NO_ANSWER = {
     "refused": ("imds-refused", "refuses connections", "check that this is an Azure VM, and the rules of its firewall"),
     "timeout": (
@@ -34,7 +35,7 @@ def judge_answer(facts: Facts) -> Finding:
     got = facts.versions
     if got.status is None:
         return _no_answer(facts, got)
-    if got.from_proxy and got.status != 200:
+    if got.own_error:
         return _proxys_answer(facts, got)
     code = f"{got.asked} answers {got.status}"
     if got.status == 410:
@@ -62,9 +63,15 @@ def judge_answer(facts: Facts) -> Finding:
     if got.from_cache and "stale" in got.header("cache-status"):
         return warning(
             "imds-stale",
-            f"the proxy answers from its cache, {got.header('age')} s old, because IMDS fails",
+            f"the proxy answers from its cache, {got.age} s old, because IMDS fails",
             _REPORT,
             asked=got.asked,
+        )
+    if got.age is not None and got.age > RENEWED_EVERY:
+        return skipped(
+            "answer-cached",
+            f"the proxy answers from its cache, {got.age} s old, because it has just tried to renew that",
+            f"try again in {RENEWED_EVERY} s",
         )
     return ok(f"{server} answers, newest api-version {versions[-1]}", asked=got.asked)
 
@@ -93,7 +100,7 @@ def _no_answer(facts: Facts, got: Exchange) -> Finding:
 
 def _proxys_answer(facts: Facts, got: Exchange) -> Finding:
     """Judge an error that came through the proxy."""
-    told = _description(got.body)
+    told = words(got.body, "error_description") or "an answer without a reason"
     if got.status == 403 and facts.proxy is not None and not facts.proxy.obstacle:
         return ok("IMDS has answered the proxy; ALLOW or DENY keep clients from /metadata/versions", asked=got.asked)
     if got.status == 508:
@@ -138,15 +145,5 @@ def judge_guard(facts: Facts) -> Finding:
 
 
 def _versions(body: str) -> list[str]:
-    try:
-        found = json.loads(body)["apiVersions"]
-        return list(map(str, found))
-    except (ValueError, KeyError, TypeError):
-        return []
-
-
-def _description(body: str) -> str:
-    try:
-        return str(json.loads(body)["error_description"])
-    except (ValueError, KeyError, TypeError):
-        return "an answer without a reason"
+    found = member(body, "apiVersions")
+    return list(map(str, found)) if isinstance(found, list) else []

@@ -207,7 +207,7 @@ def test_proxy_that_adds_the_header_everywhere_is_not_asked_without_it() -> None
     assert all("Metadata: true" in request for request in requests)
 
 
-@pytest.mark.parametrize(("identity", "named"), [("", ""), ("a&b", "&client_id=a%26b")])
+@pytest.mark.parametrize(("identity", "named"), [("", ""), ("a&b", "&client_id=a%26b"), ("\udcff", "&client_id=%FF")])
 def test_token_is_asked_for_and_not_kept(identity: str, named: str) -> None:
     with answering(OK, BAD, BAD, TOKEN) as (address, requests):
         got = ask(Config(upstream=address), None, identity)
@@ -217,7 +217,9 @@ def test_token_is_asked_for_and_not_kept(identity: str, named: str) -> None:
     assert requests[3].split()[1].endswith(f"management.azure.com%2F{named}")
 
 
-@pytest.mark.parametrize("answer", [BAD, OK, b"HTTP/1.1 200 OK\r\n\r\nnot JSON"])
+@pytest.mark.parametrize(
+    "answer", [BAD, OK, b"HTTP/1.1 200 OK\r\n\r\nnot JSON", b'HTTP/1.1 200 OK\r\n\r\n{"access_token":"a"}']
+)
 def test_answer_without_a_token_has_no_life(answer: bytes) -> None:
     with answering(OK, BAD, BAD, answer) as (address, _):
         got = ask(Config(upstream=address), None, "")
@@ -296,7 +298,7 @@ def test_proxy_is_looked_for_where_clients_reach_it(config: Config, found: list[
 
 
 def places(config: Config, *, ours: bool = False, rows: list[Row] | None = None) -> list[Listener]:
-    unix = {} if config.uds is None else {config.uds: 8}
+    unix = {} if config.uds is None else {f"{config.uds}.12ab": 8, f"{config.uds}.other": 7}
     owners = {7: (Process(42, 990, "imdsproxy"),), 8: (Process(43, 990, "other"),)}
     return list(look_at_places(config, lambda _: ours, rows or [], unix, lambda inode: owners.get(inode, ())))
 

@@ -28,7 +28,9 @@ def match(field: str, right: object, op: str = "==") -> dict[str, Any]:
 
 
 def read(*items: dict[str, Any]) -> Ruleset:
-    return read_ruleset(json.dumps({"nftables": [{"metainfo": {"version": "1.0.6"}}, *items]}))
+    of = {(item["chain"]["family"], item["chain"]["table"]) for item in items if "chain" in item}
+    tables = [{"table": {"family": family, "name": name}} for family, name in sorted(of)]
+    return read_ruleset(json.dumps({"nftables": [{"metainfo": {"version": "1.0.6"}}, *tables, *items]}))
 
 
 def seen(*expressions: dict[str, Any]) -> tuple[Rule, ...]:
@@ -63,6 +65,11 @@ def test_node_redirect_is_read() -> None:
         rule(OWN, "guard", match("daddr", {"prefix": {"addr": "127.0.0.0", "len": 8}}), DROP),
     )
     assert found.own == Redirect("127.0.0.1", 8254, "990", node=True, guarded=True)
+
+
+def test_own_table_without_chains_is_a_redirect_to_nowhere() -> None:
+    assert read({"table": {"family": "ip", "name": "imdsproxy"}}).own == Redirect()
+    assert read({"table": {"family": "inet", "name": "imdsproxy"}}).own is None
 
 
 def test_own_table_without_rules_is_a_redirect_to_nowhere() -> None:
@@ -185,7 +192,10 @@ def test_rule_that_no_hook_reaches_is_left_out() -> None:
     assert read(chain("ip x", "unused"), rule("ip x", "unused", match("daddr", IMDS), DROP)).others == ()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"nftables": null}', "not JSON"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"nftables": null}', "not JSON", '{"nftables": [{"rule": {}}]}', '{"nftables": [7]}', "[" * 9999],
+)
 def test_other_output_raises_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match=r".+"):
+    with pytest.raises(ValueError, match="unknown form"):
         read_ruleset(text)

@@ -40,6 +40,7 @@ from tests.unit.cli.check.kit import (
     silence,
 )
 
+BY_ITSELF = ("cache-status", "imdsproxy; hit; ttl=9")
 OTHER = Config(upstream=Address("10.1.2.3"))
 NEVER = Config(require_metadata_header="never")
 CLUSTER = Route(Reach.ROUTED, "number 9", "169.254.1.156", dhcp=False)
@@ -113,7 +114,9 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("ok", "ALLOW or DENY", facts(versions=own_error(403, "denied"))),
         ("proxy-failing", "403: denied", facts(versions=own_error(403, "denied"), proxy=None)),
         ("proxy-failing", "502: unreachable", facts(versions=own_error(502, "unreachable"))),
-        ("proxy-failing", "without a reason", facts(versions=exchange(502, "<html>", proxied=True))),
+        ("proxy-failing", "without a reason", facts(versions=exchange(502, "<html>", fields=(BY_ITSELF,)))),
+        ("imds-failing", "500", facts(versions=exchange(500, proxied=True, fields=(*IMDS_FIELDS, BY_PROXY)))),
+        ("answer-cached", "11 s old", facts(versions=exchange(fields=(*IMDS_FIELDS, BY_ITSELF, ("age", "11"))))),
         ("proxy-loop", "lacks the user", facts(versions=own_error(508, "lacks the user"))),
         ("proxy-silent", "its words", facts(versions=silence(proxied=True), proxy=None)),
         (
@@ -135,6 +138,9 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("imds-other", "404 as EC2ws", direct(versions=exchange(404, fields=(("server", "EC2ws"),)))),
         ("imds-other", "200 as an unnamed server", direct(versions=exchange(fields=()))),
         ("imds-other", "200 as IMDS/", direct(versions=exchange(body="<html>"))),
+        ("imds-other", "200 as IMDS/", direct(versions=exchange(body="[" * 4096))),
+        ("imds-other", "200 as IMDS/", direct(versions=exchange(body="[7]"))),
+        ("ok", "answers", direct(versions=exchange(fields=(*IMDS_FIELDS, ("age", "soon"))))),
         ("imds-other", "200 as IMDS/", direct(versions=exchange(body='{"apiVersions":[]}'))),
         (
             "imds-stale",
@@ -183,7 +189,7 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("ok", "open connection to IMDS now: 0, 33", direct(direct_callers=(0, 33))),
         ("throttled-by-others", "3 times with 429", facts(proxy=RunningProxy("url", throttled=3))),
         ("throttled-by-others", "now: 33", direct(forwarded=exchange(429), direct_callers=(33,))),
-        ("ok", "no 429", facts(versions=exchange(429, proxied=True), without_metadata=None)),
+        ("ok", "no 429", facts(versions=own_error(429, "spent"), without_metadata=None)),
     ],
     "identity": [
         ("identity-not-asked", "not asked", facts()),
@@ -196,6 +202,7 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("identity-refused", "403", identity(403, "denied")),
         ("identity-refused", "200", identity(200)),
         ("identity-refused", "400", facts(token=Token(exchange(400, "<html>")))),
+        ("identity-refused", "400", facts(token=Token(exchange(400, '{"error_description": 7}')))),
     ],
     "web-proxy": [
         ("ok", "none", facts(web_proxies=(("https", "http://10.0.0.9:3128"), ("no", "localhost")))),
