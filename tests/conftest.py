@@ -1,4 +1,4 @@
-"""What holds for every test: no network but loopback, no settings from outside."""
+"""Rules for every test: no network but loopback, no settings from outside."""
 
 from __future__ import annotations
 

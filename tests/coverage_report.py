@@ -1,4 +1,4 @@
-"""Judge what the tests covered: every branch of the pure rooms, and most of the whole package.
+"""Check the coverage of the tests: every branch of the pure rooms, and most of the whole package.
 
 `tests/test_architecture.py` names the pure rooms, so that they are listed once.
 """

@@ -1,4 +1,4 @@
-"""Keeps the whole test process, and every process it starts, away from any network but its own loopback.
+"""Keep the test process, and every process that it starts, away from any network but its own loopback.
 
 On a development machine 169.254.169.254 may be somebody's real metadata service, so no test relies on being
 well written. Where the system allows it (Linux; root, or user namespaces) the process moves into a network

@@ -1,4 +1,4 @@
-"""What several tests need: a real proxy process, raw sockets, and a loop whose time a test owns."""
+"""Shared helpers: a real proxy process, raw sockets, and an event loop with a clock that a test moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests of `k8s/` as the tests read them: rendered, document by document, pod by pod.
+"""Read the Kubernetes manifests of `k8s/` for tests: rendered, by document and by pod.
 
 `python -m tests.manifests` renders them again into `k8s/rendered/`, which needs kubectl: the one that is installed, or
 what `.ci/debian` fetches.

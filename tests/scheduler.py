@@ -1,4 +1,4 @@
-"""The scheduler that pytest-xdist is given; apart from `spread`, because xdist is not wherever the tests run."""
+"""The scheduler for pytest-xdist. It is separate from `spread`, because xdist is not installed everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole proxy in virtual time, in front of an IMDS that does as a test tells it."""
+"""The whole proxy in virtual time, in front of an IMDS that a test scripts."""
 
 from __future__ import annotations
 

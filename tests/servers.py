@@ -1,4 +1,4 @@
-"""Small servers on loopback that stand in for IMDS or in between; none outlives its context."""
+"""Small servers on loopback that stand for IMDS or for something on the way. Each ends with its context."""
 
 from __future__ import annotations
 

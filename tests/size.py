@@ -1,4 +1,4 @@
-"""How much work a test does: little in `make test`, its full size in `make test-long`.
+"""The size of a test: small in `make test`, full in `make test-long`.
 
 A size is only a matter of cost. What a test asserts is the same at both.
 """

@@ -1,4 +1,4 @@
-"""In CI a skipped test has failed, unless its reason is expected there.
+"""In CI a skipped test fails, unless its reason is expected there.
 
 Elsewhere a test that lacks a tool is skipped and says which. A CI in which a tool is missing would then pass with fewer
 tests, and no line would be red. So with the environment variable CI, on Linux, each skip is a failure, whether it comes

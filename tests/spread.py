@@ -1,4 +1,4 @@
-"""How the tests are spread over the processes of pytest-xdist.
+"""How the tests are distributed over the processes of pytest-xdist.
 
 The tests of a file run in one process, one after the other, because they share the file's proxies. The mark
 `xdist_group("name")` takes a part of a file, or parts of several, into a group that is spread like a file.

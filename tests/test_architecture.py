@@ -1,4 +1,4 @@
-"""Rooms import downwards only, and the pure rooms know neither time nor network.
+"""Rooms import only lower floors, and the pure rooms import no clock and no network.
 
 `docs/architecture.md` says what lives in each room. `FLOORS` is the import rule: a room may import rooms on lower
 floors, and its own modules, and nothing else of the package.

@@ -1,4 +1,4 @@
-"""An event loop that owns its time: waiting takes none, and a test of 48 hours takes milliseconds."""
+"""An event loop in virtual time: waiting takes no time, so a test of 48 hours takes milliseconds."""
 
 from __future__ import annotations
 

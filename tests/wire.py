@@ -1,4 +1,4 @@
-"""Connections without sockets: a transport as uvloop's, a client's whims behind it, and time that moves in steps."""
+"""Connections without sockets: a transport like uvloop's, a scripted client, and time that moves in steps."""
 
 from __future__ import annotations
 

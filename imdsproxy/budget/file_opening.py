@@ -75,8 +75,8 @@ def _check(descriptor: int, parent: Path, complain: Callable[[str], None]) -> No
     file = os.fstat(descriptor)
     why = doubt(file, folder, os.geteuid(), {os.getegid(), *os.getgroups()})
     if why is None and records.foreign(os.pread(descriptor, len(records.MAGIC), 0)):
-        why = "it holds something else; name another file"
+        why = "it is not a budget file; name another"
     if why is not None:
         raise BudgetFileError(why)
     if exposed(folder):
-        complain("is in a folder that every user can write to; better name one that others cannot")
+        complain("is in a folder that every user can write to; name a file in another folder")

@@ -142,7 +142,7 @@ class SharedBudget:
                 break
             time.sleep(self._file.trouble.pause)
         else:
-            raise BudgetFileError("another process has locked it, and does not let go")
+            raise BudgetFileError("another process holds its lock; stop that process, or name another file")
         try:
             alone = self._file.alone()
             try:
@@ -157,8 +157,8 @@ class SharedBudget:
             raise BudgetFileError(str(error)) from None
         except records.UnknownVersionError as version:
             raise BudgetFileError(
-                f"it is of version {version}, and this proxy knows version {records.VERSION}; "
-                "give all proxies the same release, or this one another file"
+                f"it is of version {version}, and this proxy reads version {records.VERSION}; "
+                "run the same release everywhere, or name another file for this proxy"
             ) from None
         except OSError as error:
             raise BudgetFileError(error.strerror or str(error)) from None
@@ -188,16 +188,18 @@ class SharedBudget:
             result = change(self._budget)
             self._put(self._budget.state)
         except records.UnknownVersionError as version:
-            self._file.trouble.bar(f"is of version {version}, which this proxy does not know; nothing is asked of IMDS")
+            self._file.trouble.bar(
+                f"is of version {version}, which this proxy does not know; no request is sent to IMDS"
+            )
             return None
         except TooManySettingsError as error:
-            self._file.trouble.bar(f"cannot be used ({error}); nothing is asked of IMDS")
+            self._file.trouble.bar(f"cannot be used ({error}); no request is sent to IMDS")
             return None
         except OtherMachineError:
-            self._file.trouble.bar("is used by another machine, or a kernel of its own; nothing is asked of IMDS")
+            self._file.trouble.bar("is used by another machine or another kernel; no request is sent to IMDS")
             return None
         except OSError as error:
-            self._file.trouble.bar(f"cannot be used ({error.strerror}); nothing is asked of IMDS")
+            self._file.trouble.bar(f"cannot be used ({error.strerror}); no request is sent to IMDS")
             return None
         finally:
             self._file.unlock()

@@ -59,7 +59,9 @@ class BudgetFile:
         self._clock = clock
         self.caution = caution
         if not clocks.is_machine_wide():
-            raise BudgetFileError("this container has a time of its own (time_namespaces(7)), so it cannot share one")
+            raise BudgetFileError(
+                "this container has a clock of its own (time_namespaces(7)), so it cannot share a budget"
+            )
         self._boot = clocks.boot_id()
         self._known = False
         self.trouble = Trouble(path, clock)
@@ -86,7 +88,9 @@ class BudgetFile:
             return False
         except (OSError, BudgetFileError) as error:
             self.unlock()
-            self.trouble.bar(f"cannot be used ({getattr(error, 'strerror', None) or error}); nothing is asked of IMDS")
+            self.trouble.bar(
+                f"cannot be used ({getattr(error, 'strerror', None) or error}); no request is sent to IMDS"
+            )
             return False
         self._locked_out = None
         return True
@@ -212,7 +216,8 @@ class BudgetFile:
                 make(self._path, self._new(self.caution), os.replace)
             except OSError as error:
                 self.trouble.complain(
-                    f"is locked by another process and cannot be replaced ({error.strerror}); nothing is asked of IMDS"
+                    f"is locked by another process and cannot be replaced ({error.strerror}); "
+                    "no request is sent to IMDS"
                 )
             else:
                 self.trouble.complain(

@@ -51,4 +51,6 @@ class SharedSettings:
         """Log the setting that applies, if it is not the one that applied before."""
         if (requests, window) != self._last:
             self._last = (requests, window)
-            self._file.trouble.complain(f"is {requests} requests in {window:g} s now, as the strictest proxy says")
+            self._file.trouble.complain(
+                f"is {requests} requests in {window:g} s now, the setting of the strictest proxy"
+            )

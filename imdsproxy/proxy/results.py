@@ -66,6 +66,6 @@ def _no_permit(refusal: NoPermit) -> Refusal:
         "budget",
         "too_many_requests",
         "This VM's allowance at IMDS is spent, and the wait would be longer than IMDSPROXY_MAX_WAIT. "
-        f"Ask again in {refusal.retry_after} s, and ask less often for different things.",
+        f"Ask again in {refusal.retry_after} s, and request fewer different targets.",
         ((b"retry-after", b"%d" % refusal.retry_after),),
     )

@@ -109,7 +109,7 @@ class Acceptor:
         if not self._failing:
             self._failing = True
             fields = {"because": error.strerror or str(error), "raise": "LimitNOFILE= or ulimit -n"}
-            logger.warning("connections have to wait: none can be accepted", extra={"fields": fields})
+            logger.warning("no connection can be accepted; new ones wait", extra={"fields": fields})
 
     def _log_accepting(self) -> None:
         if self._failing:

@@ -241,7 +241,7 @@ class Fetcher:
             budget.throttled(taken_at, now, retry_after(result))
         if change is Change.FAILED:
             logger.warning(
-                "IMDS fails; what is cached is served within its stale bound",
+                "IMDS fails; stored answers are served within their stale bound",
                 extra={"fields": {"because": verdict.description}},
             )
         elif change is Change.RECOVERED:

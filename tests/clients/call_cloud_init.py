@@ -1,4 +1,4 @@
-"""Lets cloud-init ask IMDS as it does while a machine comes up; tells in JSON what it got.
+"""Run cloud-init's requests to IMDS, as during the boot of a machine, and print the result as JSON.
 
 `{"what": "all"}`, `"network"` or `"reprovision"`, with cloud-init's own number of retries or `"retries"`. Runs under
 Debian's Python, with cloud-init's code on its path and nothing of it installed.

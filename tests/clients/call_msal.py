@@ -1,4 +1,4 @@
-"""Asks msal for tokens of a managed identity, or for the region; told in JSON, tells in JSON what it got.
+"""Request tokens, or the region, by msal. The request is JSON on standard input, the result JSON on standard output.
 
 `{"identity": parameters of UserAssignedManagedIdentity, or {} for the machine's own, "resources": [...]}`, or
 `{"region": true}`. With `hard` it goes to 169.254.169.254; finding the region always does.

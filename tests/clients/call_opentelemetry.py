@@ -1,4 +1,4 @@
-"""Lets OpenTelemetry find out what machine this is, as at the start of every instrumented program; tells in JSON.
+"""Run OpenTelemetry's resource detector, as at the start of an instrumented program, and print the result as JSON.
 
 `{"client": "detector"}`: opentelemetry-resource-detector-azure. `{"client": "exporter"}`: what Azure Monitor's exporter
 says of the machine in its statistics of itself. `"times"` asks so often in one process, `"pause"` seconds apart.

@@ -1,4 +1,4 @@
-"""Lets waagent, the Azure Linux Agent, ask IMDS as it does; tells in JSON what it got.
+"""Run the requests to IMDS of waagent, the Azure Linux Agent, and print the result as JSON.
 
 `{"what": "compute"}`, as when it starts, or `"health"`, as it does every minute. Runs under Debian's Python, with
 waagent's code on its path and nothing of it installed.

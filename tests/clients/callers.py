@@ -1,4 +1,4 @@
-"""The clients' processes as a test sees them: started, waited for, and what they got."""
+"""Start the processes of clients, wait for them, and read their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a client may be let loose: it is somebody else's code, and knows one address that may be somebody's own."""
+"""Where clients may run: they are foreign code, and know an address that may be a real metadata service."""
 
 from __future__ import annotations
 

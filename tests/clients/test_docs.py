@@ -1,4 +1,4 @@
-"""docs/clients.md speaks of the clients that are here."""
+"""docs/clients.md names the versions of the clients that are tested."""
 
 from __future__ import annotations
 

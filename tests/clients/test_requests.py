@@ -1,4 +1,4 @@
-"""What azure-identity and msal send, word for word: what the proxy was made for, and what docs/clients.md says."""
+"""The requests of azure-identity and msal, byte for byte, as docs/clients.md lists them."""
 
 from __future__ import annotations
 

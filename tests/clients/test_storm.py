@@ -1,4 +1,4 @@
-"""A hundred programs (twenty in `make test`) that start at once, as they do when a node comes up."""
+"""A hundred programs (twenty in `make test`) that start at once, as on the boot of a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""azure-identity and msal, unchanged, in front of the proxy: cold, warm, and while IMDS is in trouble."""
+"""azure-identity and msal, unchanged, in front of the proxy: with a cold and a warm cache, and while IMDS fails."""
 
 from __future__ import annotations
 

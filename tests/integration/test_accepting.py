@@ -1,4 +1,4 @@
-"""New connections over real sockets: crowds, the end, and want of descriptors."""
+"""New connections over real sockets: crowds, shutdown, and lack of descriptors."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_clients_wait_without_descriptors_and_are_answered_later(proxy: ProxyPro
         clients = [listener.connect() for _ in range(20)]
         for client in clients:
             client.sendall(listener.request)
-        wait_until(lambda: "connections have to wait" in proxy.log)
+        wait_until(lambda: "no connection can be accepted" in proxy.log)
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
     assert {_status(client) for client in clients} == {200}
@@ -181,7 +181,7 @@ def test_clients_wait_without_descriptors_and_are_answered_later(proxy: ProxyPro
         assert read_all(each).startswith(b"HTTP/1.1 200 OK")
         each.close()
     wait_until(lambda: "connections are accepted again" in proxy.log)
-    assert proxy.log.count("connections have to wait") == proxy.log.count("connections are accepted again")
+    assert proxy.log.count("no connection can be accepted") == proxy.log.count("connections are accepted again")
     assert "Traceback" not in proxy.log
     assert get(proxy.port, "/-/healthy").status == 200
 
@@ -193,7 +193,7 @@ def test_shutdown_without_descriptors_ends_in_time(proxy: ProxyProcess) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(most):
             stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), timeout=10))
-        wait_until(lambda: "connections have to wait" in proxy.log)
+        wait_until(lambda: "no connection can be accepted" in proxy.log)
         proxy.signal(signal.SIGTERM)
         assert proxy.process.wait(15) == 0
     assert "Traceback" not in proxy.log

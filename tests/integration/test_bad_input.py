@@ -1,4 +1,4 @@
-"""What IMDS refuses, through the real proxy: told as IMDS tells it, and remembered for a moment at the most."""
+"""Refusals of IMDS through the real proxy: passed on in IMDS's wording, and remembered for `NEGATIVE_TTL`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of one kept document over real sockets: what the proxy derives is what IMDS answers to the part's own path."""
+"""Derived entries over real sockets: a derived answer is what IMDS answers for the part's own path."""
 
 from __future__ import annotations
 

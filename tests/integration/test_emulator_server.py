@@ -1,4 +1,4 @@
-"""The emulator on real loopback sockets, with nothing between it and raw bytes."""
+"""The emulator on real loopback sockets, byte by byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fast path from outside: real processes, raw sockets, and a client that repeats its requests.
+"""The fast path from outside: real processes, raw sockets, and repeated requests.
 
 A known head gets the same answer as when it was new: every byte, every second, every closed connection. Most tests run
 with the fast path and without it, so that one expectation holds for both.

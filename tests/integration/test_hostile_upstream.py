@@ -1,4 +1,4 @@
-"""An upstream that breaks every rule, and one that is the proxy itself.
+"""An upstream that breaks every rule, and an upstream that is the proxy itself.
 
 The client is told what went wrong in the documented words, nobody else's answer suffers from it, no token of
 the budget is lost over it, and neither a traceback nor an access token is in the log.

@@ -1,4 +1,4 @@
-"""The Makefile's installation, from locks and an index that each test makes: empty wheels under the locked names."""
+"""The installation by the Makefile, from locks and a local index of empty wheels."""
 
 from __future__ import annotations
 

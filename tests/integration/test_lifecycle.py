@@ -1,4 +1,4 @@
-"""How the processes begin, say how they are, and end: signals, exit statuses, pages, logs and the demo."""
+"""Start, state and end of the processes: signals, exit statuses, pages, logs and the demo."""
 
 from __future__ import annotations
 

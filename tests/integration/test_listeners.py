@@ -1,4 +1,4 @@
-"""Where the proxy listens: TCP, a Unix socket, the admin's port, and sockets that were opened before it started."""
+"""The listeners: TCP, a Unix socket, the admin port, and sockets that were opened before the start."""
 
 from __future__ import annotations
 

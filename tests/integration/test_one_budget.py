@@ -1,4 +1,4 @@
-"""Several real proxies with one budget between them: killed, stopped, restarted, and their file ill-treated."""
+"""Several real proxies with one budget: killed, stopped and restarted, and with a damaged file."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_shared_429_throttles_every_proxy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b"root:x:0:0:root:/root:/bin/sh\n", "it holds something else; name another file")],
+    [(b"root:x:0:0:root:/root:/bin/sh\n", "it is not a budget file; name another")],
 )
 def test_foreign_file_stops_the_start_with_one_line(content: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / "precious"

@@ -1,4 +1,4 @@
-"""The application under a server that is not ours: plain ASGI calls, in this process, with the emulator behind."""
+"""The application under another ASGI server: plain ASGI calls in this process, in front of the emulator."""
 
 from __future__ import annotations
 

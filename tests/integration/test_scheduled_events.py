@@ -1,4 +1,4 @@
-"""Scheduled events through the real proxy: many pollers, the slow first answer, acknowledgements, IMDS in trouble."""
+"""Scheduled events through the real proxy: many pollers, the slow first answer, acknowledgements, failures of IMDS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that are slow, silent, deaf, many or gone: each is let go in time, and none is in another's way."""
+"""Slow, silent, unreading, many and disconnected clients: each is ended in time, and none delays another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A log that is not read, a full disk, closed standard streams: the proxy serves on and ends as it should."""
+"""An unread log, a full disk, closed standard streams: the proxy continues to serve, and ends as it should."""
 
 from __future__ import annotations
 

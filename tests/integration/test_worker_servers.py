@@ -1,4 +1,4 @@
-"""The application under the servers that people run it with: uvicorn, gunicorn, hypercorn and granian, over sockets."""
+"""The application under uvicorn, gunicorn, hypercorn and granian, over sockets."""
 
 from __future__ import annotations
 

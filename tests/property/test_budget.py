@@ -1,4 +1,4 @@
-"""The promise at IMDS: never more than so many arrivals in any window, whatever the network does in between."""
+"""The budget: never more than its requests in any window at IMDS, for any delays of the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part cut out of a whole is, byte for byte, what IMDS answers to the part's own path; or there is none."""
+"""A derived part is, byte for byte, what IMDS answers for the part's own path, or there is none."""
 
 from __future__ import annotations
 

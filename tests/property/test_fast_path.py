@@ -1,4 +1,4 @@
-"""The fast path changes no answer: with it and without it, the same bytes get the same answers.
+"""The fast path changes no answer: the same bytes get the same answers with it and without it.
 
 Two proxies in the same virtual time, one with the fast path and one without, get the same history. After every step
 their connections, their requests to IMDS, their metrics and their logs must be equal, byte for byte and in time.

@@ -1,4 +1,4 @@
-"""No deadline is ever passed, and no token is ever said to live longer than it does."""
+"""No deadline is ever passed, and no token is stated to live longer than it does."""
 
 from __future__ import annotations
 

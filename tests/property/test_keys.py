@@ -1,4 +1,4 @@
-"""When two targets share an entry, and what a reading never is, whatever was written."""
+"""The conditions under which two targets share an entry, and properties of every reading of a target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole proxy as a state machine on a fake clock: whatever happens, these things hold."""
+"""The whole proxy as a state machine on a fake clock, with invariants that hold after every step."""
 
 from __future__ import annotations
 

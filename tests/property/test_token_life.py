@@ -1,4 +1,4 @@
-"""Whoever asks for a token, whenever they come and whatever IMDS does meanwhile, gets one that is good."""
+"""Every token that a client gets is valid, for any sequence of requests and failures of IMDS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What IMDS refuses: its own words, remembered for `NEGATIVE_TTL` at the most."""
+"""Refusals of IMDS: passed on in its own wording, and remembered for `NEGATIVE_TTL` at most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fresh, stale, renewed, dropped: what a client gets, and what it costs IMDS."""
+"""Fresh, stale, refreshed, dropped: the answer of each request, and the requests that it takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Behind another imdsproxy, such as a node's daemon: it keeps the budget, it tries again, and its word is passed on."""
+"""Behind another imdsproxy, such as a node's daemon, which keeps the budget and retries itself."""
 
 from __future__ import annotations
 

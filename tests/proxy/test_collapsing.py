@@ -1,4 +1,4 @@
-"""One flight for everyone who wants the same, and what becomes of it when they go."""
+"""Collapsed fetches: one fetch for all clients of a target, also if they disconnect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of a kept instance document: answered without IMDS, for as long as their own lifetimes allow."""
+"""Derived entries: parts of a stored instance document, answered without IMDS within their own lifetimes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One meaning of "IMDS failed": what is retried, served stale, kept and counted as a failure is the same."""
+"""One meaning of "IMDS failed" for retries, stale answers, storing and counting."""
 
 from __future__ import annotations
 

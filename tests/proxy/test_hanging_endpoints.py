@@ -1,4 +1,4 @@
-"""An endpoint that hangs delays another by about a window, and not by the time that IMDS is given to answer."""
+"""An endpoint that hangs delays another by about one window, not by its read timeout."""
 
 from __future__ import annotations
 

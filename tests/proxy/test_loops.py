@@ -1,4 +1,4 @@
-"""A way to IMDS that leads back to the proxy: told, not followed, and paid for by nobody."""
+"""A loop of the upstream to the proxy itself: it is reported and takes no permit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IMDS away (410), IMDS busy with others (429): who asks, who waits, who is served."""
+"""IMDS answers 410 or 429: which fetch sends, which ones wait, and what clients get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scheduled events: one question a second for everybody, never an old answer, never a question of the proxy's own."""
+"""Scheduled events: one request a second for all clients, no stale answer, no request of the proxy's own."""
 
 from __future__ import annotations
 

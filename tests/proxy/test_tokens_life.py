@@ -1,4 +1,4 @@
-"""Tokens for their whole life, on a clock that a test owns."""
+"""Tokens over their whole life, in virtual time."""
 
 from __future__ import annotations
 

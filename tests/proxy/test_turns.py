@@ -1,4 +1,4 @@
-"""Who is next: a flood of one kind delays another kind by a turn, not by the whole flood."""
+"""The order of waiting requests: a flood of one kind delays another kind by one turn, not by the whole flood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a command as a unit would confine it, as far as that is possible without systemd as the machine's first process.
+"""Run a command as a unit would confine it, as far as possible without systemd as the first process.
 
     python confined.py SPECIFICATION
 

@@ -1,4 +1,4 @@
-"""What the system tests share: a machine at Azure's, or the reason why there is none."""
+"""Shared fixtures of the system tests: a virtual machine of Azure, or the reason why it is not available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns its own process into a container's, as `containers.py` asks for it, and executes the command.
+"""Turn the own process into a container's, as `containers.py` requests, and execute the command.
 
 Runs by itself, as process 1 of a namespace: python -IS container_setup.py JSON. Needs Linux 5.12 or newer.
 """

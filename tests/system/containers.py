@@ -1,4 +1,4 @@
-"""Runs a command as a container runtime would, in a host of `hosts.py`.
+"""Run a command as a container runtime would, on a host of `hosts.py`.
 
     root = Path("/")  # the machine's own files and this checkout, or the unpacked files of an image
     mounts = [Mount(tmp_path / "run", "/run/imdsproxy"), Mount(tmp_path / "config", "/etc/config", read_only=True)]

@@ -1,4 +1,4 @@
-"""The clients that know no other address than 169.254.169.254: how each is run, and what it must find out."""
+"""The clients that know only the address 169.254.169.254: how each is run, and what it must find out."""
 
 from __future__ import annotations
 

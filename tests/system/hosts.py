@@ -1,4 +1,4 @@
-"""Hosts made out of Linux network namespaces: real kernels' routing and nftables, nobody else's network.
+"""Hosts made of Linux network namespaces: routing and nftables of a real kernel, in an isolated network.
 
 A `Host` is a namespace that a descriptor of this process holds open. Nothing has a name outside of it, so nothing is
 left behind: when the tests end, or are killed, the kernel takes the namespaces and the links between them away, and

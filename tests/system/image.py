@@ -1,4 +1,4 @@
-"""Builds the image as anybody does, from what `.ci/debian` has fetched, with no network but the tests' own loopback.
+"""Build the image from the packages that `.ci/debian` has fetched, with no network but loopback.
 
 Everything buildah keeps lies in one folder: nothing of this machine's own images is seen or touched, and when the
 folder goes, all of it is gone. By hand, and for how long it takes:

@@ -1,4 +1,4 @@
-"""Starts and ends a pod as the kubelet does, from its manifest: real processes in a host of `hosts.py`.
+"""Start and end a pod from its manifest as the kubelet does: real processes on a host of `hosts.py`.
 
     node = Node(azure.vm, tmp_path)
     with pod_network(azure.vm, 3) as (host, address), node.running(manifests.pod("sidecar"), host, address) as pod:

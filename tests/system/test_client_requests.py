@@ -1,4 +1,4 @@
-"""What the clients with a hard-coded address send to it, word for word; docs/clients.md says the same."""
+"""The requests of clients with a hard-coded address, byte for byte, as docs/clients.md lists them."""
 
 from __future__ import annotations
 

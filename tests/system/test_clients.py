@@ -1,4 +1,4 @@
-"""Clients with a hard-coded address, unchanged, on a machine whose redirect brings them to the proxy."""
+"""Clients with a hard-coded address, unchanged, on a machine whose redirect sends them to the proxy."""
 
 from __future__ import annotations
 

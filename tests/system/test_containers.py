@@ -1,4 +1,4 @@
-"""What `containers.py` promises to those who run something in a container."""
+"""The containers of `containers.py` have the properties that other tests rely on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hosts are what the other tests take them for."""
+"""The hosts of `hosts.py` have the properties that other tests rely on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image that `Dockerfile` describes: built, unpacked, and run as a container runtime runs it."""
+"""The image of the `Dockerfile`: built, unpacked, and run as a container runtime runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests, run: each layout's pods as processes in hosts of their own, begun as the kubelet would."""
+"""The Kubernetes manifests, run: the pods of each layout as processes on separate hosts, started as by the kubelet."""
 
 from __future__ import annotations
 

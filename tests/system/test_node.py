@@ -1,4 +1,4 @@
-"""`imdsproxy redirect --node`, loaded into a real kernel: pods get the proxy, and nobody else from outside does."""
+"""`imdsproxy redirect --node`, loaded into a real kernel: pods are redirected, and no client from outside is."""
 
 from __future__ import annotations
 

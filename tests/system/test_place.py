@@ -1,4 +1,4 @@
-"""Who answers where clients are sent: the proxy's user and root, whatever else this machine runs or translates."""
+"""Only the proxy's user and root can answer at the redirected address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`imdsproxy redirect`, loaded into a real kernel: what it does to the machine's own processes."""
+"""`imdsproxy redirect`, loaded into a real kernel: its effect on processes of the machine itself."""
 
 from __future__ import annotations
 

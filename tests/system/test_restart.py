@@ -1,4 +1,4 @@
-"""A service manager's sockets outlive the proxy: while it is started again clients wait, and none is refused.
+"""The sockets of a service manager survive the proxy: clients wait during a restart, and none is refused.
 
 systemd itself is not there, so a test holds the sockets as it does (sd_listen_fds(3)) and hands them to one process
 after another.

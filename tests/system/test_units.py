@@ -1,4 +1,4 @@
-"""The units in `config/systemd/`: read by systemd's own tools, and carried out as far as that is possible without it.
+"""The units in `config/systemd/`: read by systemd's own tools, and executed as far as possible without systemd.
 
 No systemd runs where the tests do. What a unit says is read from the unit itself, so that the tests hold the files:
 `confined` applies what confines a process, `systemd-socket-activate` opens the sockets.

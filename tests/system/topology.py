@@ -1,4 +1,4 @@
-"""Azure as a virtual machine sees it: IMDS one hop away, a neighbour in the same subnet, two pods on the machine.
+"""The network of a virtual machine at Azure: IMDS one hop away, a neighbour in the same subnet, two pods.
 
     imds       169.254.169.254, 10.0.0.1 on a bridge; the emulator serves port 80 of every address
     vm         eth0 10.0.0.4, forwards; IMDS and all else by way of 10.0.0.1

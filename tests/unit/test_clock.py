@@ -1,4 +1,4 @@
-"""The machine's clocks, as far as deadlines depend on which one it is."""
+"""The machine's clocks that deadlines depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The locks, and every place that installs: what is installed is what a lock names, whatever a registry offers."""
+"""The locks: every installation uses exactly the locked releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: what the API takes, what the proxy's settings take, and who may do what."""
+"""The Kubernetes manifests: valid for the API and for the proxy's settings, with minimal rights."""
 
 from __future__ import annotations
 

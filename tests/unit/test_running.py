@@ -1,4 +1,4 @@
-"""How the tests themselves run: what a skip is in CI, how tests are spread, what the sizes are."""
+"""How the tests run: skips in CI, distribution over processes, sizes."""
 
 from __future__ import annotations
 

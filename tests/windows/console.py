@@ -1,4 +1,4 @@
-"""Run by Windows' Python: starts a program in a new console, and sends that console the event that a file names.
+"""Run by Windows' Python: start a program in a new console, and send that console the event that a file names.
 
 Arguments: the file, then the command line. Its exit status is the program's.
 """

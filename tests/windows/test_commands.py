@@ -1,4 +1,4 @@
-"""Each command of `imdsproxy` on Windows: its exit status, and its reason where it refuses."""
+"""Each command of `imdsproxy` on Windows: its exit status, and the reason of a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the program ends on Windows: Ctrl-C in its console, and the signal that Ctrl-Break and a closed console raise."""
+"""The end of the program on Windows: Ctrl-C in its console, and the signal of Ctrl-Break and of a closed console."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy on Windows' own event loop, asked from this side and from Windows."""
+"""The proxy on Windows' own event loop, with clients inside and outside Wine."""
 
 from __future__ import annotations
 

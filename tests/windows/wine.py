@@ -1,4 +1,4 @@
-"""Windows, as far as Wine plays it: its processes, their output, and what they are given."""
+"""Windows under Wine: its processes, their output and their arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a hostile request is written with, and what has to hold whatever was sent."""
+"""Helpers that write hostile requests, and assertions that hold for any request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More connections than the process may have files open (attack case 19)."""
+"""More connections than the process may have open files (attack case 19)."""
 
 from __future__ import annotations
 

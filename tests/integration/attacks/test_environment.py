@@ -1,4 +1,4 @@
-"""What the process finds in its environment changes nothing about where requests go."""
+"""The environment of the process does not change where requests go."""
 
 from __future__ import annotations
 

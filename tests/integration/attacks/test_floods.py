@@ -1,4 +1,4 @@
-"""More than is good: keys and refusals without end, slow questions in numbers, clients that ask much and hang up."""
+"""Floods: keys and refusals without end, many slow requests, clients that send much and disconnect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a request ends: lengths and chunks, bodies, pipelined and split requests, heads and trailers without end."""
+"""The end of a request: lengths and chunks, bodies, pipelined and split requests, endless heads and trailers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IMDS's guard against forged requests holds behind the proxy: pages, POSTs, redirected requests, spellings.
+"""The guard of IMDS against forged requests holds behind the proxy: pages, POSTs, redirected requests, spellings.
 
 Attack cases 6, 13, 17 and 22, at every listener, with the fast path and without it. The same question has been
 answered from the cache before, so that a known head or a kept entry would give an answer away.

@@ -1,4 +1,4 @@
-"""Fields, `Metadata`, `X-Forwarded-For` and `Host` above all: missing, twice, misspelt, folded or in a trailer."""
+"""Header fields, above all `Metadata`, `X-Forwarded-For` and `Host`: missing, repeated, misspelt or folded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others see of hostile requests: few labels, no token, no line of a client's making."""
+"""Logs and metrics under hostile requests: bounded labels, no token, no forged line."""
 
 from __future__ import annotations
 

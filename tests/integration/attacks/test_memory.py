@@ -1,4 +1,4 @@
-"""The stated bound of the process's memory, held under each kind of flood.
+"""The stated bound of the process's memory, under each kind of flood.
 
 The bound is `server.memory_bound.most_memory` for as many connections as the flood has.
 Its peak is what counts (VmHWM).

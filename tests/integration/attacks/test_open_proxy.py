@@ -1,4 +1,4 @@
-"""No way to another host, by no method and no protocol: `CONNECT`, absolute targets, `Upgrade`, what is no HTTP."""
+"""No method and no protocol reaches another host: `CONNECT`, absolute targets, `Upgrade`, bytes that are not HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests and heads without end, clients that end their sending (attack cases 15 and 16)."""
+"""Endless requests and heads, and clients that end their sending (attack cases 15 and 16)."""
 
 from __future__ import annotations
 

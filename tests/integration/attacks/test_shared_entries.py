@@ -1,4 +1,4 @@
-"""What one client is given comes from no other's question, and is spoilt by no other's headers or hang-up."""
+"""No client gets an answer to another's request, or is affected by another's fields or disconnect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A path or a query that could be read in two ways is refused; rules hold for every spelling of a path."""
+"""Ambiguous paths and queries are refused, and rules hold for every spelling of a path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets, and ways of asking, that the tests of serving share."""
+"""Targets and requests that the tests of serving share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths and host names that are open or closed."""
+"""Paths and host names that are allowed or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Header fields of one client, and what is fetched for all."""
+"""Header fields of a client, in shared fetches and in fetches for that client alone."""
 
 from __future__ import annotations
 

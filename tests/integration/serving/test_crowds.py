@@ -1,4 +1,4 @@
-"""Many targets asked for in one moment."""
+"""Many targets requested at the same moment."""
 
 from __future__ import annotations
 

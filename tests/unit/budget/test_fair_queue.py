@@ -1,4 +1,4 @@
-"""The queue in which clients take turns; what its order comes to is in `tests/proxy/test_turns.py`."""
+"""The fair queue. Its effect on clients is tested in `tests/proxy/test_turns.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits for a place, and who gives way. How places go round is in `tests/proxy/test_turns.py`."""
+"""The fair semaphore. Its effect on clients is tested in `tests/proxy/test_turns.py`."""
 
 from __future__ import annotations
 

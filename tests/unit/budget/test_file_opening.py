@@ -70,6 +70,6 @@ def test_file_with_other_content_is_refused_and_closed(tmp_path: Path) -> None:
     (tmp_path / "budget").write_bytes(b"something else")
     (tmp_path / "budget").chmod(0o600)
     open_before = names(Path("/proc/self/fd"))
-    with pytest.raises(BudgetFileError, match="holds something else"):
+    with pytest.raises(BudgetFileError, match="not a budget file"):
         read(tmp_path / "budget")
     assert names(Path("/proc/self/fd")) == open_before

@@ -1,4 +1,4 @@
-"""Whose a file of a shared budget may be."""
+"""Which owners and modes of a shared budget's file are trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of a shared budget: what may happen to it, and what each who shares it then does and says."""
+"""A shared budget: changes of its file, and how each proxy that shares it reacts."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_unopenable_file_stops_requests_and_is_logged(join: Join, clock: FakeClo
     assert isinstance(one.take(), float)
     assert isinstance(one.take(), float)
     assert [line for line in said() if "cannot be used" in line] == [
-        "the shared budget cannot be used (Is a directory); nothing is asked of IMDS"
+        "the shared budget cannot be used (Is a directory); no request is sent to IMDS"
     ]
     path.rmdir()
     one.take()
@@ -315,12 +315,12 @@ def of_version_7() -> bytes:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda path: path.write_text("root:x:0:0:root:/root:/bin/sh\n"), "it holds something else; name another file"),
+        (lambda path: path.write_text("root:x:0:0:root:/root:/bin/sh\n"), "it is not a budget file; name another"),
         (lambda path: path.mkdir(), "Is a directory"),
         (os.mkfifo, "it is not a regular file; name another"),
         (lambda path: path.symlink_to("/nowhere"), "it is a symbolic link; name the file itself"),
         (lambda path: path.parent.rmdir(), "No such file or directory"),
-        (lambda path: path.write_bytes(of_version_7()), "it is of version 7, and this proxy knows version 2"),
+        (lambda path: path.write_bytes(of_version_7()), "it is of version 7, and this proxy reads version 2"),
     ],
     ids=["foreign", "folder", "fifo", "link", "no folder", "version"],
 )
@@ -339,7 +339,7 @@ def test_file_of_another_version_stops_requests_and_is_logged(join: Join, path: 
     one = join()
     path.write_bytes(of_version_7())
     assert isinstance(one.take(), float)
-    assert said() == ["the shared budget is of version 7, which this proxy does not know; nothing is asked of IMDS"]
+    assert said() == ["the shared budget is of version 7, which this proxy does not know; no request is sent to IMDS"]
     assert path.read_bytes() == of_version_7()
 
 
@@ -352,7 +352,7 @@ def test_container_with_its_own_clock_is_refused(path: Path, clock: FakeClock, m
     offsets = path.with_name("timens_offsets")
     monkeypatch.setattr("imdsproxy.clock._OFFSETS", offsets)
     offsets.write_text("monotonic           0         0\nboottime      86400         0\n", encoding="ascii")
-    assert "time of its own" in refusal(path, clock)
+    assert "clock of its own" in refusal(path, clock)
     offsets.unlink()
     Sharer(path, clock).close()  # a kernel without time namespaces
 
@@ -363,7 +363,7 @@ def test_unused_file_of_an_older_release_is_replaced(path: Path, clock: FakeCloc
     path.chmod(0o660)
     with path.open("rb") as used:
         fcntl.fcntl(used, fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
-        assert "it is of version 1, and this proxy knows version 2" in refusal(path, clock)
+        assert "it is of version 1, and this proxy reads version 2" in refusal(path, clock)
     sharer = Sharer(path, clock)
     assert isinstance(sharer.take(), float)
     clock.advance(18)
@@ -413,9 +413,7 @@ def test_file_that_becomes_untrusted_stops_requests_and_is_logged(
 def test_world_writable_folder_is_logged(path: Path, clock: FakeClock, said: Said) -> None:
     path.parent.chmod(0o1777)
     Sharer(path, clock).close()
-    assert said() == [
-        "the shared budget is in a folder that every user can write to; better name one that others cannot"
-    ]
+    assert said() == ["the shared budget is in a folder that every user can write to; name a file in another folder"]
 
 
 # What somebody writes into it
@@ -477,7 +475,7 @@ def test_strictest_setting_counts_while_its_proxy_runs(join: Join, clock: FakeCl
     first = join(requests=5)
     strict = join(requests=3, window=2.0)
     loose = join(requests=100)
-    told = "the shared budget is 3 requests in 2 s now, as the strictest proxy says"
+    told = "the shared budget is 3 requests in 2 s now, the setting of the strictest proxy"
     assert said() == [told], "the loose one's; the strict one is told nothing new"
     clock.advance(1)
     for _ in range(3):
@@ -508,7 +506,7 @@ def test_strictest_setting_ends_with_its_proxy(join: Join, clock: FakeClock, sai
     assert loose.budget.requests == 5
     clock.advance(1.0)
     assert loose.available() == 4, "the permits that were added rest for a window"
-    assert said()[-1] == "the shared budget is 5 requests in 1 s now, as the strictest proxy says"
+    assert said()[-1] == "the shared budget is 5 requests in 1 s now, the setting of the strictest proxy"
 
 
 def test_second_strictest_setting_counts_after_the_strictest_ended(join: Join, clock: FakeClock) -> None:
@@ -589,7 +587,7 @@ def test_start_waits_briefly_for_the_lock_and_then_names_its_holder(
     Sharer(path, clock).close()
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert refusal(path, clock) == "another process has locked it, and does not let go"
+        assert refusal(path, clock) == "another process holds its lock; stop that process, or name another file"
 
 
 def test_failing_disk_stops_requests_and_is_logged(join: Join, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,7 +600,7 @@ def test_failing_disk_stops_requests_and_is_logged(join: Join, said: Said, monke
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", fail)
         assert isinstance(one.take(), float)
-        assert said() == ["the shared budget cannot be used (Input/output error); nothing is asked of IMDS"]
+        assert said() == ["the shared budget cannot be used (Input/output error); no request is sent to IMDS"]
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", fail)
         assert one.available() < 5, "what was known last"
@@ -656,7 +654,7 @@ def test_permanently_held_lock_in_a_readonly_folder_is_logged(
             one.take()
             clock.advance(0.9)
     why = "is locked by another process and cannot be replaced (Permission denied)"
-    assert said() == [f"the shared budget {why}; nothing is asked of IMDS"]
+    assert said() == [f"the shared budget {why}; no request is sent to IMDS"]
     one.took()
 
 
@@ -698,7 +696,7 @@ def test_two_kernels_on_one_file_send_no_requests(
         there = Sharer(path, clock)
     there.took()
     assert isinstance(here.take(), float)
-    assert said() == ["the shared budget is used by another machine, or a kernel of its own; nothing is asked of IMDS"]
+    assert said() == ["the shared budget is used by another machine or another kernel; no request is sent to IMDS"]
     there.close()
 
 
@@ -710,7 +708,7 @@ def test_foreign_replacement_file_is_left_unchanged(join: Join, path: Path, tmp_
     path.hardlink_to(precious)
     assert isinstance(one.take(), float)
     assert precious.read_text(encoding="ascii").startswith("root:")
-    assert said()[-1].startswith("the shared budget cannot be used (it holds something else")
+    assert said()[-1].startswith("the shared budget cannot be used (it is not a budget file")
 
 
 def test_running_proxy_is_seen_by_others_and_not_by_itself(path: Path, clock: FakeClock) -> None:

@@ -1,4 +1,4 @@
-"""How a shared budget lies in its file: what is read is what was written, or nothing."""
+"""The layout of a shared budget's file: a read returns what was written, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many permits one endpoint may hold; what that comes to is in `tests/proxy/test_hanging_endpoints.py`."""
+"""The permits that one endpoint may hold. The effect is tested in `tests/proxy/test_hanging_endpoints.py`."""
 
 from __future__ import annotations
 

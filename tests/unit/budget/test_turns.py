@@ -1,4 +1,4 @@
-"""With whom a client takes turns."""
+"""The turn of a client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers of one server: how they are recognised, where they share, and when the second is refused."""
+"""Workers of one server: how they are recognised, which file they share, when the second is refused."""
 
 from __future__ import annotations
 

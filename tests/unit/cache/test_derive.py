@@ -1,4 +1,4 @@
-"""What may be cut out of a kept instance document, byte for byte, and what is left to IMDS."""
+"""Which parts are cut out of a stored instance document, byte for byte, and which are requested from IMDS."""
 
 from __future__ import annotations
 

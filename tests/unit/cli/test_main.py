@@ -1,4 +1,4 @@
-"""The command line: what each command is handed, what a slip is answered with, and the exit statuses."""
+"""The command line: the arguments of each command, the report of mistakes, the exit statuses."""
 
 from __future__ import annotations
 

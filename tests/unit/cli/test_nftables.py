@@ -1,4 +1,4 @@
-"""The ruleset as text: who is redirected where, and that it touches one table alone."""
+"""The ruleset as text: what is redirected where, in a single table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`imdsproxy redirect`: whose calls are exempt, where the others go, and what a person is told."""
+"""`imdsproxy redirect`: the exempt user, the destination, and the notes and errors."""
 
 from __future__ import annotations
 

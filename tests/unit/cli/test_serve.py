@@ -1,4 +1,4 @@
-"""How many connections `serve` takes within a limit of memory."""
+"""The number of connections of `serve` within a memory limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a line is repeated."""
+"""The limit of repeated log lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log's way out: never waits, bounded, in order, every loss counted and reported."""
+"""The log writer: never waits, is bounded, keeps the order, counts and reports every loss."""
 
 from __future__ import annotations
 

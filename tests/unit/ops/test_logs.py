@@ -1,4 +1,4 @@
-"""The log: its two forms, what cannot break a line of it, and what happens when nobody reads it."""
+"""The log: its two formats, escaping, and a standard error that is not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as a failure of IMDS, as tables; the emulator stands for what IMDS really says."""
+"""Which results are failures of IMDS, as tables, and with the answers of the emulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a turn of accepting may take, and what a failed accept means."""
+"""The length of a turn of accepting, and the meaning of a failed accept."""
 
 from __future__ import annotations
 

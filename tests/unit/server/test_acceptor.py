@@ -1,4 +1,4 @@
-"""Accepting turn by turn: how many are taken, when it pauses, and what is said about that."""
+"""Accepting in turns: the number of connections, the pauses, and their log lines."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_lack_of_descriptors_pauses_accepting_and_both_changes_are_logged_once(
         house.loop.turn()
     assert house.taken == [1, 2, 3]
     assert _said(caplog) == [
-        ("WARNING", "connections have to wait: none can be accepted"),
+        ("WARNING", "no connection can be accepted; new ones wait"),
         ("INFO", "connections are accepted again"),
     ]
     assert vars(caplog.records[0])["fields"]["because"] == os.strerror(errno.EMFILE)

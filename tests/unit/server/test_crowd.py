@@ -1,4 +1,4 @@
-"""The limit of connections: who makes room, who is refused, and how often that is said."""
+"""The limit of connections: which make room, which are refused, and how often that is logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What connections may hold together, and what it weighs."""
+"""The memory that all connections may hold together, and the weights."""
 
 from __future__ import annotations
 

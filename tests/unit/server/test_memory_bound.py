@@ -1,4 +1,4 @@
-"""The stated worst case of the memory, and the connections that a limit leaves room for."""
+"""The stated bound of the memory, and the connections that fit into a limit."""
 
 from __future__ import annotations
 

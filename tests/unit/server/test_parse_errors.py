@@ -1,4 +1,4 @@
-"""The answers to what is not read as a request."""
+"""Answers to bytes that are not a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for an answer no longer than the client does."""
+"""Waiting for an answer until the client disconnects."""
 
 from __future__ import annotations
 

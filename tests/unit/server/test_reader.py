@@ -1,4 +1,4 @@
-"""What one connection may take of the loop and of the memory, counted in steps and bytes."""
+"""The share of one connection in the loop's time and in the memory, in steps and bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for all tests of the settings."""
+"""The fixtures of all tests of the settings."""
 
 from __future__ import annotations
 

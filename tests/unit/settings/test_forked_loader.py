@@ -1,4 +1,4 @@
-"""Settings read by a child that goes again: the same values, the same errors, and none of the weight."""
+"""Reading the settings in a child process: the same values and errors, without the memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings: every value that is good or bad, where values come from, and what the person is told."""
+"""The settings: valid and invalid values, their sources, and the messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files in `config/` that hold settings: what the program prints, and read by others as they are meant."""
+"""The settings files in `config/`: they equal the printed ones, and other programs read them as intended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the HTTP client become failures with words for a person."""
+"""Errors of the HTTP client become failures with a description for people."""
 
 from __future__ import annotations
 

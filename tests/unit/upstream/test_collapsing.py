@@ -1,4 +1,4 @@
-"""What a collapsed fetch leaves behind."""
+"""The memory that a collapsed fetch leaves behind."""
 
 from __future__ import annotations
 

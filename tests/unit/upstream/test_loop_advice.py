@@ -1,4 +1,4 @@
-"""What the end that sent a request says when it came back: as much as that end can know."""
+"""The remedy for a loop, as far as the sender can know it."""
 
 from __future__ import annotations
 

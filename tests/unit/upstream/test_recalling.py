@@ -1,4 +1,4 @@
-"""A request that is recalled ends, and nothing else does."""
+"""A recalled request ends, and its task continues."""
 
 from __future__ import annotations
 

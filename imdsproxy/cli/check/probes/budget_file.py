@@ -27,7 +27,7 @@ def look_at_budget_file(path: str, clock: Clock, processes: tuple[Process, ...])
         processes: Who has it open.
     """
     if not is_machine_wide():
-        words = "this container has a time of its own (time_namespaces(7))"
+        words = "this container has a clock of its own (time_namespaces(7))"
         return BudgetFile(path, problem="clock", words=words)
     folder = Path(path).parent
     if not folder.is_dir():
