@@ -4,6 +4,7 @@ ImdsproxyError
 ├── SettingsError      a setting, flag or file that cannot be used
 │   └── LoadError      nft refused the ruleset (cli/redirect)
 ├── StartError         the settings are sound, but this machine does not allow the start
+├── NotRunningError    no running proxy answers
 ├── BudgetFileError    a file of a shared budget that cannot be used
 └── NoPlaceError       a server's workers have no place to share a budget (budget/workers)
 """
@@ -23,6 +24,10 @@ class SettingsError(ImdsproxyError):
 
 class StartError(ImdsproxyError):
     """The proxy cannot start on this machine."""
+
+
+class NotRunningError(ImdsproxyError):
+    """No running proxy answers where the settings say that one listens."""
 
 
 class BudgetFileError(ImdsproxyError):

@@ -47,8 +47,9 @@ PURE = (
         "ops/token_names",
         "server/accepting",
         "server/parse_errors",
+        "server/purge",
     ),
-    *("cli/nftables", "cli/tcp_table"),
+    *("cli/nftables", "cli/running/event_lines", "cli/running/status_text", "cli/tcp_table"),
     *(
         "cli/check/documents",
         "cli/check/facts",

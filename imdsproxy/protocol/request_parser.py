@@ -18,6 +18,7 @@ HOP_HEADER = b"imdsproxy-via"
 """The field with the names of the instances that a request has passed. A proxy finds a loop by its own name there."""
 
 _POSTS = frozenset({("metadata", "scheduledevents"), ("metadata", "identity", "issuecredential")})
+_PURGE = ("-", "purge")
 # A loop repeats its names, so it is found even if the oldest of many names is dropped.
 _MOST_HOPS = 16
 _HOP = re.compile(rb"(?:^|,)[ \t]*([0-9a-f]{16})[ \t]*(?=,|$)")
@@ -127,12 +128,13 @@ def _is_page(fields: dict[bytes, list[bytes]]) -> bool:
 
 
 def _check_method(method: str, target: Target | Refusal) -> Target | Refusal:
-    """Return the target if it accepts the method. Only the proxy's own pages accept HEAD."""
+    """Return the target if it accepts the method. HEAD is for the proxy's own pages, which a purge is not."""
     if isinstance(target, Refusal):
         return target if method in {"GET", "POST"} else _method_refused(method, ("GET",))
     segments = target.segments
     other = "POST" if segments in _POSTS else "HEAD" if segments[:1] == ("-",) else "GET"
-    return target if method in {"GET", other} else _method_refused(method, ("GET", other))
+    methods = ("POST",) if segments == _PURGE else ("GET", other)
+    return target if method in methods else _method_refused(method, methods)
 
 
 def _check_host(

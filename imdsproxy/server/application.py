@@ -23,9 +23,11 @@ from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.status_reader import StatusReader
 from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.messages import Key, Refusal, Request
+from imdsproxy.protocol.peer import Peer
 from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
 from imdsproxy.proxy.proxy import Proxy
-from imdsproxy.records import RequestObserver, RequestRecord, refused, tell_all
+from imdsproxy.records import Outcome, RequestObserver, RequestRecord, refused, tell_all
+from imdsproxy.server import purge
 from imdsproxy.server.asgi import (
     ADMIN_EXTENSION,
     LONGEST_BODY,
@@ -223,6 +225,10 @@ class Application:
 
     async def _page(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         path = request.target.path
+        if path == purge.PATH:
+            privileged = by_unix_socket(scope) or bool(extension(scope, ADMIN_EXTENSION))
+            await self._send(self._purge(request, peer_of(request, scope), privileged=privileged), send)
+            return
         if path not in PATHS:
             await self._send(refused(_NO_PAGE), send)
             return
@@ -233,6 +239,17 @@ class Application:
             await send(message)
 
         await self._pages({**scope, "path": path, "root_path": ""}, receive, dated)
+
+    def _purge(self, request: Request, client: Peer, *, privileged: bool) -> RequestRecord:
+        path = purge.path_to_drop(request, privileged=privileged)
+        if isinstance(path, Refusal):
+            return refused(path)
+        count = self.proxy.drop(path)
+        if path is None:
+            self.known_heads.clear()
+        fields = {"path": path or "/metadata", "entries": count, "client": client.name}
+        logger.info("cached entries purged", extra={"fields": fields})
+        return RequestRecord(purge.dropped(path, count), "none", Outcome.BYPASS, detail="purged")
 
     def _get_ready(self) -> asyncio.Task[None]:
         if self._getting_ready is None:

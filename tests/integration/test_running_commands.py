@@ -1,0 +1,240 @@
+"""`imdsproxy status`, `purge` and `events` with a real proxy: by its port, admin listener and Unix socket."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imdsproxy.emulator import EmulatorServer
+from tests.kit import (
+    ROOT,
+    Answer,
+    Arrivals,
+    ProxyProcess,
+    ended,
+    environment,
+    free_port,
+    get,
+    is_hit,
+    running_proxy,
+    wait_until,
+)
+from tests.servers import AnsweringServer, ok
+from tests.targets import EVENTS, INSTANCE, TOKEN
+
+pytestmark = [pytest.mark.process]
+
+NAME = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
+linux = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")
+
+
+@dataclass
+class Running:
+    """A proxy and the flags by which commands find it."""
+
+    proxy: ProxyProcess
+    port: dict[str, Any]
+    admin: dict[str, Any]
+    unix: dict[str, Any]
+
+    def ways(self) -> dict[str, dict[str, Any]]:
+        return {"port": self.port, "admin": self.admin, "unix": self.unix}
+
+
+@pytest.fixture(scope="module")
+def running(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("running")
+    admin, path = free_port(), folder / "proxy.sock"
+    with running_proxy(folder, upstream=imds.url, admin_port=admin, uds=path) as proxy:
+        nowhere = free_port()
+        yield Running(
+            proxy,
+            {"port": proxy.port},
+            {"port": nowhere, "admin_port": admin},
+            {"port": nowhere, "uds": path},
+        )
+
+
+@pytest.mark.parametrize("way", ["port", "admin", pytest.param("unix", marks=linux)])
+def test_status_shows_the_running_proxy(running: Running, way: str) -> None:
+    get(running.proxy.port, INSTANCE)
+    done = ended("status", **running.ways()[way])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f", process {running.proxy.process.pid}, " in done.stdout
+    assert "IMDS          answers, for " in done.stdout
+    assert "/metadata/instance" in done.stdout
+
+
+def test_status_as_json_is_the_document_and_the_redirect(running: Running) -> None:
+    done = ended("status", "--json", **running.port)
+    assert done.returncode == 0
+    (line,) = done.stdout.splitlines()
+    document = json.loads(line)
+    assert document["schema"] == 1
+    assert document["proxy"]["pid"] == running.proxy.process.pid
+    assert document["redirect"]
+
+
+def test_status_is_watched_until_it_is_interrupted(running: Running) -> None:
+    command = [sys.executable, "-m", "imdsproxy", "status", "--json", "--watch"]
+    with subprocess.Popen(
+        command, env=environment(**running.port), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as watch:
+        assert watch.stdout is not None
+        first, second = (json.loads(watch.stdout.readline()) for _ in range(2))
+        watch.send_signal(signal.SIGINT if sys.platform != "win32" else signal.SIGTERM)
+        assert watch.wait(15) == 130
+    assert second["proxy"]["uptime"] > first["proxy"]["uptime"]
+
+
+@pytest.mark.parametrize("command", [("status",), ("events", "--once"), ("purge", "--admin-port={port}")])
+def test_command_says_that_nothing_runs_there(command: tuple[str, ...]) -> None:
+    port = free_port()
+    done = ended(*(word.format(port=port) for word in command), port=port)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"imdsproxy: no imdsproxy answers (http://127.0.0.1:{port}: connection refused)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (ok(b"{}"), "is no imdsproxy of this version (status 200)"),
+        (ok(b'{"schema":2}'), "is no imdsproxy of this version (status 200)"),
+        (ok(b"hello"), "is no imdsproxy of this version (status 200)"),
+        (ok(b'{"error":"not_found"}', status=b"404 Not Found"), "has no status; it is of an earlier version"),
+        (b"hello\r\n\r\n", "what answers there does not speak HTTP"),
+    ],
+    ids=["another", "a later one", "no JSON", "an earlier one", "no HTTP"],
+)
+def test_status_recognises_what_is_no_imdsproxy(answer: bytes, words: str) -> None:
+    with AnsweringServer(lambda _head: answer) as server:
+        done = ended("status", port=server.port)
+    assert done.returncode == 3
+    assert words in done.stderr
+
+
+@linux
+def test_socket_that_is_absent_is_named_with_the_port(tmp_path: Path) -> None:
+    port = free_port()
+    done = ended("status", port=port, uds=tmp_path / "absent.sock")
+    assert f"(unix:{tmp_path}/absent.sock: no such file or directory; http://127.0.0.1:{port}: " in done.stderr
+
+
+@pytest.mark.parametrize("way", ["admin", pytest.param("unix", marks=linux)])
+def test_purge_drops_a_path_and_what_is_below(running: Running, way: str) -> None:
+    port = running.proxy.port
+    for target in (INSTANCE, NAME, TOKEN):
+        get(port, target)
+    done = ended("purge", "/metadata/instance/compute", **running.ways()[way])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 entry dropped\n", "")
+    assert not is_hit(get(port, NAME))
+    assert is_hit(get(port, INSTANCE))
+    assert ended("purge", "/metadata/instance", **running.ways()[way]).stdout == "2 entries dropped\n"
+    assert is_hit(get(port, TOKEN))
+    done = ended("purge", **running.ways()[way])
+    assert done.stdout.endswith(" dropped\n")
+    assert not is_hit(get(port, TOKEN))
+    assert "cached entries purged path=/metadata entries=" in running.proxy.log
+
+
+def test_purge_over_the_port_is_refused_with_the_remedy(running: Running) -> None:
+    done = ended("purge", **running.port)
+    assert done.returncode == 2
+    assert "IMDSPROXY_ADMIN_PORT or IMDSPROXY_UDS" in done.stderr
+    answer = get(running.proxy.port, "/-/purge", method="POST")
+    assert (answer.status, json.loads(answer.body)["error"]) == (403, "forbidden")
+
+
+def test_purge_needs_the_header_and_a_path_under_metadata(running: Running) -> None:
+    port = int(running.admin["admin_port"])
+    before = get(running.proxy.port, INSTANCE)
+    answers: list[Answer] = [
+        get(port, "/-/purge", {}, method="POST"),
+        get(port, "/-/purge?path=/etc", method="POST"),
+        get(port, "/-/purge"),
+        get(port, "/-/purge", {"Metadata": "true", "Origin": "http://127.0.0.1"}, method="POST"),
+    ]
+    assert [answer.status for answer in answers] == [400, 400, 405, 403]
+    assert answers[2].headers["allow"] == "POST"
+    assert is_hit(get(running.proxy.port, INSTANCE)), before
+    done = ended("purge", "/etc", **running.admin)
+    assert done.returncode == 2
+    assert "A path begins with /metadata" in done.stderr
+
+
+def test_events_are_printed_once_and_cost_a_request_in_five_seconds(running: Running, imds: EmulatorServer) -> None:
+    events = imds.emulator.events
+    first = events.add("Freeze")
+    arrived, began = Arrivals(imds, EVENTS), time.monotonic()
+    command = [sys.executable, "-m", "imdsproxy", "events"]
+    with subprocess.Popen(
+        command, env=environment(**running.port), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        line = json.loads(watching.stdout.readline())
+        assert (line["EventId"], line["EventType"]) == (first, "Freeze")
+        second = events.add("Reboot")
+        assert json.loads(watching.stdout.readline())["EventId"] == second
+        events.clear()
+        gone = [json.loads(watching.stdout.readline()) for _ in range(2)]
+        assert {(each["EventId"], each["EventStatus"]) for each in gone} == {(first, "Gone"), (second, "Gone")}
+        watching.terminate()
+        watching.wait(15)
+    assert len(arrived()) <= 1 + (time.monotonic() - began) / 5
+
+
+def test_pending_events_are_printed_once_and_are_a_gauge(running: Running, imds: EmulatorServer) -> None:
+    name = imds.emulator.events.add("Preempt")
+    wait_until(lambda: name.encode() in get(running.proxy.port, EVENTS).body)  # the answer before is fresh for a second
+    try:
+        done = ended("events", "--once", **running.port)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [json.loads(line)["EventId"] for line in done.stdout.splitlines()] == [name]
+        text = get(running.proxy.port, "/-/metrics").body.decode()
+        assert 'imdsproxy_scheduled_events{type="Preempt"} 1.0' in text
+        assert 'imdsproxy_scheduled_events{type="Freeze"} 0.0' in text
+    finally:
+        imds.emulator.events.clear()
+
+
+def test_events_that_cannot_be_had_are_told_and_end_with_a_status(tmp_path: Path) -> None:
+    body = b'{"error":"bad_gateway","error_description":"IMDS cannot be reached"}'
+    with AnsweringServer(lambda _head: ok(body, status=b"502 Bad Gateway")) as server:
+        done = ended("events", "--once", port=server.port)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"http://127.0.0.1:{server.port} answered with status 502: IMDS cannot be reached" in done.stderr
+
+
+def test_status_page_is_whole_for_a_program_and_has_its_policy(running: Running) -> None:
+    answer = get(running.proxy.port, "/-/status")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'sha256-")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.body.endswith(b"</script><wbr>\n")
+    assert get(running.proxy.port, "/-/status", method="HEAD").body == b""
+
+
+def test_live_page_brings_figures_and_ends_with_its_client(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.proxy.port), timeout=30) as browser:
+        browser.sendall(
+            b"GET /-/status HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\nSec-Fetch-Site: none\r\n\r\n"
+        )
+        received = b""
+        while received.count(b"<wbr>\n") < 2:
+            received += browser.recv(65536)
+    for fields in (b"Sec-Fetch-Site: same-origin\r\n", b"Origin: http://localhost\r\n"):
+        with socket.create_connection(("127.0.0.1", running.proxy.port), timeout=30) as page:
+            page.sendall(b"GET /-/status.json HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n")
+            assert b" 403 " in page.recv(65536).partition(b"\r\n")[0]
