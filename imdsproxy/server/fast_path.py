@@ -16,7 +16,6 @@ from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Crowd
 from imdsproxy.server.first_request import FAST_VERSIONS, LONGEST_JOINED, is_last
 from imdsproxy.server.held_bytes import HeldBytes
-from imdsproxy.server.known_heads import UNIX_MARK
 from imdsproxy.server.parse_errors import LONGEST_HEAD
 
 _END = b"\r\n\r\n"
@@ -27,7 +26,7 @@ class FastPathConnection(Connection):
 
     __slots__ = (
         *("_answered", "_began", "_fresh_hit", "_from_start", "_hit", "_known_heads", "_last"),
-        *("_mark", "_now", "_observe", "_rest"),
+        *("_now", "_observe", "_rest"),
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -37,8 +36,6 @@ class FastPathConnection(Connection):
         self._now = self.app.clock.monotonic
         self._accepted_hosts = self.app.accepted_hosts(unix=self.unix)
         self._known_heads = self.app.known_heads
-        # A name that is accepted at a Unix socket is not thereby accepted over TCP.
-        self._mark = UNIX_MARK if self.unix else b""
         self._answered = False
         self._rest = b""  # the part of the first answer that was not sent before there was a transport
         self._last = False  # the connection ends with the current answer
@@ -74,7 +71,7 @@ class FastPathConnection(Connection):
         self._from_start = self._whole
         if self._whole and self._free():
             began = self._now()
-            known = self._known_heads.find(data + self._mark, began)
+            known = self._known_heads.find(data, began, unix=self.unix)
             if known is not None:
                 hit, self._last = known
                 self._answer(hit, began, data)
@@ -112,7 +109,7 @@ class FastPathConnection(Connection):
         self._end_request()
         self._answer(hit, self._began, b"GET " + self.url)
         if self._latest.startswith(b"GET %b HTTP/" % self.url):
-            self._known_heads.remember(self._latest + self._mark, key, last=self._last)  # exactly this head
+            self._known_heads.remember(self._latest, key, last=self._last, unix=self.unix)  # exactly this head
 
     def _free(self) -> bool:
         """Return whether no earlier answer is due, and the client reads its answers."""

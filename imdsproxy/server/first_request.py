@@ -14,7 +14,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.records import Client
 from imdsproxy.server.bounded_parser import FRAMING
-from imdsproxy.server.known_heads import LONGEST_KNOWN, UNIX_MARK
+from imdsproxy.server.known_heads import LONGEST_KNOWN
 from imdsproxy.server.parse_errors import MOST_FIELDS
 from imdsproxy.server.served import Served
 
@@ -76,7 +76,7 @@ class FirstRequests:
         self._application = application
         self._accepted_hosts = application.accepted_hosts(unix=unix)
         self._known_heads = application.known_heads
-        self._mark = UNIX_MARK if unix else b""
+        self._unix = unix
         self._now = application.clock.monotonic
 
     def answer(self, data: bytes, client: Client | None) -> FirstAnswer | None:
@@ -87,7 +87,7 @@ class FirstRequests:
             client: The client, if it is known.
         """
         began = self._now()
-        found = self._known_heads.find(data + self._mark, began) or self._parse(data, began)
+        found = self._known_heads.find(data, began, unix=self._unix) or self._parse(data, began)
         if found is None or len(found[0].body) > LONGEST_JOINED:
             return None
         hit, last = found
@@ -115,7 +115,7 @@ class FirstRequests:
             return None
         hit, key = found
         if len(hit.body) <= LONGEST_JOINED:
-            self._known_heads.remember(data + self._mark, key, last=head.last)
+            self._known_heads.remember(data, key, last=head.last, unix=self._unix)
         return hit, head.last
 
 

@@ -1,8 +1,9 @@
 """Known heads: request heads that were fresh hits, recognised by their exact bytes.
 
 The bytes of a head determine its request, so the same bytes are the same request. A repeated head is answered without
-parsing, as long as the entry that answered it is stored and fresh. A head is remembered when it is seen for the second
-time, because a head with a request id of its own never repeats and would only evict one that does.
+parsing, as long as the entry that answered it is stored and fresh. Tracing fields are left out, because they differ in
+every request and change no answer. A head is remembered when it is seen for the second time, because a head with any
+other value of its own never repeats and would only evict one that does.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from collections import OrderedDict
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.cache.store import Slot
 from imdsproxy.protocol.messages import Key
+from imdsproxy.protocol.tracing import without_tracing
 from imdsproxy.proxy.proxy import Proxy
+from imdsproxy.server.parse_errors import MOST_FIELDS
 
 LONGEST_KNOWN = 4096
 """The maximum length in bytes of a known head."""
-
-UNIX_MARK = b"unix"
-"""Appended to each head that came by a Unix socket. A head itself ends with an empty line."""
 
 _MOST_HEADS = 16384
 # The hashes of heads seen once may take one sixth of all bytes. A hash takes 150 bytes in a set (measured: 140).
@@ -37,7 +37,8 @@ class KnownHeads:
     def __init__(self, proxy: Proxy, max_bytes: int) -> None:
         self._proxy = proxy
         self._store = proxy.store
-        self._known: OrderedDict[bytes, tuple[Slot, bool]] = OrderedDict()
+        # By whether it came by a Unix socket: a name that is accepted there is not thereby accepted over TCP.
+        self._known: dict[bool, OrderedDict[bytes, tuple[Slot, bool]]] = {False: OrderedDict(), True: OrderedDict()}
         self._bytes = 0
         self._max_bytes = max_bytes - max_bytes // _SHARE_SEEN
         self._most = min(_MOST_HEADS, self._max_bytes // _OVERHEAD)
@@ -45,14 +46,18 @@ class KnownHeads:
         # Hashes of heads. A collision only makes a head known too early.
         self._seen_once: set[int] = set()
 
-    def find(self, head: bytes, now: float) -> tuple[RenderedHit, bool] | None:
+    def find(self, head: bytes, now: float, *, unix: bool) -> tuple[RenderedHit, bool] | None:
         """Return the fresh hit for a known head, and whether the connection ends with it, or None.
 
         Forget the head if its entry is no longer fresh.
         """
-        known = self._known.get(head)
+        table = self._known[unix]
+        known = table.get(head)
         if known is None:
-            return None
+            head = _without_tracing(head)
+            known = table.get(head)
+            if known is None:
+                return None
         slot, last = known
         hit = slot.hit
         if hit is not None and now < hit.until:
@@ -60,21 +65,23 @@ class KnownHeads:
         if hit is not None:  # it must be rendered again, if the entry is still fresh
             hit = self._proxy.hit(slot.key, hit.served.endpoint, now)
         if hit is None:
-            del self._known[head]
+            del table[head]
             self._bytes -= len(head) + _OVERHEAD
             return None
         return hit, last
 
-    def remember(self, head: bytes, key: Key, *, last: bool) -> None:
+    def remember(self, head: bytes, key: Key, *, last: bool, unix: bool) -> None:
         """Remember a head that has just been answered from the entry of `key`, if it was seen before.
 
         Args:
             head: The head.
             key: The key of the entry that answered it.
             last: Whether the connection ends with the answer.
+            unix: Whether it came by a Unix socket.
         """
         if len(head) > LONGEST_KNOWN:
             return
+        head = _without_tracing(head)
         if hash(head) not in self._seen_once:
             if len(self._seen_once) >= self._most_seen:
                 self._seen_once = set()  # a set that is only cleared keeps its memory
@@ -82,19 +89,27 @@ class KnownHeads:
                 self._seen_once.add(hash(head))
             return
         slot = self._store.peek(key)
-        if slot is None or head in self._known:
+        table = self._known[unix]
+        if slot is None or head in table:
             return
-        self._known[head] = slot, last
+        table[head] = slot, last
         self._bytes += len(head) + _OVERHEAD
-        while len(self._known) > self._most or self._bytes > self._max_bytes:
-            oldest, _ = self._known.popitem(last=False)
+        while len(self) > self._most or self._bytes > self._max_bytes:
+            oldest, _ = max(self._known.values(), key=len).popitem(last=False)
             self._bytes -= len(oldest) + _OVERHEAD
 
     def clear(self) -> None:
         """Forget every head."""
-        self._known.clear()
+        for table in self._known.values():
+            table.clear()
         self._seen_once.clear()
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(map(len, self._known.values()))
+
+
+def _without_tracing(head: bytes) -> bytes:
+    """Return a head without tracing fields, or the same head if the number of its fields or bytes matters."""
+    within = len(head) <= LONGEST_KNOWN and head.count(b"\r\n") <= MOST_FIELDS
+    return without_tracing(head) if within else head

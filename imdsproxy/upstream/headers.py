@@ -9,6 +9,7 @@ from imdsproxy import __version__
 from imdsproxy.policy.decisions import Cache, Forward
 from imdsproxy.protocol.messages import Headers, Request, Response
 from imdsproxy.protocol.request_parser import HOP_HEADER
+from imdsproxy.protocol.tracing import TRACING_FIELDS
 
 # RFC 9110 section 7.6.1: these fields are for one connection only.
 _HOP_BY_HOP = frozenset(
@@ -35,8 +36,8 @@ _NO_CACHE = (b"cache-control", b"no-cache")
 _WITHOUT_CONSEQUENCE = frozenset(
     {
         *(b"accept", b"accept-encoding", b"accept-language", b"user-agent"),
-        *(b"x-ms-client-request-id", b"x-ms-return-client-request-id", b"x-ms-correlation-request-id"),
-        *(b"client-request-id", b"request-id", b"correlation-context", b"traceparent", b"tracestate", b"baggage"),
+        *TRACING_FIELDS,
+        b"x-ms-return-client-request-id",
         *(b"x-client-sku", b"x-client-ver", b"x-client-os", b"x-client-cpu"),
     }
 )

@@ -71,8 +71,8 @@ fresh_hit, find = Application.fresh_hit, KnownHeads.find
 def counted_fresh_hit(*given):
     counts["read"] += 1
     return fresh_hit(*given)
-def counted_find(*given):
-    found = find(*given)
+def counted_find(*given, **named):
+    found = find(*given, **named)
     counts["known"] += found is not None
     return found
 Application.fresh_hit, KnownHeads.find = counted_fresh_hit, counted_find

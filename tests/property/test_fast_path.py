@@ -389,8 +389,8 @@ class _CountedHeads(KnownHeads):
         super().__init__(application.proxy, max_bytes)
         self._ways = application.ways
 
-    def find(self, head: bytes, now: float) -> tuple[RenderedHit, bool] | None:
-        found = super().find(head, now)
+    def find(self, head: bytes, now: float, *, unix: bool) -> tuple[RenderedHit, bool] | None:
+        found = super().find(head, now, unix=unix)
         self._ways["repeated"] += found is not None
         return found
 
@@ -714,8 +714,27 @@ _built = st.builds(
     st.integers(0, 9),
 )
 _whole = _weighted((5, st.sampled_from(HITS)), (1, st.sampled_from(WISHES)), (3, st.sampled_from(OTHERS)), (1, _built))
+_tracing = st.sampled_from(
+    [
+        *(b"X-Ms-Client-Request-Id: %d\r\n" % number for number in range(4)),
+        *(b"traceparent: 00-a-b-01\r\n", b"TRACESTATE:\r\n", b"baggage: a\r\n folded\r\n", b"request-id: \xe4\r\n"),
+        *(b"request-id: a\r\n\r\n", b"Request-Id: a\n", b" traceparent: 1\r\n", b"traceparent : 1\r\n", b"baggage: 1"),
+        b"traceparent: 1\r\n" * 97,
+    ]
+)
+
+
+def _with_line(data: bytes, line: bytes, number: int) -> bytes:
+    """Insert bytes before one of the lines, or behind the last."""
+    lines = data.split(b"\r\n")
+    at = number % (len(lines) + 1)
+    return b"\r\n".join(lines[:at]) + (b"\r\n" if 0 < at < len(lines) else b"") + line + b"\r\n".join(lines[at:])
+
+
+_traced = st.builds(_with_line, st.sampled_from(HITS), _tracing, st.sampled_from([1, 1, 2, 3, 4, 5, 6]))
 _messages = _weighted(
-    (7, _whole),
+    (5, _whole),
+    (3, _traced),
     (1, st.builds(_altered, st.sampled_from(HITS), st.integers(0, 200), st.integers(0, 255))),
     (1, st.builds(_altered, _whole, st.integers(0, 5000), st.integers(0, 255))),
 )

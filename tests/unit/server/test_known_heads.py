@@ -14,7 +14,7 @@ from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
 from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Key, Response
-from imdsproxy.server.known_heads import LONGEST_KNOWN, UNIX_MARK, KnownHeads
+from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads
 from imdsproxy.testing.clock import FakeClock
 from tests.scripted import JSON, NOWHERE, Imds
 
@@ -62,14 +62,14 @@ class Place:
         assert self.store.put(key, entry)
         return entry
 
-    def remember(self, head: bytes = HEAD, key: Key = A, *, times: int = 2, last: bool = False) -> None:
+    def remember(self, head: bytes = HEAD, key: Key = A, *, times: int = 2, unix: bool = False) -> None:
         for _ in range(times):
             self.proxy.hit(key, "instance", self.now)
-            self.known_heads.remember(head, key, last=last)
+            self.known_heads.remember(head, key, last=_is_last(head), unix=unix)
 
-    def find(self, head: bytes = HEAD) -> bytes | None:
+    def find(self, head: bytes = HEAD, *, unix: bool = False) -> bytes | None:
         """Return what would be sent for a head that is known."""
-        found = self.known_heads.find(head, self.now)
+        found = self.known_heads.find(head, self.now, unix=unix)
         return None if found is None else message(found[0])
 
     def drop(self, key: Key) -> None:
@@ -102,11 +102,11 @@ def test_head_is_known_when_seen_for_the_second_time(place: Place) -> None:
 
 def test_find_returns_the_hit(known: Place) -> None:
     known.clock.advance(3.5)
-    found = known.known_heads.find(HEAD, known.now)
+    found = known.known_heads.find(HEAD, known.now, unix=False)
     entry = known.store.get(A)
     assert found is not None
     hit, last = found
-    assert not last
+    assert last == _is_last(HEAD)
     assert entry is not None
     assert hit == write(entry, "instance", known.now)
     assert (hit.served.age, hit.served.ttl, hit.served.endpoint) == (3, 56, "instance")
@@ -288,9 +288,44 @@ def test_clear_forgets_every_head(known: Place) -> None:
 
 def test_head_of_a_unix_socket_is_not_known_over_tcp(place: Place) -> None:
     """Any host name is accepted there, and only there."""
-    place.remember(HEAD + UNIX_MARK)
-    assert place.find(HEAD + UNIX_MARK) is not None
-    assert place.find(HEAD) is None
+    place.remember(unix=True)
+    assert place.find(unix=True) is not None
+    assert [place.find(data) for data in (HEAD, HEAD + b"unix", b"unix" + HEAD)] == [None] * 3
+    place.remember(OTHER)
+    assert place.find(OTHER, unix=True) is None
+    assert len(place.known_heads) == 2
+
+
+# --- tracing fields
+
+
+def traced(number: int, head: bytes = HEAD) -> bytes:
+    return head[:-2] + b"X-Ms-Client-Request-Id: %d\r\nTraceparent: 00-%032x-01\r\n\r\n" % (number, number)
+
+
+def test_heads_that_differ_in_their_tracing_fields_are_one(place: Place) -> None:
+    place.remember(traced(1), times=1)
+    assert place.find(traced(2)) is None
+    place.remember(traced(2), times=1)
+    assert place.find(traced(3)) == place.find() is not None
+    assert len(place.known_heads) == 1
+    assert place.find(traced(4, OTHER)) is None
+
+
+def test_head_with_tracing_fields_is_forgotten_with_its_entry(place: Place) -> None:
+    place.remember(traced(1))
+    place.drop(A)
+    assert place.find(traced(2)) is None
+    assert len(place.known_heads) == 0
+
+
+@pytest.mark.parametrize(("fields", "bytes_of_value", "known"), [(90, 1, True), (110, 1, False), (2, 4096, False)])
+def test_tracing_fields_beyond_the_limits_are_not_left_out(
+    place: Place, fields: int, bytes_of_value: int, known: bool
+) -> None:
+    place.remember(HEAD)
+    lines = b"traceparent: %b\r\n" % (b"1" * bytes_of_value) * fields
+    assert (place.find(HEAD[:-2] + lines + b"\r\n") is not None) == known
 
 
 # --- bounds
@@ -371,7 +406,7 @@ def test_heads_seen_once_take_little_memory(place: Place) -> None:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     for number in range(50_000):
-        place.known_heads.remember(head_of(200, number), A, last=False)
+        place.known_heads.remember(head_of(200, number), A, last=False, unix=False)
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert len(place.known_heads) == 0
@@ -430,7 +465,7 @@ def test_known_heads_never_differ_from_the_full_path(data: st.DataObject) -> Non
 
 def _ask(place: Place, head: bytes, key: Key) -> None:
     """Ask as a connection does: by the bytes, and where they are not known by what they say."""
-    found = place.known_heads.find(head, place.now)
+    found = place.known_heads.find(head, place.now, unix=False)
     entry = place.store.get(key)
     if found is not None:
         assert entry is not None
@@ -440,7 +475,7 @@ def _ask(place: Place, head: bytes, key: Key) -> None:
         assert last == _is_last(head)
     elif entry is not None and place.now < entry.fresh_until:
         assert place.proxy.hit(key, "instance", place.now) is not None
-        place.known_heads.remember(head, key, last=_is_last(head))
+        place.known_heads.remember(head, key, last=_is_last(head), unix=False)
 
 
 def _is_last(head: bytes) -> bool:

@@ -1,0 +1,138 @@
+"""Heads without their tracing fields: nothing else is removed, and what is left decides about the whole."""
+
+from __future__ import annotations
+
+import httptools
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from imdsproxy.protocol.tracing import TRACING_FIELDS, without_tracing
+
+PLAIN = b"GET /a HTTP/1.1\r\nHost: localhost\r\nMetadata: true\r\n\r\n"
+
+
+def head(*lines: bytes) -> bytes:
+    return (
+        b"GET /a HTTP/1.1\r\nHost: localhost\r\n"
+        + b"".join(line + b"\r\n" for line in lines)
+        + b"Metadata: true\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(TRACING_FIELDS))
+@pytest.mark.parametrize("value", [b": 00-4bf92f3577b34da6-01", b":", b":a", b":  a b  "])
+def test_each_tracing_field_is_removed_however_it_is_written(name: bytes, value: bytes) -> None:
+    for spelling in (name, name.title(), name.upper()):
+        assert without_tracing(head(spelling + value)) == PLAIN
+        assert without_tracing(PLAIN[:-2] + spelling + value + b"\r\n\r\n") == PLAIN
+
+
+def test_several_tracing_fields_are_removed() -> None:
+    assert without_tracing(head(b"traceparent: 1", b"x-ms-client-request-id: 2", b"baggage: 3")) == PLAIN
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"traceparents: 1",
+        b"x-traceparent: 1",
+        b"traceparent : 1",
+        b" traceparent: 1",
+        b"traceparent: 1\r\n folded",
+        b"traceparent: 1\r\n\tfolded",
+        b"traceparent: \xe4",
+        b"traceparent: a\tb",
+        b"traceparent: a\x00b",
+        b"traceparent: a\nb: c",
+        b"traceparent: a\rb: c",
+        b"traceparent",
+        b"x-ms-return-client-request-id: true",
+        b"user-agent: a",
+    ],
+)
+def test_everything_else_stays(line: bytes) -> None:
+    assert without_tracing(head(line)) == head(line)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PLAIN + b"traceparent: 1\r\n",
+        PLAIN + b"traceparent: 1\r\n\r\n",
+        PLAIN[:-2] + b"\r\n\r\ntraceparent: 1\r\n\r\n",
+        PLAIN[:-2] + b"traceparent: 1\r\n",
+        PLAIN[:-2] + b"traceparent: 1",
+        b"traceparent: 1\r\n" + PLAIN,
+        b"\r\ntraceparent: 1\r\n" + PLAIN,
+        b"\r\ntraceparent: 1" + PLAIN,
+    ],
+)
+def test_what_is_no_complete_head_does_not_become_one(data: bytes) -> None:
+    assert without_tracing(data) != PLAIN
+
+
+class _Reading:
+    """What llhttp finds in bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.requests = 0
+        parser = httptools.HttpRequestParser(self)
+        parser.feed_data(data)
+        self.found = (parser.get_method(), parser.get_http_version(), self.url)
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_message_complete(self) -> None:
+        self.requests += 1
+
+
+_LINES = st.sampled_from(
+    [
+        *(
+            b"traceparent: 1",
+            b"Traceparent:2",
+            b"X-Ms-Client-Request-Id: 3",
+            b"x-ms-client-request-id:",
+            b"baggage: a=b",
+        ),
+        *(
+            b"Host: localhost",
+            b"Metadata: true",
+            b"metadata: false",
+            b" folded",
+            b"\tfolded",
+            b"",
+            b"traceparent",
+            b"a: b",
+        ),
+        *(b"traceparent: \xe4", b"GET /b HTTP/1.1", b"traceparent: 1\n", b"\rtraceparent: 1", b"Connection: close"),
+    ]
+)
+
+
+@given(before=st.lists(_LINES, max_size=6), after=st.lists(_LINES, max_size=4), cut=st.integers(0, 30))
+@example(before=[b"traceparent: 1"], after=[], cut=0)
+def test_heads_that_are_alike_without_tracing_are_alike(before: list[bytes], after: list[bytes], cut: int) -> None:
+    data = b"\r\n".join([b"GET /a HTTP/1.1", *before, b"", b"", *after])
+    data = data[: len(data) - cut]
+    plain = without_tracing(data)
+    if plain == data:
+        return
+    try:
+        expected = _Reading(plain)
+    except httptools.HttpParserError:
+        return
+    if expected.requests != 1 or plain.find(b"\r\n\r\n") != len(plain) - 4:
+        return  # it is never a known head
+    found = _Reading(data)
+    assert (found.requests, found.found) == (1, expected.found)
+    assert data.find(b"\r\n\r\n") == len(data) - 4
+    rest = [field for field in found.headers if field[0] not in TRACING_FIELDS]
+    assert rest == [field for field in expected.headers if field[0] not in TRACING_FIELDS]
