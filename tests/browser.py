@@ -59,7 +59,7 @@ class Browser:
         return self._ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def resize(self, width: int, height: int, *, dark: bool = False) -> None:
-        """Give the page this size in CSS pixels, and a light or dark ground."""
+        """Set the size of the page in CSS pixels, and a light or dark background."""
         self.devtools(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )

@@ -50,7 +50,7 @@ _numbers = itertools.count(1)
 
 
 def unused(target: str) -> str:
-    """Return a target that nobody has asked for: it differs in a parameter that IMDS passes over."""
+    """Return an unused target: it differs in a parameter that IMDS ignores."""
     return f"{target}{'&' if '?' in target else '?'}unused={next(_numbers)}"
 
 
@@ -91,9 +91,9 @@ def most_in_a_second(times: Sequence[float]) -> int:
 
 
 def talk(port: int, sent: bytes | Sequence[bytes], *, wait: float = 5.0, pause: float = 0.0) -> bytes:
-    """Send raw bytes (in pieces, `pause` seconds apart) and give all that comes until the other side closes.
+    """Send raw bytes (in pieces, `pause` seconds apart) and return all bytes until the other side closes.
 
-    Gives what came so far if it does not close within `wait` seconds.
+    Return the bytes so far if it does not close within `wait` seconds.
     """
     pieces = [sent] if isinstance(sent, bytes) else sent
     received = b""
@@ -110,7 +110,7 @@ def talk(port: int, sent: bytes | Sequence[bytes], *, wait: float = 5.0, pause: 
 
 
 class ProxyProcess:
-    """`python -m imdsproxy`, running, with its log at hand."""
+    """A running `python -m imdsproxy`, with its log."""
 
     def __init__(self, process: subprocess.Popen[str] | forkserver.ForkedProcess, log: Path, port: int) -> None:
         self.process = process
@@ -210,7 +210,7 @@ def ended(*arguments: str, module: str = "imdsproxy", **settings: object) -> sub
 
 
 def refused_start(port: int = 0, **settings: Any) -> str:
-    """Start the proxy with settings that it cannot use, named in lower case; gives the one line that it says."""
+    """Start the proxy with settings that it cannot use, named in lower case. Return its one line of output."""
     done = ended(port=port, **settings)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -218,7 +218,7 @@ def refused_start(port: int = 0, **settings: Any) -> str:
 
 
 def wait_until(true: object, seconds: float = 15.0) -> None:
-    """Wait until the callable gives something true."""
+    """Wait until the callable returns a true value."""
     end = time.monotonic() + seconds
     while not true():  # type: ignore[operator]
         assert time.monotonic() < end, "waited too long"

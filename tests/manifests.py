@@ -52,7 +52,7 @@ class Container:
 
     @property
     def stays(self) -> bool:
-        """Whether it is a native sidecar: an init container that goes on while the pod runs."""
+        """Whether it is a native sidecar: an init container that runs as long as the pod."""
         return self.fields.get("restartPolicy") == "Always"
 
     @property

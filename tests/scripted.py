@@ -167,7 +167,7 @@ class Stage:
         return asyncio.get_running_loop().create_task(self.get(target, **more))
 
     def tokens(self) -> int:
-        """Give the tokens of the general budget that could be taken now."""
+        """Return the available permits of the general budget."""
         return self.proxy.fetcher.limiters[BudgetClass.GENERAL].budget.available(self.now)
 
     async def many(self, count: int, target: str = INSTANCE) -> list[RequestRecord]:

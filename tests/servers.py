@@ -16,7 +16,7 @@ _END_SECONDS = 10.0
 
 
 class Server(ABC):
-    """Gives each connection to `serve`, in a thread of its own, while its context lasts.
+    """Passes each connection to `serve`, in a thread of its own, until its context ends.
 
     Listens on a free port of loopback. At the end of the context the connections still open are cut, and then no
     thread and no socket of the server is left; a `serve` that takes longer than ten seconds to notice fails the test.
@@ -82,7 +82,7 @@ class Server(ABC):
 
 
 class AnsweringServer(Server):
-    """A server of few words: `answer` gives the bytes to send for a request's head; it keeps the heads."""
+    """A simple server: `answer` returns the bytes to send for a request's head. It records the heads."""
 
     def __init__(self, answer: Callable[[bytes], bytes]) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def ok(body: bytes, *fields: bytes, status: bytes = b"200 OK", length: int | Non
 
 @contextlib.contextmanager
 def forbidden_port() -> Iterator[int]:
-    """Return a port of loopback that is open and to which nobody may connect before the context ends."""
+    """Return a listening port of loopback at which connections are not accepted until the context ends."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         yield int(listener.getsockname()[1])

@@ -79,12 +79,12 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         return timer
 
     def run_on(self, seconds: float = 0.0) -> None:
-        """Let so much time pass, and all happen that is due by its end."""
+        """Advance the time, and run everything that is due by then."""
         self._steps.end = on_the_grid(self._steps.now + seconds)
         self.run_forever()
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """Call a function within the loop, and let all happen that is due."""
+        """Call a function within the loop, and run everything that is due."""
         results: list[Result] = []
         self.call_soon(lambda: results.append(function()))
         self.run_on()

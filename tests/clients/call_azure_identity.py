@@ -1,4 +1,4 @@
-"""Request tokens by azure-identity. The request is JSON on standard input, the result JSON on standard output.
+"""Request tokens by azure-identity. The argument is a request in JSON; the result is JSON on standard output.
 
 `{"credential": class name, "options": its parameters, "resources": [...], "wait": true, "hard": true}`. With `wait`
 it says `ready` once everything is loaded, and goes on when it is sent a line. With `hard` it goes to 169.254.169.254.

@@ -1,4 +1,4 @@
-"""Request tokens, or the region, by msal. The request is JSON on standard input, the result JSON on standard output.
+"""Request tokens, or the region, by msal. The argument is a request in JSON; the result is JSON on standard output.
 
 `{"identity": parameters of UserAssignedManagedIdentity, or {} for the machine's own, "resources": [...]}`, or
 `{"region": true}`. With `hard` it goes to 169.254.169.254; finding the region always does.

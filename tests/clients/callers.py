@@ -108,7 +108,7 @@ def start(case: Case, env: Mapping[str, str], resources: Sequence[str] = (), **m
 
 
 def result(process: Client, seconds: float = PATIENCE) -> list[Got]:
-    """Wait for a client and give its tokens; AssertionError with what it said if it failed."""
+    """Wait for a client and return its tokens. Raise AssertionError with its output if it failed."""
     try:
         out, err = process.communicate(timeout=seconds)
     finally:

@@ -71,7 +71,7 @@ class Played:
         return {case.name: start(case, environment(home, url)) for case in cases}
 
     def end(self, started: dict[str, Client]) -> dict[str, Got]:
-        """Wait for these clients; who fails is told in `failed`."""
+        """Wait for these clients, and add those that fail to `failed`."""
         got = {}
         for name, process in started.items():
             try:

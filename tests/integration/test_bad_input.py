@@ -62,7 +62,7 @@ REFUSED_EACH_TIME = {
 
 
 def asked_directly(imds: EmulatorServer, target: str, status: int, words: bytes) -> tuple[str, Answer]:
-    """Return a target of this kind that nobody has asked for, and what IMDS itself says of it, which is this."""
+    """Return an unused target of this kind, and the status and words of IMDS's answer to it."""
     target = unused(target)
     real = get(imds.port, target)
     assert real.status == status

@@ -183,7 +183,7 @@ def head_of(target: str = INSTANCE, *fields: str, method: str = "GET", version: 
 
 
 def known(port: int | Path, target: str = INSTANCE) -> bytes:
-    """Make a head known, and give it."""
+    """Make a head known, and return it."""
     head = head_of(target)
     with Client(port) as client:
         for _ in range(4):
@@ -193,7 +193,7 @@ def known(port: int | Path, target: str = INSTANCE) -> bytes:
 
 
 def rename(imds: EmulatorServer) -> str:
-    """Return the machine another name, so that a new document is told from an old one."""
+    """Change the name of the machine, so that a new document differs from an old one."""
     name = f"vm-{next(_numbers)}"
     imds.emulator.instance["compute"]["name"] = name
     return name
@@ -330,7 +330,7 @@ def watch(proxy: ProxyProcess, target: str, life: float) -> Watched:
 
 
 def test_repeated_answers_grow_older_second_by_second(proxy: ProxyProcess) -> None:
-    """`Age` counts up, `ttl` and a token's `expires_in` down, each at its time; a head never seen is told the same."""
+    """`Age` counts up; `ttl` and a token's `expires_in` count down. An unknown head gets the same figures."""
     lives = {INSTANCE: 600, LEAF: 600, LOAD_BALANCER: 30, TOKEN: 0, "/metadata/instance/no?api-version=2021-02-01": 5}
     with contextlib.ExitStack() as stack:
         watched = [watch(proxy, unused(target), life) for target, life in lives.items()]

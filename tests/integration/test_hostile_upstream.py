@@ -148,7 +148,7 @@ _numbers = itertools.count()
 
 
 def target(path: str = "/metadata/instance") -> str:
-    """Return a target that nobody has asked for yet."""
+    """Return an unused target."""
     return f"{path}?api-version=2021-02-01&number={next(_numbers)}"
 
 
@@ -523,7 +523,7 @@ def test_cookies_and_challenges_are_ignored(proxy: ProxyProcess, upstream: Upstr
 
 @pytest.mark.parametrize("gap", [0.0, 0.05], ids=["at-once", "later"])
 def test_bytes_behind_an_answer_do_not_belong_to_the_next(proxy: ProxyProcess, upstream: Upstream, gap: float) -> None:
-    """A body longer than announced must not become the answer to whoever asks next: two identities' tokens."""
+    """The surplus of a body must not become the next client's answer, such as another identity's token."""
     first = b'{"access_token":"first","expires_in":"86399"}'
     stray = b'{"access_token":"%b","expires_in":"86399"}' % SECRET.encode()
 

@@ -53,7 +53,7 @@ posix_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has 
 
 
 class Command:
-    """A program of ours that runs until it is ended; what it says is at hand."""
+    """A running command of the project, with its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], out: Path, log: Path) -> None:
         self.process = process
@@ -69,7 +69,7 @@ class Command:
         return self._log.read_text(encoding="utf-8")
 
     def found(self, pattern: str) -> str:
-        """Wait until it has said this, on either stream, and give the first group."""
+        """Wait until this pattern is in its output, and return the first group."""
         found: list[re.Match[str]] = []
 
         def said() -> bool:
@@ -81,7 +81,7 @@ class Command:
         return found[0][1]
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and give the exit status."""
+        """Send a signal and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(15)
 
@@ -821,7 +821,7 @@ def is_gone(pid: int) -> bool:
 
 @contextlib.contextmanager
 def demo(folder: Path) -> Iterator[tuple[Command, int]]:
-    """Run the demo; gives it and the emulator's process id."""
+    """Run the demo, and yield it with the emulator's process id."""
     pid = 0
     with running(folder, "demo") as command:
         try:

@@ -158,7 +158,7 @@ os.execv(command[0], command)
 
 
 class Manager:
-    """Holds listening sockets and hands them to one proxy after another, as systemd does."""
+    """Holds listening sockets and passes them to one proxy after another, as systemd does."""
 
     def __init__(self, folder: Path, upstream: str) -> None:
         self.path = folder / "inherited.sock"

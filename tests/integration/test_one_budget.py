@@ -34,7 +34,7 @@ LEASE = 9.5
 
 @pytest.fixture
 def slow_imds() -> Iterator[EmulatorServer]:
-    """IMDS that answers all it is asked, but takes its time, so that tokens are held when somebody is killed."""
+    """Yield a slow IMDS that answers every request, so that permits are lent when a proxy is killed."""
     emulator = Emulator(rate=0, latency=0.1)
     with run_in_thread(emulator) as server:
         yield server
@@ -82,7 +82,7 @@ def kill(proxy: ProxyProcess) -> None:
 def played(
     folder: Path, slow_imds: EmulatorServer, trouble: Callable[[list[ProxyProcess], contextlib.ExitStack], None]
 ) -> list[float]:
-    """Let a few busy proxies run into trouble; gives when requests reached IMDS."""
+    """Run a few busy proxies through an event, and return when requests reached IMDS."""
     arrivals = Arrivals(slow_imds, "/metadata")
     with contextlib.ExitStack() as stack:
         proxies = [stack.enter_context(busy_proxy(folder, slow_imds))[0] for _ in range(PROXIES)]

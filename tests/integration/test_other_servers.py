@@ -45,7 +45,7 @@ async def _ready(client: Client) -> None:
 
 
 def run(fresh_imds: EmulatorServer, visit: Visit, **flags: str) -> None:
-    """Let a client visit an application of its own; the client gives no target extension."""
+    """Yield a client of an application of its own, without the target extension."""
 
     async def running() -> None:
         application = create_app(load({"upstream": fresh_imds.url, **flags}, {}).settings.config())

@@ -174,7 +174,7 @@ def test_all_clients_wait_for_the_slow_first_request(start: Start) -> None:
 
 def test_slow_first_request_continues_for_pollers_that_reconnect(start: Start) -> None:
     async def impatient(port: int) -> Answer:
-        """Give up after a while and ask anew, as clients with a time limit do."""
+        """Disconnect after a while and repeat the request, as clients with a timeout do."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.4), Poller(port) as poller:

@@ -129,7 +129,7 @@ def descriptors(process: ProxyProcess) -> int:
 
 @contextlib.contextmanager
 def descriptor_limit(soft: int) -> Iterator[None]:
-    """Let this process, and whatever it starts meanwhile, open so many files."""
+    """Raise the limit of open files of this process and its children."""
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 5000:
         pytest.skip("the system allows too few open files")

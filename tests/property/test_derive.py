@@ -62,7 +62,7 @@ def cut_out(whole: Response, top: tuple[str, ...], way: tuple[str, ...], version
 
 
 def assert_alike(machine: answers.Machine, version: str, *, complete: bool) -> int:
-    """Hold every path's derived answer against the emulator's, from every whole above it; gives how many there were."""
+    """Compare the derived answer of every path, from every whole above it, with the emulator's. Return their number."""
     document = documents.at_version(machine.instance, version)
     compared = 0
     for way, node in nodes(document):

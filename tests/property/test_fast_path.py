@@ -313,7 +313,7 @@ class Leave(NamedTuple):
 
 
 class Told(NamedTuple):
-    """The server is told something: to drop all entries, to let a connection end, to stop."""
+    """The server gets a command: drop all entries, end a connection, stop."""
 
     word: str
     connection: int = 0
@@ -435,7 +435,7 @@ class _Log(logging.Handler):
 
 @contextlib.contextmanager
 def logged() -> Iterator[_Log]:
-    """Keep what the proxies log, and keep it from everybody else."""
+    """Capture the log of the proxies."""
     log = _Log()
     loggers = [logging.getLogger(name) for name in ("imdsproxy", "uvicorn.error", "asyncio")]
     before = [(logger.level, logger.propagate) for logger in loggers]
@@ -525,7 +525,7 @@ class World:
         return imds_answers(self.sky, sent, self.imds.count)
 
     def _write_every_hit_anew(self) -> None:
-        """Let nothing that was written before be given again, by the full way neither."""
+        """Forget every rendered hit, so that the full path renders again too."""
         find, store = self.proxy.hit, self.proxy.store
 
         def hit(key: Key, endpoint: str, now: float) -> RenderedHit | None:
@@ -813,7 +813,7 @@ def steady_pauses() -> Iterator[None]:
 
 
 def compare(house: House, history: Sequence[Step], fast: type[Connection] = FAST_PATH) -> Counter[str]:
-    """Live through a history with the fast path and without it; gives by which way how many requests went with it."""
+    """Run a history with the fast path and without it. Return the number of requests on each path."""
     with (
         logged() as log,
         steady_pauses(),
@@ -906,7 +906,7 @@ def _borrowing(make: Callable[[bytes], bytearray | memoryview]) -> Callable[[byt
 def test_reads_of_other_buffer_types_are_answered_like_bytes(
     way: type[Connection], make: Callable[[bytes], bytearray | memoryview], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Windows' own event loop hands over a bytearray."""
+    """Windows' event loop passes a bytearray."""
     others: list[Step] = [Repeat(2, other, 3, 0.25) for other in (*WISHES, *OTHERS, *REFUSED)]
     halves: list[Step] = [Send(1, (one[:20], one[20:])) for one in (*HITS, *REFUSED)]
     history = [*KNOWN, *others, *(Repeat(0, hit, 4, 0.01) for hit in HITS), *halves, *KNOWN]

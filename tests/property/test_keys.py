@@ -128,7 +128,7 @@ def test_reordering_and_re_encoding_never_change_the_key(data: st.DataObject, me
 
 
 def told_apart(raw: bytes) -> tuple[bytes, list[bytes]]:
-    """Return what of a target a reader could tell apart: all but the order of parameters with different names."""
+    """Return the meaning of a target: everything but the order of parameters with different names."""
     path, _, query = raw.partition(b"?")
     return path, sorted(query.split(b"&"))
 

@@ -149,7 +149,7 @@ class ProxyMachine(RuleBasedStateMachine):
         self.perform(hang_up())
 
     def look(self, index: int, done: asyncio.Task[RequestRecord]) -> None:
-        """Keep what is wrong: nobody would see what a callback raises."""
+        """Store the error for the next invariant, because the event loop would swallow it."""
         if done.cancelled():
             return
         try:

@@ -36,7 +36,7 @@ seconds = st.one_of(
 
 @dataclass(frozen=True)
 class Step:
-    """After a while the weather changes or the wall clock jumps, and then somebody asks."""
+    """A step: time passes, IMDS changes its state or the wall clock jumps, then a client sends a request."""
 
     pause: float
     who: int
@@ -59,7 +59,7 @@ steps = st.builds(
 
 @dataclass
 class Issuer:
-    """Gives each identity the same token until `renews_before` of it is left; knows when each expires."""
+    """Issues the same token to an identity until only `renews_before` of its life is left."""
 
     lives: list[float]
     renews_before: float

@@ -239,27 +239,27 @@ def test_shutdown_answers_the_waiting_clients() -> None:
 
 def test_finished_fetch_is_removed_only_if_it_is_still_listed() -> None:
     async def scenario() -> None:
-        flights = CollapsedFetches[None]()
+        fetches = CollapsedFetches[None]()
         gates = [asyncio.Event(), asyncio.Event()]
         key = (Stage().request(INSTANCE).target.key, "")
 
-        def fly(gate: asyncio.Event) -> object:
-            async def one(_flight: CollapsedFetch[None]) -> Failure:
+        def held(gate: asyncio.Event) -> object:
+            async def one(_fetch: CollapsedFetch[None]) -> Failure:
                 await gate.wait()
                 return Failure(FailureKind.RESET, "")
 
             return one
 
-        first = flights.start(key, fly(gates[0]))  # type: ignore[arg-type]
-        flights.forget(lambda _key: True)
-        second = flights.start(key, fly(gates[1]))  # type: ignore[arg-type]
+        first = fetches.start(key, held(gates[0]))  # type: ignore[arg-type]
+        fetches.forget(lambda _key: True)
+        second = fetches.start(key, held(gates[1]))  # type: ignore[arg-type]
         gates[0].set()
         await first.future
-        assert flights.under_way(key) is second
+        assert fetches.under_way(key) is second
         assert (first.keeps, second.keeps) == (False, True)
         gates[1].set()
         await second.future
-        assert flights.under_way(key) is None
+        assert fetches.under_way(key) is None
 
     virtual.run(scenario())
 
@@ -291,16 +291,16 @@ def test_removing_a_disconnected_client_searches_no_others() -> None:
         stage.imds.latency = 1e6
         asked = [stage.start(f"/metadata/reprovisiondata?x={number}") for number in range(600)]
         await asyncio.sleep(1)
-        flights = stage.proxy.fetches
-        assert len(flights) == 600
-        known, flights._tasks = flights._tasks, Unsearchable(flights._tasks)
+        fetches = stage.proxy.fetches
+        assert len(fetches) == 600
+        known, fetches._tasks = fetches._tasks, Unsearchable(fetches._tasks)
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
         assert {task.cancelled() for task in asked} == {True}
-        assert len(flights) == 256, "those that are at the daemon are seen out"
-        flights._tasks = {task: flight for task, flight in known.items() if not task.done()}
-        await flights.close()
+        assert len(fetches) == 256, "those that are at the daemon are seen out"
+        fetches._tasks = {task: fetch for task, fetch in known.items() if not task.done()}
+        await fetches.close()
 
     virtual.run(scenario())
 
@@ -311,13 +311,13 @@ def test_thousands_of_disconnected_clients_leave_nothing_in_memory() -> None:
         stage.imds.latency = 5.0
         first, *others = [stage.start(INSTANCE) for _ in range(2_000)]
         await asyncio.sleep(1)
-        (flight,) = stage.proxy.fetches._tasks.values()
-        assert flight.future._callbacks == [] or not flight.future._callbacks, "they would be searched one by one"
+        (fetch,) = stage.proxy.fetches._tasks.values()
+        assert fetch.future._callbacks == [] or not fetch.future._callbacks, "they would be searched one by one"
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        assert len(flight._patient) == 1
+        assert len(fetch._patient) == 1
         assert (await first).response.status == 200
-        assert not flight._patient
+        assert not fetch._patient
 
     virtual.run(scenario())

@@ -185,7 +185,7 @@ class TestBusy:
 
 
 class TestSilence:
-    """No connection is taken, and none refused: packets are lost, as while the machine's host is mended."""
+    """Connections are neither accepted nor refused: packets are lost, as during the maintenance of the host."""
 
     SILENT = Failure(FailureKind.SILENT, "no connection within 2 s", sent=False)
 

@@ -39,9 +39,9 @@ FAILURES: dict[str, tuple[Response | Failure, int]] = {
 
 @dataclass
 class Issuer:
-    """IMDS's identity endpoint; it knows when each token expires, by the token's own name.
+    """The identity endpoint of IMDS. The name of a token states when it expires.
 
-    With `renews_before` it gives the same token, with less and less of its life, until that little is left of it.
+    With `renews_before`, it issues the same token until only that much of its life is left.
     """
 
     life: Callable[[str], int] = lambda _target: LIFE

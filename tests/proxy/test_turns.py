@@ -36,7 +36,7 @@ def test_token_request_does_not_wait_behind_a_flood_of_instance_requests() -> No
 
 
 async def pass_through(limiter: Limiter, client: str, kind: str = "") -> float:
-    """Take a token and give it back at once; gives the seconds that it took to get it."""
+    """Take a permit and release it at once. Return the seconds that it took to get it."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     token = await limiter.acquire(Ticket(Peer(client), kind))

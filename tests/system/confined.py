@@ -64,7 +64,7 @@ class Confinement:
     """The system calls that the command tries and does without; they fail as in the unit."""
 
     def write(self, path: Path) -> str:
-        """Write the specification there, and give its path."""
+        """Write the specification to a file, and return its path."""
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
         return str(path)
 

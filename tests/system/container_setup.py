@@ -136,7 +136,7 @@ def _lay_files(root: Path, mounts: list[_Mount]) -> None:
 
 
 def _make_targets(here: Path, stage: Path, mounts: list[_Mount]) -> None:
-    """Make the targets that do not exist, in overlays, so that they are no part of anybody's files."""
+    """Create missing mount targets in overlays, so that no file of the machine changes."""
     overlays: list[Path] = []
     wanted = [_Mount("/", folder, read_only=True) for folder in ("/proc", "/sys", "/dev")]
     for mount in [*wanted, *mounts]:

@@ -102,7 +102,7 @@ def run_contained(
     workdir: str = "/",
     timeout: float = 30,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and give its output as text, whatever its status. TimeoutExpired after `timeout` s."""
+    """Run a command to its end and return its output as text, for any status. TimeoutExpired after `timeout` s."""
     setup = _setup(
         command,
         root=root,

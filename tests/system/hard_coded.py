@@ -32,7 +32,7 @@ MOST_OFF = 2
 
 @dataclass(frozen=True)
 class Client:
-    """A caller of `tests/clients`, its order, and what it says when it has found out all it wants to know.
+    """A caller of `tests/clients`, its request, and its complete result.
 
     Where it is Debian's, `package` names the folder in .debian/. An impatient one waits a fifth of a second for an
     answer, and goes on with `nothing`.
@@ -47,7 +47,7 @@ class Client:
 
     @property
     def impatient(self) -> bool:
-        """Whether it gives up so soon that it cannot outlast any trouble."""
+        """Whether its timeout is too short to outlast a failure of IMDS."""
         return self.nothing is not None
 
     @property
@@ -58,7 +58,7 @@ class Client:
         return ""
 
     def ask(self, host: Host, **more: Any) -> Any:
-        """Run it in a host to its end and give what it says; AssertionError if it fails."""
+        """Run it in a host to its end and return its output. Raise AssertionError if it fails."""
         with host.inside():
             env = environment(Path(os.devnull), MADE_NETWORK=network())
         if self.package:
@@ -69,7 +69,7 @@ class Client:
         return json.loads(host.run("env", "-i", *variables, *asked, user=ORDINARY_USER, timeout=120).stdout)
 
     def found(self, host: Host) -> Any:
-        """Ask, and give what it found out, to be compared with `truth`."""
+        """Run it, and return its result, to be compared with `truth`."""
         said = self.ask(host)
         if "resources" not in self.order:
             return (said[0] if isinstance(said, list) else said)["got"]

@@ -123,9 +123,9 @@ class Host:
         timeout: float = 30,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end and give its output as text. AssertionError with that output if it fails.
+        """Run a command to its end and return its output as text. Raise AssertionError with the output if it fails.
 
-        `check=False` gives a failed command too. `env` comes on top of `environment(user)`. TimeoutExpired after
+        With `check=False`, return a failed command too. `env` is added to `environment(user)`. TimeoutExpired after
         `timeout` seconds.
         """
         with self.inside():

@@ -54,7 +54,7 @@ class Image:
 
     @property
     def command(self) -> list[str]:
-        """What a runtime executes where nobody names a command."""
+        """What a runtime executes by default."""
         return [*self.config["Entrypoint"], *self.config["Cmd"]]
 
     def env(self, **settings: object) -> dict[str, str]:
@@ -88,7 +88,7 @@ class Builder:
         self._buildah("commit", "--quiet", "--rm", empty, _base())
 
     def build(self, tag: str, *flags: str, context: Path = ROOT, dockerfile: Path = DOCKERFILE) -> str:
-        """Build an image and give its name. AssertionError, with what was said, if that fails."""
+        """Build an image and return its name. Raise AssertionError with the output if the build fails."""
         # Layers would each be a copy of all files.
         self._buildah(
             "build",

@@ -43,7 +43,7 @@ _numbers = itertools.count(1)
 
 @contextlib.contextmanager
 def pod_network(node: Host, number: int) -> Iterator[tuple[Host, str]]:
-    """Make one more pod's network in the node's bridge, and give it with its address."""
+    """Make the network of another pod in the node's bridge, and return it with its address."""
     with Host(f"pod{number}") as pod:
         link(node, f"veth{number}", pod, "eth0")
         node.ip(f"link set veth{number} master cbr0")
@@ -72,9 +72,9 @@ class RunningContainer:
         return found
 
     def tell(self) -> None:
-        """Tell it to end (SIGTERM). One that has just begun is given a moment to be ready for that.
+        """Send SIGTERM. A container that has just started gets a moment to install its handler.
 
-        The kernel keeps from the first process of a namespace whatever signal that does not handle.
+        The kernel does not deliver a signal to the first process of a namespace without a handler.
         """
         with contextlib.suppress(AssertionError):
             wait_until(lambda: self.status is not None or self._heeds_its_end(), 2)
@@ -204,7 +204,7 @@ class RunningPod:
                 _wait(running, end)
 
     def wait_until_completed(self) -> int:
-        """Wait until the pod's own containers end by themselves, end the sidecars, and give the worst status."""
+        """Wait until the pod's own containers end by themselves, end the sidecars, and return the worst status."""
         own = [self.containers[one.name] for one in self.pod.own_containers]
         wait_until(lambda: all(one.status is not None for one in own), 60)
         self.end_sidecars(time.monotonic() + self.pod.grace)
@@ -274,7 +274,7 @@ class Node:
 
     @contextlib.contextmanager
     def running(self, pod: Pod, host: Host, address: str) -> Iterator[RunningPod]:
-        """Start a pod in this network, and end it on the way out if nobody has before."""
+        """Start a pod in this network, and end it with the context unless it has ended."""
         with self._pod(pod, host, address) as running:
             running.start()
             yield running

@@ -158,7 +158,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 def test_client_finds_out_what_it_wants_to_know(played: Played, client: Client) -> None:
-    """One that waits 0.2 s gets nothing while IMDS is in trouble and the cache is cold: the next to ask gets it."""
+    """A client with a timeout of 0.2 s gets nothing while IMDS fails and the cache is cold; a later one does."""
     need(client)
     hopeless = client.impatient and played.situation.too_slow
     assert played.found[client.name] == (client.nothing if hopeless else client.truth)
@@ -192,7 +192,7 @@ def test_proxy_that_was_told_what_to_fetch_serves_the_impatient_from_the_first_m
 
 
 def test_probe_costs_imds_nothing(azure: Azure) -> None:
-    """DefaultAzureCredential asks once without the Metadata header: any answer tells it that IMDS is there."""
+    """DefaultAzureCredential sends a probe without `Metadata`. Any answer means that IMDS is there."""
     with azure.running_proxy() as proxy:
         azure.redirect()
         assert DEFAULT.found(azure.vm) == DEFAULT.truth

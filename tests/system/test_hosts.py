@@ -91,7 +91,7 @@ with Host("one") as one, one.start("sleep", "300", user=int(sys.argv[1])) as pro
 
 
 def _ended(pid: str) -> bool:
-    """Whether a process has only its exit status left, which whoever inherited it may never read."""
+    """Return whether a process is a zombie, whose new parent may never read its exit status."""
     return Path("/proc", pid, "stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] == "Z"
 
 

@@ -79,14 +79,14 @@ def seen(pod: RunningPod) -> list[str]:
 
 
 def wait_for_rounds(pod: RunningPod, rounds: int) -> list[str]:
-    """Wait until the example program has asked for both of its targets so often from now on, and give those answers."""
+    """Wait until the example program has requested both of its targets this often, and return the answers."""
     before = len(seen(pod))
     wait_until(lambda: len(seen(pod)) >= before + 2 * rounds, 30)
     return seen(pod)[before:]
 
 
 def ended_well(pod: RunningPod, *names: str) -> bool:
-    """Whether these have ended by themselves, in this order, each told only after the one before had ended."""
+    """Return whether these ended in this order, each signalled only after the one before had ended."""
     found = [pod[name] for name in names]
     assert [one.status for one in found] == [0] * len(found), [pod.log(name) for name in names]
     for before, after in itertools.pairwise(found):
@@ -207,7 +207,7 @@ def test_redirected_sidecar_and_a_plain_one_share_the_file_by_their_group(
 
 
 def ask_distinct(pod: RunningPod) -> list[int]:
-    """Ask a pod's proxy for six targets that nobody else asks for, and give the statuses."""
+    """Request six unused targets from a pod's proxy, and return the statuses."""
     number = pod.address.rpartition(".")[2]
     targets = [f"{PROXY}/metadata/instance/compute?api-version=2021-02-01&unused={number}-{one}" for one in range(6)]
     return [pod.host.fetch(target, timeout=30).status for target in targets]

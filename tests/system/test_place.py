@@ -28,7 +28,7 @@ while True:
 
 @contextlib.contextmanager
 def serving_in_its_place(azure: Azure, user: int) -> Iterator[None]:
-    """Let this user listen at the proxy's port, at every address of vm."""
+    """Listen as this user at the proxy's port, at every address of vm."""
     log = azure.folder / f"in-its-place-{user}.log"
     with azure.vm.start(sys.executable, "-ISc", _SERVE, str(PROXY_PORT), user=user, log=log):
         wait_until(lambda: "listening" in log.read_text(encoding="utf-8"))

@@ -125,7 +125,7 @@ class _Connection(HTTPConnection):
 
 
 def ask(manager: Manager, kind: str) -> str:
-    """Ask over a connection of its own; gives a status, why it was refused, or `cut` if that was after connecting."""
+    """Send a request over a new connection. Return the status, why it was refused, or `cut` if it was cut off later."""
     connection = _Connection(manager, kind)
     try:
         connection.connect()

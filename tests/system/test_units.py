@@ -205,7 +205,7 @@ def test_files_mean_the_same_places_and_the_same_user() -> None:
 
 
 def allowed_calls(settings: dict[str, list[str]]) -> list[str]:
-    """Return the system calls that SystemCallFilter= leaves: the first list allows, those with a tilde take away."""
+    """Return the system calls that SystemCallFilter= allows: the first list, less those with a tilde."""
     known: dict[str, list[str]] = {}
     group = ""
     for line in run("systemd-analyze", "--no-pager", "syscall-filter").splitlines():

@@ -121,11 +121,11 @@ class Azure:
         return [arrival for arrival in arrivals if arrival.target.startswith(target)]
 
     def faults(self, *faults: dict[str, Any]) -> None:
-        """Make trouble at IMDS, each as the emulator's `/-/faults` reads it, e.g. `{"status": 410, "for": 20}`."""
+        """Add faults at IMDS, as the emulator's `/-/faults` reads them, e.g. `{"status": 410, "for": 20}`."""
         self._steer("POST", "/-/faults", list(faults))
 
     def no_faults(self) -> None:
-        """End all trouble at IMDS."""
+        """Remove all faults at IMDS."""
         self._steer("DELETE", "/-/faults")
 
     def event(self, **event: object) -> None:

@@ -41,7 +41,7 @@ def request(target: bytes, *fields: bytes, method: bytes = b"GET", body: bytes =
 
 
 def converse(port: int, sent: bytes | Sequence[bytes], answers: int = 1, *, head: bool = False) -> list[Answer]:
-    """Send the pieces over one connection and give so many answers, or fewer if it ends before."""
+    """Send the pieces over one connection, and return `answers` answers, or fewer if it ends before."""
     found: list[Answer] = []
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -56,7 +56,7 @@ def converse(port: int, sent: bytes | Sequence[bytes], answers: int = 1, *, head
 
 
 def until_closed(port: int, sent: bytes | Sequence[bytes]) -> list[Answer]:
-    """Send and give every answer that comes before the proxy closes, which it has to."""
+    """Send, and return every answer until the proxy closes the connection, which it must."""
     began = time.monotonic()
     received = io.BytesIO(talk(port, sent, wait=8, pause=0 if isinstance(sent, bytes) else 0.02))
     assert time.monotonic() - began < 7, "the connection was not closed"

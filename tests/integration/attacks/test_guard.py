@@ -309,7 +309,7 @@ def test_absolute_target_for_another_host_is_forbidden_everywhere(
 def test_spelling_of_one_client_does_not_affect_others(
     start: Starter, tmp_path_factory: pytest.TempPathFactory, kind: str, fast: bool
 ) -> None:
-    """An upstream that answers some spellings otherwise: whoever asks first must not decide for all."""
+    """An upstream that answers some spellings differently: the first client must not decide for all."""
 
     def answer(head: bytes) -> bytes:
         target = head.split(b" ", 2)[1]

@@ -21,7 +21,7 @@ def place(user: int, *, usual: bool = True, recall: Recall | None = None) -> Pla
 
 
 async def wait(places: FairSemaphore, *wanted: Place) -> Waits:
-    """Let these wait, in this order."""
+    """Queue these, in this order."""
     tasks = [asyncio.get_running_loop().create_task(places.acquire(each, 100)) for each in wanted]
     await asyncio.sleep(0)
     return tasks

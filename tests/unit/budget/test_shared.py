@@ -71,7 +71,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def join(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sharer]]:
-    """Join those who share the file, which has been there for a while: a new one's first rest is over."""
+    """Join the proxies that share the file, after the first rest of its permits."""
     sharers = []
 
     def joined(**more: float) -> Sharer:

@@ -195,7 +195,7 @@ def test_read_returns_none_for_impossible_settings(setting: records.Setting) -> 
 
 
 def settings(*told: int | None) -> records.Settings:
-    """Return settings of so many requests each, the rest empty."""
+    """Return settings with these numbers of requests; the other places are empty."""
     found = tuple(None if requests is None else (requests, 1.0) for requests in told)
     return (found + records.NO_SETTINGS)[: records.MOST_SETTINGS]
 

@@ -62,7 +62,7 @@ def test_silent_endpoint_is_full_at_its_share_until_it_answers() -> None:
 
 
 def answer_later_one(shares: Shares, at: float) -> None:
-    """Let IMDS answer another endpoint's request, so that it has read all that was sent before."""
+    """End a request of another endpoint with an answer, so that IMDS has read everything sent before it."""
     shares.lend(99, "y", at, None)
     shares.end(99, at, answered=True)
 

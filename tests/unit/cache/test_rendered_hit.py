@@ -226,7 +226,7 @@ def test_hit_equals_a_new_rendering_until_its_end(found: tuple[Entry, float], sh
 
 @given(fresh_entries())
 def test_same_until_is_the_moment_of_the_first_change(found: tuple[Entry, float]) -> None:
-    """It would be right to write each anew, but nothing would be won by the fast path."""
+    """The hit must be reused until then, because rendering each would lose the gain of the fast path."""
     entry, now = found
     hit = write(entry, "e", now)
     beyond = max(now, hit.until) + ROUNDING

@@ -144,7 +144,7 @@ def test_counters_are_empty_before_the_first_answer() -> None:
 
 
 def test_counters_never_decrease() -> None:
-    """A scraper takes a lower figure for a start anew."""
+    """A scraper reads a lower figure as a restart."""
     metrics, before = Metrics(), 0.0
     for number in range(1, 20):
         metrics.observe(served(), 0.001 * number)

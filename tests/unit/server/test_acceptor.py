@@ -32,7 +32,7 @@ class Listening:
 
 
 class Loop:
-    """An event loop that turns when it is told to."""
+    """An event loop whose turns a test starts."""
 
     def __init__(self) -> None:
         self.reader: Callable[[], None] | None = None

@@ -44,7 +44,7 @@ def message(hit: RenderedHit) -> bytes:
 
 
 class Place:
-    """A proxy with a store that a test fills by hand, and the heads that it knows."""
+    """A proxy with a store that a test fills, and its known heads."""
 
     def __init__(self, heads: int = 1 << 21, **settings: Any) -> None:
         self.clock = FakeClock()

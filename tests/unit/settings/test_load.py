@@ -65,7 +65,7 @@ def one(name: str, text: str) -> object:
 
 
 def refusal(environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> str:
-    """Return what the person is told, which is always one line."""
+    """Return the error message, which is always one line."""
     with pytest.raises(SettingsError) as caught:
         load(flags or {}, environ)
     text = str(caught.value)
