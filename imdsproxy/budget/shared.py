@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -63,12 +64,15 @@ class SharedBudget:
         self._section = section
         self._clock = clock
         loans = (_RANDOM.getrandbits(63) | 1 for _ in itertools.count())
+        self._own = own
         self._budget = Budget(*own, concurrent, loans)
         self._own_budget = Budget(*own, concurrent)
         self._own_permits: dict[int, Permit] = {}
         self._settings = SharedSettings(file, section, own)
         self._late: list[Callable[[Budget], object]] = []
         self._again: asyncio.TimerHandle | None = None
+        self._check_at = -math.inf
+        """When it may be checked again whether the proxy with a stricter setting still runs."""
         self._header: records.Header | None = None
         self._number = 0
         """The number of the newest record that was read or written under this header."""
@@ -238,7 +242,16 @@ class SharedBudget:
         self._number += 1
 
     def _look(self, now: float) -> None:
-        """Update the figures, without the lock."""
+        """Update the figures, without the lock.
+
+        If a stricter setting than this proxy's applies, check under the lock whether its proxy still runs. Otherwise
+        a long expected wait would refuse every request, and none would come as far as `reserve`.
+        """
         record = records.read(self._file.look(), self._section, now)
         if record is not None:
             self._budget.state = record.state
+        requests, window = self._own
+        state = self._budget.state
+        if (state.requests < requests or state.window > window) and now >= self._check_at:
+            self._check_at = now + _LONGEST_UNTIL_LOOK
+            self._change(lambda _budget: True)

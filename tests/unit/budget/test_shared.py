@@ -509,6 +509,21 @@ def test_strictest_setting_ends_with_its_proxy(join: Join, clock: FakeClock, sai
     assert said()[-1] == "the shared budget is 5 requests in 1 s now, the setting of the strictest proxy"
 
 
+@pytest.mark.parametrize("look", ["available", "expected_wait"])
+def test_end_of_the_strictest_proxy_is_noticed_though_nothing_is_taken(join: Join, clock: FakeClock, look: str) -> None:
+    """A request with a long expected wait is refused before it takes a permit."""
+    loose = join()
+    strict = join(requests=1, window=3_600.0)
+    assert loose.budget.expected_wait(0, clock.monotonic()) > 3_000
+    strict.close()
+    strict.close = lambda: None
+    for _ in range(2):
+        clock.advance(1.0)
+        loose.available() if look == "available" else loose.budget.expected_wait(0, clock.monotonic())
+    assert loose.budget.requests == 5
+    assert loose.budget.expected_wait(0, clock.monotonic()) == 0
+
+
 def test_second_strictest_setting_counts_after_the_strictest_ended(join: Join, clock: FakeClock) -> None:
     loose, strict, stricter = join(), join(requests=3), join(requests=2)
     same = join(requests=2)

@@ -568,8 +568,23 @@ def test_sound_setting_is_not_warned_about(name: str, text: str) -> None:
     assert load({}, {f"IMDSPROXY_{name}": text}).warnings == ()
 
 
-def test_rate_warning_depends_on_the_window_and_on_imds() -> None:
-    assert load({}, {"IMDSPROXY_BUDGET_REQUESTS": "300", "IMDSPROXY_BUDGET_WINDOW": "60"}).warnings == ()
+@pytest.mark.parametrize(
+    ("requests", "window", "warned"),
+    [
+        ("300", "60", True),
+        ("5", "60", False),
+        ("6", "1", True),
+        ("5", "0.5", True),
+        ("5", "0.01", True),
+        ("1", "0.2", False),
+    ],
+)
+def test_rate_warning_depends_on_what_may_come_in_one_second(requests: str, window: str, warned: bool) -> None:
+    found = load({}, {"IMDSPROXY_BUDGET_REQUESTS": requests, "IMDSPROXY_BUDGET_WINDOW": window}).warnings
+    assert [IMDS_SAYS in line for line in found] == ([True] if warned else [])
+
+
+def test_rate_warning_is_for_imds_alone() -> None:
     elsewhere = {"IMDSPROXY_BUDGET_REQUESTS": "1000", "IMDSPROXY_UPSTREAM": "http://127.0.0.1:9"}
     assert load({}, elsewhere).warnings == ()
 
