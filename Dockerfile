@@ -1,8 +1,8 @@
-# The image: Debian's Python, the locked packages, this project, and nothing else: no shell, no package manager.
+# The image: only Debian's Python, the locked packages and this project. It has no shell and no package manager.
 # It needs BuildKit or buildah. docs/container.md says how to build and run it.
 #
 #   docker build -t imdsproxy:0.1.0 .                               the proxy
-#   docker build -t imdsproxy-redirect:0.1.0 --target redirect .    what redirects calls of IMDS to it
+#   docker build -t imdsproxy-redirect:0.1.0 --target redirect .    the container that redirects calls of IMDS to it
 
 ARG BASE=debian:12.12-slim
 
