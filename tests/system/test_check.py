@@ -284,6 +284,16 @@ def test_wrong_exempt_user_is_named_with_the_command_that_repairs_it(azure: Azur
         assert check(azure).troubles() == {}
 
 
+def test_exclusive_redirect_for_a_wrong_user_is_told_from_a_taken_port(azure: Azure) -> None:
+    with azure.running_proxy() as proxy:
+        azure.redirect("--exclusive", user=9999)
+        report = check(azure)
+        assert report.code("redirect") == "redirect-mute"
+        azure.vm.run(sys.executable, "-m", *report.steps["redirect"]["next"].partition(": ")[2].split())
+        assert check(azure).troubles() == {}
+        assert proxy.answers("/-/healthy")
+
+
 def test_redirect_to_another_port_and_for_root_are_named(azure: Azure) -> None:
     with azure.running_proxy():
         azure.redirect("--port", "9254")

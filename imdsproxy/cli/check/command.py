@@ -12,7 +12,8 @@ from imdsproxy.cli.check.probes.gather import Given, gather
 from imdsproxy.cli.check.steps.order import judge, judge_without_settings
 from imdsproxy.cli.standard_streams import show
 from imdsproxy.errors import SettingsError
-from imdsproxy.settings.load import Loaded, load
+from imdsproxy.settings.load import load
+from imdsproxy.settings.report import differing
 
 
 def check(flags: Mapping[str, str], options: Mapping[str, str]) -> int:
@@ -34,15 +35,9 @@ def _findings(flags: Mapping[str, str], identity: str | None) -> dict[str, Findi
     except SettingsError as error:
         return judge_without_settings(str(error))
     given = Given(
-        config=loaded.settings.config(), differing=_differing(loaded), warnings=loaded.warnings, identity=identity
+        config=loaded.settings.config(), differing=differing(loaded), warnings=loaded.warnings, identity=identity
     )
     return judge(gather(given))
-
-
-def _differing(loaded: Loaded) -> tuple[str, ...]:
-    fields = type(loaded.settings).model_fields
-    changed = [name for name, info in fields.items() if getattr(loaded.settings, name) != info.default]
-    return tuple(f"{name.upper()} ({loaded.sources[name]})" for name in changed)
 
 
 def _colour() -> bool:

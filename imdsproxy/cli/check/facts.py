@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Literal
 
 from imdsproxy.cli.check.ruleset import Rule, Ruleset
-from imdsproxy.config import Config
+from imdsproxy.config import Config, SettingInForce
 
 System = Literal["linux", "windows", "other"]
 
@@ -117,8 +117,12 @@ class RunningProxy:
     url: str
     obstacle: str = ""
     """Why it is not ready; empty if it is."""
+    failure: str = ""
+    """The latest failure of IMDS, if IMDS fails now."""
     throttled: int = 0
-    """Answers 429 of IMDS since its start."""
+    """Answers 429 of IMDS in the last hour."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """Its settings that differ from their defaults: variable and value."""
     upstream_requests: int = 0
     """Requests that it has sent to IMDS."""
     upstream_seconds: float = 0.0
@@ -204,8 +208,8 @@ class Facts:
     config: Config
     user: int | None = None
     """The user of this process, as nft sees it; None if that is not known."""
-    differing: tuple[str, ...] = ()
-    """Settings that differ from their defaults, with their source."""
+    differing: tuple[SettingInForce, ...] = ()
+    """Settings that differ from their defaults."""
     warnings: tuple[str, ...] = ()
     """Warnings about the settings."""
     start_error: str = ""

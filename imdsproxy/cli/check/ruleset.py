@@ -34,6 +34,8 @@ class Redirect:
     """Whether forwarded calls are redirected too."""
     guarded: bool = False
     """Whether loopback is guarded against packets from outside."""
+    exclusive: bool = False
+    """Whether only the exempt user and root may answer at the proxy's address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,9 @@ def _own(rules: list[Mapping[str, Any]]) -> Redirect:
             if "dnat" in item:
                 host, port = str(item["dnat"].get("addr", "")), int(item["dnat"].get("port", 0))
     chains = {rule["chain"] for rule in rules}
-    return Redirect(host, port, exempt, node="prerouting" in chains, guarded="guard" in chains)
+    return Redirect(
+        host, port, exempt, node="prerouting" in chains, guarded="guard" in chains, exclusive="answer" in chains
+    )
 
 
 def _table(item: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from imdsproxy.cli.check.ruleset import Redirect
 from imdsproxy.cli.startup_checks import check_targets, check_upstream
 from imdsproxy.cli.tcp_table import Row
 from imdsproxy.clock import Clock, SystemClock
-from imdsproxy.config import Config
+from imdsproxy.config import Config, SettingInForce
 from imdsproxy.errors import StartError
 from imdsproxy.protocol.address import Address
 from imdsproxy.upstream.loop_advice import own_user
@@ -35,8 +35,8 @@ class Given:
     """What the command line and the settings say."""
 
     config: Config
-    differing: tuple[str, ...] = ()
-    """Settings that differ from their defaults, with their source."""
+    differing: tuple[SettingInForce, ...] = ()
+    """Settings that differ from their defaults."""
     warnings: tuple[str, ...] = ()
     identity: str | None = None
     """The client id of the identity to ask for a token; empty for the VM's own, None for not asking."""

@@ -41,7 +41,7 @@ def look_at_places(
     """
 
     def tcp(setting: str, host: str, port: int) -> Listener:
-        name = f"{host}:{port}"
+        name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if port == 0:
             return Listener(setting, name, Place.FREE, "port 0 is a free one at each start")
         where, why = _try_port(host, port)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
-from imdsproxy.cli.check.documents import words
+from imdsproxy.cli.check.documents import member
 from imdsproxy.cli.check.facts import RunningProxy
 from imdsproxy.cli.check.probes.asking import Asker, Pace
 from imdsproxy.config import Config
@@ -13,7 +14,7 @@ from imdsproxy.protocol.address import Address
 
 _PATIENCE = 5.0
 """Seconds for the proxy's own pages, which wait for nothing."""
-_SAMPLE = re.compile(r"(?m)^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\d[0-9.e+-]*)$")
+_SAMPLE = re.compile(r"(?m)^(?P<name>imdsproxy_upstream_seconds_(?:count|sum)) (?P<value>\d[0-9.e+-]*)$")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
 
 
@@ -32,11 +33,12 @@ def is_imdsproxy(address: Address, pace: Pace) -> bool:
 
 def running_proxy(address: Address, pace: Pace) -> RunningProxy | None:
     """Return what the proxy at an address reports, or None if there is none."""
-    counts = _read(_page(address, pace, "/-/metrics"))
-    if counts is None:
+    times = _read(_page(address, pace, "/-/metrics"))
+    if times is None:
         return None
-    throttled, requests, seconds = counts
-    return RunningProxy(str(address), _obstacle(_page(address, pace, "/-/ready")), throttled, requests, seconds)
+    _, text = _page(address, pace, "/-/status.json")
+    requests, seconds = times
+    return _with_status(RunningProxy(str(address), upstream_requests=requests, upstream_seconds=seconds), text)
 
 
 def _page(address: Address, pace: Pace, path: str) -> tuple[int | None, str]:
@@ -44,25 +46,26 @@ def _page(address: Address, pace: Pace, path: str) -> tuple[int | None, str]:
     return got.status, got.body
 
 
-def _read(page: tuple[int | None, str]) -> tuple[int, int, float] | None:
-    """Return the 429s of IMDS, the requests to it and their time, or None if the page is not imdsproxy's."""
+def _read(page: tuple[int | None, str]) -> tuple[int, float] | None:
+    """Return the number of requests to IMDS and their time, or None if the page is not imdsproxy's."""
     status, text = page
     if status != 200 or "imdsproxy_" not in text:
         return None
-    throttled, requests, seconds = 0.0, 0.0, 0.0
-    for sample in _SAMPLE.finditer(text):
-        value = float(sample["value"])
-        if sample["name"] == "imdsproxy_upstream_requests_total" and 'status="429"' in (sample["labels"] or ""):
-            throttled += value
-        elif sample["name"] == "imdsproxy_upstream_seconds_count":
-            requests += value
-        elif sample["name"] == "imdsproxy_upstream_seconds_sum":
-            seconds += value
-    return int(throttled), int(requests), seconds
+    found = {sample["name"]: float(sample["value"]) for sample in _SAMPLE.finditer(text)}
+    return int(found.get("imdsproxy_upstream_seconds_count", 0)), found.get("imdsproxy_upstream_seconds_sum", 0.0)
 
 
-def _obstacle(page: tuple[int | None, str]) -> str:
-    status, text = page
-    if status == 200:
-        return ""
-    return words(text, "error_description") or f"/-/ready answers {status}"
+def _with_status(proxy: RunningProxy, text: str) -> RunningProxy:
+    """Add what /-/status.json says (docs/status.md); without it, as with another version, nothing is added."""
+    about, imds = member(text, "proxy"), member(text, "imds")
+    if not isinstance(about, dict) or not isinstance(imds, dict):
+        return proxy
+    failure = imds.get("last_failure") or {}
+    failing = imds.get("state") not in {"answering", "unknown"} and failure
+    return replace(
+        proxy,
+        obstacle=str(about.get("obstacle") or ""),
+        failure=f"{failure.get('status')}: {failure.get('words')}" if failing else "",
+        throttled=int((imds.get("last_hour") or {}).get("429", 0)),
+        settings=tuple((str(each["name"]), str(each["value"])) for each in about.get("settings") or ()),
+    )

@@ -54,7 +54,7 @@ def judge_throttling(facts: Facts) -> Finding:
     )
     proxy = facts.proxy
     if proxy is not None and proxy.throttled:
-        found = f"IMDS has answered the proxy {proxy.throttled} times with 429, although the proxy keeps to its budget"
+        found = f"IMDS has answered the proxy {proxy.throttled} times with 429 in the last hour, despite its budget"
         return warning("throttled-by-others", found + now, advice)
     asked = (facts.versions, facts.without_metadata, facts.forwarded)
     if any(each is not None and each.status == 429 and not each.own_error for each in asked):

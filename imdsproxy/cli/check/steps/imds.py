@@ -78,7 +78,7 @@ def judge_answer(facts: Facts) -> Finding:
 
 def _no_answer(facts: Facts, got: Exchange) -> Finding:
     if got.proxied:
-        obstacle = "" if facts.proxy is None else facts.proxy.obstacle
+        obstacle = "" if facts.proxy is None else facts.proxy.failure or facts.proxy.obstacle
         return failure(
             "proxy-silent",
             f"the proxy does not answer in time ({got.words}){f'; it says: {obstacle}' if obstacle else ''}",

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from imdsproxy.cli.check.facts import Facts, Place
-from imdsproxy.cli.check.finding import Finding, failure, ok, warning
+from imdsproxy.cli.check.finding import Finding, failure, ok, skipped, warning
+
+_JUDGED_BY = tuple(
+    f"IMDSPROXY_{name}"
+    for name in ("UPSTREAM", "BUDGET_FILE", "BUDGET_REQUESTS", "REQUIRE_METADATA_HEADER", "ALLOW", "DENY")
+)
 
 
 def judge_settings(facts: Facts) -> Finding:
@@ -14,9 +19,27 @@ def judge_settings(facts: Facts) -> Finding:
         return warning(
             "settings-doubtful", "; ".join(facts.warnings), "change them unless they are intended; imdsproxy starts"
         )
+    elsewhere = _other_settings(facts)
+    if elsewhere:
+        return skipped(
+            "settings-elsewhere",
+            f"the running proxy has other settings than this check: {elsewhere}",
+            "run the check with the proxy's settings, because it judges by its own",
+        )
     if facts.differing:
-        return ok(f"differ from their defaults: {', '.join(facts.differing)}")
+        changed = (f"{each.name} ({each.source})" for each in facts.differing)
+        return ok(f"differ from their defaults: {', '.join(changed)}")
     return ok("all at their defaults")
+
+
+def _other_settings(facts: Facts) -> str:
+    """Return those settings of the running proxy that this check judges by and has otherwise."""
+    if facts.proxy is None:
+        return ""
+    own = {each.name: each.value for each in facts.differing}
+    running = dict(facts.proxy.settings)
+    names = [name for name in _JUDGED_BY if running.get(name) != own.get(name)]
+    return ", ".join(f"{name}={running.get(name, 'at its default')}" for name in names)
 
 
 def judge_port(facts: Facts) -> Finding:

@@ -43,6 +43,14 @@ def judge_redirect(facts: Facts) -> Finding:
 def _goal(facts: Facts, own: Redirect, goal: str) -> Finding | None:
     port = facts.listener("PORT")
     host = facts.config.host
+    others = set() if port is None or port.place is not Place.TAKEN else {each.user for each in port.processes}
+    if own.exclusive and others and others.isdisjoint({0, None}) and own.exempt not in set(map(str, others)):
+        number = min(map(str, others))
+        return failure(
+            "redirect-mute",
+            f"{goal}; only that user and root may answer there, so the replies of user {number}'s program are dropped",
+            f"if that is imdsproxy: {_load(own, number)}",
+        )
     hosts = {host, "127.0.0.1"} if host in {"0.0.0.0", "localhost", "::"} else {host}  # noqa: S104  # compared, not bound
     if own.port != facts.config.port or own.host not in hosts:
         return warning(
@@ -66,7 +74,7 @@ def _exemption(facts: Facts, own: Redirect, goal: str) -> Finding | None:
         return failure(
             "redirect-user",
             f"{goal}, but the proxy runs as user {', '.join(sorted(users))}, so its own requests come back to it",
-            f"imdsproxy redirect --load --uid {number}",
+            _load(own, str(number)),
         )
     if own.exempt == "0":
         return warning(
@@ -75,6 +83,12 @@ def _exemption(facts: Facts, own: Redirect, goal: str) -> Finding | None:
             "run the proxy as a user of its own, and load the redirect for that user",
         )
     return None
+
+
+def _load(own: Redirect, user: str) -> str:
+    """Return the command that loads the same redirect for another user."""
+    flags = (" --node" if own.node else "") + (" --exclusive" if own.exclusive else "")
+    return f"imdsproxy redirect --load --uid {user}{flags}"
 
 
 def judge_bypass(facts: Facts) -> Finding:

@@ -33,7 +33,9 @@ def test_emulator_answers_as_imds(imds: EmulatorServer, capsys: pytest.CaptureFi
     steps = {step["step"]: step for step in report["steps"]}
     for step in ("settings", "port", "route", "answer", "guard", "latency", "clock", "throttling", "identity"):
         assert steps[step]["status"] == "ok", steps[step]
-    assert steps["settings"]["found"].startswith("differ from their defaults: PORT (flag --port), UPSTREAM (flag")
+    assert steps["settings"]["found"].startswith(
+        "differ from their defaults: IMDSPROXY_PORT (flag --port), IMDSPROXY_UPSTREAM"
+    )
 
 
 def test_mistaken_settings_are_a_finding(capsys: pytest.CaptureFixture[str]) -> None:

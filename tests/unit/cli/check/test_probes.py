@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import struct
@@ -253,29 +254,55 @@ def test_imds_itself_is_asked_only_behind_a_redirect_for_it(
 
 METRICS = b"""HTTP/1.1 200 OK\r
 \r
-# TYPE imdsproxy_upstream_requests counter
-imdsproxy_upstream_requests_total{endpoint="instance",status="200"} 9.0
-imdsproxy_upstream_requests_total{endpoint="instance",status="429"} 2.0
-imdsproxy_upstream_requests_total{endpoint="identity",status="429"} 1.0
-imdsproxy_upstream_requests_created{endpoint="identity",status="429"} 1.7e+09
+# TYPE imdsproxy_upstream_seconds histogram
 imdsproxy_upstream_seconds_bucket{le="+Inf"} 12.0
 imdsproxy_upstream_seconds_count 12.0
 imdsproxy_upstream_seconds_sum 2.4e-01
 imdsproxy_cache_entries NaN
 """
-NOT_READY = b'HTTP/1.1 503 no\r\n\r\n{"error_description": "IMDS has not answered yet"}'
+SETTINGS = [{"name": "IMDSPROXY_DENY", "value": "/metadata/identity", "source": "flag --deny"}]
+FAILURE = {"ago": 1.0, "status": "500", "words": "an error"}
+
+
+def status_page(state: str, failure: object) -> bytes:
+    imds = {"state": state, "last_failure": failure, "last_hour": {"200": 9, "429": 3}}
+    about = {"obstacle": "IMDS has not answered yet", "settings": SETTINGS}
+    return b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps({"schema": 1, "proxy": about, "imds": imds}).encode()
 
 
 @pytest.mark.parametrize(
-    ("ready", "obstacle"),
-    [(OK, ""), (NOT_READY, "IMDS has not answered yet"), (b"HTTP/1.1 503 no\r\n\r\nx", "/-/ready answers 503")],
+    ("state", "failure", "words"),
+    [
+        ("failing", FAILURE, "500: an error"),
+        ("answering", FAILURE, ""),
+        ("unknown", None, ""),
+        ("throttling", None, ""),
+    ],
 )
-def test_pages_of_the_proxy_are_read(ready: bytes, obstacle: str) -> None:
-    with answering(METRICS, ready) as (address, _):
+def test_pages_of_the_proxy_are_read(state: str, failure: object, words: str) -> None:
+    with answering(METRICS, status_page(state, failure)) as (address, _):
         found = running_proxy(address, Pace(SystemClock()))
     assert found is not None
-    assert (found.url, found.obstacle) == (str(address), obstacle)
+    assert (found.url, found.obstacle, found.failure) == (str(address), "IMDS has not answered yet", words)
     assert (found.throttled, found.upstream_requests, found.upstream_seconds) == (3, 12, 0.24)
+    assert found.settings == (("IMDSPROXY_DENY", "/metadata/identity"),)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        BAD,
+        OK,
+        b'HTTP/1.1 200 OK\r\n\r\n{"proxy": {}, "imds": 7}',
+        b'HTTP/1.1 200 OK\r\n\r\n{"proxy": {"obstacle": null, "settings": null}, "imds": {"last_hour": null}}',
+    ],
+)
+def test_status_page_of_another_shape_adds_nothing(page: bytes) -> None:
+    with answering(METRICS, page) as (address, _):
+        found = running_proxy(address, Pace(SystemClock()))
+    assert found is not None
+    assert (found.obstacle, found.failure, found.throttled, found.settings) == ("", "", 0, ())
+    assert found.upstream_requests == 12
 
 
 @pytest.mark.parametrize("page", [None, BAD, OK, b"HTTP/1.1 200 OK\r\n\r\nprocess_cpu_seconds_total 1"])

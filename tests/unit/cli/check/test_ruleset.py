@@ -63,8 +63,9 @@ def test_node_redirect_is_read() -> None:
         rule(OWN, "output", match("daddr", IMDS), {"match": {"op": "==", "left": "x", "right": 1}}, USER, DNAT),
         rule(OWN, "prerouting", match("daddr", IMDS), DNAT),
         rule(OWN, "guard", match("daddr", {"prefix": {"addr": "127.0.0.0", "len": 8}}), DROP),
+        rule(OWN, "answer", USER, DROP),
     )
-    assert found.own == Redirect("127.0.0.1", 8254, "990", node=True, guarded=True)
+    assert found.own == Redirect("127.0.0.1", 8254, "990", node=True, guarded=True, exclusive=True)
 
 
 def test_own_table_without_chains_is_a_redirect_to_nowhere() -> None:

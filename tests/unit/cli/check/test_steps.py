@@ -23,7 +23,7 @@ from imdsproxy.cli.check.facts import (
 from imdsproxy.cli.check.finding import EXIT, Finding, Status, worst
 from imdsproxy.cli.check.ruleset import Redirect, Ruleset
 from imdsproxy.cli.check.steps.order import STEPS, judge, judge_without_settings
-from imdsproxy.config import Config
+from imdsproxy.config import Config, SettingInForce
 from imdsproxy.protocol.address import Address
 from tests.unit.cli.check.kit import (
     BY_PROXY,
@@ -44,6 +44,7 @@ BY_ITSELF = ("cache-status", "imdsproxy; hit; ttl=9")
 OTHER = Config(upstream=Address("10.1.2.3"))
 NEVER = Config(require_metadata_header="never")
 CLUSTER = Route(Reach.ROUTED, "number 9", "169.254.1.156", dhcp=False)
+MUTE = Redirect("127.0.0.1", 8254, "990", exclusive=True)
 NODE = Redirect("127.0.0.1", 8254, "990", node=True, guarded=True)
 
 
@@ -72,7 +73,23 @@ def budget(**values: object) -> Facts:
 CASES: dict[str, list[tuple[str, str, Facts]]] = {
     "settings": [
         ("ok", "all at their defaults", facts()),
-        ("ok", "PORT (flag --port)", facts(differing=("PORT (flag --port)",))),
+        (
+            "ok",
+            "IMDSPROXY_PORT (flag --port)",
+            facts(differing=(SettingInForce("IMDSPROXY_PORT", "9", "flag --port"),)),
+        ),
+        ("ok", "all at their defaults", direct()),
+        ("ok", "all at their defaults", facts(proxy=RunningProxy("url", settings=(("IMDSPROXY_UDS", "/s"),)))),
+        (
+            "settings-elsewhere",
+            "IMDSPROXY_BUDGET_FILE=/b",
+            facts(proxy=RunningProxy("url", settings=(("IMDSPROXY_BUDGET_FILE", "/b"),))),
+        ),
+        (
+            "settings-elsewhere",
+            "IMDSPROXY_DENY=at its default",
+            facts(differing=(SettingInForce("IMDSPROXY_DENY", "/a", "default"),)),
+        ),
         ("settings-doubtful", "first; second", facts(warnings=("first", "second"))),
         ("settings-start", "IMDSPROXY_WARMUP=x", facts(start_error="IMDSPROXY_WARMUP=x: no", warnings=("first",))),
     ],
@@ -123,6 +140,11 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
             "proxy-silent",
             "it says: IMDS has not answered yet",
             facts(versions=silence(proxied=True), proxy=RunningProxy("url", "IMDS has not answered yet")),
+        ),
+        (
+            "proxy-silent",
+            "it says: 500: an error",
+            facts(versions=silence(proxied=True), proxy=RunningProxy("url", "not ready", "500: an error")),
         ),
         ("imds-refused", "refuses connections", direct(versions=silence("refused"))),
         ("imds-refused", "refuses connections", direct(versions=silence("refused"), ruleset=None)),
@@ -226,6 +248,23 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("redirect-elsewhere", "listen at 127.0.0.1:8254", facts(ruleset=loaded(Redirect("10.0.0.4", 8254, "990")))),
         ("redirect-unanswered", "every client is refused", facts(listeners=port(Place.FREE))),
         ("redirect-user", "runs as user 990", facts(ruleset=loaded(Redirect("127.0.0.1", 8254, "991")))),
+        (
+            "redirect-mute",
+            "user 990's program",
+            facts(ruleset=loaded(replace(MUTE, exempt="991")), listeners=port(Place.TAKEN, "", PROXY)),
+        ),
+        (
+            "redirect-unanswered",
+            "no imdsproxy answers",
+            facts(ruleset=loaded(MUTE), listeners=port(Place.TAKEN, "", PROXY)),
+        ),
+        (
+            "redirect-unanswered",
+            "no imdsproxy answers",
+            facts(
+                ruleset=loaded(replace(MUTE, exempt="991")), listeners=port(Place.TAKEN, "", Process(1, 0, "systemd"))
+            ),
+        ),
         (
             "redirect-root",
             "every process of root",
@@ -367,6 +406,19 @@ def test_every_step_has_cases() -> None:
 )
 def test_route_advice_names_the_command_of_the_system(routes: Routes, system: str, advice: str) -> None:
     assert advice in STEPS["route"](facts(routes=routes, system=system)).advice
+
+
+@pytest.mark.parametrize(
+    ("redirect", "flags"),
+    [
+        (Redirect("127.0.0.1", 8254, "991"), ""),
+        (replace(NODE, exempt="991"), " --node"),
+        (replace(NODE, exempt="991", exclusive=True), " --node --exclusive"),
+    ],
+)
+def test_advice_loads_the_same_kind_of_redirect(redirect: Redirect, flags: str) -> None:
+    advice = STEPS["redirect"](facts(ruleset=loaded(redirect))).advice
+    assert advice == f"imdsproxy redirect --load --uid 990{flags}"
 
 
 def test_refused_upstream_that_is_not_imds_points_to_its_setting() -> None:
