@@ -287,7 +287,7 @@ def test_wrong_exempt_user_is_named_with_the_command_that_repairs_it(azure: Azur
 def test_exclusive_redirect_for_a_wrong_user_is_told_from_a_taken_port(azure: Azure) -> None:
     with azure.running_proxy() as proxy:
         azure.redirect("--exclusive", user=9999)
-        report = check(azure)
+        report = check(azure, "--connect-timeout", "0.3", "--read-timeout", "0.3")
         assert report.code("redirect") == "redirect-mute"
         azure.vm.run(sys.executable, "-m", *report.steps["redirect"]["next"].partition(": ")[2].split())
         assert check(azure).troubles() == {}
@@ -407,8 +407,10 @@ def test_budget_file_is_judged_with_those_who_share_it(azure: Azure, tmp_path: P
         if above.stat().st_uid == os.getuid() and above not in {Path("/"), Path("/tmp")}:
             above.chmod(0o755)
     file = folder / "budget"
-    flag = ("--budget-file", str(file))
-    assert check(azure, "--budget-file", str(folder / "none" / "budget")).code("budget-file") == "budget-file-folder"
+    nowhere = ("--upstream", "http://127.0.0.1:9")
+    flag = ("--budget-file", str(file), *nowhere)
+    missing = check(azure, "--budget-file", str(folder / "none" / "budget"), *nowhere)
+    assert missing.code("budget-file") == "budget-file-folder"
     assert "is not there yet" in check(azure, *flag).found("budget-file")
     with azure.running_proxy(budget_file=file):
         assert f"user {PROXY_USER})" in check(azure, *flag).found("budget-file")
@@ -455,7 +457,7 @@ def test_unusable_settings_ask_nobody(azure: Azure) -> None:
     report = check(azure, "--port", "banana")
     assert report.troubles() == {"settings": "settings-invalid"}
     assert azure.arrivals() == []
-    assert check(azure, "--upstream", "http://no-such-host.invalid").code("settings") == "settings-start"
+    assert check(azure, "--warmup", "/metadata/%zz").code("settings") == "settings-start"
 
 
 def test_upstream_elsewhere_never_calls_imds(azure: Azure) -> None:

@@ -1,4 +1,4 @@
-"""Send single requests, to the running proxy or to IMDS, at most one a second to IMDS.
+"""Send single requests: to the running proxy, which keeps the budget, or to IMDS, at most one a second.
 
 This is not `upstream/client`: a check reports what a plain client sees, connection errors included, and needs neither
 an event loop nor a pool.
@@ -56,8 +56,9 @@ class Asker:
     """Characters of a body that are kept."""
 
     def ask(self, target: str, **fields: str) -> Exchange:
-        """Send a GET when its turn has come, and return the exchange; `_` in a field's name stands for `-`."""
-        self.pace.wait()
+        """Send a GET, to IMDS when its turn has come, and return the exchange; `_` in a field's name stands for `-`."""
+        if not self.proxied:
+            self.pace.wait()
         return self.ask_at_once(target, **fields)
 
     def ask_at_once(self, target: str, **fields: str) -> Exchange:

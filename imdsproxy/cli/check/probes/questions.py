@@ -8,7 +8,7 @@
 | with `--identity`, an access token | one unless it is cached | one |
 | while a redirect is loaded, `/metadata/versions` of 169.254.169.254 | none, it ends in the proxy's cache | none |
 
-They are a second apart.
+Those that go to IMDS directly are a second apart.
 """
 
 from __future__ import annotations

@@ -162,6 +162,14 @@ def test_requests_are_a_second_apart() -> None:
     assert clock.slept == [0, 1, 1, 0.75, 0]
 
 
+def test_proxy_is_asked_without_a_pause() -> None:
+    clock = StoppedClock()
+    with answering(OK, OK) as (address, _):
+        one = Asker(address, "the proxy", proxied=True, patience=10, pace=Pace(clock, clock.sleep))
+        assert [one.ask("/").status for _ in range(2)] == [200, 200]
+    assert clock.slept == []
+
+
 def ask(
     config: Config, proxy: Address | None, identity: str | None = None, redirect: Redirect | None = None
 ) -> Answers:
