@@ -46,6 +46,7 @@ PURE = (
         "ops/status",
         "ops/token_names",
         "server/accepting",
+        "server/head_rules",
         "server/parse_errors",
         "server/purge",
     ),

@@ -42,6 +42,25 @@ LONGEST_BODY = 65536
 """The maximum length in bytes of a request's body."""
 
 
+def extensions(target: bytes, presence: Presence, peer: Peer | None, *, admin: bool, unix: bool) -> dict[str, object]:
+    """Return the extensions of a request's scope under `imdsproxy serve`.
+
+    Args:
+        target: The target as it was on the wire.
+        presence: Whether the client is still connected.
+        peer: The process at the other end of a Unix socket.
+        admin: Whether the request came by a listener with the pages under `/-/` only.
+        unix: Whether it came by a Unix socket.
+    """
+    return {
+        TARGET_EXTENSION: target,
+        ADMIN_EXTENSION: admin,
+        UNIX_EXTENSION: unix,
+        PRESENCE_EXTENSION: presence,
+        PEER_EXTENSION: peer,
+    }
+
+
 def extension(scope: Scope, name: str) -> object:
     """Return the value of an extension, or None if the server is another than `imdsproxy serve`."""
     return (scope.get("extensions") or {}).get(name)

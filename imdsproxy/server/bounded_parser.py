@@ -14,14 +14,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.protocol.peer import Peer
-from imdsproxy.server.asgi import (
-    ADMIN_EXTENSION,
-    PEER_EXTENSION,
-    PRESENCE_EXTENSION,
-    TARGET_EXTENSION,
-    UNIX_EXTENSION,
-)
-from imdsproxy.server.flow import Brake
+from imdsproxy.server.asgi import extensions
+from imdsproxy.server.flow import Brake, Pipeline
+from imdsproxy.server.head_rules import FRAMING, refusal_of
 from imdsproxy.server.held_bytes import (
     SHARE,
     HeldBytes,
@@ -30,38 +25,19 @@ from imdsproxy.server.held_bytes import (
     weight_of_part,
     weight_of_target,
 )
-from imdsproxy.server.parse_errors import (
-    HEAD_TOO_LONG,
-    LONGEST_HEAD,
-    MALFORMED,
-    MOST_FIELDS,
-    NO_MEMORY,
-    UPGRADE_WITH_BODY,
-)
+from imdsproxy.server.parse_errors import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, MOST_FIELDS, NO_MEMORY
 from imdsproxy.server.presence import Presence
 
 _END = b"\r\n\r\n"
 _SHORTEST = len(b"GET / HTTP/1.1")
 # Within a body an empty line ends nothing. Pieces of this length take few steps and contain few further requests.
 _BODY_PIECE = 512
-FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
-"""The fields that say what follows the head of a request, or on which terms."""
 # Bytes of chunk framing that are accepted for each byte of body.
 _FRAME = 16
 
 
 class _RefusedError(Exception):
     """Ends the parsing; httptools turns it into a parser error."""
-
-
-class _Pipeline(list[tuple[RequestResponseCycle, Any]]):
-    """Replaces uvicorn's deque, which takes 760 bytes even if it is empty."""
-
-    __slots__ = ()
-
-    def appendleft(self, item: tuple[RequestResponseCycle, Any]) -> None:
-        """Add an item at the end that `pop` does not take from."""
-        self.insert(0, item)
 
 
 class BoundedParser(HttpToolsProtocol):
@@ -95,7 +71,7 @@ class BoundedParser(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.pipeline = _Pipeline()  # type: ignore[assignment]  # it has the methods that uvicorn uses
+        self.pipeline = Pipeline()  # type: ignore[assignment]  # it has the methods that uvicorn uses
         self._in_head = True
         self._whole = True  # the last byte parsed was the end of a request
         self._framed = False  # a field of this request is one of `FRAMING`
@@ -200,17 +176,10 @@ class BoundedParser(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check the head, and pass the target on as it was on the wire. uvicorn does the rest."""
-        # `_beside_body` is not exact for a head that began in the middle of a read.
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > LONGEST_HEAD:
-            self._stop_parsing(HEAD_TOO_LONG)
-        if self.parser.get_http_version() not in {"1.0", "1.1"}:
-            self._stop_parsing(MALFORMED)
-        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and codings != [b"chunked"]:
-            self._stop_parsing(MALFORMED)  # RFC 9112 section 6.1: the length of the body is in doubt
         upgrade = self.parser.should_upgrade()
-        if upgrade and (codings or any(name == b"content-length" and value != b"0" for name, value in self.headers)):
-            self._stop_parsing(UPGRADE_WITH_BODY)  # the parser takes the following bytes for the other protocol
+        refusal = refusal_of(self.url, self.headers, self.parser.get_http_version(), upgrade=upgrade)
+        if refusal is not None:
+            self._stop_parsing(refusal)
         self._weight += weight_of_target(self.url)
         if not self._settle():
             self._stop_parsing(NO_MEMORY)
@@ -221,14 +190,9 @@ class BoundedParser(HttpToolsProtocol):
         self.headers += headers
         self.expect_100_continue = expects
         presence = Presence()
-        extensions = {
-            TARGET_EXTENSION: target,
-            ADMIN_EXTENSION: self.admin,
-            UNIX_EXTENSION: self.unix,
-            PRESENCE_EXTENSION: presence,
-            PEER_EXTENSION: self._peer,
-        }
-        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # ASGI leaves the type open
+        self.scope["extensions"] = extensions(  # type: ignore[typeddict-item]  # ASGI leaves the type open
+            target, presence, self._peer, admin=self.admin, unix=self.unix
+        )
         # uvicorn would parse the target, and fail at the forms that are not a path.
         self.url = b"/"
         super().on_headers_complete()

@@ -1,7 +1,6 @@
-"""One client's connection: uvicorn's HTTP/1.1 protocol with limits of time.
+"""One client's connection, from its beginning to its end: admission, refusals, half-closed clients.
 
-uvicorn has no limit for a slow request, a silent client, a client that never reads its answer, or one that has
-disconnected. The limits of size are in `bounded_parser`.
+The limits of time are in `timed_connection`, those of size in `bounded_parser`.
 """
 
 from __future__ import annotations
@@ -15,17 +14,15 @@ from httptools import HttpParserInvalidMethodError
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from imdsproxy.protocol.messages import Refusal
-from imdsproxy.server.bounded_parser import BoundedParser
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.flow import Brake, hung_up, unread
 from imdsproxy.server.held_bytes import SHARE
 from imdsproxy.server.listeners import peer
-from imdsproxy.server.parse_errors import TOO_MANY, TOO_SLOW, UNKNOWN_METHOD
+from imdsproxy.server.parse_errors import TOO_MANY, UNKNOWN_METHOD
 from imdsproxy.server.presence import Presence
 from imdsproxy.server.served import Served
+from imdsproxy.server.timed_connection import TimedConnection
 
-KEEP_ALIVE = 75
-"""Seconds after which an idle connection is closed."""
 MOST_HALF_CLOSED = 256
 """Clients of a listener that may wait for an answer after they have ended their sending."""
 # Seconds between two checks whether a client that has ended its sending is still connected.
@@ -36,15 +33,12 @@ _CROWDED = 1.0
 _REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
 
 
-class Connection(BoundedParser):
-    """A connection with limits of time."""
+class Connection(TimedConnection):
+    """A connection on the full path: each request goes to the application."""
 
-    __slots__ = ("_deadline", "_deaf", "_idle_since", "_latest", "_made", "_watch_for_end", "admission")
+    __slots__ = ("_latest", "_watch_for_end", "admission")
 
     app: Served
-    header_timeout = 10.0
-    """Seconds for a whole request, from its first byte. A subclass made at start has the user's value."""
-
     crowd: Crowd | None = None
     """The limit of connections; None for no limit."""
     half_closed = 0
@@ -55,10 +49,6 @@ class Connection(BoundedParser):
         self._latest = b""  # the bytes of the current read
         self._watch_for_end: asyncio.TimerHandle | None = None  # the client has sent all that it will send
         self.admission: Admission | None = None  # None until the crowd has been asked
-        self._made = 0.0  # the loop's time of the connection's beginning
-        self._idle_since: float | None = None  # the loop's time of the last answer
-        self._deadline: asyncio.TimerHandle | None = None
-        self._deaf: asyncio.TimerHandle | None = None
 
     @property
     def silent(self) -> bool:
@@ -66,15 +56,13 @@ class Connection(BoundedParser):
         return self.cycle is None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Start the connection. A silent client is idle from the start."""
+        """Start the connection, or its refusal."""
         super().connection_made(transport)
         self.flow = Brake(transport, self.held)
         transport.set_write_buffer_limits(high=SHARE)
         self._peer = peer(transport)
         if self._peer is not None:
             self.client = (self._peer.name, 0)
-        self._made = self.loop.time()
-        self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self.timeout_keep_alive_handler)
         if self.crowd is not None and self.admission is None:  # `Arrivals` asks before there is a transport
             self.admission = self.crowd.admit(self, self._made, admin=self.admin)
         if self.admission is Admission.CLOSE:
@@ -83,12 +71,9 @@ class Connection(BoundedParser):
             self._deadline = self.loop.call_later(_CROWDED, self._refuse, TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the connection, and cancel its timers."""
+        """End the connection, and every wait for an answer."""
         if self.crowd is not None:
             self.crowd.leave(self)
-        self._unset_keepalive_if_required()
-        self._stop_deadline()
-        self.resume_writing()
         self._let_go()
         if self._watch_for_end is not None:
             self._watch_for_end.cancel()
@@ -159,38 +144,7 @@ class Connection(BoundedParser):
             if self._watch_for_end is not None and not self._owes:
                 self.transport.close()
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._watch()
-
-    def pause_writing(self) -> None:
-        """Start the write timeout, because the client reads more slowly than the proxy writes."""
-        super().pause_writing()
-        self._watch()
-        self._unsent = self.transport.get_write_buffer_size()
-        if not self._settle():
-            self.loop.call_soon(self.transport.abort)  # not within the transport's own write
-
-    def resume_writing(self) -> None:
-        """Cancel the write timeout, because the client has caught up."""
-        super().resume_writing()
-        self._unsent = 0
-        self._settle()
-        if self._deaf is not None:
-            self._deaf.cancel()
-            self._deaf = None
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, or abort it if its client has not read the last answer.
-
-        Requests do not restart the timer. When it fires, this checks how long the connection has been idle.
-        """
-        since = self._made if self._idle_since is None else self._idle_since
-        left = since + KEEP_ALIVE - self.loop.time() if self._idle else KEEP_ALIVE
-        if left > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
-        elif self.transport.get_write_buffer_size():
-            self.transport.abort()
-        else:
-            self.transport.close()
+            self._start_write_timeout()
 
     @property
     def idle_since(self) -> float | None:
@@ -213,31 +167,6 @@ class Connection(BoundedParser):
             return False
         self.transport.close()
         return True
-
-    @property
-    def _idle(self) -> bool:
-        """Whether there is no request: none in part, and none that waits for its answer."""
-        return self._whole and (self.cycle is None or self.cycle.response_complete)
-
-    def _watch(self) -> None:
-        if self._deaf is None:
-            self._deaf = self.loop.call_later(KEEP_ALIVE, self.transport.abort)
-
-    def _start_deadline(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
-
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _too_slow(self) -> None:
-        self._deadline = None
-        if self.flow.delays:  # an earlier request is being answered
-            self._start_deadline()
-        elif not self.transport.is_closing():
-            self._refuse(TOO_SLOW)
 
     def _note_answered(self) -> None:
         """Let go of what the answered request held. An idle connection would keep a long one until the next."""
@@ -268,7 +197,7 @@ class Connection(BoundedParser):
         self.transport.write(self.app.refuse(refusal, self.client[0] if self.client else "-"))
         self.transport.close()
         if self.transport.get_write_buffer_size():
-            self._watch()
+            self._start_write_timeout()
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:

@@ -133,7 +133,7 @@ class FastPathConnection(Connection):
         if self._last:
             self.transport.close()
             if self.transport.get_write_buffer_size():
-                self._watch()
+                self._start_write_timeout()
 
 
 def connection_class(

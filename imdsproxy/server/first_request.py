@@ -13,7 +13,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.records import Client
-from imdsproxy.server.bounded_parser import FRAMING
+from imdsproxy.server.head_rules import FRAMING
 from imdsproxy.server.known_heads import LONGEST_KNOWN
 from imdsproxy.server.parse_errors import MOST_FIELDS
 from imdsproxy.server.served import Served

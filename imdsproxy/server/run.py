@@ -16,7 +16,7 @@ import uvicorn
 
 from imdsproxy.server.acceptor import Acceptor
 from imdsproxy.server.arrivals import Arrivals
-from imdsproxy.server.connection import KEEP_ALIVE, Connection
+from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Crowd, most_connections
 from imdsproxy.server.fast_path import connection_class
 from imdsproxy.server.first_request import FirstRequests
@@ -30,13 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _GRACE = 10
-# During shutdown, the seconds that a new connection has for its first bytes, and the seconds between two checks.
-_FIRST_BYTES = 1.0
+# During shutdown, the seconds between two checks whether new connections have sent their first bytes.
 _CHECK = 0.01
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server over listeners of several kinds. At shutdown it marks the application as not ready first."""
+
+    first_bytes = 1.0
+    """Seconds that a new connection has for its first bytes during shutdown."""
 
     def __init__(  # noqa: PLR0913  # the parts it joins, all by name
         self,
@@ -124,7 +126,7 @@ class _Server(uvicorn.Server):
             await arrivals.wait()
         # uvicorn closes at once each connection from which nothing was read yet.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST_BYTES):
+            async with asyncio.timeout(self.first_bytes):
                 while any(  # noqa: ASYNC110  # uvicorn has no event for the first byte
                     isinstance(one, Connection) and one.silent for one in self.server_state.connections
                 ):
@@ -192,7 +194,7 @@ def uvicorn_config(application: Served, connection: type[Connection]) -> uvicorn
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=connection.keep_alive,  # type: ignore[arg-type]  # it can be a part of a second
         timeout_graceful_shutdown=_GRACE,
     )
 

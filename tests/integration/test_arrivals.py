@@ -305,7 +305,7 @@ def test_answer_that_does_not_fit_in_the_buffer_is_sent_as_the_client_reads(
 def test_client_that_never_reads_the_rest_is_aborted_in_the_end(
     run: Run, unix: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imdsproxy.server.connection.KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(Connection, "keep_alive", 0.1)
 
     async def main() -> None:
         async with House(asyncio.get_running_loop(), unix=unix) as house:

@@ -54,42 +54,20 @@ MEBIBYTE = 1 << 20
 # With entries that last, since a slow machine may take a minute over these tests.
 SETTINGS = {"port": 0, "budget_requests": 1000, "retry_max": 0, "ttl": "/metadata/instance=600"}
 
-# What is no setting, and is changed for a test before the proxy begins.
-WITHOUT_FAST_PATH = """
-import imdsproxy.server.fast_path as module, imdsproxy.server.first_request as first
-module.FastPathConnection = module.Connection
-first.FirstRequests.answer = lambda *_: None
-"""
-IMPATIENT = f"import imdsproxy.server.connection as connection; connection.KEEP_ALIVE = {KEEP_ALIVE}"
-PATIENT_SHUTDOWN = "import imdsproxy.server.run as server; server._FIRST_BYTES = 9.0"
-COUNTING = """
-import atexit, sys
-from imdsproxy.server.application import Application
-from imdsproxy.server.known_heads import KnownHeads
-counts = {"read": 0, "known": 0}
-fresh_hit, find = Application.fresh_hit, KnownHeads.find
-def counted_fresh_hit(*given):
-    counts["read"] += 1
-    return fresh_hit(*given)
-def counted_find(*given, **named):
-    found = find(*given, **named)
-    counts["known"] += found is not None
-    return found
-Application.fresh_hit, KnownHeads.find = counted_fresh_hit, counted_find
-atexit.register(lambda: print("counted", counts["read"], counts["known"], file=sys.stderr))
-"""
+# Alterations of `tests.altered`.
+WITHOUT_FAST_PATH = "without_fast_path"
+IMPATIENT = f"keep_alive={KEEP_ALIVE}"
+PATIENT_SHUTDOWN = "first_bytes=9"
+COUNTING = "counting"
 
 
 @contextlib.contextmanager
-def running(folder: Path, before: str = "", **settings: object) -> Iterator[ProxyProcess]:
-    """Run the proxy, ready and with an instance document, after it was changed by what is done `before`."""
-    program = (
-        f"{before}\nimport sys; from imdsproxy.cli.main import main; sys.argv = ['imdsproxy']; raise SystemExit(main())"
-    )
+def running(folder: Path, *alterations: str, **settings: object) -> Iterator[ProxyProcess]:
+    """Run the proxy, ready and with an instance document, with these alterations."""
     log = folder / f"fast-path-{time.monotonic_ns()}.log"
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", program],
+            [sys.executable, "-m", "tests.altered", *alterations],
             env=environment(**{**SETTINGS, **settings}),
             cwd=ROOT,
             stderr=stderr,
@@ -735,8 +713,8 @@ def outcome(process: ProxyProcess, head: bytes, altered: bytes) -> list[tuple[in
 @pytest.fixture(scope="module", params=["fast path", "without fast path"])
 def impatient(request: pytest.FixtureRequest, imds: EmulatorServer, folder: Path) -> Iterator[ProxyProcess]:
     """Both, with short times for the idle and for the slow."""
-    before = IMPATIENT if request.param == "fast path" else f"{IMPATIENT}; {WITHOUT_FAST_PATH}"
-    with running(folder, before, upstream=imds.url, header_timeout=HEADER_TIMEOUT) as process:
+    alterations = [IMPATIENT] if request.param == "fast path" else [IMPATIENT, WITHOUT_FAST_PATH]
+    with running(folder, *alterations, upstream=imds.url, header_timeout=HEADER_TIMEOUT) as process:
         known(process.port)
         known(process.port, LEAF)
         yield process

@@ -27,11 +27,6 @@ HEADER_TIMEOUT = 0.4
 KEEP_ALIVE = 0.5
 HEAD = f"GET {INSTANCE} HTTP/1.1\r\nHost: localhost\r\n".encode()
 EVENTS = b"POST /metadata/scheduledevents?api-version=2020-07-01 HTTP/1.1\r\nHost: localhost\r\n"
-# The idle time is no setting: 75 seconds suit clients, and are too long for a test.
-IMPATIENT = (
-    f"import imdsproxy.server.connection as c; c.KEEP_ALIVE = {KEEP_ALIVE}; "
-    "from imdsproxy.cli.main import main; import sys; sys.argv = ['imdsproxy']; raise SystemExit(main())"
-)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +51,11 @@ def shared_impatient(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFact
     settings = {"port": 0, "upstream": imds.url, "header_timeout": HEADER_TIMEOUT, "budget_requests": 1000}
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", IMPATIENT], env=environment(**settings), cwd=ROOT, stderr=stderr, text=True
+            [sys.executable, "-m", "tests.altered", f"keep_alive={KEEP_ALIVE}"],
+            env=environment(**settings),
+            cwd=ROOT,
+            stderr=stderr,
+            text=True,
         )
     try:
         wait_until(lambda: " listening " in log.read_text(encoding="utf-8"))
