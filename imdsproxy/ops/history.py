@@ -65,7 +65,7 @@ class History:
         self.sent = 0
         """Requests sent to IMDS."""
         self.refused: dict[str, int] = {}
-        """Requests refused for want of a permit, by class of the budget."""
+        """Requests refused because no permit was free in time, by class of the budget."""
         self.state = "unknown"
         """`unknown`, `answering`, `updating` (410), `throttling` (429) or `failing`."""
         self._state_since: float | None = None

@@ -1,4 +1,4 @@
-"""The pages under `/-/`, for operators. No page changes the proxy, or shows an answer of IMDS."""
+"""The pages under `/-/`, for operators. None of them changes the proxy, or shows an answer of IMDS."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class BudgetStatus:
     estimated_wait: float
     """How long a request of another client would wait."""
     refused: int
-    """Requests refused for want of a permit, since the start."""
+    """Requests refused because no permit was free in time, since the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class CacheStatus:
     bytes: int
     max_bytes: int
     evictions: int
-    """Entries evicted for want of room, since the start."""
+    """Entries evicted because the cache was full, since the start."""
     listed: tuple[EntryStatus, ...]
     """The entries with the most hits, at most as many as `status_reader.MOST_ENTRIES`."""
 

@@ -124,9 +124,9 @@
     put(byId("budget-top"), `dashed: ${Number(rate.toFixed(1))} a second, the whole budget; busiest ${period} s: ${percent(peak, most_sent)}`);
     legend("budget-legend", [
       ["sent to IMDS", "sent", count(sent)],
-      ["refused for want of a permit", "refused", count(refused)],
+      ["refused (no permit in time)", "refused", count(refused)],
     ]);
-    put(byId("budget-words"), `In the last 15 minutes ${count(sent)} requests were sent to IMDS and ${count(refused)} were refused for want of a permit. The busiest ${period} seconds used ${percent(peak, most_sent)} of the budget.`);
+    put(byId("budget-words"), `In the last 15 minutes ${count(sent)} requests were sent to IMDS and ${count(refused)} were refused, because no permit was free in time. The busiest ${period} seconds used ${percent(peak, most_sent)} of the budget.`);
 
     if (!byId("minutes").closest("details").open) return;
     const per_minute = Math.max(1, Math.round(60 / period));
@@ -167,7 +167,7 @@
       ["Calls saved", count(requests.saved), `${count(requests.sent_to_imds)} went to IMDS`],
       ["From the cache", percent(from_cache, requests.answered), `of ${count(requests.answered)} requests`],
       ["Permits free", `${free} of ${permits}`, waiting ? `${waiting} wait, ${time(Math.max(...status.budget.map((each) => each.estimated_wait)))}` : "none waits"],
-      ["Refused", count(refused), "for want of a permit"],
+      ["Refused", count(refused), "no permit in time"],
       ["Cache", size(cache.bytes), `${percent(cache.bytes, cache.max_bytes)} of ${size(cache.max_bytes)}, ${count(cache.entries)} entries`],
       ["Tokens", count(status.tokens.filter((each) => each.expires !== null).length), status.tokens.some((each) => each.failure) ? "a renewal fails" : "none fails"],
     ]);
@@ -184,7 +184,7 @@
       each.audience, each.identity, each.expires === null ? ["not cached", "bad"] : time(each.expires),
       each.renewal === null ? "–" : each.renewal ? time(each.renewal) : "at the next request", failure(each.failure),
     ]), "No token is cached.");
-    put(byId("cache-words"), `${count(cache.entries)} entries in ${size(cache.bytes)} of ${size(cache.max_bytes)}; ${count(cache.evictions)} evicted for want of room.` +
+    put(byId("cache-words"), `${count(cache.entries)} entries in ${size(cache.bytes)} of ${size(cache.max_bytes)}; ${count(cache.evictions)} evicted because the cache was full.` +
       (cache.listed.length < cache.entries ? ` The ${cache.listed.length} with the most hits:` : ""));
     table("cache", ["path", "api-version", "endpoint", "hits#", "age#", "fresh for#", "usable for#", "size#"], cache.listed.map((each) => [
       each.path, each.api_version || "–", each.status === 200 ? each.endpoint : `${each.endpoint}, ${each.status}`, count(each.hits), time(each.age),

@@ -43,7 +43,7 @@ TOKEN_BODY = (
     b'"ext_expires_in":"86399","not_before":"1","resource":"https://vault.azure.net","token_type":"Bearer"}'
 )
 SETTINGS = {
-    # So short a window that all of a flood waits for its turn, and is not refused for want of a permit.
+    # So short a window that all of a flood waits for its turn, and is not refused.
     "budget_requests": 5,
     "budget_window": 0.01,
     "identity_budget_requests": 20,
