@@ -18,16 +18,14 @@ from imdsproxy.cache.shares import Shares
 from imdsproxy.clock import Clock
 from imdsproxy.ops.history import History
 from imdsproxy.ops.metrics import Metrics
-from imdsproxy.ops.pages import PATHS, pages
+from imdsproxy.ops.pages import pages
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.status_reader import StatusReader
 from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.messages import Key, Refusal, Request
-from imdsproxy.protocol.peer import Peer
 from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
 from imdsproxy.proxy.proxy import Proxy
-from imdsproxy.records import Outcome, RequestObserver, RequestRecord, refused, tell_all
-from imdsproxy.server import purge
+from imdsproxy.records import RequestObserver, RequestRecord, refused, tell_all
 from imdsproxy.server.asgi import (
     ADMIN_EXTENSION,
     LONGEST_BODY,
@@ -36,14 +34,16 @@ from imdsproxy.server.asgi import (
     extension,
     peer_of,
     read_body,
+    send_record,
     target,
     unless_gone,
 )
 from imdsproxy.server.known_heads import KnownHeads
+from imdsproxy.server.operations import Operations
 from imdsproxy.server.parse_errors import written
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +60,6 @@ _ADMIN_ONLY = Refusal(
     "admin-only",
     "not_found",
     "IMDSPROXY_ADMIN_PORT serves only the pages under /-/; request metadata at IMDSPROXY_PORT or IMDSPROXY_UDS.",
-)
-_NO_PAGE = Refusal(
-    404,
-    "no-page",
-    "not_found",
-    "There is no such page. The pages are /-/healthy, /-/ready, /-/metrics, /-/status and /-/status.json.",
 )
 
 
@@ -114,6 +108,7 @@ class Application:
         self._close = close
         self._getting_ready: asyncio.Task[None] | None = None
         self._pages = pages(readiness, metrics, status, self._lifespan)
+        self._operations = Operations(self._pages, self._drop, self.date)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -137,7 +132,7 @@ class Application:
             )
         if isinstance(request, Request):
             if request.target.segments[:1] == ("-",):
-                await self._page(request, scope, receive, send)
+                await self._operations.serve(request, scope, receive, send)
                 return
             if extension(scope, ADMIN_EXTENSION):
                 served = refused(_ADMIN_ONLY)
@@ -148,7 +143,7 @@ class Application:
                 served = answered
         else:
             served = refused(request)
-        await self._send(served, send)
+        await send_record(served, self.date, send)
         wire = b"-" if isinstance(written, Refusal) else written
         head = scope["method"].encode("utf-8", "backslashreplace") + b" " + wire
         now = self.clock.monotonic()
@@ -192,8 +187,13 @@ class Application:
 
     def drop_entries(self) -> None:
         """Drop every cached entry."""
-        logger.info("cache emptied", extra={"fields": {"entries": self.proxy.drop()}})
-        self.known_heads.clear()
+        logger.info("cache emptied", extra={"fields": {"entries": self._drop()}})
+
+    def _drop(self, path: str | None = None) -> int:
+        count = self.proxy.drop(path)
+        if path is None:
+            self.known_heads.clear()
+        return count
 
     async def _serve(self, request: Request, scope: Scope, receive: Receive) -> RequestRecord | None:
         """Return the record of the answer, or None if the client has disconnected."""
@@ -215,41 +215,6 @@ class Application:
             if not self.readiness.stopping:
                 raise
             return refused(_ENDING)  # the time for the shutdown is over; the client still gets an answer
-
-    async def _send(self, served: RequestRecord, send: Send) -> None:
-        headers = served.headers()
-        if served.forward is None and served.age is None:  # the proxy's own answer needs a Date
-            headers.append(self.date())
-        await send({"type": "http.response.start", "status": served.response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": served.response.body})
-
-    async def _page(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
-        path = request.target.path
-        if path == purge.PATH:
-            privileged = by_unix_socket(scope) or bool(extension(scope, ADMIN_EXTENSION))
-            await self._send(self._purge(request, peer_of(request, scope), privileged=privileged), send)
-            return
-        if path not in PATHS:
-            await self._send(refused(_NO_PAGE), send)
-            return
-
-        async def dated(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], self.date()]}
-            await send(message)
-
-        await self._pages({**scope, "path": path, "root_path": ""}, receive, dated)
-
-    def _purge(self, request: Request, client: Peer, *, privileged: bool) -> RequestRecord:
-        path = purge.path_to_drop(request, privileged=privileged)
-        if isinstance(path, Refusal):
-            return refused(path)
-        count = self.proxy.drop(path)
-        if path is None:
-            self.known_heads.clear()
-        fields = {"path": path or "/metadata", "entries": count, "client": client.name}
-        logger.info("cached entries purged", extra={"fields": fields})
-        return RequestRecord(purge.dropped(path, count), "none", Outcome.BYPASS, detail="purged")
 
     def _get_ready(self) -> asyncio.Task[None]:
         if self._getting_ready is None:

@@ -1,9 +1,9 @@
-"""Read a request from ASGI: its target, its client, its body, and whether the client is still connected."""
+"""Read a request from ASGI: its target, its client, its body, and whether the client is still connected; answer it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -14,7 +14,7 @@ from imdsproxy.records import RequestRecord
 from imdsproxy.server.presence import Presence
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope
+    from starlette.types import Receive, Scope, Send
 
 TARGET_EXTENSION = "imdsproxy.protocol.target"
 """The name in `scope["extensions"]` of the request target as it was on the wire."""
@@ -154,3 +154,12 @@ async def _watch(receive: Receive, presence: Presence) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     presence.leave()
+
+
+async def send_record(record: RequestRecord, date: Callable[[], tuple[bytes, bytes]], send: Send) -> None:
+    """Send an answer. The proxy's own answer gets a Date; one of IMDS has its own (RFC 9110 section 6.6.1)."""
+    headers = record.headers()
+    if record.forward is None and record.age is None:
+        headers.append(date())
+    await send({"type": "http.response.start", "status": record.response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": record.response.body})
