@@ -57,11 +57,11 @@ def ask_questions(
     patience = min(_LONGEST_PATIENCE, config.connect_timeout + config.read_timeout)
     if proxy is None:
         asker = Asker(config.upstream, f"{config.upstream}", proxied=False, patience=patience, pace=pace)
-        versions = asker.ask(_VERSIONS, **_METADATA)
     else:
         asker = Asker(proxy, f"the proxy at {proxy}", proxied=True, patience=patience, pace=pace)
-        # Otherwise the answer may be a day old.
-        versions = asker.ask(_VERSIONS, **_METADATA, Cache_Control="no-cache")
+    # What is stored in a proxy, this one or one that is the upstream, may be a day old.
+    renewed = {} if asker.address == IMDS else {"Cache_Control": "no-cache"}
+    versions = asker.ask(_VERSIONS, **_METADATA, **renewed)
     redirected = _ask_redirected(redirect, config, patience, pace)
     if versions.status is None:
         return Answers(versions, redirected=redirected, token=None if identity is None else Token(versions))

@@ -70,10 +70,11 @@ def judge_answer(facts: Facts) -> Finding:
     if got.age is not None and got.age > RENEWED_EVERY:
         return skipped(
             "answer-cached",
-            f"the proxy answers from its cache, {got.age} s old, because it has just tried to renew that",
-            f"try again in {RENEWED_EVERY} s",
+            f"a proxy answers from its cache, {got.age} s old, which shows nothing of IMDS",
+            f"try again in {RENEWED_EVERY} s, because the proxy renews an answer at most once in that time",
         )
-    return ok(f"{server} answers, newest api-version {versions[-1]}", asked=got.asked)
+    ago = f", {got.age} s ago" if got.age else ""
+    return ok(f"{server} answers, newest api-version {versions[-1]}{ago}", asked=got.asked)
 
 
 def _no_answer(facts: Facts, got: Exchange) -> Finding:

@@ -14,16 +14,21 @@ OWN_PRIORITY = -110
 _REMOVE = "imdsproxy redirect --load --remove"
 
 
+def unreadable_rules(facts: Facts, code: str) -> Finding:
+    """Return the finding of a step that needs nftables' rules, which cannot be read."""
+    advice = "run this check as root" if "permitted" in facts.ruleset_words else ""
+    return skipped(code, f"nftables cannot be read: {facts.ruleset_words}", advice)
+
+
 def judge_redirect(facts: Facts) -> Finding:
     """Check where the loaded redirect leads, and that the proxy's own user is exempt."""
     if facts.system != "linux":
         return ok("there is no redirect on this system; clients are configured (docs/clients.md)")
     if facts.ruleset is None:
-        return skipped("redirect-unknown", f"nftables cannot be read: {facts.ruleset_words}", "run this check as root")
+        return unreadable_rules(facts, "redirect-unknown")
     own = facts.ruleset.own
     if own is None:
         return ok("not loaded: clients with 169.254.169.254 built in call IMDS directly")
-    node = "; on a node (--node)" if own.node else ""
     if not own.host:
         return failure(
             "redirect-empty",
@@ -36,7 +41,8 @@ def judge_redirect(facts: Facts) -> Finding:
             f"calls go to {own.host}:{own.port}, and no user is exempt, so the proxy's requests come back to it",
             "imdsproxy redirect --load --uid USER, with the user that the proxy runs as",
         )
-    goal = f"calls go to {own.host}:{own.port}, except those of user {own.exempt}{node}"
+    calls = "calls, those of pods too," if own.node else "calls"
+    goal = f"{calls} go to {own.host}:{own.port}, except those of user {own.exempt}"
     return _goal(facts, own, goal) or _exemption(facts, own, goal) or ok(goal)
 
 
@@ -93,10 +99,11 @@ def _load(own: Redirect, user: str) -> str:
 
 def judge_bypass(facts: Facts) -> Finding:
     """Check that a call of 169.254.169.254 ends at the proxy."""
-    own = None if facts.ruleset is None else facts.ruleset.own
+    if facts.system == "linux" and facts.ruleset is None:
+        return unreadable_rules(facts, "bypass-unknown")
     got = facts.redirected
-    if own is None and (got is None or not got.from_proxy):
-        return ok("no redirect is known here, so there is none to pass by")
+    if facts.ruleset is None or facts.ruleset.own is None:
+        return ok("there is no redirect to pass by")
     earlier = [rule for rule in facts.other_rules if _comes_first(rule)]
     if earlier:
         return failure(
@@ -114,7 +121,7 @@ def judge_bypass(facts: Facts) -> Finding:
         return ok("a call of 169.254.169.254 is answered by the proxy", asked=got.asked)
     if got.status is None:
         return skipped(
-            "bypass-unknown", f"a call of 169.254.169.254 gets no answer ({got.words})", "see the step redirect"
+            "bypass-unanswered", f"a call of 169.254.169.254 gets no answer ({got.words})", "see the step redirect"
         )
     return failure(
         "bypass-direct",
@@ -130,8 +137,10 @@ def _comes_first(rule: Rule) -> bool:
 
 def judge_route_localnet(facts: Facts) -> Finding:
     """Check the kernel setting without which pods' calls never reach a proxy on loopback."""
-    if facts.system != "linux" or facts.ruleset is None:
-        return skipped("route-localnet-unknown", "not judged, because the redirect is not known")
+    if facts.system != "linux":
+        return ok("a setting of Linux alone")
+    if facts.ruleset is None:
+        return unreadable_rules(facts, "route-localnet-unknown")
     own = facts.ruleset.own
     on = bool(facts.route_localnet)
     if own is not None and own.node and own.host and ipaddress.ip_address(own.host).is_loopback:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from imdsproxy.cli.check.facts import Facts
 from imdsproxy.cli.check.finding import Finding, failure, ok, skipped, warning
 from imdsproxy.cli.check.ruleset import Rule
+from imdsproxy.cli.check.steps.redirect import unreadable_rules
 
 _ELSEWHERE = frozenset({"dnat", "redirect", "tproxy"})
 _BLOCKS = frozenset({"drop", "reject"})
@@ -22,9 +23,7 @@ def judge_other_rules(facts: Facts) -> Finding:
     if facts.system != "linux":
         return ok("no portproxy of 169.254.169.254" if facts.system == "windows" else "none that this system knows")
     if facts.ruleset is None:
-        return skipped(
-            "other-rules-unknown", f"nftables cannot be read: {facts.ruleset_words}", "run this check as root"
-        )
+        return unreadable_rules(facts, "other-rules-unknown")
     blocks = [rule for rule in facts.other_rules if rule.action in _BLOCKS and not _is_about_pods(rule)]
     if blocks:
         return failure(
@@ -49,6 +48,8 @@ def judge_other_rules(facts: Facts) -> Finding:
 
 def judge_pod_restriction(facts: Facts) -> Finding:
     """Check whether rules keep pods from IMDS, such as AKS's IMDS restriction, that a redirect would lead around."""
+    if facts.system == "linux" and facts.ruleset is None:
+        return unreadable_rules(facts, "pod-restriction-unknown")
     rules = [rule for rule in facts.other_rules if rule.action in _BLOCKS and _is_about_pods(rule)]
     if not rules:
         return ok("no rule is known that keeps pods from IMDS")

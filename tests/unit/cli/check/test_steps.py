@@ -178,7 +178,7 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
                 )
             ),
         ),
-        ("ok", "answers", facts(versions=exchange(proxied=True, fields=(*IMDS_FIELDS, BY_PROXY, ("age", "1"))))),
+        ("ok", "1 s ago", facts(versions=exchange(proxied=True, fields=(*IMDS_FIELDS, BY_PROXY, ("age", "1"))))),
     ],
     "guard": [
         ("ok", "400 without Metadata, 400 with X-Forwarded-For", facts()),
@@ -238,7 +238,7 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("ok", "calls go to 127.0.0.1:8254, except those of user 990", facts()),
         ("ok", "not loaded", direct()),
         ("ok", "on this system", facts(system="windows")),
-        ("ok", "on a node (--node)", facts(ruleset=loaded(NODE))),
+        ("ok", "calls, those of pods too, go to", facts(ruleset=loaded(NODE))),
         ("ok", "127.0.0.1:8254", facts(config=Config(host="0.0.0.0"))),
         ("ok", "127.0.0.1:8254", facts(listeners=())),
         ("redirect-unknown", "no nft", facts(ruleset=None, ruleset_words="no nft")),
@@ -276,10 +276,9 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
     ],
     "bypass": [
         ("ok", "answered by the proxy", facts()),
-        ("ok", "none to pass by", direct()),
-        ("ok", "none to pass by", facts(ruleset=None, redirected=None)),
-        ("ok", "answered by the proxy", facts(ruleset=None)),
-        ("ok", "none to pass by", facts(ruleset=None, redirected=exchange())),
+        ("ok", "no redirect to pass by", direct()),
+        ("ok", "no redirect to pass by", facts(system="windows", ruleset=None)),
+        ("bypass-unknown", "no nft", facts(ruleset=None, ruleset_words="no nft")),
         (
             "bypass-earlier-rule",
             "dnat to 10.0.0.9:80",
@@ -292,7 +291,7 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ),
         ("ok", "answered by the proxy", facts(ruleset=Ruleset(NODE, (rule(priority=0),)))),
         ("bypass-exempt-user", "exempt", facts(redirected=None)),
-        ("bypass-unknown", "its words", facts(redirected=silence())),
+        ("bypass-unanswered", "its words", facts(redirected=silence())),
         ("bypass-direct", "by IMDS itself", facts(redirected=exchange())),
     ],
     "route-localnet": [
@@ -302,8 +301,8 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("ok", "is 0", facts(ruleset=loaded(replace(NODE, host="10.0.0.4")))),
         ("ok", "is 0", facts(ruleset=loaded(replace(NODE, host="")))),
         ("ok", "is 0", direct(route_localnet=None)),
-        ("route-localnet-unknown", "not judged", facts(ruleset=None)),
-        ("route-localnet-unknown", "not judged", facts(system="windows", ruleset=None)),
+        ("route-localnet-unknown", "no nft", facts(ruleset=None, ruleset_words="no nft")),
+        ("ok", "Linux alone", facts(system="windows", ruleset=None)),
         ("route-localnet-off", "no kube-proxy runs", facts(ruleset=loaded(NODE))),
         ("route-localnet-off", "but has not set it", facts(ruleset=loaded(NODE), node=Node(kube_proxy=True))),
         (
@@ -326,7 +325,8 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
     ],
     "pod-restriction": [
         ("ok", "no rule is known", facts()),
-        ("ok", "no rule is known", facts(ruleset=None)),
+        ("ok", "no rule is known", facts(system="windows", ruleset=None)),
+        ("pod-restriction-unknown", "no nft", facts(ruleset=None, ruleset_words="no nft")),
         ("ok", "pods are kept from IMDS", facts(ruleset=Ruleset(None, (rule("drop", "forward"),)))),
         ("pod-restriction-bypassed", "leads around", facts(ruleset=Ruleset(NODE, (rule("reject", "forward"),)))),
         (
@@ -419,6 +419,12 @@ def test_route_advice_names_the_command_of_the_system(routes: Routes, system: st
 def test_advice_loads_the_same_kind_of_redirect(redirect: Redirect, flags: str) -> None:
     advice = STEPS["redirect"](facts(ruleset=loaded(redirect))).advice
     assert advice == f"imdsproxy redirect --load --uid 990{flags}"
+
+
+@pytest.mark.parametrize(("words", "advice"), [("Operation not permitted", "run this check as root"), ("no nft", "")])
+def test_root_is_asked_for_where_it_would_help(words: str, advice: str) -> None:
+    for step in ("redirect", "bypass", "route-localnet", "other-rules", "pod-restriction"):
+        assert STEPS[step](facts(ruleset=None, ruleset_words=words)).advice == advice
 
 
 def test_refused_upstream_that_is_not_imds_points_to_its_setting() -> None:
