@@ -119,7 +119,7 @@ def plan(freshness: Freshness, *, failing: bool) -> Plan:
 
 
 def make_entry(response: Response, lifetimes: Lifetimes, sent_at: float, now: float) -> Entry | None:
-    """Return the entry of an answer that is no failure, or None if it is not to be stored.
+    """Return the entry of an answer that is not a failure, or None if it must not be stored.
 
     A 200 is stored for its lifetimes, 400 and 404 for the negative lifetime, anything else never. A token is fresh for
     half of its life, and may be used stale until `access_token.MARGIN` seconds before it expires. An `Age` does not

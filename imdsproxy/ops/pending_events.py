@@ -15,7 +15,7 @@ OTHER = "other"
 
 
 def pending_by_type(body: bytes) -> dict[str, int] | None:
-    """Return how many events of each type a document lists, or None if it is no such document."""
+    """Return how many events of each type a document lists, or None for any other document."""
     read = read_events(body)
     if read is None:
         return None
@@ -28,7 +28,7 @@ def pending_by_type(body: bytes) -> dict[str, int] | None:
 
 
 def read_events(body: bytes) -> tuple[int, tuple[Mapping[str, Any], ...]] | None:
-    """Return the incarnation and the events of a document, or None if it is no such document."""
+    """Return the incarnation and the events of a document, or None for any other document."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

@@ -88,7 +88,7 @@ def _objection_to_json(request: Request, body: bytes, names: frozenset[str] | No
 
 def _objection_to_document(request: Request, document: object, names: frozenset[str]) -> str | None:
     if not isinstance(document, dict):
-        return "JSON that is no object"
+        return "JSON that is not an object"
     present = {name.lower(): value for name, value in document.items()}
     if names.isdisjoint(present):
         return f"JSON without {' or '.join(sorted(names))}"

@@ -109,9 +109,9 @@ def test_command_says_that_nothing_runs_there(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (ok(b"{}"), "is no imdsproxy of this version (status 200)"),
-        (ok(b'{"schema":2}'), "is no imdsproxy of this version (status 200)"),
-        (ok(b"hello"), "is no imdsproxy of this version (status 200)"),
+        (ok(b"{}"), "is not imdsproxy of this version (status 200)"),
+        (ok(b'{"schema":2}'), "is not imdsproxy of this version (status 200)"),
+        (ok(b"hello"), "is not imdsproxy of this version (status 200)"),
         (ok(b'{"error":"not_found"}', status=b"404 Not Found"), "has no status; it is of an earlier version"),
         (b"hello\r\n\r\n", "what answers there does not speak HTTP"),
     ],

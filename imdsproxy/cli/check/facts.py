@@ -35,7 +35,7 @@ class Place(StrEnum):
     TAKEN = "taken"
     """Another program listens there."""
     UNUSABLE = "unusable"
-    """It cannot be listened at."""
+    """It cannot be listened on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def _document(answer: Answer) -> dict[str, Any]:
         raise NotRunningError(f"the imdsproxy at {answer.place.name} has no status; it is of an earlier version")
     if answer.status != 200 or document.get("schema") != SCHEMA:
         raise NotRunningError(
-            f"what answers at {answer.place.name} is no imdsproxy of this version (status {answer.status})"
+            f"what answers at {answer.place.name} is not imdsproxy of this version (status {answer.status})"
         )
     return document
 
@@ -131,7 +131,7 @@ def _json(answer: Answer, *, required: bool = True) -> dict[str, Any]:
     if isinstance(document, dict):
         return document
     if required:
-        raise NotRunningError(f"what answers at {answer.place.name} is no imdsproxy (status {answer.status})")
+        raise NotRunningError(f"what answers at {answer.place.name} is not imdsproxy (status {answer.status})")
     return {}
 
 

@@ -96,7 +96,7 @@ def _socket(path: str, is_ours: Callable[[Address], bool], processes: tuple[Proc
     except OSError as error:
         return Listener("UDS", path, Place.UNUSABLE, error.strerror or str(error))
     if not stat.S_ISSOCK(mode):
-        return Listener("UDS", path, Place.UNUSABLE, "there is a file that is no socket")
+        return Listener("UDS", path, Place.UNUSABLE, "there is a file that is not a socket")
     if is_ours(Address("localhost", unix=path)):
         return Listener("UDS", path, Place.OURS, processes=processes)
     return _other_socket(path, processes)

@@ -7,7 +7,7 @@ from imdsproxy.cli.check.finding import Finding, failure, ok, skipped, warning
 
 _PROBLEMS = {
     "folder": ("budget-file-folder", "make its folder, writable for the proxy's user: a tmpfs such as /run/imdsproxy"),
-    "distrusted": ("budget-file-distrusted", "do what its words say"),
+    "distrusted": ("budget-file-distrusted", "follow the advice in it"),
     "foreign": ("budget-file-foreign", "name another file, because this one holds something else"),
     "version": ("budget-file-version", "run one version of imdsproxy on this VM, or name a file for each version"),
     "clock": ("budget-file-clock", "start the container without a time namespace of its own"),
@@ -27,7 +27,7 @@ def judge_budget_file(facts: Facts) -> Finding:
         code, advice = _PROBLEMS[file.problem]
         return failure(code, f"{file.path} cannot be used: {file.words}", advice)
     if not file.exists:
-        return ok(f"{file.path} is not there yet; the first proxy makes it")
+        return ok(f"{file.path} is not there yet; the first proxy creates it")
     shared = _sharers(file)
     if file.damaged:
         advice = "find out what writes to it; a proxy starts it again by itself, with every permit taken for a while"

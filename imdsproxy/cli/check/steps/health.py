@@ -49,7 +49,7 @@ def judge_throttling(facts: Facts) -> Finding:
     callers = ", ".join(map(str, facts.direct_callers))
     now = f"; users with an open connection to IMDS now: {callers}" if callers else ""
     advice = (
-        "others call IMDS directly: lead them to the proxy (docs/clients.md, imdsproxy redirect), share a BUDGET_FILE "
+        "others call IMDS directly: send them to the proxy (docs/clients.md, imdsproxy redirect), share a BUDGET_FILE "
         "between proxies, or leave the others room with a lower BUDGET_REQUESTS"
     )
     proxy = facts.proxy

@@ -110,7 +110,7 @@ def _proxys_answer(facts: Facts, got: Exchange) -> Finding:
     return failure(
         "proxy-failing",
         f"the proxy answers {got.status}: {told}",
-        "do what its words say, and read its log",
+        "follow the advice in it, and read its log",
         asked=got.asked,
     )
 

@@ -52,13 +52,13 @@ def judge_node(facts: Facts) -> Finding:
     kube_proxy = "with kube-proxy" if node.kube_proxy else "without kube-proxy"
     redirected = facts.ruleset is not None and facts.ruleset.own is not None and facts.ruleset.own.node
     if node.ebpf_label:
-        found = f"a Kubernetes node {kube_proxy}, with eBPF host routing (AKS's label): pods' packets pass all rules by"
-        advice = "lead pods to the proxy by its Unix socket or as a sidecar instead (docs/kubernetes.md)"
+        found = f"a Kubernetes node {kube_proxy}, with eBPF host routing (AKS's label): pods' packets bypass all rules"
+        advice = "send pods' requests to the proxy by its Unix socket or as a sidecar instead (docs/kubernetes.md)"
         return failure("node-ebpf-routing", found, advice) if redirected else ok(found)
     if node.cilium and redirected:
         return warning(
             "node-cilium",
-            f"a Kubernetes node {kube_proxy}, with Cilium: with its eBPF host routing, pods' packets pass all rules by",
+            f"a Kubernetes node {kube_proxy}, with Cilium: with its eBPF host routing, pods' packets bypass all rules",
             "check: kubectl get nodes -L kubernetes.azure.com/ebpf-host-routing; cilium status | grep 'Host Routing'",
         )
     return ok(f"a Kubernetes node {kube_proxy}{' and with Cilium' if node.cilium else ''}")

@@ -59,9 +59,9 @@ def judge_socket(facts: Facts) -> Finding:
 
 _CODES = {"PORT": "port", "ADMIN_PORT": "admin-port", "UDS": "socket"}
 _REMEDIES = {
-    "PORT": "IMDSPROXY_HOST has to be an address of this machine, and a port below 1024 needs root",
-    "ADMIN_PORT": "IMDSPROXY_ADMIN_HOST has to be an address of this machine, and a port below 1024 needs root",
-    "UDS": "its folder has to exist and the proxy's user has to be allowed to write there; name no other file",
+    "PORT": "IMDSPROXY_HOST must be an address of this machine, and a port below 1024 needs root",
+    "ADMIN_PORT": "IMDSPROXY_ADMIN_HOST must be an address of this machine, and a port below 1024 needs root",
+    "UDS": "its folder must exist, the proxy's user must be able to write there, and no other file may have this name",
 }
 
 
@@ -82,5 +82,5 @@ def _place(facts: Facts, setting: str, unset: str) -> Finding:
             f"stop that program, or choose another IMDSPROXY_{setting}",
         )
     return failure(
-        f"{_CODES[setting]}-unusable", f"{listener.name} cannot be listened at: {listener.why}", _REMEDIES[setting]
+        f"{_CODES[setting]}-unusable", f"{listener.name} cannot be listened on: {listener.why}", _REMEDIES[setting]
     )

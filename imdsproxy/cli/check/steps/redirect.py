@@ -103,7 +103,7 @@ def judge_bypass(facts: Facts) -> Finding:
         return unreadable_rules(facts, "bypass-unknown")
     got = facts.redirected
     if facts.ruleset is None or facts.ruleset.own is None:
-        return ok("there is no redirect to pass by")
+        return ok("there is no redirect to bypass")
     earlier = [rule for rule in facts.other_rules if _comes_first(rule)]
     if earlier:
         return failure(
@@ -126,7 +126,7 @@ def judge_bypass(facts: Facts) -> Finding:
     return failure(
         "bypass-direct",
         "a call of 169.254.169.254 is answered by IMDS itself, although the redirect is loaded",
-        "another network namespace, eBPF or an earlier rule leads it past; see the steps other-rules, agent and node",
+        "another network namespace, eBPF or an earlier rule bypasses it; see the steps other-rules, agent and node",
         asked=got.asked,
     )
 

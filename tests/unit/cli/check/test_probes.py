@@ -370,7 +370,7 @@ def test_unix_sockets_are_told_apart(tmp_path: Path) -> None:
 
     assert found().place is Place.FREE
     path.write_text("", encoding="ascii")
-    assert (found().place, found().why) == (Place.UNUSABLE, "there is a file that is no socket")
+    assert (found().place, found().why) == (Place.UNUSABLE, "there is a file that is not a socket")
     path.unlink()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))

@@ -276,8 +276,8 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
     ],
     "bypass": [
         ("ok", "answered by the proxy", facts()),
-        ("ok", "no redirect to pass by", direct()),
-        ("ok", "no redirect to pass by", facts(system="windows", ruleset=None)),
+        ("ok", "no redirect to bypass", direct()),
+        ("ok", "no redirect to bypass", facts(system="windows", ruleset=None)),
         ("bypass-unknown", "no nft", facts(ruleset=None, ruleset_words="no nft")),
         (
             "bypass-earlier-rule",
@@ -342,7 +342,7 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("ok", "eBPF host routing", facts(node=Node(kubelet=True, ebpf_label=True))),
         (
             "node-ebpf-routing",
-            "pass all rules by",
+            "bypass all rules",
             facts(node=Node(kubelet=True, ebpf_label=True), ruleset=loaded(NODE)),
         ),
         ("node-cilium", "with Cilium", facts(node=Node(kubelet=True, cilium=True), ruleset=loaded(NODE))),
