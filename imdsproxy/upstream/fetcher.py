@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imdsproxy.budget.fair_semaphore import FairSemaphore
 from imdsproxy.budget.limiter import Limiter, NoPermit
 from imdsproxy.clock import Clock
 from imdsproxy.policy.decisions import Cache, Forward
@@ -23,6 +22,7 @@ from imdsproxy.upstream.health import Change, Health
 from imdsproxy.upstream.probe_wait import ProbeWait
 from imdsproxy.upstream.recalling import unless_recalled
 from imdsproxy.upstream.retry import RetryRules, next_delay, retry_after
+from imdsproxy.upstream.slow_places import SlowPlaces
 from imdsproxy.upstream.task import Fetched, FetchTask, Sender
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,6 @@ _NEVER_REACHED_IMDS = frozenset({FailureKind.LOOP, FailureKind.DESCRIPTORS})
 AnyFetch = CollapsedFetch[Any]
 """A fetch with a result of any type."""
 
-# With fewer permits than these, a slow query and an approval cannot both have one.
-_ENOUGH_FOR_A_PLACE_OF_ITS_OWN = 3
 # Seconds for which no permit is spent after another imdsproxy has gone: two windows of IMDS's.
 _AFTER_A_PROXY = 2.0
 _RECALLED = "recalled"
@@ -85,13 +83,7 @@ class Fetcher:
         self.trouble: str | None = None
         """The last failure of IMDS, in a sentence for people; None if there was none."""
         self._probe_wait = ProbeWait(self.health, clock, retry_rules.limit)
-        # IMDS may take two minutes for a scheduled-events request, which holds its permit as long. Half of the permits
-        # stay free for other requests (unless there is only one). An approval does not wait for a query, because an
-        # eviction leaves 30 seconds.
-        general = limiters[BudgetClass.GENERAL]
-        requests = general.budget.requests
-        self._slow = FairSemaphore(max(1, requests // 2), clock, general.recall)
-        self._slow_once = FairSemaphore(1, clock) if requests >= _ENOUGH_FOR_A_PLACE_OF_ITS_OWN else self._slow
+        self._slow_places = SlowPlaces(limiters[BudgetClass.GENERAL], clock)
 
     def limiter(self, decision: Forward | Cache) -> Limiter:
         """Return the queue in which a request with this decision waits."""
@@ -141,7 +133,7 @@ class Fetcher:
     async def _try_slow(self, task: FetchTask, fetch: AnyFetch, before: Fetched | None) -> Fetched | NoPermit | None:
         """Send as one of the few slow requests. The wait for that place is bounded like the wait for a permit."""
         max_wait = self.limiters[task.decision.budget].max_wait
-        places = self._slow_once if task.once else self._slow
+        places = self._slow_places.of(task)
         wanted_at = self._clock.monotonic()
         place = task.place(fetch.ticket)
         if not await places.acquire(place, max_wait):
