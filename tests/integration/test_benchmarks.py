@@ -350,7 +350,7 @@ def test_wrk_output_is_read(half: str, nearly_all: str, p50: float, p99: float) 
 @pytest.mark.parametrize(
     ("printed", "longest"), [("12.12ms", 12.12), ("  3.01s ", 3010.0), ("987.00us", 0.987), ("  1.00m ", 60_000.0)]
 )
-def test_the_longest_response_that_wrk_prints_is_read(printed: str, longest: float) -> None:
+def test_longest_response_of_wrk_is_read(printed: str, longest: float) -> None:
     text = WRK_OUTPUT.format(half="1.00ms", nearly_all="2.00ms", longest=printed, failures="")
     assert wrk.read(text).longest_ms == pytest.approx(longest)
 

@@ -26,7 +26,7 @@ def document(number: int = 1) -> Response:
     return ok(json.dumps(whole, separators=(",", ":")))
 
 
-def test_parts_of_one_answer_cost_nothing_more() -> None:
+def test_parts_of_a_stored_whole_need_no_request() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: document()), derive=True)
         await stage.get()
@@ -44,7 +44,7 @@ def test_parts_of_one_answer_cost_nothing_more() -> None:
     virtual.run(scenario())
 
 
-def test_without_the_setting_every_part_is_asked_for() -> None:
+def test_every_part_is_requested_without_derive() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: document()))
         await stage.get()
@@ -54,7 +54,7 @@ def test_without_the_setting_every_part_is_asked_for() -> None:
     virtual.run(scenario())
 
 
-def test_what_is_not_certain_is_asked_for() -> None:
+def test_uncertain_part_is_requested() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: document()), derive=True)
         await stage.get()
@@ -66,7 +66,7 @@ def test_what_is_not_certain_is_asked_for() -> None:
     virtual.run(scenario())
 
 
-def test_another_api_version_is_another_document() -> None:
+def test_parts_are_derived_within_one_api_version() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: document()), derive=True)
         await stage.get()
@@ -75,7 +75,7 @@ def test_another_api_version_is_another_document() -> None:
     virtual.run(scenario())
 
 
-def test_part_is_fresh_for_its_own_time_counted_from_when_the_whole_was_asked_for() -> None:
+def test_part_has_its_own_lifetime_from_the_wholes_request() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(document(1), document(2))), derive=True)
         await stage.get()
@@ -88,7 +88,7 @@ def test_part_is_fresh_for_its_own_time_counted_from_when_the_whole_was_asked_fo
     virtual.run(scenario())
 
 
-def test_one_renewal_of_the_whole_renews_all_its_parts() -> None:
+def test_refresh_of_the_whole_refreshes_its_parts() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(document(1), document(2)), latency=0.1), derive=True)
         await stage.get()
@@ -108,7 +108,7 @@ def test_one_renewal_of_the_whole_renews_all_its_parts() -> None:
     virtual.run(scenario())
 
 
-def test_of_two_wholes_the_newer_is_cut() -> None:
+def test_part_is_cut_from_the_newer_of_two_wholes() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(document(1), ok('{"vmId":"vm-2","tags":"tags-2"}'), document(3))), derive=True)
         compute = f"/metadata/instance/compute?{VERSION}"
@@ -141,7 +141,7 @@ def test_own_newer_entry_is_preferred() -> None:
     virtual.run(scenario())
 
 
-def test_while_imds_fails_a_part_is_served_within_its_stale_bound() -> None:
+def test_part_is_served_within_its_stale_bound_while_imds_fails() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(document(1), DOWN)), derive=True)
         await stage.get()
@@ -154,7 +154,7 @@ def test_while_imds_fails_a_part_is_served_within_its_stale_bound() -> None:
     virtual.run(scenario())
 
 
-def test_whole_that_is_gone_leaves_its_parts_to_themselves() -> None:
+def test_part_is_fetched_if_its_whole_was_dropped() -> None:
     async def scenario() -> None:
         def answer(sent: Sent) -> Response | Failure:
             return document() if sent.target == INSTANCE else ok("own")
@@ -167,7 +167,7 @@ def test_whole_that_is_gone_leaves_its_parts_to_themselves() -> None:
     virtual.run(scenario())
 
 
-def test_whole_that_imds_refused_has_no_parts() -> None:
+def test_refused_whole_has_no_parts() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(status(404), ok("own"))), derive=True)
         await stage.get()
@@ -176,7 +176,7 @@ def test_whole_that_imds_refused_has_no_parts() -> None:
     virtual.run(scenario())
 
 
-def test_part_that_is_closed_stays_closed() -> None:
+def test_denied_part_stays_denied() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: document()), derive=True, deny=("/metadata/instance/compute",))
         await stage.get()
@@ -186,7 +186,7 @@ def test_part_that_is_closed_stays_closed() -> None:
     virtual.run(scenario())
 
 
-def test_part_that_the_user_does_not_want_kept_is_asked_for() -> None:
+def test_part_with_ttl_0_is_requested() -> None:
     async def scenario() -> None:
         closed = (("/metadata/instance/compute/tags", 0.0),)
         stage = Stage(Imds(lambda _sent: document()), derive=True, ttl=closed)
@@ -197,7 +197,7 @@ def test_part_that_the_user_does_not_want_kept_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("trouble", [status(500), status(403), DOWN, SLOW])
-def test_whole_that_cannot_be_renewed_does_not_keep_its_parts_from_being_renewed(
+def test_part_is_fetched_if_its_whole_cannot_be_refreshed(
     trouble: Response | Failure,
 ) -> None:
     async def scenario() -> None:
@@ -223,7 +223,7 @@ def test_whole_that_cannot_be_renewed_does_not_keep_its_parts_from_being_renewed
 
 @pytest.mark.parametrize("negative_ttl", [5.0, 0.0])
 @pytest.mark.parametrize("code", [400, 403, 404])
-def test_once_imds_itself_had_nothing_for_a_path_no_older_whole_speaks_for_it(code: int, negative_ttl: float) -> None:
+def test_part_that_imds_denied_is_not_cut_from_an_older_whole(code: int, negative_ttl: float) -> None:
     async def scenario() -> None:
         def answer(sent: Sent) -> Response | Failure:
             return document() if sent.target == INSTANCE else status(code)
@@ -243,7 +243,7 @@ def test_once_imds_itself_had_nothing_for_a_path_no_older_whole_speaks_for_it(co
     virtual.run(scenario())
 
 
-def test_time_that_a_whole_spent_in_another_cache_makes_it_older() -> None:
+def test_age_of_a_whole_counts_for_its_parts() -> None:
     async def scenario() -> None:
         def answer(sent: Sent) -> Response | Failure:
             if sent.target == TAGS:

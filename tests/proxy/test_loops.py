@@ -31,7 +31,7 @@ def test_loop_is_refused_at_once_and_takes_no_permit() -> None:
     virtual.run(scenario())
 
 
-def test_log_says_so_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_loop_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: LOOP))
         for _ in range(119):
@@ -44,7 +44,7 @@ def test_log_says_so_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.records[0].__dict__["fields"] == {"because": LOOP.description}
 
 
-def test_what_is_kept_is_served_meanwhile_and_a_mended_rule_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+def test_stored_answers_are_served_during_a_loop_and_its_end_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         stage = Stage(Imds(in_turn(ok("old"), LOOP, ok("new"))))
         await stage.get()

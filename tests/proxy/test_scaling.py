@@ -47,7 +47,7 @@ def in_document(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_document_has_every_table_with_every_line(name: str) -> None:
+def test_document_has_every_table_and_row(name: str) -> None:
     table = TABLES[name]
     labels = [(column, cell) for column, cell in table.columns if column in LABELS]
     some = figures(Layout.DAEMON, Workload.SAME)
@@ -59,7 +59,7 @@ def test_document_has_every_table_with_every_line(name: str) -> None:
 
 @pytest.mark.large
 @pytest.mark.parametrize("name", TABLES)
-def test_documents_figures_are_those_of_the_simulation(name: str) -> None:
+def test_documented_figures_equal_the_simulation(name: str) -> None:
     table = TABLES[name]
     _, _, *rows = in_document(name)
     tried = {case: row for case, row in zip(table.cases, rows, strict=True) if quick(case)}
@@ -70,7 +70,7 @@ def test_documents_figures_are_those_of_the_simulation(name: str) -> None:
 
 @pytest.mark.parametrize("workload", BY_PODS)
 @pytest.mark.parametrize("layout", ONE_BUDGET)
-def test_one_budget_is_kept_in_any_second_and_imds_refuses_nothing(layout: Layout, workload: Workload) -> None:
+def test_layouts_with_one_budget_keep_it_in_any_second(layout: Layout, workload: Workload) -> None:
     found = figures(layout, workload)
     assert 1 <= found.most <= 5
     assert found.refused == 0
@@ -78,48 +78,48 @@ def test_one_budget_is_kept_in_any_second_and_imds_refuses_nothing(layout: Layou
 
 
 @pytest.mark.parametrize("layout", [Layout.NONE, Layout.OWN])
-def test_without_one_budget_more_than_five_arrive_and_imds_refuses(layout: Layout) -> None:
+def test_layouts_with_own_budgets_exceed_the_limit(layout: Layout) -> None:
     found = figures(layout, Workload.OWN)
     assert found.most > 5
     assert found.refused == found.sent - found.calls
 
 
 @pytest.mark.parametrize("workload", [Workload.SAME, Workload.OWN, Workload.MIX])
-def test_chain_of_two_caches_asks_imds_as_one_does(workload: Workload) -> None:
+def test_chain_of_two_caches_sends_as_many_requests_as_one(workload: Workload) -> None:
     distinct = {Workload.SAME: 2, Workload.OWN: 10, Workload.MIX: 6}[workload]
     assert figures(Layout.CHAINED, workload).sent == figures(Layout.DAEMON, workload).sent == distinct
 
 
 @pytest.mark.parametrize("workload", [Workload.SAME, Workload.OWN, Workload.MIX])
-def test_sidecars_that_share_a_budget_alone_ask_once_each(workload: Workload) -> None:
+def test_sidecars_with_one_file_send_one_request_each(workload: Workload) -> None:
     found = figures(Layout.FILE, workload)
     assert found.sent == found.calls
 
 
-def test_proxys_first_question_is_counted() -> None:
+def test_first_versions_request_is_counted() -> None:
     sidecars = figures(Layout.FILE, Workload.STORM)
     assert sidecars.sent == 10 * 3, "each asks for the versions, the instance document and a token"
     chained = figures(Layout.CHAINED, Workload.STORM)
     assert chained.sent == 12, "the versions and the instance document once, and ten tokens"
 
 
-def test_identity_apart_is_a_second_budget() -> None:
+def test_separate_identity_budget_is_a_second_budget() -> None:
     found = figures(Layout.DAEMON, Workload.OWN, pods=100, identity_apart=True)
     assert 5 < found.most <= 20
     assert found.refused == 0
 
 
-def test_case_gives_the_same_figures_each_time() -> None:
+def test_case_has_the_same_figures_in_each_run() -> None:
     case = Case(workload=Workload.STORM, layout=Layout.FILE, pods=30, beside=True, away_for=5.0)
     assert simulate(case) == simulate(case)
 
 
-def test_nothing_is_answered_before_imds_could() -> None:
+def test_no_answer_is_faster_than_imds() -> None:
     found = figures(Layout.NONE, Workload.STEADY)
     assert found.half == pytest.approx(IMDS_TAKES)
 
 
-def test_table_takes_the_place_of_its_own_old_one_alone() -> None:
+def test_table_replaces_only_its_own_old_version() -> None:
     text = "# a\n\n<!-- x -->\n| old |\n|---|\n| 1 |\n\ntext | more\n\n<!-- y -->\n| kept |\n"
     assert replace_table(text, "x", "| new |") == "# a\n\n<!-- x -->\n| new |\n\ntext | more\n\n<!-- y -->\n| kept |\n"
     assert replace_table(text, "y", "| new |").endswith("| 1 |\n\ntext | more\n\n<!-- y -->\n| new |\n")
@@ -127,7 +127,7 @@ def test_table_takes_the_place_of_its_own_old_one_alone() -> None:
         replace_table(text, "z", "| new |")
 
 
-def test_command_writes_what_it_finds(
+def test_command_writes_the_simulated_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(program, "TABLES", {"same": TABLES["same"].of(10)})

@@ -44,7 +44,7 @@ def by_endpoint(sent: Sent) -> Any:
     return ok()
 
 
-def test_a_new_proxy_has_asked_nothing() -> None:
+def test_new_proxy_has_sent_nothing() -> None:
     async def scene() -> None:
         stage = Stage()
         found = read(stage)
@@ -60,7 +60,7 @@ def test_a_new_proxy_has_asked_nothing() -> None:
     run(scene())
 
 
-def test_what_the_composition_knows_is_passed_on() -> None:
+def test_status_has_the_values_of_the_composition() -> None:
     async def scene() -> None:
         made = reader(Stage())
         made.listeners = (Listening("unix:/run/x", admin=False),)
@@ -96,7 +96,7 @@ def test_entries_are_listed_with_their_hits_and_without_their_query() -> None:
     run(scene())
 
 
-def test_a_renewed_entry_keeps_its_hits_and_a_stale_answer_is_one() -> None:
+def test_renewed_entry_keeps_its_hits_and_a_stale_answer_counts() -> None:
     async def scene() -> None:
         stage = Stage(Imds(in_turn(ok(), ok(), DOWN), latency=0.1))
         await stage.get()
@@ -136,7 +136,7 @@ def test_evicted_entries_are_counted() -> None:
     run(scene())
 
 
-def test_a_token_is_shown_by_audience_and_hash_with_its_deadlines() -> None:
+def test_token_is_shown_by_audience_and_hash_with_its_deadlines() -> None:
     async def scene() -> None:
         stage = Stage(Imds(by_endpoint))
         await stage.get(f"{TOKEN}&client_id={SOME}")
@@ -150,7 +150,7 @@ def test_a_token_is_shown_by_audience_and_hash_with_its_deadlines() -> None:
     run(scene())
 
 
-def test_a_renewal_that_fails_is_told_beside_the_token_it_could_not_renew() -> None:
+def test_failed_renewal_is_shown_with_its_token() -> None:
     async def scene() -> None:
         stage = Stage(Imds(in_turn(token(86_400), status(403))))
         await stage.get(TOKEN)
@@ -166,7 +166,7 @@ def test_a_renewal_that_fails_is_told_beside_the_token_it_could_not_renew() -> N
     run(scene())
 
 
-def test_a_token_that_was_never_had_is_told_first() -> None:
+def test_token_that_was_never_received_is_shown_first() -> None:
     async def scene() -> None:
         stage = Stage(Imds(by_endpoint))
         await stage.get(TOKEN)
@@ -279,7 +279,7 @@ def test_page_allows_its_own_script_and_style_and_nothing_else() -> None:
     assert once == live.replace(b'<html lang="en">', b'<html lang="en" data-once="true">')
 
 
-def test_a_page_that_is_not_live_has_figures_once() -> None:
+def test_page_that_is_not_live_has_figures_once() -> None:
     async def scene() -> None:
         pages = LivePages(lambda: b"{}", lambda: False)
         parts = [part async for part in pages.parts(live=False)]
@@ -288,7 +288,7 @@ def test_a_page_that_is_not_live_has_figures_once() -> None:
     run(scene())
 
 
-def test_a_live_page_gets_figures_every_two_seconds_until_the_proxy_stops() -> None:
+def test_live_page_gets_figures_every_two_seconds_until_the_proxy_stops() -> None:
     async def scene() -> None:
         began = asyncio.get_running_loop().time()
 

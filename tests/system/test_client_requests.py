@@ -45,7 +45,7 @@ REQUESTS: dict[str, list[Sent]] = {
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
-def test_what_a_client_sends_where_there_is_no_proxy(client: Client) -> None:
+def test_client_sends_the_documented_requests_without_a_proxy(client: Client) -> None:
     need(client)
     with Host("alone") as host, host.inside():
         host.ip(f"addr add {ADDRESS}/32 dev lo")

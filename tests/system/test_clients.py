@@ -157,7 +157,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
-def test_client_finds_out_what_it_wants_to_know(played: Played, client: Client) -> None:
+def test_client_gets_its_result(played: Played, client: Client) -> None:
     """A client with a timeout of 0.2 s gets nothing while IMDS fails and the cache is cold; a later one does."""
     need(client)
     hopeless = client.impatient and played.situation.too_slow
@@ -165,7 +165,7 @@ def test_client_finds_out_what_it_wants_to_know(played: Played, client: Client) 
     assert played.again.get(client.name, client.truth) == client.truth
 
 
-def test_imds_is_asked_no_more_than_it_must_be(played: Played) -> None:
+def test_imds_gets_no_unnecessary_request(played: Played) -> None:
     for warming, arrivals in zip(played.warming, played.arrivals, strict=True):
         assert {arrival.status for arrival in arrivals} == set(played.situation.asked)
         assert most_in_a_second([arrival.at for arrival in [*warming, *arrivals]]) <= 5
@@ -173,7 +173,7 @@ def test_imds_is_asked_no_more_than_it_must_be(played: Played) -> None:
         assert len(answered) == len(set(answered))
 
 
-def test_exporter_asks_once_in_a_process_however_it_ends(azure: Azure) -> None:
+def test_exporter_sends_one_request_per_process(azure: Azure) -> None:
     """Azure Monitor's exporter takes a timeout to mean that this is no machine of Azure's, for good."""
     with azure.running_proxy():
         azure.redirect()
@@ -183,7 +183,7 @@ def test_exporter_asks_once_in_a_process_however_it_ends(azure: Azure) -> None:
         assert EXPORTER.found(azure.vm) == ON_A_VM
 
 
-def test_proxy_that_was_told_what_to_fetch_serves_the_impatient_from_the_first_moment(azure: Azure) -> None:
+def test_warm_up_serves_impatient_clients_from_the_start(azure: Azure) -> None:
     with azure.running_proxy(warmup=",".join(DETECTION)):
         azure.redirect()
         azure.imds.nft(SILENCE)
@@ -191,7 +191,7 @@ def test_proxy_that_was_told_what_to_fetch_serves_the_impatient_from_the_first_m
         assert _ask(azure, EXPORTER, TRIES) == ON_A_VM
 
 
-def test_probe_costs_imds_nothing(azure: Azure) -> None:
+def test_probe_of_a_client_takes_no_permit(azure: Azure) -> None:
     """DefaultAzureCredential sends a probe without `Metadata`. Any answer means that IMDS is there."""
     with azure.running_proxy() as proxy:
         azure.redirect()
@@ -200,7 +200,7 @@ def test_probe_costs_imds_nothing(azure: Azure) -> None:
     assert [arrival.status for arrival in azure.arrivals("/metadata/identity")] == [200]
 
 
-def test_cloud_init_asks_imds_itself_whether_the_machine_has_been_given_to_somebody(azure: Azure) -> None:
+def test_reprovisiondata_is_forwarded_to_imds_each_time(azure: Azure) -> None:
     """Once a second, on a machine that Azure made in advance; a remembered 404 would keep its owner waiting."""
     need(CLOUD_INIT)
     with azure.running_proxy():

@@ -40,7 +40,7 @@ def status(node: Host, **wishes: object) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in shown.stdout.splitlines())}
 
 
-def test_it_is_the_user_and_process_1_and_gains_nothing(node: Host) -> None:
+def test_container_is_its_user_and_process_1_and_gains_no_rights(node: Host) -> None:
     shown = status(node, user=4711, group=4712, groups=[4713, 4714])
     assert shown["Uid"].split() == ["4711"] * 4
     assert shown["Gid"].split() == ["4712"] * 4
@@ -58,7 +58,7 @@ def test_it_is_the_user_and_process_1_and_gains_nothing(node: Host) -> None:
         (USER, ["net_admin"], 1 << 2, 1 << 12 | 1 << 2),
     ],
 )
-def test_it_has_the_capabilities_that_are_named(
+def test_container_has_exactly_the_named_capabilities(
     node: Host, user: int, capabilities: list[str], effective: int, bounding: int
 ) -> None:
     shown = status(node, user=user, capabilities=capabilities)
@@ -66,7 +66,7 @@ def test_it_has_the_capabilities_that_are_named(
     assert int(shown["CapBnd"], 16) == bounding
 
 
-def test_it_writes_only_where_a_mount_lets_it(node: Host, tmp_path: Path) -> None:
+def test_container_writes_only_to_writable_mounts(node: Host, tmp_path: Path) -> None:
     for name in ("written", "read"):
         (tmp_path / name).mkdir()
         (tmp_path / name).chmod(0o777)
@@ -83,7 +83,7 @@ def test_it_writes_only_where_a_mount_lets_it(node: Host, tmp_path: Path) -> Non
     assert not Path("/run/imdsproxy-read").exists()
 
 
-def test_file_can_be_mounted_where_there_is_none(node: Host, tmp_path: Path) -> None:
+def test_file_can_be_mounted_at_a_missing_path(node: Host, tmp_path: Path) -> None:
     (tmp_path / "settings").write_text("port = 1\n", encoding="ascii")
     mounts = [Mount(tmp_path / "settings", "/etc/imdsproxy/of/ours/settings.toml", read_only=True)]
     shown = run_contained(node, "cat", "/etc/imdsproxy/of/ours/settings.toml", env=ENV, mounts=mounts)
@@ -91,7 +91,7 @@ def test_file_can_be_mounted_where_there_is_none(node: Host, tmp_path: Path) -> 
     assert not Path("/etc/imdsproxy/of").exists()
 
 
-def test_it_sees_its_own_network_processes_and_environment_only(node: Host) -> None:
+def test_container_sees_only_its_own_network_processes_and_environment(node: Host) -> None:
     looks = (
         "import os; print(os.listdir('/sys/class/net'), [n for n in os.listdir('/proc') if n.isdigit()], os.uname()[1])"
     )
@@ -99,7 +99,7 @@ def test_it_sees_its_own_network_processes_and_environment_only(node: Host) -> N
     assert run_contained(node, "env", env={"ONE": "1", **ENV}).stdout == f"ONE=1\nPATH={ENV['PATH']}\n"
 
 
-def test_status_says_what_could_not_be_done(node: Host) -> None:
+def test_status_names_the_failed_step(node: Host) -> None:
     absent = run_contained(node, "no-such-command", env=ENV)
     assert (absent.returncode, absent.stderr) == (127, "no-such-command: No such file or directory\n")
     unmade = run_contained(node, "true", env=ENV, workdir="/no/such/folder")
@@ -107,7 +107,7 @@ def test_status_says_what_could_not_be_done(node: Host) -> None:
     assert "the container could not be made" in unmade.stderr
 
 
-def test_it_ends_on_the_way_out_and_signals_reach_it(node: Host, tmp_path: Path) -> None:
+def test_container_ends_with_its_context_and_receives_signals(node: Host, tmp_path: Path) -> None:
     waits = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('here', flush=True); signal.pause()"
     log = tmp_path / "log"
     with contained(node, sys.executable, "-ISc", waits, env=ENV, log=log) as process:
@@ -119,7 +119,7 @@ def test_it_ends_on_the_way_out_and_signals_reach_it(node: Host, tmp_path: Path)
     assert process.returncode == 7
 
 
-def test_nothing_outlives_the_tests(tmp_path: Path) -> None:
+def test_no_process_outlives_the_tests(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = (
         "import sys, os\nfrom pathlib import Path\nfrom tests.system.containers import contained\n"

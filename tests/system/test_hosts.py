@@ -21,7 +21,7 @@ _THIS_NETWORK = Path("/proc/thread-self/ns/net")
 
 
 @pytest.mark.parametrize("name", ["vm", "neighbour", "routed", "bridged"])
-def test_every_host_reaches_imds_itself_where_nothing_is_redirected(azure: Azure, name: str) -> None:
+def test_every_host_reaches_imds_without_a_redirect(azure: Azure, name: str) -> None:
     host: Host = getattr(azure, name)
     for user in (ROOT_USER, ORDINARY_USER):
         answer = host.fetch(INSTANCE, user=user)
@@ -29,7 +29,7 @@ def test_every_host_reaches_imds_itself_where_nothing_is_redirected(azure: Azure
     assert [arrival.target for arrival in azure.arrivals()] == [INSTANCE, INSTANCE]
 
 
-def test_trouble_at_imds_is_made_and_ended(azure: Azure) -> None:
+def test_faults_at_imds_are_added_and_removed(azure: Azure) -> None:
     azure.faults({"status": 410})
     assert azure.vm.fetch(INSTANCE).status == 410
     azure.no_faults()
@@ -39,7 +39,7 @@ def test_trouble_at_imds_is_made_and_ended(azure: Azure) -> None:
     assert b"Reboot" in azure.vm.fetch("/metadata/scheduledevents?api-version=2020-07-01").body
 
 
-def test_only_the_thread_that_goes_inside_is_there() -> None:
+def test_only_the_entering_thread_is_inside_the_host() -> None:
     before = _THIS_NETWORK.readlink()
     seen: list[Path] = []
     with Host("one") as one, Host("other") as other:
@@ -55,7 +55,7 @@ def test_only_the_thread_that_goes_inside_is_there() -> None:
     assert seen == [before] == [_THIS_NETWORK.readlink()]
 
 
-def test_command_runs_as_the_user_it_is_given() -> None:
+def test_command_runs_as_the_given_user() -> None:
     with Host("one") as one:
         assert one.run("id", "-u").stdout == "0\n"
         assert one.run("id", "-u", "-n", user=0).stdout == "root\n"

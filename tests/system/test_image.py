@@ -117,7 +117,7 @@ def test_build_sees_only_what_it_needs(builder: Builder, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("which", ["image", "redirect_image"])
-def test_no_file_is_the_users_to_write_and_none_gives_more_rights(which: str, request: pytest.FixtureRequest) -> None:
+def test_user_can_write_no_file_and_no_file_is_setuid(which: str, request: pytest.FixtureRequest) -> None:
     image: Image = request.getfixturevalue(which)
     all_files = files(image)
     writable = {
@@ -131,7 +131,7 @@ def test_no_file_is_the_users_to_write_and_none_gives_more_rights(which: str, re
     assert {state.st_uid for path, state in all_files.items() if path not in writable} == {0}
 
 
-def test_nothing_can_be_run_but_python_and_the_proxy(image: Image, redirect_image: Image) -> None:
+def test_only_python_and_the_proxy_are_executable(image: Image, redirect_image: Image) -> None:
     def programs(image: Image) -> set[str]:
         folders = ("/usr/bin", "/usr/sbin", "/opt/imdsproxy/bin")
         return {path for path in files(image) if path.startswith(folders) and path not in folders}
@@ -150,7 +150,7 @@ def test_no_tool_of_the_build_is_left(image: Image) -> None:
     assert not any(path.startswith(("/tmp", "/var/cache", "/var/lib/apt", "/usr/lib/apt")) for path in files(image))
 
 
-def test_all_of_it_is_compiled_and_taken_as_it_is(image: Image) -> None:
+def test_every_module_is_compiled_and_unchecked(image: Image) -> None:
     for source in [
         *(image.root / "opt/imdsproxy/lib").rglob("*.py"),
         *(image.root / "usr/lib/python3.11").glob("*.py"),
@@ -170,7 +170,7 @@ def test_every_library_is_there(image: Image, redirect_image: Image) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_it_says_what_it_is(image: Image, redirect_image: Image) -> None:
+def test_labels_describe_the_image(image: Image, redirect_image: Image) -> None:
     labels = {name.removeprefix("org.opencontainers.image."): text for name, text in image.config["Labels"].items()}
     assert labels["title"] == "imdsproxy"
     assert labels["licenses"] == "MIT"
@@ -186,7 +186,7 @@ def test_it_says_what_it_is(image: Image, redirect_image: Image) -> None:
         print(f"layers: {one.layers} bytes")  # noqa: T201
 
 
-def test_base_is_pinned_and_the_version_is_this_one() -> None:
+def test_base_is_pinned_and_version_is_current() -> None:
     lines = DOCKERFILE.read_text(encoding="utf-8")
     assert f"ARG VERSION={__version__}\n" in lines
     assert re.search(r"^ARG BASE=[a-z]+:[0-9.]+-slim$", lines, re.MULTILINE)
@@ -195,7 +195,7 @@ def test_base_is_pinned_and_the_version_is_this_one() -> None:
 # What it does.
 
 
-def test_it_serves_without_any_setting_and_ends_well(azure: Azure, image: Image) -> None:
+def test_image_serves_by_default_and_exits_with_0(azure: Azure, image: Image) -> None:
     with running(azure, image) as proxy:
         first, second = proxy.get(INSTANCE), proxy.get(INSTANCE)
         assert (first.status, is_hit(first), is_hit(second)) == (200, False, True)
@@ -208,7 +208,7 @@ def test_it_serves_without_any_setting_and_ends_well(azure: Azure, image: Image)
     assert "Traceback" not in proxy.log
 
 
-def test_any_user_may_run_it(image: Image) -> None:
+def test_image_runs_as_any_user(image: Image) -> None:
     with Host("node") as node:
         done = run_contained(
             node, "imdsproxy", "config", root=image.root, env=image.env(port=9), user=1000660000, group=0
@@ -217,13 +217,13 @@ def test_any_user_may_run_it(image: Image) -> None:
     assert "IMDSPROXY_PORT" in done.stdout
 
 
-def test_it_can_be_opened_on_purpose(azure: Azure, image: Image) -> None:
+def test_image_listens_on_all_addresses_if_configured(azure: Azure, image: Image) -> None:
     with running(azure, image, host="0.0.0.0"):
         assert azure.neighbour.fetch(f"http://10.0.0.4:{PROXY_PORT}{INSTANCE}").by_proxy
         assert health(azure.vm, image, host="0.0.0.0") == (0, "")
 
 
-def test_what_others_share_with_it_lies_in_a_volume(azure: Azure, image: Image, tmp_path: Path) -> None:
+def test_shared_files_are_in_a_volume(azure: Azure, image: Image, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir(mode=0o755)
     os.chown(volume, USER, USER)
@@ -253,7 +253,7 @@ def test_what_others_share_with_it_lies_in_a_volume(azure: Azure, image: Image, 
         ({}, "port = 9254\nadmin_port = 8256\n"),
     ],
 )
-def test_health_check_asks_where_the_settings_say(
+def test_health_check_uses_the_configured_listeners(
     azure: Azure, image: Image, tmp_path: Path, settings: dict[str, object], file: str
 ) -> None:
     mounts = []
@@ -282,7 +282,7 @@ def test_health_check_asks_where_the_settings_say(
         (None, "timed out"),
     ],
 )
-def test_health_check_takes_200_alone(image: Image, answer: bytes | None, said: str) -> None:
+def test_health_check_accepts_only_200(image: Image, answer: bytes | None, said: str) -> None:
     serve = (
         "import socket, sys, time\nlistener = socket.create_server(('127.0.0.1', 8254))\n"
         "print('here', flush=True)\nconnection = listener.accept()[0]\nconnection.recv(4096)\n"
@@ -297,7 +297,7 @@ def test_health_check_takes_200_alone(image: Image, answer: bytes | None, said: 
     assert (status, said in reason, reason.count("\n")) == (1, True, 1), reason
 
 
-def test_port_zero_is_not_healthy(image: Image) -> None:
+def test_port_0_is_unhealthy(image: Image) -> None:
     with Host("node") as node:
         status, said = health(node, image, port=0)
     assert status == 1

@@ -99,7 +99,7 @@ def ended_well(pod: RunningPod, *names: str) -> bool:
 # One pod
 
 
-def test_sidecar_serves_its_own_pod_only(azure: Azure, node: Node) -> None:
+def test_sidecar_serves_only_its_own_pod(azure: Azure, node: Node) -> None:
     with running(node, "sidecar", 3) as pod:
         answers = wait_for_rounds(pod, 2)
         assert all(answer.startswith("200 ") and "imdsproxy; hit" in answer for answer in answers[2:]), answers
@@ -114,7 +114,7 @@ def test_sidecar_serves_its_own_pod_only(azure: Azure, node: Node) -> None:
     assert ended_well(pod, "example", "imdsproxy")
 
 
-def test_kubelet_reaches_a_sidecar_in_a_network_of_ipv6_alone(azure: Azure, node: Node) -> None:
+def test_kubelet_reaches_a_sidecar_in_an_ipv6_network(azure: Azure, node: Node) -> None:
     azure.vm.ip("addr add fd00::1/64 dev cbr0 nodad")
     pod = manifests.pod("sidecar")
     with pod_network(azure.vm, 3) as (host, address):
@@ -124,7 +124,7 @@ def test_kubelet_reaches_a_sidecar_in_a_network_of_ipv6_alone(azure: Azure, node
             wait_until(started.alive)
 
 
-def test_init_container_of_the_applications_can_use_the_sidecar(azure: Azure, node: Node) -> None:
+def test_applications_init_container_can_use_the_sidecar(azure: Azure, node: Node) -> None:
     pod = manifests.pod("sidecar")
     first = copy.deepcopy(pod.spec["containers"][0])
     first |= {"name": "first", "command": manifests.pod("job").spec["containers"][0]["command"]}
@@ -134,7 +134,7 @@ def test_init_container_of_the_applications_can_use_the_sidecar(azure: Azure, no
         assert started.log("first").startswith(f"200 {NAME} imdsproxy; ")
 
 
-def test_job_completes_although_its_sidecar_would_go_on(azure: Azure, node: Node) -> None:
+def test_job_completes_with_a_sidecar(azure: Azure, node: Node) -> None:
     with pod_network(azure.vm, 3) as (host, address), node.pod(manifests.pod("job"), host, address) as pod:
         pod.start()
         wait_until(lambda: pod["example"].status is not None)
@@ -145,7 +145,7 @@ def test_job_completes_although_its_sidecar_would_go_on(azure: Azure, node: Node
         assert ended_well(pod, "example", "imdsproxy")
 
 
-def test_what_has_the_address_built_in_is_redirected_to_the_sidecar(azure: Azure, node: Node) -> None:
+def test_hard_coded_address_is_redirected_to_the_sidecar(azure: Azure, node: Node) -> None:
     with running(node, "sidecar-redirect", 3) as pod:
         answers = wait_for_rounds(pod, 2)
         assert all(answer.startswith("200 ") and "imdsproxy; hit" in answer for answer in answers[2:]), answers
@@ -191,7 +191,7 @@ def test_sidecars_without_a_daemon_keep_one_budget(azure: Azure, node: Node) -> 
 
 
 @pytest.mark.parametrize("users", [(IMAGE_USER, REDIRECTED_USER), (REDIRECTED_USER, IMAGE_USER)])
-def test_redirected_sidecar_and_a_plain_one_share_the_file_by_their_group(
+def test_redirected_and_plain_sidecars_share_the_budget_file_by_group(
     azure: Azure, node: Node, users: tuple[int, int]
 ) -> None:
     with contextlib.ExitStack() as stack:
@@ -217,7 +217,7 @@ def ask_distinct(pod: RunningPod) -> list[int]:
 
 
 @pytest.mark.parametrize("layout", ["node", "node-host-network"])
-def test_sidecars_share_the_nodes_cache_and_need_no_way_to_imds(azure: Azure, node: Node, layout: str) -> None:
+def test_chained_sidecars_share_the_nodes_cache_without_reaching_imds(azure: Azure, node: Node, layout: str) -> None:
     with contextlib.ExitStack() as stack:
         if layout == "node":
             stack.enter_context(running(node, layout, 3))
@@ -247,7 +247,7 @@ def keep_from_imds(azure: Azure, *pods: str) -> None:
     )
 
 
-def test_daemons_restart_is_seen_by_no_client_that_has_an_answer_kept(azure: Azure, node: Node) -> None:
+def test_daemon_restart_is_not_seen_by_clients_of_stored_answers(azure: Azure, node: Node) -> None:
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(pod_network(azure.vm, 3))
         first = stack.enter_context(node.pod(manifests.pod("node"), *daemon))
@@ -270,7 +270,7 @@ def test_daemons_restart_is_seen_by_no_client_that_has_an_answer_kept(azure: Azu
             assert pod.host.fetch(PROXY + INSTANCE).status == 200
 
 
-def test_pod_that_comes_before_the_daemon_serves_as_soon_as_that_does(azure: Azure, node: Node) -> None:
+def test_pod_started_before_the_daemon_serves_once_the_daemon_does(azure: Azure, node: Node) -> None:
     with (
         pod_network(azure.vm, 4) as network,
         node.running(manifests.pod("sidecar-chained"), *network) as pod,
@@ -283,7 +283,7 @@ def test_pod_that_comes_before_the_daemon_serves_as_soon_as_that_does(azure: Azu
 
 
 @pytest.mark.parametrize(("groups", "found"), [((IMAGE_USER,), [200, 200]), ((), None)])
-def test_program_in_the_sockets_group_needs_no_sidecar(
+def test_program_with_the_sockets_group_needs_no_sidecar(
     azure: Azure, node: Node, groups: tuple[int, ...], found: list[int] | None
 ) -> None:
     """As `docs/kubernetes.md` has it: supplementalGroups, and the directory read-only."""
@@ -326,7 +326,7 @@ def program_at_the_socket(groups: tuple[int, ...], *targets: str) -> Pod:
 # A redirected node
 
 
-def test_redirected_node_and_its_pods_get_the_proxy_and_lose_it_at_the_pods_end(azure: Azure, node: Node) -> None:
+def test_redirect_of_a_node_ends_with_the_proxys_pod(azure: Azure, node: Node) -> None:
     azure.vm.sysctl(ROUTE_LOCALNET, 1)  # as kube-proxy does
     clients = (azure.vm, azure.routed, azure.bridged)
     with on_the_node(node, "node-redirect") as pod:
@@ -347,7 +347,7 @@ def test_redirected_node_and_its_pods_get_the_proxy_and_lose_it_at_the_pods_end(
         assert (answer.status, answer.by_proxy) == (200, False)
 
 
-def test_redirect_that_outlived_its_pod_is_taken_away(azure: Azure, node: Node) -> None:
+def test_left_over_redirect_is_removed(azure: Azure, node: Node) -> None:
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
     with node.pod(manifests.pod("node-redirect"), azure.vm, "10.0.0.4") as pod:
         pod.start()
@@ -363,7 +363,7 @@ def test_redirect_that_outlived_its_pod_is_taken_away(azure: Azure, node: Node) 
     assert ended_well(remover, "done")
 
 
-def test_where_nothing_sets_route_localnet_a_container_does_after_the_guard_is_there(azure: Azure, node: Node) -> None:
+def test_container_sets_route_localnet_after_the_guard_is_loaded(azure: Azure, node: Node) -> None:
     assert azure.vm.run("sysctl", "-n", ROUTE_LOCALNET).stdout == "0\n"
     pod = manifests.pod("node-redirect-route-localnet")
     names = [container.name for container in pod.init_containers]
@@ -378,7 +378,7 @@ def test_where_nothing_sets_route_localnet_a_container_does_after_the_guard_is_t
 
 
 @pytest.mark.parametrize("layout", manifests.LAYOUTS)
-def test_every_container_runs_as_its_manifest_has_it(azure: Azure, node: Node, layout: str) -> None:
+def test_every_container_runs_as_its_manifest_states(azure: Azure, node: Node, layout: str) -> None:
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
     pod = manifests.pod(layout)
     with contextlib.ExitStack() as stack:
@@ -413,7 +413,7 @@ _READ_ALL = 2  # CAP_DAC_READ_SEARCH, which stands for an image's own files, all
 _NET_ADMIN = 12
 
 
-def test_example_would_notice_a_proxy_that_fails(azure: Azure, node: Node) -> None:
+def test_example_notices_a_failing_proxy(azure: Azure, node: Node) -> None:
     with running(node, "sidecar", 3) as pod:
         wait_for_rounds(pod, 1)
         pod["imdsproxy"].process.send_signal(signal.SIGKILL)

@@ -31,7 +31,7 @@ for number, source in enumerate(("0.0.0.0", "127.0.0.2", "0.0.0.0")):
 
 
 @PODS
-def test_pod_reaches_the_cache_where_the_node_is_redirected(azure: Azure, name: str) -> None:
+def test_pod_reaches_the_cache_with_node(azure: Azure, name: str) -> None:
     pod: Host = getattr(azure, name)
     with azure.running_proxy():
         azure.vm.sysctl(ROUTE_LOCALNET, 1)
@@ -46,7 +46,7 @@ def test_pod_reaches_the_cache_where_the_node_is_redirected(azure: Azure, name: 
 
 
 @PODS
-def test_pod_does_not_get_the_proxy_where_the_node_is_not_redirected(azure: Azure, name: str) -> None:
+def test_pod_is_not_redirected_without_node(azure: Azure, name: str) -> None:
     pod: Host = getattr(azure, name)
     with azure.running_proxy():
         azure.vm.sysctl(ROUTE_LOCALNET, 1)
@@ -55,7 +55,7 @@ def test_pod_does_not_get_the_proxy_where_the_node_is_not_redirected(azure: Azur
         assert (answer.status, answer.by_proxy) == (200, False)
 
 
-def test_without_the_kernel_setting_a_pod_gets_nothing_and_a_note_says_so(azure: Azure) -> None:
+def test_missing_route_localnet_blocks_pods_and_adds_a_note(azure: Azure) -> None:
     with azure.running_proxy():
         azure.redirect("--node")
         answer = azure.routed.fetch(INSTANCE, timeout=0.5)
@@ -68,7 +68,7 @@ def test_without_the_kernel_setting_a_pod_gets_nothing_and_a_note_says_so(azure:
         assert azure.routed.fetch(INSTANCE).by_proxy
 
 
-def test_neighbour_that_sends_imds_traffic_this_way_does_not_get_the_proxy(azure: Azure) -> None:
+def test_neighbours_imds_traffic_is_not_redirected(azure: Azure) -> None:
     with azure.running_proxy():
         azure.vm.sysctl(ROUTE_LOCALNET, 1)
         azure.redirect("--node")
@@ -121,7 +121,7 @@ def test_guard_drops_packets_from_loopback_addresses_from_outside(azure: Azure, 
         assert [listener.recv(10) for _ in range(3)] == [b"0", b"1", b"2"]
 
 
-def test_neighbour_on_another_network_card_does_not_get_the_proxy(azure: Azure) -> None:
+def test_neighbour_on_another_network_card_is_not_redirected(azure: Azure) -> None:
     with Host("second subnet") as subnet, Host("stranger") as stranger, azure.running_proxy():
         link(subnet, "to-stranger", stranger, "eth0")
         # A network card as the kernel sees one: not one end of a cable between namespaces, as pods have.

@@ -35,7 +35,7 @@ def serving_in_its_place(azure: Azure, user: int) -> Iterator[None]:
         yield
 
 
-def test_while_the_proxy_is_away_no_other_user_can_be_imds(azure: Azure) -> None:
+def test_no_other_user_can_answer_while_the_proxy_is_stopped(azure: Azure) -> None:
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
     azure.redirect("--node", "--exclusive")
     with serving_in_its_place(azure, ORDINARY_USER):
@@ -57,7 +57,7 @@ def test_own_user_and_root_can_answer_with_socket_activation(azure: Azure, user:
 
 
 @pytest.mark.parametrize("ours_last", [True, False])
-def test_another_translation_of_the_same_address_does_not_go_before_it(azure: Azure, ours_last: bool) -> None:
+def test_other_translation_of_the_same_address_does_not_come_first(azure: Azure, ours_last: bool) -> None:
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
     if not ours_last:
         azure.redirect("--node")

@@ -30,7 +30,7 @@ with socket.socket(socket.AF_INET, getattr(socket, kind)) as it:
 
 
 @pytest.mark.parametrize("user", [ROOT_USER, ORDINARY_USER])
-def test_client_that_knows_one_address_only_reaches_the_cache(azure: Azure, user: int) -> None:
+def test_client_with_a_hard_coded_address_reaches_the_cache(azure: Azure, user: int) -> None:
     with azure.running_proxy() as proxy:
         azure.redirect()
         first, second = azure.vm.fetch_in_turn(INSTANCE, 2, user=user)
@@ -43,21 +43,21 @@ def test_client_that_knows_one_address_only_reaches_the_cache(azure: Azure, user
         assert "loop" not in proxy.log
 
 
-def test_proxys_own_user_goes_to_imds_itself(azure: Azure) -> None:
+def test_proxys_own_user_reaches_imds_itself(azure: Azure) -> None:
     azure.redirect()
     answer = azure.vm.fetch(TOKEN, user=PROXY_USER)
     assert (answer.status, answer.by_proxy) == (200, False)
     assert azure.counted("output") == 0
 
 
-def test_proxys_user_may_be_named(azure: Azure) -> None:
+def test_proxys_user_may_be_given_by_name(azure: Azure) -> None:
     azure.redirect(user="nobody")
     nobody = int(azure.vm.run("id", "-u", "nobody").stdout)
     assert azure.vm.fetch(INSTANCE, user=nobody).status == 200
     assert "refused" in azure.vm.fetch(INSTANCE, user=PROXY_USER).error
 
 
-def test_redirect_goes_to_the_port_of_the_settings(azure: Azure) -> None:
+def test_redirect_uses_the_port_of_the_settings(azure: Azure) -> None:
     with azure.running_proxy(port=9254), azure.running_proxy(port=PROXY_PORT) as other:
         azure.redirect("--port", "9254")
         before = other.metric("imdsproxy_requests_total")
@@ -66,7 +66,7 @@ def test_redirect_goes_to_the_port_of_the_settings(azure: Azure) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--node",)])
-def test_loading_it_twice_is_loading_it_once(azure: Azure, flags: tuple[str, ...]) -> None:
+def test_loading_twice_equals_loading_once(azure: Azure, flags: tuple[str, ...]) -> None:
     azure.redirect(*flags)
     once = loaded(azure.vm)
     azure.redirect(*flags)
@@ -78,7 +78,7 @@ def test_loading_it_twice_is_loading_it_once(azure: Azure, flags: tuple[str, ...
     assert loaded(azure.vm) == once
 
 
-def test_removing_it_takes_its_own_table_and_no_other(azure: Azure) -> None:
+def test_removal_deletes_only_its_own_table(azure: Azure) -> None:
     azure.vm.nft("table ip other { chain output { tcp dport 81 accept; }; }")
     azure.vm.nft("table inet imdsproxy { chain output { tcp dport 82 accept; }; }")
     azure.vm.nft("table ip6 imdsproxy { set ports { type inet_service; }; }")
@@ -93,7 +93,7 @@ def test_removing_it_takes_its_own_table_and_no_other(azure: Azure) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--exclusive",), ("--node", "--port", "9999")])
-def test_command_loads_what_it_prints(azure: Azure, flags: tuple[str, ...]) -> None:
+def test_load_equals_loading_the_printed_ruleset(azure: Azure, flags: tuple[str, ...]) -> None:
     azure.redirect(*flags)
     by_nft = loaded(azure.vm)
     azure.vm.nft("flush ruleset")
@@ -107,7 +107,7 @@ def test_command_loads_what_it_prints(azure: Azure, flags: tuple[str, ...]) -> N
     assert said.stderr.startswith("imdsproxy: calls of 169.254.169.254:80 go to IMDS itself again\n")
 
 
-def test_client_reaches_the_cache_by_what_the_command_loaded(azure: Azure) -> None:
+def test_client_reaches_the_cache_after_load(azure: Azure) -> None:
     with azure.running_proxy():
         azure.vm.run(sys.executable, "-m", "imdsproxy", "redirect", "--load", "--uid", str(PROXY_USER), "--exclusive")
         assert azure.vm.fetch(INSTANCE, user=ORDINARY_USER).by_proxy
@@ -123,7 +123,7 @@ def test_client_reaches_the_cache_by_what_the_command_loaded(azure: Azure) -> No
         (ROOT_USER, ("--uid", "no-such-user"), "nft does not accept the ruleset: User does not exist"),
     ],
 )
-def test_what_cannot_be_loaded_changes_nothing(azure: Azure, user: int, flags: tuple[str, ...], told: str) -> None:
+def test_failed_load_changes_nothing(azure: Azure, user: int, flags: tuple[str, ...], told: str) -> None:
     azure.redirect()
     before = loaded(azure.vm)
     said = azure.vm.run(sys.executable, "-m", "imdsproxy", "redirect", "--load", *flags, user=user, check=False)
@@ -131,7 +131,7 @@ def test_what_cannot_be_loaded_changes_nothing(azure: Azure, user: int, flags: t
     assert loaded(azure.vm) == before
 
 
-def test_after_its_removal_clients_reach_imds_itself(azure: Azure) -> None:
+def test_clients_reach_imds_itself_after_removal(azure: Azure) -> None:
     with azure.running_proxy():
         azure.redirect()
         assert azure.vm.fetch(INSTANCE).by_proxy
@@ -141,7 +141,7 @@ def test_after_its_removal_clients_reach_imds_itself(azure: Azure) -> None:
         assert len(azure.arrivals(INSTANCE)) == 2
 
 
-def test_port_80_of_another_address_is_left_alone(azure: Azure) -> None:
+def test_port_80_of_another_address_is_not_redirected(azure: Azure) -> None:
     azure.imds.ip("addr add 169.254.169.253/32 dev lo")
     with azure.running_proxy():
         azure.redirect()
@@ -151,7 +151,7 @@ def test_port_80_of_another_address_is_left_alone(azure: Azure) -> None:
 
 
 @pytest.mark.parametrize(("kind", "port"), [(socket.SOCK_STREAM, 8080), (socket.SOCK_DGRAM, 80)])
-def test_another_port_or_protocol_of_imds_is_left_alone(azure: Azure, kind: socket.SocketKind, port: int) -> None:
+def test_other_port_or_protocol_of_imds_is_not_redirected(azure: Azure, kind: socket.SocketKind, port: int) -> None:
     azure.redirect()
     with azure.imds.inside():
         listener = socket.socket(socket.AF_INET, kind)
@@ -168,7 +168,7 @@ def test_another_port_or_protocol_of_imds_is_left_alone(azure: Azure, kind: sock
             assert listener.recv(100) == b"here"
 
 
-def test_while_the_proxy_is_away_clients_are_refused_and_none_gets_past_it(azure: Azure) -> None:
+def test_clients_are_refused_while_the_proxy_is_stopped(azure: Azure) -> None:
     azure.redirect("--node")
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
     for _ in range(2):
@@ -212,7 +212,7 @@ def test_missing_exemption_is_reported_at_once_and_takes_no_permit(azure: Azure)
         assert (answer.status, answer.by_proxy) == (200, True)
 
 
-def test_proxy_started_into_a_loop_becomes_ready_once_it_is_exempt(azure: Azure) -> None:
+def test_proxy_started_in_a_loop_becomes_ready_once_exempt(azure: Azure) -> None:
     azure.redirect(user=ANOTHER_USER)
     with azure.running_proxy(page="/-/healthy") as proxy:
         wait_until(lambda: f"meta skuid != {PROXY_USER}" in proxy.log)

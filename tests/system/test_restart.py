@@ -143,7 +143,7 @@ def ask(manager: Manager, kind: str) -> str:
         connection.close()
 
 
-def test_connection_while_no_proxy_runs_waits_for_the_next(manager: Manager) -> None:
+def test_connection_during_a_restart_waits_for_the_next_proxy(manager: Manager) -> None:
     for _ in range(2):
         with ThreadPoolExecutor(2 * CLIENTS) as threads:
             waiting = [threads.submit(ask, manager, kind) for kind in ("tcp", "unix") for _ in range(CLIENTS)]
@@ -156,7 +156,7 @@ def test_connection_while_no_proxy_runs_waits_for_the_next(manager: Manager) -> 
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_under_load_no_restart_refuses_anybody(manager: Manager, how: signal.Signals) -> None:
+def test_restart_under_load_refuses_no_client(manager: Manager, how: signal.Signals) -> None:
     outcomes: dict[str, Counter[str]] = {"tcp": Counter(), "unix": Counter()}
     enough = threading.Event()
 

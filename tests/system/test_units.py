@@ -108,7 +108,7 @@ def add_node_drop_in(root: Path) -> None:
 
 
 @pytest.mark.parametrize("node", [False, True])
-def test_systemd_finds_nothing_to_complain_of(root: Path, node: bool) -> None:
+def test_systemd_verifies_the_units(root: Path, node: bool) -> None:
     if node:
         add_node_drop_in(root)
     verify = ("systemd-analyze", "verify", "--man=no", f"--root={root}", *SERVICES, "imdsproxy.socket")
@@ -119,7 +119,7 @@ def test_systemd_finds_nothing_to_complain_of(root: Path, node: bool) -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_services_are_exposed_no_more_than_they_were(root: Path, unit: str) -> None:
+def test_exposure_of_the_services_does_not_increase(root: Path, unit: str) -> None:
     add_node_drop_in(root)
     judge = ("systemd-analyze", "security", "--offline=true", "--no-pager", f"--root={root}", unit)
     told = run(*judge, f"--threshold={MOST_EXPOSED[unit]}")
@@ -128,7 +128,7 @@ def test_services_are_exposed_no_more_than_they_were(root: Path, unit: str) -> N
     assert round(10 * float(level[1])) == MOST_EXPOSED[unit], "less: then less is to be held from now on"
 
 
-def test_user_is_made_and_cannot_log_in(root: Path) -> None:
+def test_user_is_created_and_cannot_log_in(root: Path) -> None:
     run("systemd-sysusers", f"--root={root}", str(UNITS / "imdsproxy.sysusers"))
     (user,) = [
         line.split(":")
@@ -140,7 +140,7 @@ def test_user_is_made_and_cannot_log_in(root: Path) -> None:
     assert re.search(r"^imdsproxy:", (root / "etc/group").read_text(encoding="ascii"), re.MULTILINE)
 
 
-def test_folder_is_the_user_s_and_keeps_what_is_in_it(root: Path) -> None:
+def test_folder_belongs_to_the_user_and_keeps_its_content(root: Path) -> None:
     run("systemd-sysusers", f"--root={root}", str(UNITS / "imdsproxy.sysusers"))
     users = (root / "etc/passwd").read_text(encoding="ascii")
     (user,) = re.findall(r"^imdsproxy:[^:]*:(\d+):(\d+):", users, re.MULTILINE)
@@ -154,7 +154,7 @@ def test_folder_is_the_user_s_and_keeps_what_is_in_it(root: Path) -> None:
     assert (folder / "budget").read_text(encoding="ascii") == "spent"
 
 
-def test_systemd_reads_the_environment_file_as_it_is_meant(tmp_path: Path) -> None:
+def test_systemd_reads_the_environment_file_as_intended(tmp_path: Path) -> None:
     # The reader of environment.d is the one of EnvironmentFile=, and shows what it has read.
     folder = tmp_path / "environment.d"
     folder.mkdir()
@@ -177,7 +177,7 @@ def test_systemd_reads_the_environment_file_as_it_is_meant(tmp_path: Path) -> No
 # What the files say of each other
 
 
-def test_files_mean_the_same_places_and_the_same_user() -> None:
+def test_files_agree_on_places_and_user() -> None:
     service, listeners = settings_of("imdsproxy.service"), settings_of("imdsproxy.socket")
     redirect = settings_of("imdsproxy-redirect.service")
     address, unix = listeners["ListenStream"]
@@ -311,7 +311,7 @@ def test_service_runs_as_its_unit_confines_it(azure: Azure, activated: tuple[Hos
     assert "warning" not in proxy.log.lower(), proxy.log
 
 
-def test_service_has_room_for_what_it_needs(azure: Azure, activated: tuple[HostedProxy, Path]) -> None:
+def test_service_limits_have_room_for_its_needs(azure: Azure, activated: tuple[HostedProxy, Path]) -> None:
     proxy, _ = activated
     service = settings_of("imdsproxy.service")
     assert proxy.get(INSTANCE).status == 200
@@ -326,7 +326,7 @@ def test_service_has_room_for_what_it_needs(azure: Azure, activated: tuple[Hoste
     assert threads + 5 <= int(service["TasksMax"][0])
 
 
-def test_socket_of_the_name_admin_serves_the_pages_alone(azure: Azure, tmp_path: Path) -> None:
+def test_socket_named_admin_serves_only_the_pages(azure: Azure, tmp_path: Path) -> None:
     unix = tmp_path / "imdsproxy.sock"
     log = tmp_path / "service.log"
     opened = [f"--listen={one}" for one in (ADDRESS, unix, "10.0.0.4:8256")]
@@ -345,7 +345,7 @@ def test_socket_of_the_name_admin_serves_the_pages_alone(azure: Azure, tmp_path:
         assert unix.is_socket(), "it is not the proxy's"
 
 
-def test_what_is_not_allowed_ends_a_process(tmp_path: Path, azure: Azure) -> None:
+def test_forbidden_system_call_ends_the_process(tmp_path: Path, azure: Azure) -> None:
     tries = {
         "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)": -signal.SIGSYS,
         "os.setuid(0)": -signal.SIGSYS,
@@ -361,7 +361,7 @@ def test_what_is_not_allowed_ends_a_process(tmp_path: Path, azure: Azure) -> Non
         assert done.returncode == outcome, (attempt, done.stderr)
 
 
-def test_redirect_s_unit_may_do_what_it_does(azure: Azure, tmp_path: Path) -> None:
+def test_redirect_unit_has_the_rights_that_it_needs(azure: Azure, tmp_path: Path) -> None:
     unit = "imdsproxy-redirect.service"
     settings = settings_of(unit)
 
@@ -378,7 +378,7 @@ def test_redirect_s_unit_may_do_what_it_does(azure: Azure, tmp_path: Path) -> No
         assert not azure.vm.fetch(INSTANCE, user=ORDINARY_USER).by_proxy
 
 
-def test_redirected_calls_come_with_the_machine_s_own_address(azure: Azure) -> None:
+def test_redirected_connections_have_the_machines_own_address(azure: Azure) -> None:
     # So the socket's unit must not deny them, other than the service's, which is for what goes out.
     assert not {"IPAddressDeny", "IPAddressAllow"} & settings_of("imdsproxy.socket").keys()
     assert settings_of("imdsproxy.service")["IPAddressAllow"] == ["localhost 169.254.169.254"]
@@ -396,7 +396,7 @@ def test_redirected_calls_come_with_the_machine_s_own_address(azure: Azure) -> N
             assert peer == address
 
 
-def test_drop_in_for_a_node_opens_loopback_only_while_it_is_guarded(azure: Azure) -> None:
+def test_node_drop_in_sets_route_localnet_only_while_guarded(azure: Azure) -> None:
     settings = settings_of("imdsproxy-redirect.service", "imdsproxy-redirect-node.conf")
 
     def carry_out(name: str) -> None:

@@ -172,7 +172,7 @@ def test_flood_on_one_connection_takes_no_memory_and_others_are_served(
     ],
     ids=["heads", "bodies"],
 )
-def test_what_clients_left_unfinished_takes_no_room_from_those_that_come_later(
+def test_unfinished_requests_of_disconnected_clients_free_their_memory(
     everywhere: Everywhere, kind: str, sent: bytes
 ) -> None:
     for _ in range(POOL // 65_000):

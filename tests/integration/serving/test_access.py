@@ -47,7 +47,7 @@ def test_only_known_names_and_addresses_are_accepted_as_host(start: Start, arriv
             assert get(process.port, TOKEN, {**METADATA, "Host": host}).status == 200, host
 
 
-def test_without_a_setting_localhost_is_the_only_name(proxy: ProxyProcess) -> None:
+def test_localhost_is_the_only_name_by_default(proxy: ProxyProcess) -> None:
     assert_own(get(proxy.port, INSTANCE, {**METADATA, "Host": "imds.internal"}), 403, "host")
     assert get(proxy.port, INSTANCE, {**METADATA, "Host": f"localhost:{proxy.port}"}).status == 200
 

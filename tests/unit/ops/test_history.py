@@ -151,7 +151,7 @@ TOKEN_ATTEMPTS = [
 
 
 @pytest.mark.parametrize(("attempts", "failures"), TOKEN_ATTEMPTS)
-def test_a_token_fails_until_its_next_success(
+def test_token_failure_ends_with_the_next_success(
     attempts: list[tuple[str, str | None]], failures: Mapping[str, str]
 ) -> None:
     made = [(attempt(status, failure, endpoint="token", text=TOKEN), 1.0) for status, failure in attempts]
@@ -168,7 +168,7 @@ def test_only_the_latest_tokens_that_fail_are_kept() -> None:
     ]
 
 
-def test_an_attempt_without_a_target_names_no_token() -> None:
+def test_attempt_without_a_target_has_no_token_failure() -> None:
     history = begun()
     history.observe_attempt(UpstreamAttempt("token", BudgetClass.GENERAL, 0.0, "400"), 1.0)
     assert not history.token_failures()
@@ -228,7 +228,7 @@ def test_pending_events_are_those_of_the_latest_answer() -> None:
     assert begun().current_events(0.0) is None
 
 
-def test_the_tables_stay_small_whatever_clients_and_imds_send() -> None:
+def test_tables_are_bounded_for_any_clients_and_statuses() -> None:
     history = begun()
     for number in range(3000):
         text = f"/metadata/identity/oauth2/token?api-version=1&resource={number:0300}&client_id={number}"

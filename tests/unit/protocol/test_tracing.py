@@ -68,7 +68,7 @@ def test_everything_else_stays(line: bytes) -> None:
         b"\r\ntraceparent: 1" + PLAIN,
     ],
 )
-def test_what_is_no_complete_head_does_not_become_one(data: bytes) -> None:
+def test_incomplete_head_stays_incomplete(data: bytes) -> None:
     assert without_tracing(data) != PLAIN
 
 

@@ -72,7 +72,7 @@ def test_others_wait_until_imds_answers_and_their_clients_can_be_served_stale_me
     virtual.run(scenario())
 
 
-def test_one_of_those_that_wait_becomes_the_probe_when_the_probe_leaves() -> None:
+def test_waiting_fetch_becomes_the_probe_when_the_probe_leaves() -> None:
     async def scenario() -> None:
         outage = Outage()
         waiting = [outage.start(new_fetch()) for _ in range(3)]

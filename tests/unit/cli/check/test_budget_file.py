@@ -111,7 +111,7 @@ def test_exposed_folder_is_noted(path: Path) -> None:
         (records.MAGIC + bytes(records.SIZE), "", True),
     ],
 )
-def test_what_is_in_the_file_is_told(path: Path, content: bytes, problem: str, damaged: bool) -> None:
+def test_content_of_the_file_is_reported(path: Path, content: bytes, problem: str, damaged: bool) -> None:
     path.write_bytes(content)
     found = look(path)
     assert (found.problem, found.damaged) == (problem, damaged)

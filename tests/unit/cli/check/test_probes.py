@@ -91,7 +91,7 @@ def test_long_body_is_cut() -> None:
 
 
 @pytest.mark.parametrize("answer", [None, b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"])
-def test_what_is_no_whole_answer_is_broken(answer: bytes | None) -> None:
+def test_incomplete_answer_is_broken(answer: bytes | None) -> None:
     with answering(answer) as (address, _):
         got = asker(address).ask("/")
     assert (got.status, got.trouble) == (None, "broken")
@@ -456,7 +456,7 @@ def test_callers_of_imds_are_users_of_open_connections() -> None:
         Address("10.0.0.9", unix="/run/s"),
     ],
 )
-def test_no_route_is_needed_to_what_is_here_or_has_no_ipv4_address(upstream: Address) -> None:
+def test_local_or_other_than_ipv4_upstream_needs_no_route(upstream: Address) -> None:
     assert network.look_at_routes(upstream).target == ""
 
 

@@ -70,5 +70,5 @@ def test_line_is_one_line_whatever_an_event_holds() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"error":"x"}'])
-def test_what_is_no_document_has_no_lines(body: bytes) -> None:
+def test_other_document_has_no_lines(body: bytes) -> None:
     assert EventLines().read(body) is None
