@@ -2,7 +2,8 @@
 
 ImdsproxyError
 ├── SettingsError      a setting, flag or file that cannot be used
-│   └── LoadError      nft refused the ruleset (cli/redirect)
+│   ├── LoadError      nft refused the ruleset (cli/redirect)
+│   └── RefusedError   the running proxy has no answer to what was asked (cli/running)
 ├── StartError         the settings are sound, but this machine does not allow the start
 ├── NotRunningError    no running proxy answers
 ├── BudgetFileError    a file of a shared budget that cannot be used

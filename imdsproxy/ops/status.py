@@ -2,7 +2,8 @@
 
 The names and units of these values are those of `/-/status.json`, which `docs/status.md` describes. A field may be
 added under the same `SCHEMA`. One that changes its meaning or goes away needs the next number. Durations are seconds.
-No value holds a body, a token, a query or the name of an identity.
+No value holds a body, a token or the name of an identity. Of a query, only the api-version and a token's audience are
+there.
 """
 
 from __future__ import annotations

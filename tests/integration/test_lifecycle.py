@@ -441,7 +441,7 @@ def farewell(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], Farewell] | None]:
     """Wait for the ten seconds of grace while the other tests of this module run."""
-    if sys.platform == "win32" or not any("too_long_for_the_end" in item.name for item in request.session.items):
+    if sys.platform == "win32" or not any("outlasts_shutdown" in item.name for item in request.session.items):
         yield None
         return
     with ThreadPoolExecutor(1) as pool:

@@ -8,13 +8,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imdsproxy.cli.check.probes.rules import Rules
+from imdsproxy.cli.check.ruleset import Redirect, Ruleset
+from imdsproxy.cli.main import main
+from imdsproxy.cli.running import commands
+from imdsproxy.cli.running.client import page_places
+from imdsproxy.config import Config
 from imdsproxy.emulator import EmulatorServer
 from tests.kit import (
     ROOT,
@@ -29,7 +35,7 @@ from tests.kit import (
     running_proxy,
     wait_until,
 )
-from tests.servers import AnsweringServer, ok
+from tests.servers import AnsweringServer, ok, read_head
 from tests.targets import EVENTS, INSTANCE, TOKEN
 
 pytestmark = [pytest.mark.process]
@@ -97,13 +103,25 @@ def test_status_is_watched_until_it_is_interrupted(running: Running) -> None:
     assert second["proxy"]["uptime"] > first["proxy"]["uptime"]
 
 
+def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run a command in this process; return its status and what it wrote."""
+    code = main(list(arguments))
+    return code, *capsys.readouterr()
+
+
 @pytest.mark.parametrize("command", [("status",), ("events", "--once"), ("purge", "--admin-port={port}")])
-def test_command_says_that_nothing_runs_there(command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("watch", [(), ("--watch",)], ids=["once", "watched"])
+def test_command_says_that_nothing_runs_there(
+    command: tuple[str, ...], watch: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command[0] == "purge" or "--once" in command:
+        watch = ()
     port = free_port()
-    done = ended(*(word.format(port=port) for word in command), port=port)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert f"imdsproxy: no imdsproxy answers (http://127.0.0.1:{port}: connection refused)" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    words = [word.format(port=port) for word in command]
+    code, output, complaint = called(capsys, *words, *watch, f"--port={port}")
+    assert (code, output) == (3, "")
+    assert f"imdsproxy: no imdsproxy answers (http://127.0.0.1:{port}: connection refused)" in complaint
+    assert len(complaint.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,14 +132,150 @@ def test_command_says_that_nothing_runs_there(command: tuple[str, ...]) -> None:
         (ok(b"hello"), "is not imdsproxy of this version (status 200)"),
         (ok(b'{"error":"not_found"}', status=b"404 Not Found"), "has no status; it is of an earlier version"),
         (b"hello\r\n\r\n", "what answers there does not speak HTTP"),
+        (b"", "what answers there does not speak HTTP"),
     ],
-    ids=["another", "a later one", "no JSON", "an earlier one", "no HTTP"],
+    ids=["another", "a later one", "no JSON", "an earlier one", "no HTTP", "nothing"],
 )
-def test_status_recognises_what_is_no_imdsproxy(answer: bytes, words: str) -> None:
-    with AnsweringServer(lambda _head: answer) as server:
-        done = ended("status", port=server.port)
-    assert done.returncode == 3
-    assert words in done.stderr
+def test_status_recognises_what_is_no_imdsproxy(answer: bytes, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with CuttingServer(lambda _head: answer) as server:
+        code, _, complaint = called(capsys, "status", f"--port={server.port}")
+    assert code == 3
+    assert words in complaint
+
+
+def test_purge_recognises_what_is_no_imdsproxy(capsys: pytest.CaptureFixture[str]) -> None:
+    with CuttingServer(lambda _head: ok(b"hello")) as server:
+        code, _, complaint = called(capsys, "purge", f"--admin-port={server.port}")
+    assert code == 3
+    assert "is no imdsproxy (status 200)" in complaint
+
+
+class CuttingServer(AnsweringServer):
+    """An answering server that closes each connection after its answer."""
+
+    def serve(self, connection: socket.socket) -> None:
+        with connection.makefile("rb") as stream:
+            connection.sendall(self._answer(read_head(stream)))
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    """Return the pauses of a command that watches, which then take no time."""
+    made = Pauses()
+    monkeypatch.setattr(commands, "sleep", made)
+    return made
+
+
+class Pauses:
+    """What happens in each pause; then the user interrupts."""
+
+    def __init__(self) -> None:
+        self.then: list[Callable[[], object]] = []
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        if not self.then:
+            raise KeyboardInterrupt
+        self.then.pop(0)()
+
+
+def test_watching_goes_on_while_the_proxy_is_gone(pauses: Pauses, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = b'{"DocumentIncarnation":1,"Events":[]}'
+    freeze = b'{"DocumentIncarnation":2,"Events":[{"EventId":"a"}]}'
+    answers = [ok(empty), b"", b"", ok(b'{"error":"x"}', status=b"502 Bad Gateway"), ok(freeze)]
+    pauses.then = [lambda: None] * 4
+    with CuttingServer(lambda _head: answers.pop(0)) as server:
+        code, output, complaint = called(capsys, "events", f"--port={server.port}")
+    assert (code, output) == (130, '{"DocumentIncarnation": 2, "EventId": "a"}\n')
+    gone, refused = complaint.splitlines()
+    assert gone.startswith("imdsproxy: no imdsproxy answers (")
+    assert gone.endswith("; asking again")
+    assert refused.endswith(" answered with status 502: x; asking again")
+    assert pauses.seconds == [5.0] * 5
+
+
+def test_watching_events_waits_for_imds(pauses: Pauses, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [ok(b"{}", status=b"504 Gateway Timeout"), ok(b'{"DocumentIncarnation":1,"Events":[{"EventId":"a"}]}')]
+    pauses.then = [lambda: None]
+    with CuttingServer(lambda _head: answers.pop(0)) as server:
+        code, output, complaint = called(capsys, "events", "--watch", f"--port={server.port}")
+    assert (code, output) == (130, '{"DocumentIncarnation": 1, "EventId": "a"}\n')
+    assert "answered with status 504: no scheduled-events document; asking again" in complaint
+
+
+@pytest.mark.parametrize("flags", [("--watch",), ("--watch", "--json")], ids=["text", "json"])
+def test_status_is_watched_every_two_seconds(
+    running: Running, flags: tuple[str, ...], pauses: Pauses, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pauses.then = [lambda: None]
+    code, output, _ = called(capsys, "status", *flags, f"--port={running.proxy.port}")
+    assert code == 130
+    assert output.count(str(running.proxy.process.pid)) == 2
+    assert "\x1b" not in output, "it is no terminal"
+    assert pauses.seconds == [2.0, 2.0]
+
+
+def test_command_ends_without_a_reader(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "show", lambda _text: False)
+    port = f"--port={running.proxy.port}"
+    assert main(["status", "--watch", port]) == 1
+    assert main(["purge", f"--admin-port={running.admin['admin_port']}"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        (Rules(words="Operation not permitted"), "unknown: Operation not permitted"),
+        (Rules(Ruleset(None)), "not loaded"),
+        (Rules(Ruleset(Redirect("127.0.0.1", 8254, "990"))), "loaded: to 127.0.0.1:8254, user 990 is exempt"),
+        (
+            Rules(Ruleset(Redirect("127.0.0.1", 8254, "", node=True))),
+            "loaded: to 127.0.0.1:8254, user none is exempt, pods too",
+        ),
+    ],
+)
+def test_status_tells_of_the_redirect(
+    running: Running, rules: Rules, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "look_at_rules", lambda: rules)
+    _, output, _ = called(capsys, "status", f"--port={running.proxy.port}")
+    assert f"redirect      {words}\n" in output
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"port": 1}, ["http://127.0.0.1:1"]),
+        ({"host": "0.0.0.0", "port": 1}, ["http://127.0.0.1:1"]),
+        ({"host": "::", "port": 1}, ["http://[::1]:1"]),
+        ({"port": 0}, []),
+        ({"port": 1, "uds": "/run/x", "admin_port": 2}, ["http://127.0.0.1:2", "unix:/run/x", "http://127.0.0.1:1"]),
+        (
+            {"host": "10.0.0.4", "port": 1, "admin_host": "127.0.0.2", "admin_port": 2},
+            [
+                "http://127.0.0.2:2",
+                "http://10.0.0.4:1",
+            ],
+        ),
+    ],
+)
+def test_places_are_tried_in_their_order(settings: dict[str, Any], names: list[str]) -> None:
+    assert [place.name for place in page_places(Config(**settings))] == names
+
+
+@linux
+def test_commands_take_the_unix_socket_as_well(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [f"--{name}={value}" for name, value in running.unix.items()]
+    assert called(capsys, "status", *flags)[0] == 0
+    assert called(capsys, "purge", "/metadata/versions", *flags)[0] == 0
+    assert called(capsys, "events", "--once", *flags)[0] == 0
+
+
+def test_purge_without_a_privileged_place_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, complaint = called(capsys, "purge", "--port=1")
+    assert code == 2
+    assert "IMDSPROXY_ADMIN_PORT or IMDSPROXY_UDS" in complaint
 
 
 @linux

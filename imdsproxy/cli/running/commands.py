@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import sleep
 from typing import Any
 from urllib.parse import quote
 
@@ -28,8 +29,11 @@ _EVENTS_EVERY = 5.0
 # The first request of a VM may take two minutes (Microsoft's scheduled-events page).
 _EVENTS_TIMEOUT = 180.0
 _UNREAD = 1
-_FAILED = 2
 _CLEAR = "\x1b[H\x1b[2J"
+
+
+class RefusedError(SettingsError):
+    """The proxy answers, but not with what was asked for."""
 
 
 def status(config: Config, options: Mapping[str, str]) -> int:
@@ -42,26 +46,15 @@ def status(config: Config, options: Mapping[str, str]) -> int:
     Raises:
         NotRunningError: No proxy answers there.
     """
-    while True:
-        document = _document(ask(page_places(config), "GET", "/-/status.json"))
-        redirect = _redirect_in_words(look_at_rules())
-        if "json" in options:
-            written = json.dumps({**document, "redirect": redirect}, separators=(",", ":")) + "\n"
-        else:
-            clear = _CLEAR if "watch" in options and sys.stdout.isatty() else ""
-            written = clear + text(document, redirect)
-        if not show(written):
-            return _UNREAD
-        if "watch" not in options:
-            return 0
-        time.sleep(_STATUS_EVERY)
+    return _repeat(partial(_show_status, config, options), _STATUS_EVERY, once="watch" not in options)
 
 
 def purge(config: Config, path: str | None) -> int:
     """Drop cached entries of the running proxy, all of them or those of `path` and below.
 
     Raises:
-        SettingsError: The settings name neither an admin listener nor a Unix socket, or the path cannot be used.
+        SettingsError: The settings name neither an admin listener nor a Unix socket.
+        RefusedError: The path cannot be used.
         NotRunningError: No proxy answers there.
     """
     places = admin_places(config)
@@ -74,7 +67,7 @@ def purge(config: Config, path: str | None) -> int:
     answer = ask(places, "POST", target, METADATA)
     document = _json(answer)
     if answer.status != 200:
-        raise SettingsError(_refusal(answer, document))
+        raise RefusedError(_refusal(answer, document))
     what = "entry" if document["dropped"] == 1 else "entries"
     return 0 if show(f"{document['dropped']} {what} dropped\n") else _UNREAD
 
@@ -88,27 +81,58 @@ def events(config: Config, options: Mapping[str, str]) -> int:
 
     Raises:
         NotRunningError: No proxy answers there.
+        RefusedError: The pending events are asked for `once`, and cannot be had.
     """
-    lines = EventLines()
-    failing = ""
+    return _repeat(partial(_show_events, config, EventLines()), _EVENTS_EVERY, once="once" in options)
+
+
+def _repeat(step: Callable[[], bool], seconds: float, *, once: bool) -> int:
+    """Perform a step, and unless `once` again and again, and return the exit status.
+
+    A proxy that has answered may be restarted, and IMDS may fail for a while. Watching goes on, and writes the reason
+    once.
+
+    Args:
+        step: Asks and prints; returns whether the output still has a reader.
+        seconds: The pause between two steps.
+        once: Whether one step is enough.
+
+    Raises:
+        NotRunningError: No proxy has answered yet.
+        RefusedError: There is no answer to print, and it is asked for `once`.
+    """
+    answered, reason = False, ""
     while True:
-        answer = ask(metadata_places(config), "GET", EVENTS, METADATA, _EVENTS_TIMEOUT)
-        new = lines.read(answer.body) if answer.status == 200 else None
-        if new is None:
-            words = _refusal(answer, _json(answer, required=False))
-            if "once" in options:
-                complain(f"imdsproxy: {words}")
-                return _FAILED
-            if words != failing:
-                complain(f"imdsproxy: {words}; asking again")
-            failing = words
-        else:
-            failing = ""
-            if new and not show("".join(f"{line}\n" for line in new)):
+        try:
+            if not step():
                 return _UNREAD
-            if "once" in options:
+            answered, reason = True, ""
+            if once:
                 return 0
-        time.sleep(_EVENTS_EVERY)
+        except (NotRunningError, RefusedError) as error:
+            if once or not (answered or isinstance(error, RefusedError)):
+                raise
+            if str(error) != reason:
+                complain(f"{error.for_terminal()}; asking again")
+            reason = str(error)
+        sleep(seconds)
+
+
+def _show_status(config: Config, options: Mapping[str, str]) -> bool:
+    document = _document(ask(page_places(config), "GET", "/-/status.json"))
+    redirect = _redirect_in_words(look_at_rules())
+    if "json" in options:
+        return show(json.dumps({**document, "redirect": redirect}, separators=(",", ":")) + "\n")
+    clear = _CLEAR if "watch" in options and sys.stdout.isatty() else ""
+    return show(clear + text(document, redirect))
+
+
+def _show_events(config: Config, lines: EventLines) -> bool:
+    answer = ask(metadata_places(config), "GET", EVENTS, METADATA, _EVENTS_TIMEOUT)
+    new = lines.read(answer.body) if answer.status == 200 else None
+    if new is None:
+        raise RefusedError(_refusal(answer, _json(answer, required=False)))
+    return not new or show("".join(f"{line}\n" for line in new))
 
 
 def _document(answer: Answer) -> dict[str, Any]:

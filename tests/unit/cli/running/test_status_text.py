@@ -57,6 +57,12 @@ def test_new_proxy_has_an_overview_and_its_budget() -> None:
     assert "http://127.0.0.1:2  /-/ only" in shown
 
 
+def test_ready_proxy_says_nothing_of_readiness() -> None:
+    made = document()
+    made["proxy"]["ready"] = True
+    assert "ready" not in text(made, "")
+
+
 def test_busy_proxy_has_its_tables() -> None:
     instance = "/metadata/instance?api-version=2021-02-01"
     shown = text(document(instance, instance, TOKEN, EVENTS, "/metadata/versions"), "unknown")
