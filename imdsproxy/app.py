@@ -109,17 +109,17 @@ def _application(config: Config, clock: Clock, settings: tuple[SettingInForce, .
         read_timeout=config.read_timeout,
         max_body_bytes=config.max_body_bytes,
     )
-    application = assemble(config, build(config, upstream, clock), clock, upstream.close, Application)
-    application.status.settings = settings
-    return application
+    return assemble(config, build(config, upstream, clock), clock, upstream.close, Application, settings=settings)
 
 
-def assemble(
+def assemble(  # noqa: PLR0913  # the parts it joins
     config: Config,
     parts: Parts,
     clock: Clock,
     close_upstream: Callable[[], Awaitable[None]],
     application: type[ApplicationType],
+    *,
+    settings: tuple[SettingInForce, ...] = (),
 ) -> ApplicationType:
     """Join parts into an application, which closes them when its lifespan ends."""
 
@@ -135,7 +135,7 @@ def assemble(
         history=parts.history,
         readiness=readiness,
         status=StatusReader(
-            parts.proxy, readiness, parts.history, clock, About(str(config.upstream), config.budget_window)
+            parts.proxy, readiness, parts.history, clock, About(str(config.upstream), config.budget_window, settings)
         ),
         accepted_hosts=parts.accepted_hosts,
         shares=parts.shares,
@@ -181,8 +181,15 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         memory=shares.routes,
     )
     store = Store(shares.entries, clock)
-    proxy = Proxy(policy=policy, store=store, fetcher=fetcher, clock=clock, derives=config.derive, max_keys=shares.keys)
-    proxy.on_rendering = history.count_answers
+    proxy = Proxy(
+        policy=policy,
+        store=store,
+        fetcher=fetcher,
+        clock=clock,
+        derives=config.derive,
+        max_keys=shares.keys,
+        on_rendering=history.count_answers,
+    )
     metrics.watch(lambda: take_snapshot(proxy), lambda: history.current_events(clock.monotonic()))
     return Parts(proxy, metrics, history, _accepted_hosts(config, instance), shares, close)
 

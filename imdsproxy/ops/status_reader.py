@@ -62,6 +62,8 @@ class About:
     upstream: str
     window: float
     """The window of the budget, in seconds."""
+    settings: tuple[SettingInForce, ...] = ()
+    """The settings that differ from their defaults."""
 
 
 class StatusReader:
@@ -70,8 +72,6 @@ class StatusReader:
     def __init__(self, proxy: Proxy, readiness: Readiness, history: History, clock: Clock, about: About) -> None:
         self.listeners: tuple[Listening, ...] = ()
         """Where the proxy listens. The server sets it; under another server it is unknown."""
-        self.settings: tuple[SettingInForce, ...] = ()
-        """The settings that differ from their defaults. The composition sets it."""
         self._proxy = proxy
         self._readiness = readiness
         self._history = history
@@ -105,7 +105,7 @@ class StatusReader:
                 obstacle=obstacle,
                 upstream=self._about.upstream,
                 listeners=self.listeners,
-                settings=self.settings,
+                settings=self._about.settings,
                 log_lines_dropped=snapshot.log_lines_dropped,
             ),
             imds=ImdsStatus(

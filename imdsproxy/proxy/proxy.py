@@ -49,8 +49,19 @@ class Proxy:
         clock: Clock,
         derives: bool = False,
         max_keys: int = 4096,
+        on_rendering: Callable[[float], None] = lambda _now: None,
     ) -> None:
-        """Join the parts. `max_keys` is how many keys each table of keys may hold."""
+        """Join the parts.
+
+        Args:
+            policy: Decides about each request.
+            store: Keeps the entries.
+            fetcher: Sends to IMDS.
+            clock: The clock.
+            derives: Whether parts are answered from stored wholes.
+            max_keys: How many keys each table of keys may hold.
+            on_rendering: Called with the monotonic time when a hit is rendered, once a second for each entry in use.
+        """
         self.policy = policy
         self.store = store
         self.fetcher = fetcher
@@ -58,8 +69,7 @@ class Proxy:
         self._derived = DerivedEntries(store, clock, max_keys) if derives else None
         self._guard = RefreshGuard(clock, max_keys)
         self.fetches = StoredFetches(store, fetcher, self._guard, self._derived, clock)
-        self.on_rendering: Callable[[float], None] = lambda _now: None
-        """Called with the monotonic time when a hit is rendered, which is once a second for each entry in use."""
+        self._on_rendering = on_rendering
 
     def answer(self, request: Request, client: Peer = UNKNOWN) -> RequestRecord | Waiting:
         """Return the answer, or a coroutine that waits for it. Cancelling the coroutine does not cancel the fetch.
@@ -109,7 +119,7 @@ class Proxy:
         if slot is None or entry is None or lookup(entry, now) is not Freshness.FRESH:
             return None
         slot.hit = write(entry, endpoint, now, slot.hit, slot.uses)
-        self.on_rendering(now)
+        self._on_rendering(now)
         return slot.hit
 
     def _not_fresh(self, task: FetchTask, decision: Cache, entry: Entry | None, now: float) -> RequestRecord | Waiting:

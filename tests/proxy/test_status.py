@@ -26,10 +26,11 @@ SOME = "e0000000-0000-4000-8000-00000000c111"
 SECRET = "a-secret-of-the-client"
 
 
-def reader(stage: Stage) -> StatusReader:
+def reader(stage: Stage, settings: tuple[SettingInForce, ...] = ()) -> StatusReader:
     readiness = Readiness(stage.proxy, ())
     stage.parts.history.start(stage.now)
-    return StatusReader(stage.proxy, readiness, stage.parts.history, stage.clock, About("http://127.0.0.1:9", 1.0))
+    about = About("http://127.0.0.1:9", 1.0, settings)
+    return StatusReader(stage.proxy, readiness, stage.parts.history, stage.clock, about)
 
 
 def read(stage: Stage) -> Status:
@@ -62,9 +63,8 @@ def test_new_proxy_has_sent_nothing() -> None:
 
 def test_status_has_the_values_of_the_composition() -> None:
     async def scene() -> None:
-        made = reader(Stage())
+        made = reader(Stage(), (SettingInForce("IMDSPROXY_PORT", "1", "flag --port"),))
         made.listeners = (Listening("unix:/run/x", admin=False),)
-        made.settings = (SettingInForce("IMDSPROXY_PORT", "1", "flag --port"),)
         document = json.loads(made.json())
         assert document["proxy"]["upstream"] == "http://127.0.0.1:9"
         assert document["proxy"]["listeners"] == [{"address": "unix:/run/x", "admin": False}]

@@ -30,11 +30,9 @@ def document(*targets: str) -> dict[str, Any]:
     async def scene() -> dict[str, Any]:
         stage = Stage(Imds(answer), retry_max=1)
         readiness = Readiness(stage.proxy, ())
-        reader = StatusReader(
-            stage.proxy, readiness, stage.parts.history, stage.clock, About("http://127.0.0.1:9", 1.0)
-        )
+        about = About("http://127.0.0.1:9", 1.0, (SettingInForce("IMDSPROXY_PORT", "1", "flag --port"),))
+        reader = StatusReader(stage.proxy, readiness, stage.parts.history, stage.clock, about)
         reader.listeners = (Listening("http://127.0.0.1:1", admin=False), Listening("http://127.0.0.1:2", admin=True))
-        reader.settings = (SettingInForce("IMDSPROXY_PORT", "1", "flag --port"),)
         stage.parts.history.start(stage.now)
         for target in targets:
             stage.parts.metrics.observe(await stage.get(target), 0.0, None, b"")
