@@ -140,6 +140,7 @@ Azure's own client libraries (azure-identity, MSAL), unchanged:
   {lines.export}AZURE_POD_IDENTITY_AUTHORITY_HOST={lines.value}{address}{lines.value}
 
 Sixty different targets at once take eleven seconds, five a second; all of them wait (--max-wait {_MAX_WAIT}).
+In a browser, what the proxy does: {address}/-/status
 Metrics: {address}/-/metrics
 Stop IMDS ({lines.kill} {pid}) and ask again: cached answers are still served.
 Ctrl-C stops both.

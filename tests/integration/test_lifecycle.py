@@ -856,7 +856,7 @@ def test_demo_shows_commands_that_work(tmp_path: Path) -> None:
         again = get(DEMO_PORT, INSTANCE)
         assert is_hit(again)
         assert int(again.headers["age"]) >= 0
-        assert get(DEMO_PORT, "/-/metrics").status == 200
+        assert get(DEMO_PORT, "/-/metrics").status == get(DEMO_PORT, "/-/status").status == 200
         attested = json.loads(get(DEMO_PORT, "/metadata/attested/document?api-version=2021-02-01").body)
         assert COMMON_NAME.encode() in base64.b64decode(attested["signature"]), "it is signed by the emulator itself"
         assert command.end(signal.SIGINT) == 0

@@ -214,6 +214,11 @@ def test_page_refreshes_itself(scene: Scene) -> None:
     assert scene.browser.run("return document.querySelectorAll('wbr, body > script[type]').length") <= 2, "they pile up"
 
 
+def test_page_that_the_user_reloads_is_served(scene: Scene) -> None:
+    scene.browser.devtools("Page.reload")
+    scene.browser.wait(lambda: "live" in scene.browser.text("#live"))
+
+
 def test_page_says_that_imds_fails_and_why(scene: Scene) -> None:
     browser = scene.browser
     scene.imds.emulator.faults.add(Fault(status=500))

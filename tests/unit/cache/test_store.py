@@ -227,3 +227,18 @@ def test_soonest_token_expiry_is_of_a_stored_token() -> None:
     assert store.soonest_token_expiry() == clock.monotonic() + 900
     clock.advance(600.0)
     assert store.soonest_token_expiry() == clock.monotonic() + 3000
+
+
+def test_slots_are_those_that_have_not_expired() -> None:
+    clock = FakeClock()
+    store = Store(100_000, clock)
+    for name, seconds in (("short", 10.0), ("long", 100.0)):
+        made = make_entry(
+            Response(200, (), b"{}"), Lifetimes(seconds, 0.0, 0.0, 0.0), clock.monotonic(), clock.monotonic()
+        )
+        assert made is not None
+        assert store.put(Key(name), made)
+    assert [slot.key for slot, _ in store.slots()] == ["short", "long"]
+    clock.advance(10.0)
+    assert [slot.key for slot, _ in store.slots()] == ["long"]
+    assert len(store) == 1
