@@ -19,14 +19,14 @@ import pytest
 
 from imdsproxy.emulator import EmulatorServer, Fault
 from tests.kit import ROOT, ProxyProcess, environment, get, running_proxy, wait_until
-from tests.targets import INSTANCE, TOKEN
+from tests.targets import EVENTS, INSTANCE, TOKEN
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 HEADER_TIMEOUT = 0.4
 KEEP_ALIVE = 0.5
 HEAD = f"GET {INSTANCE} HTTP/1.1\r\nHost: localhost\r\n".encode()
-EVENTS = b"POST /metadata/scheduledevents?api-version=2020-07-01 HTTP/1.1\r\nHost: localhost\r\n"
+APPROVAL = f"POST {EVENTS} HTTP/1.1\r\nHost: localhost\r\n".encode()
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +144,10 @@ def descriptor_limit(soft: int) -> Iterator[None]:
 
 UNFINISHED = [
     *(b"G", b"GET ", b"GET /metadata", HEAD, HEAD + b"X: ", HEAD + b"X: 1\r\n", HEAD + b"\r"),
-    *(EVENTS + b"Content-Length: 20\r\n\r\n", EVENTS + b"Content-Length: 20\r\n\r\n{"),
-    EVENTS + b"Transfer-Encoding: chunked\r\n\r\n",
-    EVENTS + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
-    EVENTS + b"Content-Length: 20\r\nExpect: 100-continue\r\n\r\n",
+    *(APPROVAL + b"Content-Length: 20\r\n\r\n", APPROVAL + b"Content-Length: 20\r\n\r\n{"),
+    APPROVAL + b"Transfer-Encoding: chunked\r\n\r\n",
+    APPROVAL + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
+    APPROVAL + b"Content-Length: 20\r\nExpect: 100-continue\r\n\r\n",
 ]
 
 
@@ -177,7 +177,7 @@ def test_answer_to_a_slow_request_has_the_proxys_form(proxy: ProxyProcess) -> No
 
 
 @pytest.mark.parametrize("piece", [b"a", b"X: 1\r\n"])
-@pytest.mark.parametrize("beginning", [HEAD, EVENTS + b"Content-Length: 60000\r\n\r\n"], ids=["head", "body"])
+@pytest.mark.parametrize("beginning", [HEAD, APPROVAL + b"Content-Length: 60000\r\n\r\n"], ids=["head", "body"])
 def test_trickling_request_is_408(proxy: ProxyProcess, beginning: bytes, piece: bytes) -> None:
     """The time counts from the first byte, whatever keeps coming."""
     began = time.monotonic()
@@ -196,7 +196,7 @@ def test_trickling_request_is_408(proxy: ProxyProcess, beginning: bytes, piece: 
 
 
 @pytest.mark.parametrize(
-    "beginning", [b"GET", HEAD, EVENTS + b"Content-Length: 9\r\n\r\n"], ids=["method", "head", "body"]
+    "beginning", [b"GET", HEAD, APPROVAL + b"Content-Length: 9\r\n\r\n"], ids=["method", "head", "body"]
 )
 @pytest.mark.parametrize("together", [True, False], ids=["one-packet", "two-packets"])
 def test_second_request_has_the_same_time_as_the_first(proxy: ProxyProcess, beginning: bytes, together: bool) -> None:
@@ -395,7 +395,7 @@ def test_shutdown_ends_in_time_for_any_client_behaviour(imds: EmulatorServer, tm
     with contextlib.ExitStack() as crowd:
         with running_proxy(tmp_path, upstream=imds.url, header_timeout=HEADER_TIMEOUT) as process:
             assert get(process.port, INSTANCE).status == 200
-            for sent in (b"", HEAD, HEAD + b"\r\n", EVENTS + b"Content-Length: 20\r\n\r\n"):
+            for sent in (b"", HEAD, HEAD + b"\r\n", APPROVAL + b"Content-Length: 20\r\n\r\n"):
                 crowd.enter_context(connected(process)).sendall(sent)
             began = time.monotonic()
             process.process.terminate()

@@ -16,12 +16,12 @@ from imdsproxy.emulator import EmulatorServer
 from imdsproxy.policy.endpoints import ENDPOINTS
 from imdsproxy.protocol.messages import FailureKind
 from tests.kit import Answer, ProxyProcess, get, talk
-from tests.targets import TOKEN
+from tests.targets import EVENTS, TOKEN
 
 HOST = b"Host: localhost\r\n"
 TRUE = b"Metadata: true\r\n"
 CLOSE = b"Connection: close\r\n"
-EVENTS = b"/metadata/scheduledevents?api-version=2020-07-01"
+RAW_EVENTS = EVENTS.encode()
 RAW_TOKEN = TOKEN.encode()
 TOKEN_QUERY = b"?api-version=2018-02-01&resource=https://vault.azure.net"
 FORWARDED_FOR = b"X-Forwarded-For: 10.0.0.1\r\n"

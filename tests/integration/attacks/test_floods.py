@@ -16,8 +16,8 @@ import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
 from tests.integration.attacks.kit import (
-    EVENTS,
     HOST,
+    RAW_EVENTS,
     RAW_TOKEN,
     TRUE,
     Starter,
@@ -28,7 +28,7 @@ from tests.integration.attacks.kit import (
 )
 from tests.kit import get
 from tests.servers import AnsweringServer, ok
-from tests.targets import INSTANCE, TOKEN
+from tests.targets import EVENTS, INSTANCE, TOKEN
 
 pytestmark = pytest.mark.process
 
@@ -148,9 +148,7 @@ def test_slow_scheduled_events_do_not_hold_the_whole_budget(start: Starter) -> N
         run_in_thread(Emulator(rate=0, identity_rate=0, enable_delay=2.5)) as slow,
         start(slow.url, budget_requests=5, budget_window=1, max_wait=1) as process,
     ):
-        threads = [
-            threading.Thread(target=get, args=(process.port, f"{EVENTS.decode()}&x={number}")) for number in range(5)
-        ]
+        threads = [threading.Thread(target=get, args=(process.port, f"{EVENTS}&x={number}")) for number in range(5)]
         for thread in threads:
             thread.start()
         time.sleep(1.2)
@@ -171,13 +169,13 @@ def test_slow_scheduled_events_delay_no_client_beyond_max_wait(start: Starter) -
         began = time.monotonic()
         for number in range(100):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", process.port), timeout=4))
-            connection.sendall(request(EVENTS + b"&x=%d" % number, HOST))
+            connection.sendall(request(RAW_EVENTS + b"&x=%d" % number, HOST))
             streams.append(stack.enter_context(connection.makefile("rb")))
         answers = [read_answer(stream) for stream in streams]
         assert {answer.status for answer in answers if answer} == {200, 429}
         assert time.monotonic() - began < 4
         time.sleep(1.2)  # the window of those that were answered
-        assert get(process.port, EVENTS.decode()).status == 200
+        assert get(process.port, EVENTS).status == 200
 
 
 @pytest.mark.parametrize("waiting", [True, False], ids=["imds-is-slow", "client-reads-nothing"])

@@ -13,10 +13,10 @@ import pytest
 from imdsproxy.emulator import EmulatorServer, Fault
 from tests.integration.attacks.kit import (
     CLOSE,
-    EVENTS,
     FORWARDED_FOR,
     HOST,
     IMDS_WORDS,
+    RAW_EVENTS,
     RAW_TOKEN,
     SMUGGLED,
     TRUE,
@@ -73,7 +73,7 @@ pytestmark = pytest.mark.process
 def test_body_of_ambiguous_length_ends_the_connection(
     proxy: ProxyProcess, imds: EmulatorServer, method: bytes, fields: bytes
 ) -> None:
-    target = EVENTS if method == b"POST" else RAW_TOKEN + b"&framing=1"
+    target = RAW_EVENTS if method == b"POST" else RAW_TOKEN + b"&framing=1"
     with nothing_arrives(imds):
         answers = until_closed(
             proxy.port, request(target, HOST, TRUE, fields, method=method, body=b"0\r\n\r\n" + SMUGGLED)
@@ -104,7 +104,7 @@ def test_body_of_ambiguous_length_ends_the_connection(
     ids=repr,
 )
 def test_broken_chunk_ends_the_connection(proxy: ProxyProcess, imds: EmulatorServer, body: bytes) -> None:
-    sent = request(EVENTS, HOST, TRUE, b"Transfer-Encoding: chunked\r\n", method=b"POST", body=body + SMUGGLED)
+    sent = request(RAW_EVENTS, HOST, TRUE, b"Transfer-Encoding: chunked\r\n", method=b"POST", body=body + SMUGGLED)
     with nothing_arrives(imds):
         answers = until_closed(proxy.port, sent)
     assert len(answers) == 1
@@ -114,7 +114,7 @@ def test_broken_chunk_ends_the_connection(proxy: ProxyProcess, imds: EmulatorSer
 def test_unknown_transfer_coding_is_refused(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """RFC 9112 section 6.1: a coding that is not understood is refused."""
     chunked = b"2\r\n{}\r\n0\r\n\r\n"
-    sent = request(EVENTS, HOST, TRUE, CLOSE, b"Transfer-Encoding: gzip, chunked\r\n", method=b"POST", body=chunked)
+    sent = request(RAW_EVENTS, HOST, TRUE, CLOSE, b"Transfer-Encoding: gzip, chunked\r\n", method=b"POST", body=chunked)
     with nothing_arrives(imds):
         (answer,) = until_closed(proxy.port, sent)
     assert answer.status in {400, 501}
@@ -165,7 +165,7 @@ def test_post_to_scheduled_events_arrives_whole(proxy: ProxyProcess, imds: Emula
             socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as connection,
             connection.makefile("rb") as read,
         ):
-            connection.sendall(request(EVENTS, HOST, TRUE, length, b"Expect: 100-continue\r\n", method=b"POST"))
+            connection.sendall(request(RAW_EVENTS, HOST, TRUE, length, b"Expect: 100-continue\r\n", method=b"POST"))
             assert read.readline() == b"HTTP/1.1 100 Continue\r\n"
             assert read.readline() == b"\r\n"
             connection.sendall(body)
@@ -173,9 +173,9 @@ def test_post_to_scheduled_events_arrives_whole(proxy: ProxyProcess, imds: Emula
             assert answer is not None
     else:
         pieces = {
-            "length": request(EVENTS, HOST, TRUE, length, method=b"POST", body=body),
+            "length": request(RAW_EVENTS, HOST, TRUE, length, method=b"POST", body=body),
             "chunked": request(
-                EVENTS,
+                RAW_EVENTS,
                 HOST,
                 TRUE,
                 b"Transfer-Encoding: chunked\r\n",
@@ -183,7 +183,7 @@ def test_post_to_scheduled_events_arrives_whole(proxy: ProxyProcess, imds: Emula
                 body=b"%X;x=y\r\n%s\r\n000\r\nT: 1\r\n\r\n" % (len(body), body),
             ),
             "one-byte-chunks": request(
-                EVENTS,
+                RAW_EVENTS,
                 HOST,
                 TRUE,
                 b"Transfer-Encoding: Chunked\r\n",
@@ -218,7 +218,7 @@ def test_expectation_of_a_request_that_is_refused_is_not_met(proxy: ProxyProcess
         ):
             (answer,) = converse(proxy.port, request(target, *fields, method=method))
             assert answer.status == status
-        (answer,) = converse(proxy.port, request(EVENTS, *fields, FORWARDED_FOR, method=b"POST"))
+        (answer,) = converse(proxy.port, request(RAW_EVENTS, *fields, FORWARDED_FOR, method=b"POST"))
         assert_refused(answer, 400, "x-forwarded-for")
 
 
@@ -229,7 +229,7 @@ def test_long_post_is_refused(proxy: ProxyProcess, imds: EmulatorServer, chunked
     framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
     with nothing_arrives(imds):
         answers = converse(
-            proxy.port, request(EVENTS, HOST, field, method=b"POST", body=framed) + request(b"/-/healthy", HOST), 2
+            proxy.port, request(RAW_EVENTS, HOST, field, method=b"POST", body=framed) + request(b"/-/healthy", HOST), 2
         )
     assert_refused(answers[0], 413, "body-too-long")
     assert [answer.status for answer in answers[1:]] in ([200], [])
@@ -249,7 +249,7 @@ def test_pipelined_requests_are_answered_in_order(proxy: ProxyProcess, imds: Emu
         (request(RAW_TOKEN, HOST), 400, IMDS_WORDS),
         (request(RAW_TOKEN, HOST, TRUE), 200, b'{"access_token"'),
         (request(b"/elsewhere", HOST), 404, b'{"error":"not_found"'),
-        (request(EVENTS, HOST, TRUE, b"Content-Length: %d\r\n" % len(body), method=b"POST", body=body), 200, b""),
+        (request(RAW_EVENTS, HOST, TRUE, b"Content-Length: %d\r\n" % len(body), method=b"POST", body=body), 200, b""),
         (request(b"/metadata/versions", HOST, b"Content-Length: 3\r\n", body=b"GET"), 200, b'{"apiVersions"'),
         (request(RAW_TOKEN, HOST, TRUE, method=b"DELETE"), 405, b'{"error":"method_not_allowed"'),
         (request(balancer, HOST), 200, b'{"loadbalancer"'),

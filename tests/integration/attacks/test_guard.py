@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
+from imdsproxy.emulator import EmulatorServer
 from tests.integration.attacks.kit import (
     CLOSE,
-    EVENTS,
     HOST,
     IMDS_WORDS,
+    RAW_EVENTS,
     RAW_TOKEN,
     TRUE,
     Starter,
@@ -48,17 +48,11 @@ both_ways = pytest.mark.parametrize("fast", [True, False], ids=["fast", "full"])
 def everywhere(imds: EmulatorServer, start: Starter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everywhere]:
     with listening_everywhere(start, imds.url, tmp_path_factory.mktemp("everywhere")) as proxy:
         for kind in ("tcp", "unix"):
-            for target in (PLAIN, RAW_TOKEN, EVENTS, USER_DATA):
+            for target in (PLAIN, RAW_TOKEN, RAW_EVENTS, USER_DATA):
                 for _ in range(3):  # the third is known by its bytes
                     assert ask(proxy, kind, request(target, HOST, TRUE), fast=True).status in {200, 404}
         yield proxy
         check_log(proxy.process.log)
-
-
-@pytest.fixture(scope="module")
-def imds() -> Iterator[EmulatorServer]:
-    with run_in_thread(Emulator(rate=0, identity_rate=0, identity_concurrency=0)) as server:
-        yield server
 
 
 def ask(proxy: Everywhere, kind: str, sent: bytes, *, fast: bool) -> Answer:
@@ -112,10 +106,10 @@ def test_request_of_a_web_page_is_forbidden_with_any_other_field(
     event = imds.emulator.events.add()
     approval = APPROVAL % event.encode()
     asked = [
-        *(request(target, *fields, *page) for target in (PLAIN, RAW_TOKEN, EVENTS, b"/-/metrics", b"/elsewhere")),
-        request(EVENTS, *fields, *page, b"Access-Control-Request-Method: POST\r\n", method=b"OPTIONS"),
-        post(EVENTS, approval, *fields, *page, b"Content-Type: text/plain;charset=UTF-8\r\n"),
-        post(EVENTS, approval, *fields, *page, b"Content-Type: application/x-www-form-urlencoded\r\n"),
+        *(request(target, *fields, *page) for target in (PLAIN, RAW_TOKEN, RAW_EVENTS, b"/-/metrics", b"/elsewhere")),
+        request(RAW_EVENTS, *fields, *page, b"Access-Control-Request-Method: POST\r\n", method=b"OPTIONS"),
+        post(RAW_EVENTS, approval, *fields, *page, b"Content-Type: text/plain;charset=UTF-8\r\n"),
+        post(RAW_EVENTS, approval, *fields, *page, b"Content-Type: application/x-www-form-urlencoded\r\n"),
     ]
     with nothing_arrives(imds):
         for sent in asked:
@@ -140,10 +134,10 @@ def test_post_needs_the_clients_own_header(
     event = imds.emulator.events.add()
     approval = APPROVAL % event.encode()
     with nothing_arrives(imds):
-        answer = ask(everywhere, kind, post(EVENTS, approval, host), fast=fast)
+        answer = ask(everywhere, kind, post(RAW_EVENTS, approval, host), fast=fast)
     assert_refused_by_imds(answer, OTHER_WORDS)
     assert status_of(imds, event) == "Scheduled"
-    assert ask(everywhere, kind, post(EVENTS, approval, host, TRUE), fast=fast).status == 200
+    assert ask(everywhere, kind, post(RAW_EVENTS, approval, host, TRUE), fast=fast).status == 200
     assert status_of(imds, event) == "Started"
     imds.emulator.events.clear()
 
@@ -165,7 +159,7 @@ def assert_refused_by_imds(answer: Answer, words: bytes) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        *(PLAIN, USER_DATA, EVENTS, b"/" + PLAIN, b"/metadata/versions", b"/metadata/unknown"),
+        *(PLAIN, USER_DATA, RAW_EVENTS, b"/" + PLAIN, b"/metadata/versions", b"/metadata/unknown"),
         *(b"/METADATA/Instance?api-version=2021-02-01", b"/metadata/attested/document?api-version=2020-09-01"),
     ],
 )
@@ -218,11 +212,11 @@ def test_wrong_metadata_header_is_refused_as_imds_refuses_it(
     everywhere: Everywhere, imds: EmulatorServer, *, kind: str, fast: bool, fields: tuple[bytes, ...], host: bytes
 ) -> None:
     with nothing_arrives(imds):
-        for target in (PLAIN, EVENTS, b"/metadata/unknown"):
+        for target in (PLAIN, RAW_EVENTS, b"/metadata/unknown"):
             assert_refused_by_imds(ask(everywhere, kind, request(target, host, *fields), fast=fast), OTHER_WORDS)
         for target in (RAW_TOKEN, b"/metadata/identity/info", b"/metadata/identity/getplatformmetadata"):
             assert_refused_by_imds(ask(everywhere, kind, request(target, host, *fields), fast=fast), IMDS_WORDS)
-        assert_refused_by_imds(ask(everywhere, kind, post(EVENTS, b"{}", host, *fields), fast=fast), OTHER_WORDS)
+        assert_refused_by_imds(ask(everywhere, kind, post(RAW_EVENTS, b"{}", host, *fields), fast=fast), OTHER_WORDS)
 
 
 @serving_listeners

@@ -7,9 +7,9 @@ import pytest
 from imdsproxy.emulator import EmulatorServer
 from tests.integration.attacks.kit import (
     CLOSE,
-    EVENTS,
     FORWARDED_FOR,
     HOST,
+    RAW_EVENTS,
     RAW_TOKEN,
     SMUGGLED,
     TRUE,
@@ -127,7 +127,7 @@ def test_any_other_method_is_refused(proxy: ProxyProcess, imds: EmulatorServer, 
 
 def test_allow_names_get_and_post_where_both_are_allowed(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     with nothing_arrives(imds):
-        for target in (EVENTS, b"/Metadata/ScheduledEvents/", b"/metadata/identity/issuecredential"):
+        for target in (RAW_EVENTS, b"/Metadata/ScheduledEvents/", b"/metadata/identity/issuecredential"):
             (answer,) = converse(proxy.port, request(target, HOST, TRUE, method=b"DELETE"))
             assert_refused(answer, 405, "method")
             assert answer.headers["allow"] == "GET, POST"
@@ -182,7 +182,7 @@ def test_body_behind_an_upgrade_is_refused(proxy: ProxyProcess, imds: EmulatorSe
     """Java's client offers h2c with every request, and the parser takes the body for the other protocol."""
     fields = (HOST, TRUE, b"Connection: Upgrade, HTTP2-Settings\r\n", b"Upgrade: h2c\r\n", b"Content-Length: 2\r\n")
     with nothing_arrives(imds):
-        answers = until_closed(proxy.port, request(EVENTS, *fields, method=b"POST", body=b"{}"))
+        answers = until_closed(proxy.port, request(RAW_EVENTS, *fields, method=b"POST", body=b"{}"))
     assert_refused(answers[0], 400, "upgrade-with-body")
 
 

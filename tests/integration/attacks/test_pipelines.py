@@ -15,7 +15,7 @@ import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
 from imdsproxy.server.held_bytes import POOL
-from tests.integration.attacks.kit import EVENTS, HOST, RAW_TOKEN, TRUE, Starter, check_log, read_answer, request
+from tests.integration.attacks.kit import HOST, RAW_EVENTS, RAW_TOKEN, TRUE, Starter, check_log, read_answer, request
 from tests.integration.attacks.listeners import KINDS, Everywhere, listening_everywhere, read_all
 from tests.kit import wait_until
 from tests.targets import INSTANCE
@@ -87,7 +87,7 @@ def test_pipelined_requests_are_answered_in_order(everywhere: Everywhere, kind: 
 def test_pipelined_bodies_and_hits_are_not_confused(everywhere: Everywhere, imds: EmulatorServer) -> None:
     post = (
         b"POST "
-        + EVENTS
+        + RAW_EVENTS
         + b" HTTP/1.1\r\n"
         + HOST
         + TRUE
@@ -242,7 +242,9 @@ WANTED = {
     "a token": request(RAW_TOKEN, HOST, TRUE),
     "HTTP/1.0": request(INSTANCE.encode(), HOST, version=b"1.0"),
     "two, pipelined": request(b"/metadata/versions", HOST) + request(INSTANCE.encode(), HOST, b"Connection: close\r\n"),
-    "an approval": request(EVENTS, HOST, TRUE, b"Content-Length: 20\r\n", method=b"POST", body=b'{"StartRequests":[]}'),
+    "an approval": request(
+        RAW_EVENTS, HOST, TRUE, b"Content-Length: 20\r\n", method=b"POST", body=b'{"StartRequests":[]}'
+    ),
 }
 
 
@@ -265,7 +267,7 @@ def test_client_that_ended_its_sending_gets_its_answer(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "sent", [b"", b"GET /metadata/inst", request(EVENTS, HOST, TRUE, b"Content-Length: 20\r\n", method=b"POST")]
+    "sent", [b"", b"GET /metadata/inst", request(RAW_EVENTS, HOST, TRUE, b"Content-Length: 20\r\n", method=b"POST")]
 )
 def test_client_that_ended_its_sending_too_early_is_closed(
     slow: tuple[Everywhere, EmulatorServer], kind: str, sent: bytes

@@ -14,15 +14,12 @@ from imdsproxy.emulator.messages import Request as Asked
 from imdsproxy.protocol.failures import DEFAULT_RETRIED, FailureRules
 from imdsproxy.protocol.messages import Failure, FailureKind, Request, Response, Target
 from imdsproxy.protocol.target import read_target
+from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 
 RULES = FailureRules()
-INSTANCE = "/metadata/instance?api-version=2021-02-01"
 LEAF = "/metadata/instance/compute/name?api-version=2021-02-01"
 TEXT = LEAF + "&format=text"
-TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=x"
 INFO = "/metadata/identity/info?api-version=2018-02-01"
-VERSIONS = "/metadata/versions"
-EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 BALANCER = "/metadata/loadbalancer?api-version=2020-10-01"
 ATTESTED = "/metadata/attested/document?api-version=2020-09-01"
 UNKNOWN = "/metadata/reprovisiondata?api-version=2019-06-01"
