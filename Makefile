@@ -26,7 +26,7 @@ test: $(VENV)/dev.stamp
 
 # The part that another interpreter can change.
 test-interpreter: $(VENV)/dev.stamp
-	$(PYTEST) -m "not system and not windows and not large and not client" $(PYTEST_ARGS)
+	$(PYTEST) -m "not system and not windows and not large and not client and not any_python" $(PYTEST_ARGS)
 
 test-long: export TEST_LONG = 1
 test-long: WORKERS = 2

@@ -10,7 +10,7 @@ import pytest
 from imdsproxy.emulator import EmulatorServer
 from tests.kit import Answer, ProxyProcess, get, is_hit, running_proxy, unused, wait_until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 TOKEN = "/metadata/identity/oauth2/token"
 V = "api-version=2018-02-01"

@@ -19,7 +19,11 @@ from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
 from tests.kit import Arrivals, ProxyProcess, get, most_in_a_second, running_proxy, unused, wait_until
 from tests.targets import INSTANCE, TOKEN
 
-pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")]
+pytestmark = [
+    pytest.mark.any_python,
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from imdsproxy.emulator import Emulator, run_in_thread
 from tests.kit import get, running_proxy
 from tests.targets import INSTANCE
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 
 def parts(tree: Any, path: str = "") -> Iterator[tuple[str, bool]]:

@@ -30,7 +30,7 @@ from imdsproxy.upstream.client import UpstreamClient
 from tests.kit import Answer, ProxyProcess, free_port, get, refused_start, running_proxy, talk, wait_until
 from tests.servers import Server, forbidden_port, ok, read_head
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 SECRET = "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0.secret"
 GOOD = b'{"compute":{"own":true},"access_token":"x"}'

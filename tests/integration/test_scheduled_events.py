@@ -30,7 +30,7 @@ from tests.kit import (
 )
 from tests.targets import EVENTS, INSTANCE, TOKEN
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 Start = Callable[..., AbstractContextManager[ProxyProcess]]
 

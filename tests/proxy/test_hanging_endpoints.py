@@ -15,6 +15,8 @@ from tests import virtual
 from tests.scripted import SLOW, Imds, Stage
 from tests.targets import EVENTS, TOKEN, VERSIONS
 
+pytestmark = pytest.mark.any_python
+
 READ_TIMEOUT = 30.0
 
 

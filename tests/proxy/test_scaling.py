@@ -19,6 +19,7 @@ from benchmarks.scaling.tables import TABLES
 from tests.kit import ROOT
 
 pytestmark = [
+    pytest.mark.any_python,
     pytest.mark.skipif(sys.platform != "linux", reason="a budget is shared on Linux only"),
     pytest.mark.no_cover,  # measuring coverage would double its time, and other tests reach the same branches
 ]

@@ -16,7 +16,7 @@ from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, in_turn, ok, status, t
 from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 
 # Measuring coverage would double its time, and other tests reach the same branches.
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.any_python, pytest.mark.no_cover]
 
 ACKNOWLEDGEMENT = b'{"StartRequests":[{"EventId":"x"}]}'
 FAILURES: dict[str, Response | Failure] = {

@@ -17,7 +17,7 @@ from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, in_turn, ok, status, t
 from tests.targets import TOKEN
 
 # Measuring coverage would double its time, and other tests reach the same branches.
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.any_python, pytest.mark.no_cover]
 
 LIFE = 86400
 HOUR = 3600

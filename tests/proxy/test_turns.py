@@ -17,6 +17,8 @@ from tests import virtual
 from tests.scripted import Imds, Stage, token
 from tests.targets import EVENTS, INSTANCE, TOKEN
 
+pytestmark = pytest.mark.any_python
+
 
 def leaf(number: int) -> str:
     return f"/metadata/instance/compute/tagsList/{number}?api-version=2021-02-01"

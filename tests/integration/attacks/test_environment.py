@@ -11,7 +11,7 @@ from tests.integration.attacks.kit import Starter, check_log
 from tests.kit import METADATA, get
 from tests.targets import INSTANCE, TOKEN
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 
 def test_environment_changes_nothing_about_where_requests_go(

@@ -30,7 +30,7 @@ from tests.kit import get
 from tests.servers import AnsweringServer, ok
 from tests.targets import EVENTS, INSTANCE, TOKEN
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 
 def _flood(port: int, requests: Iterator[bytes], batch: int = 50) -> None:

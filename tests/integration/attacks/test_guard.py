@@ -31,7 +31,7 @@ from tests.kit import Answer
 from tests.servers import AnsweringServer, ok
 from tests.targets import INSTANCE
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 OTHER_WORDS = b'{ "error": "Bad request: . Required metadata header not specified" }'
 TO_IMDS = b"Host: 169.254.169.254\r\n"

@@ -23,7 +23,7 @@ from tests.integration.attacks.kit import (
 from tests.kit import ProxyProcess, get
 from tests.targets import INSTANCE, TOKEN
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 
 def test_metric_labels_are_bounded_for_any_request(proxy: ProxyProcess) -> None:

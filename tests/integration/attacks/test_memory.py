@@ -29,6 +29,7 @@ from tests.size import size
 from tests.targets import INSTANCE, TOKEN
 
 pytestmark = [
+    pytest.mark.any_python,
     pytest.mark.process,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
     # The memory of a process says something only if the others leave it time.

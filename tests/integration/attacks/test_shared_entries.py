@@ -17,7 +17,7 @@ from tests.kit import Answer, ProxyProcess, get
 from tests.servers import AnsweringServer, ok
 from tests.targets import INSTANCE
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 # --- one entry, one question
 

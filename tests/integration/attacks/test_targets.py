@@ -19,7 +19,7 @@ from tests.integration.attacks.kit import (
 from tests.kit import ProxyProcess
 from tests.targets import INSTANCE
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 
 # --- paths
