@@ -302,7 +302,8 @@ class Accepted:
             self._inbox = self._inbox[size:]
         return read
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes, flags: int = 0) -> int:
+        assert flags == socket.MSG_DONTWAIT
         taken = data[: int(len(data) * self._share)]
         if not taken:
             raise BlockingIOError

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from imdsproxy.records import Client
 from imdsproxy.server.connection import Connection
@@ -14,7 +14,7 @@ from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.first_request import LONGEST_FIRST, FirstRequests
 from imdsproxy.server.listeners import process_at
 from imdsproxy.server.parse_errors import TOO_MANY
-from imdsproxy.server.reader import Reader
+from imdsproxy.server.reader import LONGEST_READ, Reader
 from imdsproxy.server.served import Served
 
 if TYPE_CHECKING:
@@ -23,16 +23,10 @@ if TYPE_CHECKING:
     from imdsproxy.server.acceptor import Address
     from imdsproxy.server.fast_path import FastPathConnection
 
-_READ = 65536
-
-
-class _Begun(NamedTuple):
-    """The answer to a first request, after as much of it as possible was sent."""
-
-    rest: bytes
-    """The part that did not fit in the socket's buffer."""
-    last: bool
-    """Whether the connection ends with it."""
+_WITHOUT_WAITING = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and accepts in another way
+# A request that is not answered here stays in the socket. If it were passed on with the new transport and paused it,
+# uvloop would read further bytes all the same.
+_STAYS_UNREAD = socket.MSG_PEEK
 
 
 class Arrivals:
@@ -69,18 +63,44 @@ class Arrivals:
         self._admin = admin
         self._under_way: set[asyncio.Task[None]] = set()
 
-    def take(self, accepted: socket.socket, address: Address) -> bool:
+    def take(self, accepted: socket.SocketType, address: Address) -> bool:
         """Take a connection, and return whether its first request is served already."""
-        accepted.setblocking(False)  # noqa: FBT003  # the standard library's signature
-        begun = self._answer(accepted, address)
-        if begun is not None and begun.last and not begun.rest:
+        if self._first is None:
+            return self._pass_on(accepted, address)
+        data = _read(accepted, LONGEST_FIRST + 1, _STAYS_UNREAD)
+        if not 0 < len(data) <= LONGEST_FIRST:
+            return self._pass_on(accepted, address)
+        client = _client(accepted, address) if self._application.names_clients else None
+        answer = self._first.answer(data, client)
+        if answer is None:
+            return self._pass_on(accepted, address)
+        message, last = answer
+        self._state.total_requests += 1
+        try:
+            accepted.recv(len(data))
+            sent = accepted.send(message, _WITHOUT_WAITING)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # the client has disconnected
+            sent, last = len(message), True
+        rest = message[sent:]
+        if last and not rest:
             accepted.close()
-            return True
-        connection = self._make()
+        else:
+            self._keep(accepted, address, rest, last=last)
+        return True
+
+    async def wait(self) -> None:
+        """Wait until every connection that was taken is among the server's connections."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    def _pass_on(self, accepted: socket.SocketType, address: Address) -> bool:
+        """Pass on a connection from which nothing is read. Return whether it is refused instead."""
+        connection = self._make_for(address)
         admission = self._crowd.admit(connection, self._loop.time(), admin=self._admin)
-        if begun is not None:
-            return self._keep(accepted, connection, begun, admission)
-        if admission is not Admission.STAY and (_dropped(accepted) or admission is Admission.CLOSE):
+        # Closing a socket with unread bytes resets it, and the client may lose the answer. So they are read first.
+        if admission is not Admission.STAY and (_read(accepted, LONGEST_READ) or admission is Admission.CLOSE):
             self._crowd.leave(connection)
             self._refuse(accepted, address)
             return True
@@ -88,72 +108,53 @@ class Arrivals:
         self._start_handover(accepted, connection)
         return False
 
-    async def wait(self) -> None:
-        """Wait until every connection that was taken is among the server's connections."""
-        if self._under_way:
-            await asyncio.wait(self._under_way)
-
-    def _answer(self, accepted: socket.socket, address: Address) -> _Begun | None:
-        """Answer the first request if it has arrived and is a fresh hit. Everything else stays unread."""
-        if self._first is None:
-            return None
-        try:
-            data = accepted.recv(LONGEST_FIRST + 1, socket.MSG_PEEK)
-        except OSError:
-            return None  # nothing has arrived, or the client has disconnected, and the transport will find out
-        if not 0 < len(data) <= LONGEST_FIRST:
-            return None
-        client = _client(accepted, address) if self._application.names_clients else None
-        answer = self._first.answer(data, client)
-        if answer is None:
-            return None
-        self._state.total_requests += 1
-        try:
-            accepted.recv(len(data))
-            sent = accepted.send(answer.message)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            return _Begun(b"", last=True)  # the client has disconnected
-        return _Begun(answer.message[sent:], answer.last)
-
-    def _keep(self, accepted: socket.socket, connection: Connection, begun: _Begun, admission: Admission) -> bool:
-        """Keep a connection whose first request is answered, and return True.
+    def _keep(self, accepted: socket.SocketType, address: Address, rest: bytes, *, last: bool) -> None:
+        """Keep a connection whose first request is answered.
 
         If there are too many connections, it is treated as any idle one and closed, after the rest of the answer. With
         far too many, the rest is dropped.
         """
+        connection = self._make_for(address)
+        admission = self._crowd.admit(connection, self._loop.time(), admin=self._admin)
         stays = admission is Admission.STAY
-        if not stays and (admission is Admission.CLOSE or not begun.rest):
+        if not stays and (admission is Admission.CLOSE or not rest):
             self._crowd.leave(connection)
             accepted.close()
-            return True
+            return
         connection.admission = Admission.STAY
-        cast("FastPathConnection", connection).note_answer(begun.rest, last=begun.last or not stays)
+        cast("FastPathConnection", connection).note_answer(rest, last=last or not stays)
         self._start_handover(accepted, connection)
-        return True
 
-    def _start_handover(self, accepted: socket.socket, connection: Connection) -> None:
+    def _make_for(self, address: Address) -> Connection:
+        connection = self._make()
+        if isinstance(address, tuple):
+            connection.client = (address[0], address[1])
+        return connection
+
+    def _start_handover(self, accepted: socket.SocketType, connection: Connection) -> None:
+        accepted.setblocking(False)  # noqa: FBT003  # the standard library's signature
         task = self._loop.create_task(self._hand_over(accepted, connection))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-    async def _hand_over(self, accepted: socket.socket, connection: Connection) -> None:
+    async def _hand_over(self, accepted: socket.SocketType, connection: Connection) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: Reader(connection), accepted)
+            # Event loops use nothing of `socket.socket` that `socket.SocketType` has not.
+            await self._loop.connect_accepted_socket(lambda: Reader(connection), cast("socket.socket", accepted))
         except OSError:
             self._crowd.leave(connection)
             accepted.close()
 
-    def _refuse(self, accepted: socket.socket, address: Address) -> None:
+    def _refuse(self, accepted: socket.SocketType, address: Address) -> None:
         """Answer and close in one step, without a transport, so that the descriptor is free at once."""
         client = _client(accepted, address)
         answer = self._application.refuse(TOO_MANY, client[0] if client else "-")
-        with accepted, contextlib.suppress(OSError):  # the client may have disconnected
-            accepted.send(answer)
+        with contextlib.suppress(OSError):  # the client may have disconnected
+            accepted.send(answer, _WITHOUT_WAITING)
+        accepted.close()
 
 
-def _client(accepted: socket.socket, address: Address) -> Client | None:
+def _client(accepted: socket.SocketType, address: Address) -> Client | None:
     """Return the client as a connection with a transport would have it."""
     if isinstance(address, tuple):
         return address[0], address[1]
@@ -161,12 +162,12 @@ def _client(accepted: socket.socket, address: Address) -> Client | None:
     return None if peer is None else (peer.name, 0)
 
 
-def _dropped(accepted: socket.socket) -> bool:
-    """Discard the bytes that the client has sent, and return whether there were any.
+def _read(accepted: socket.SocketType, most: int, flags: int = 0) -> bytes:
+    """Read what the client has sent; return no bytes if nothing has arrived.
 
-    Closing a socket with unread bytes resets it, and the client may lose the answer.
+    The transport finds the end of its sending again, and the end after an error.
     """
     try:
-        return bool(accepted.recv(_READ))
+        return accepted.recv(most, _WITHOUT_WAITING | flags)
     except OSError:
-        return False
+        return b""

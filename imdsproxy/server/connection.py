@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from httptools import HttpParserInvalidMethodError
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.utils import get_remote_addr
 
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.server.crowd import Admission, Crowd
@@ -60,9 +61,12 @@ class Connection(TimedConnection):
         super().connection_made(transport)
         self.flow = Brake(transport, self.held)
         transport.set_write_buffer_limits(high=SHARE)
-        self._peer = peer(transport)
+        if self.unix:
+            self._peer = peer(transport)
         if self._peer is not None:
             self.client = (self._peer.name, 0)
+        elif self.client is None:  # `Arrivals` knows it from accept(2)
+            self.client = get_remote_addr(transport)
         if self.crowd is not None and self.admission is None:  # `Arrivals` asks before there is a transport
             self.admission = self.crowd.admit(self, self._made, admin=self.admin)
         if self.admission is Admission.CLOSE:

@@ -7,8 +7,6 @@ first. If the connection ends with that answer, nothing else is made.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from imdsproxy.cache.rendered_hit import RenderedHit
@@ -28,14 +26,6 @@ FAST_VERSIONS = frozenset({"1.0", "1.1"})
 
 _END = b"\r\n\r\n"
 _GET = b"GET "
-
-
-class FirstAnswer(NamedTuple):
-    """The answer to a first request."""
-
-    message: bytes
-    last: bool
-    """Whether the connection ends with it."""
 
 
 class _Head:
@@ -79,8 +69,10 @@ class FirstRequests:
         self._unix = unix
         self._now = application.clock.monotonic
 
-    def answer(self, data: bytes, client: Client | None) -> FirstAnswer | None:
+    def answer(self, data: bytes, client: Client | None) -> tuple[bytes, bool] | None:
         """Return the answer if these bytes are exactly one complete head and a fresh hit, otherwise None.
+
+        Beside it is whether the connection ends with it.
 
         Args:
             data: All bytes that the client has sent.
@@ -93,7 +85,7 @@ class FirstRequests:
         hit, last = found
         hit.uses.count += 1
         self._application.observe(hit.served, self._now() - began, client, data)
-        return FirstAnswer((hit.last_head if last else hit.head) + hit.body, last)
+        return (hit.last_head if last else hit.head) + hit.body, last
 
     def _parse(self, data: bytes, now: float) -> tuple[RenderedHit, bool] | None:
         """Return the hit for a head that is not known, and whether the connection ends with it."""

@@ -122,7 +122,7 @@ def peer(transport: asyncio.Transport) -> Peer | None:
     return None if connection is None else process_at(connection)
 
 
-def process_at(connection: socket.socket) -> Peer | None:
+def process_at(connection: socket.SocketType) -> Peer | None:
     """Return the process at the other end of a Unix socket (unix(7), SO_PEERCRED), or None for other sockets.
 
     A process in another container has no number here, but its user has.

@@ -31,7 +31,10 @@ class TimedConnection(BoundedParser):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Start the connection. A silent client is idle from the start."""
-        super().connection_made(transport)
+        # Not uvicorn's method: it asks the system for both addresses, and makes a `FlowControl`.
+        self.connections.add(self)
+        self.transport = transport
+        self.scheme = "http"
         self._made = self.loop.time()
         self.timeout_keep_alive_task = self.loop.call_later(self.keep_alive, self.timeout_keep_alive_handler)
 

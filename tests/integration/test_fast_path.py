@@ -1034,3 +1034,14 @@ def _switches(process: ProxyProcess) -> list[str]:
     """Return how often each of its threads has gone to sleep by itself (proc_pid_status(5))."""
     statuses = sorted(Path(f"/proc/{process.process.pid}/task").glob("*/status"))
     return [line for each in statuses for line in each.read_text().splitlines() if line.startswith("voluntary_")]
+
+
+def test_collector_ignores_what_exists_at_the_start(imds: EmulatorServer, tmp_path: Path) -> None:
+    report = "print('collector', gc.get_freeze_count(), gc.get_threshold()[0], file=sys.stderr)"
+    with running(tmp_path, f"import atexit, gc, sys; atexit.register(lambda: {report})", upstream=imds.url) as process:
+        assert get(process.port, INSTANCE).status == 200
+    words = re.search(r"^collector (\d+) (\d+)$", process.log, re.MULTILINE)
+    assert words is not None, process.log
+    frozen, threshold = map(int, words.groups())
+    assert frozen > 10_000
+    assert threshold > 700

@@ -10,8 +10,14 @@ from typing import Any, cast
 
 import pytest
 
+from imdsproxy.server import acceptor
 from imdsproxy.server.accepting import LEAST_TURN, LONGEST_TURN, MOST_UNSERVED, PAUSE
 from imdsproxy.server.acceptor import Acceptor
+
+
+@pytest.fixture(autouse=True)
+def _accept_without_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptor, "accept_at", lambda listening: listening.accept)
 
 
 class Listening:
@@ -203,7 +209,11 @@ def test_failure_of_take_does_not_end_accepting() -> None:
         raise RuntimeError("a fault")
 
     broken = Acceptor(
-        cast("Any", house.listening), cast("Any", Loop()), take, is_full=lambda: False, now=lambda: house.time
+        cast("Any", house.listening),
+        cast("Any", Loop()),
+        take,
+        is_full=lambda: False,
+        now=lambda: house.time,
     )
     with pytest.raises(RuntimeError, match="a fault"):
         broken._turn()
