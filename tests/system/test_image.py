@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -215,6 +216,23 @@ def test_image_runs_as_any_user(image: Image) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert "IMDSPROXY_PORT" in done.stdout
+
+
+def test_check_in_a_container_skips_what_needs_root_or_nft(azure: Azure, image: Image) -> None:
+    with running(azure, image):
+        done = run_contained(
+            azure.vm,
+            *("imdsproxy", "check", "--json"),
+            root=image.root,
+            env=image.env(),
+            user=image.user,
+            group=image.group,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {step["step"]: step for step in json.loads(done.stdout)["steps"]}
+    assert found["answer"]["asked"] == f"the proxy at http://127.0.0.1:{PROXY_PORT}"
+    assert found["redirect"]["code"] == "redirect-unknown"
+    assert "nft is not installed" in found["redirect"]["found"]
 
 
 def test_image_listens_on_all_addresses_if_configured(azure: Azure, image: Image) -> None:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 from imdsproxy.cli.check.documents import member
 from imdsproxy.cli.check.facts import RunningProxy
 from imdsproxy.cli.check.probes.asking import Asker, Pace
+from imdsproxy.cli.running.client import metadata_places
 from imdsproxy.config import Config
 from imdsproxy.protocol.address import Address
 
 _PATIENCE = 5.0
 """Seconds for the proxy's own pages, which wait for nothing."""
 _SAMPLE = re.compile(r"(?m)^(?P<name>imdsproxy_upstream_seconds_(?:count|sum)) (?P<value>\d[0-9.e+-]*)$")
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
 
 
-def addresses(config: Config) -> Iterator[Address]:
-    """Yield the addresses at which a client reaches a proxy with these settings."""
-    if config.port:
-        yield Address(_LOOPBACK.get(config.host, config.host), config.port)
-    if config.uds is not None:
-        yield Address("localhost", unix=config.uds)
+def addresses(config: Config) -> tuple[Address, ...]:
+    """Return the addresses at which a client reaches a proxy with these settings."""
+    return tuple(Address(place.host, place.port, place.unix) for place in metadata_places(config))
 
 
 def is_imdsproxy(address: Address, pace: Pace) -> bool:

@@ -324,7 +324,7 @@ def test_another_server_is_no_proxy(page: bytes | None) -> None:
     ("config", "found"),
     [
         (Config(), ["http://127.0.0.1:8254"]),
-        (Config(host="0.0.0.0", uds="/run/s"), ["http://127.0.0.1:8254", "unix:/run/s"]),
+        (Config(host="0.0.0.0", uds="/run/s"), ["unix:/run/s", "http://127.0.0.1:8254"]),
         (Config(host="::", port=80), ["http://[::1]"]),
         (Config(port=0), []),
     ],
