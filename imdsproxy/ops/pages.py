@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
+    from starlette.types import Scope
 
 PATHS = frozenset({"/-/healthy", "/-/ready", "/-/metrics", "/-/status", "/-/status.json"})
 
@@ -37,8 +38,18 @@ def pages(
     metrics: Metrics,
     status: StatusReader,
     lifespan: Callable[[object], AbstractAsyncContextManager[None]],
+    may_last: Callable[[Scope], bool],
 ) -> Router:
-    """Return the pages as an ASGI application, which also runs the lifespan."""
+    """Return the pages as an ASGI application, which also runs the lifespan.
+
+    Args:
+        readiness: Whether the proxy is ready.
+        metrics: The metrics.
+        status: The status.
+        lifespan: The lifespan.
+        may_last: Returns whether the answer to a request may stay open. When another server is stopped, it waits for
+            the end of each answer before it tells the application.
+    """
     live = LivePages(status.json, lambda: readiness.stopping)
 
     async def healthy(_request: Request) -> Response:
@@ -65,7 +76,8 @@ def pages(
         if request.method == "HEAD":
             return Response(media_type="text/html", headers=headers)
         # A browser asks for HTML. Anything else, such as curl, would wait for the end of the page.
-        parts = live.parts(live="text/html" in request.headers.get("accept", ""))
+        is_browser = "text/html" in request.headers.get("accept", "")
+        parts = live.parts(live=is_browser and may_last(request.scope))
         return StreamingResponse(parts, media_type="text/html", headers=headers)
 
     return Router(

@@ -29,6 +29,7 @@ from imdsproxy.records import RequestObserver, RequestRecord, refused, tell_all
 from imdsproxy.server.asgi import (
     ADMIN_EXTENSION,
     LONGEST_BODY,
+    by_own_server,
     by_unix_socket,
     client_has_left,
     extension,
@@ -107,7 +108,7 @@ class Application:
         self._readings = Readings(shares.readings)
         self._close = close
         self._getting_ready: asyncio.Task[None] | None = None
-        self._pages = pages(readiness, metrics, status, self._lifespan)
+        self._pages = pages(readiness, metrics, status, self._lifespan, by_own_server)
         self._operations = Operations(self._pages, self._drop, self.date)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -66,6 +66,11 @@ def extension(scope: Scope, name: str) -> object:
     return (scope.get("extensions") or {}).get(name)
 
 
+def by_own_server(scope: Scope) -> bool:
+    """Return whether `imdsproxy serve` passed the request on, and not another server."""
+    return extension(scope, TARGET_EXTENSION) is not None
+
+
 def by_unix_socket(scope: Scope) -> bool:
     """Return whether a request came by a Unix socket.
 

@@ -149,6 +149,15 @@ def test_pages_and_refusals_are_served(fresh_imds: EmulatorServer) -> None:
     run(fresh_imds, visit, deny="/metadata/loadbalancer")
 
 
+def test_status_page_ends_because_the_server_would_wait_for_it(fresh_imds: EmulatorServer) -> None:
+    async def visit(client: Client) -> None:
+        answer = await client.get("/-/status", headers={"accept": "text/html"})
+        assert answer.status_code == 200
+        assert 'data-once="true"' in answer.text
+
+    run(fresh_imds, visit)
+
+
 def test_post_is_forwarded_with_its_body(fresh_imds: EmulatorServer) -> None:
     event = fresh_imds.emulator.events.add("Redeploy")
 

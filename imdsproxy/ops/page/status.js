@@ -209,7 +209,7 @@
     const whole = document.documentElement.dataset.once === "true";
     const live = byId("live");
     live.className = whole ? "late" : "gone";
-    put(live, whole ? `As of ${clock(new Date(shownAt))}; too many pages are open for live figures`
+    put(live, whole ? `As of ${clock(new Date(shownAt))}; reload this page for newer figures`
       : `✕ The proxy is gone since ${clock(new Date())}. Its last figures are below; reload this page once it runs again.`);
     if (!whole) put(document.querySelector("title"), "✕ gone – imdsproxy");
   };
