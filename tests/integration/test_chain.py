@@ -56,7 +56,9 @@ def test_ten_sidecars_send_imds_no_more_than_one_proxy(limited_imds: EmulatorSer
         assert {answer.status for answer in answers} == {200}
         assert sorted(arrivals.targets()) == sorted(targets)
         assert most_in_a_second([arrival.at for arrival in Arrivals(limited_imds)()]) <= 5
-        assert sum(one.metric("imdsproxy_budget_wait_seconds_sum") for one in sidecars) < 0.5, "nobody waits in them"
+        assert sum(one.metric("imdsproxy_budget_wait_seconds_sum") for one in sidecars) < 0.5, (
+            "no request waits in them"
+        )
 
 
 def test_age_and_token_life_are_those_of_the_daemons_entry(limited_imds: EmulatorServer, tmp_path: Path) -> None:

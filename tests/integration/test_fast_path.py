@@ -355,7 +355,7 @@ def test_entry_without_stale_bound_is_fetched_again_each_second(proxy: ProxyProc
         assert {(answer.headers["age"], cache_status(answer)["ttl"]) for answer in hits} == {("0", "0")}
         moments = [arrival.at for arrival in arrivals()]
         assert all(later - earlier > 0.9 for earlier, later in itertools.pairwise(moments))
-        # An approval by somebody else is known at once.
+        # An approval by another client takes effect at once.
         client.ask(head)
         assert get(proxy.port, EVENTS, method="POST", body=b'{"StartRequests":[]}').status == 200
         assert not is_hit(client.ask(head))

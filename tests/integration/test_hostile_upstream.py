@@ -1,7 +1,7 @@
 """An upstream that breaks every rule, and an upstream that is the proxy itself.
 
-The client is told what went wrong in the documented words, nobody else's answer suffers from it, no token of
-the budget is lost over it, and neither a traceback nor an access token is in the log.
+The client gets the documented error, no other client's answer is affected, no permit is lost, and the log has neither a
+traceback nor an access token.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ def test_connection_during_a_restart_waits_and_is_served(manager: Manager, end: 
     for _ in range(3):
         process.send_signal(end)
         process.wait(15)
-        # Nobody accepts now: these connect, and wait.
+        # No proxy accepts now, so these connect and wait.
         waiting = [
             threading.Thread(target=lambda: statuses.append(get(manager.port, INSTANCE).status)),
             threading.Thread(target=lambda: statuses.append(ask(manager.path).status)),

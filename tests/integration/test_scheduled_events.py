@@ -250,7 +250,7 @@ def test_unanswered_acknowledgement_is_sent_once_and_its_client_may_disconnect(
             f"POST {EVENTS} HTTP/1.1\r\nHost: 127.0.0.1\r\nMetadata: true\r\nContent-Length: 2\r\n\r\n{{}}".encode()
         )
         wait_until(arrivals)
-    assert get(patient.port, unused(EVENTS)).status == 200, "and nobody has to wait for it"
+    assert get(patient.port, unused(EVENTS)).status == 200, "and no client has to wait for it"
     assert arrivals.methods() == ["POST", "GET"]
 
 
@@ -266,7 +266,7 @@ def test_answer_requested_before_an_acknowledgement_is_not_served_after_it(
         assert acknowledge(proxy.port, event).status == 200
         after = get(proxy.port, target)
         assert not older.done()
-        assert arrivals.methods() == ["GET", "POST", "GET"], "it joins no older flight"
+        assert arrivals.methods() == ["GET", "POST", "GET"], "it joins no older fetch"
         assert "collapsed" not in cache_status(after)
         assert status_of(after, event) == "Started"
         old = older.result(15)

@@ -348,13 +348,13 @@ def test_thousand_waiting_clients_that_disconnect_leave_nothing(
                 connection.close()
         imds.emulator.faults.clear()
         wait_until(lambda: descriptors(process) <= before + 5, 5)
-        # Nobody waits any more: what the next client asks for is soon answered.
+        # No client waits any more, so the next one is soon answered.
         end = time.monotonic() + 6
         while get(process.port, TOKEN).status != 200:
             assert time.monotonic() < end
             time.sleep(0.2)
         assert process.resident_bytes() - resident < 40_000_000
-        # The one that all wanted is asked for once; no more of the others than the budget lets out meanwhile.
+        # The shared target is requested once, and no more of the others than the budget allows meanwhile.
         arrived = len(imds.emulator.arrivals) - first
         assert arrived <= (4 if asked == "one-thing" else 100)
         assert "Traceback" not in process.log, process.log[-3000:]

@@ -107,7 +107,7 @@ def served_by(arguments: Sequence[str], folder: Path, run_class: type[Run] = Run
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        # No other test has this emulator's port, so nobody else shares that file.
+        # No other test has this emulator's port, so no other test shares that file.
         upstream = Address("127.0.0.1", int(str(settings["upstream"]).rpartition(":")[2]))
         Path(shared_path(upstream)).unlink(missing_ok=True)
 

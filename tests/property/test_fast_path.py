@@ -120,7 +120,7 @@ WISHES = [
     *(head(target + "&bypass_cache=true") for target in (INSTANCE, TOKEN, LEAF)),
     with_body(EVENTS, b"{}", method="POST"),
 ]
-"""Each of them brings about that something is asked for anew."""
+"""Each of them causes a new request to IMDS."""
 
 OTHERS = [
     head(INSTANCE, b"Connection: close"),
@@ -1009,12 +1009,12 @@ def test_hit_is_unchanged_until_its_own_end(entry: Entry, where: tuple[float, fl
         if now <= later < hit.until:
             again = write(entry, "instance", later)
             assert (again.served, again.head) == (hit.served, hit.head)
-    soon = max(now, hit.until) + 3e-6  # and it is not written anew without need
+    soon = max(now, hit.until) + 3e-6  # and it is not rendered again without need
     if lookup(entry, soon) is Freshness.FRESH:
-        anew = write(entry, "instance", soon)
-        assert anew.served != hit.served
+        again = write(entry, "instance", soon)
+        assert again.served != hit.served
         after = write(entry, "instance", soon, hit)
-        assert (after.served, after.head) == (anew.served, anew.head)
+        assert (after.served, after.head) == (again.served, again.head)
 
 
 def test_connection_keeps_no_answer_in_memory() -> None:

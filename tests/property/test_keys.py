@@ -12,7 +12,7 @@ from imdsproxy.protocol.messages import Refusal, Target
 from imdsproxy.protocol.target import read_target
 
 PLUS = "<+>"
-"""A `+` that was written as such: it is neither a space nor `%2B` until somebody has read it."""
+"""An unescaped `+`, which is distinct from a space and from `%2B`."""
 WRITTEN = {f"<{delimiter}>": delimiter for delimiter in "!$'()*+,;"} | {"<=>": "="}
 """Delimiters that were written as such: some readers split at them, and at their escapes none does."""
 

@@ -125,7 +125,7 @@ def test_failure_of_a_proxy_upstream_is_passed_on_without_retries(code: int, ups
         assert (served.response.status, served.response.header(b"retry-after")) == (code, b"7")
         assert (stage.now, stage.imds.count) == (began, 1)
         await stage.get(TOKEN)
-        assert (stage.now, stage.imds.count) == (began, 2), "nobody else is held back by it"
+        assert (stage.now, stage.imds.count) == (began, 2), "no other request is delayed by it"
 
     virtual.run(scenario())
 

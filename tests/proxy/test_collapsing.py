@@ -280,7 +280,7 @@ class Unsearchable(dict[Any, Any]):
     """A dict of which nothing is found but by its key."""
 
     def __iter__(self) -> NoReturn:
-        raise AssertionError("somebody walks through all of it")
+        raise AssertionError("the whole dict was iterated")
 
     items = values = keys = __iter__
 

@@ -23,7 +23,7 @@ def test_loop_is_refused_at_once_and_takes_no_permit() -> None:
         for number in range(50):
             served = await stage.get(f"/metadata/instance/compute/tagsList/{number}?api-version=2021-02-01")
             assert (served.response.status, served.outcome, served.detail) == (508, Outcome.ERROR, "loop")
-        assert stage.now == began, "nobody waits for a token"
+        assert stage.now == began, "no request waits for a permit"
         assert stage.tokens() == 5
         await asyncio.sleep(600)
         assert stage.imds.count == 50, "one each: nothing is tried again"

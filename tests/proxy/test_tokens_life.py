@@ -111,7 +111,7 @@ def test_every_token_is_valid_over_48_hours(troubled: bool) -> None:
             for target in LIVES:
                 began = stage.now
                 served = await stage.get(target)
-                assert stage.now == began, "nobody waits"
+                assert stage.now == began, "no client waits"
                 told, left = issuer.left(served)
                 assert left >= MARGIN
                 assert left - 2 <= told <= left
@@ -213,7 +213,7 @@ class TestWhenImdsFailsFromTheRenewalOn:
             while stage.now < end - 0.001:
                 began = stage.now
                 expires_in, left = issuer.left(await stage.get(TOKEN))
-                assert stage.now == began, "nobody waits"
+                assert stage.now == began, "no client waits"
                 assert left - 1 <= expires_in <= left
                 await asyncio.sleep(min(60.0, end - 0.001 - stage.now))
             assert issuer.left(await stage.get(TOKEN))[1] > MARGIN

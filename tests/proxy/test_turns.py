@@ -41,9 +41,9 @@ async def pass_through(limiter: Limiter, client: str, kind: str = "") -> float:
     """Take a permit and release it at once. Return the seconds that it took to get it."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    token = await limiter.acquire(Ticket(Peer(client), kind))
-    assert isinstance(token, Permit)
-    limiter.release(token)
+    permit = await limiter.acquire(Ticket(Peer(client), kind))
+    assert isinstance(permit, Permit)
+    limiter.release(permit)
     return loop.time() - began
 
 
@@ -60,7 +60,7 @@ def test_clients_take_turns_and_so_do_the_kinds_of_each() -> None:
         await asyncio.gather(*map(one, ["ax1", "ax2", "ax3", "ay1", "ay2", "bx1", "bx2", "cz1"]))
 
     virtual.run(scenario())
-    assert order[0] == "ax1", "nobody waited yet"
+    assert order[0] == "ax1", "no request waited yet"
     assert order[1:] == ["ax2", "bx1", "cz1", "ay1", "bx2", "ax3", "ay2"]
 
 
@@ -256,7 +256,7 @@ def test_permit_granted_at_the_moment_of_a_disconnect_goes_to_the_next(cancelled
         await asyncio.sleep(0)
         if cancelled_first:
             gone.cancel()
-        limiter.release_unused(held)  # the one token is there again, and handed out at once
+        limiter.release_unused(held)  # the one permit is back, and granted at once
         if not cancelled_first:
             gone.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -382,7 +382,7 @@ def test_retry_after_is_at_most_two_minutes() -> None:
 
         assert max(await told("")) == 120
         await asyncio.sleep(200)
-        assert max(await told("one client")) == 3, "it alone asked for so much, and can have the next token then"
+        assert max(await told("one client")) == 3, "it is the only client, and gets the next permit"
 
     virtual.run(scenario())
 

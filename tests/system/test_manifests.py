@@ -149,7 +149,7 @@ def test_hard_coded_address_is_redirected_to_the_sidecar(azure: Azure, node: Nod
     with running(node, "sidecar-redirect", 3) as pod:
         answers = wait_for_rounds(pod, 2)
         assert all(answer.startswith("200 ") and "imdsproxy; hit" in answer for answer in answers[2:]), answers
-        # Whoever it is, and the images' own user above all, which many other images have, too.
+        # For any user, above all the image's own, which many other images have too.
         for user in (0, ORDINARY_USER, IMAGE_USER):
             assert pod.host.fetch(NAME, user=user).by_proxy
         assert len(azure.arrivals(NAME)) == 1
@@ -233,7 +233,7 @@ def test_chained_sidecars_share_the_nodes_cache_without_reaching_imds(azure: Azu
         assert len(azure.arrivals("/metadata/identity")) == 1
         for number, pod in enumerate(pods):
             answer = pod.host.fetch(PROXY + INSTANCE)
-            # The age is that of IMDS's own answer, whoever kept it meanwhile.
+            # The age is that of IMDS's own answer, through all caches.
             assert (answer.status, "age" in answer.headers) == (200, number > 0)
         assert len(azure.arrivals(INSTANCE)) == 1
         assert most_in_a_second([arrival.at for arrival in azure.arrivals()]) <= 5

@@ -199,7 +199,7 @@ def _lay_subnet(imds: Host, vm: Host, neighbour: Host) -> None:
 
 
 def _add_routed_pod(vm: Host, pod: Host) -> None:
-    # vm answers for every address the pod asks for, 169.254.1.1 among them, which nobody has.
+    # vm answers for every address the pod asks for, 169.254.1.1 among them, which no machine has.
     link(vm, "azv1", pod, "eth0")
     vm.sysctl("net.ipv4.conf.azv1.proxy_arp", 1)
     vm.sysctl("net.ipv4.neigh.azv1.proxy_delay", 0)

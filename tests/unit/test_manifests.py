@@ -74,7 +74,7 @@ def test_rendered_manifests_match_their_source(layout: str) -> None:
         return document["kind"], document["metadata"]["name"]
 
     fresh = manifests.read(manifests.render(manifests.source(layout)))
-    # `python -m tests.manifests` renders them anew.
+    # `python -m tests.manifests` renders them again.
     assert sorted(manifests.documents(layout), key=name) == sorted(fresh, key=name)
 
 

@@ -141,7 +141,7 @@ def test_second_proxy_cannot_share_the_port(proxy: Process, windows: Windows) ->
     second = windows.run("serve", "--port", str(port))
     assert second.returncode == 2
     assert f"IMDSPROXY_PORT={port} on 127.0.0.1 cannot be listened on" in second.stderr
-    # Wine lets nobody share a port, whatever was asked for, so what is asked for is looked at.
+    # Wine never shares a port, so the options of the socket are checked.
     asked = windows.run_python(
         "-c",
         "import socket\nfrom imdsproxy.server.listeners import _tcp\nlistener = _tcp('127.0.0.1', 0)\n"

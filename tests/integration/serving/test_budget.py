@@ -68,7 +68,7 @@ def test_five_hundred_identical_requests_make_one_upstream_request(
     answers = at_once(proxy.port, [target] * 500)
     assert arrivals.targets() == [target]
     assert {(answer.status, answer.body) for answer in answers} == {(200, answers[0].body)}
-    # Whoever joined says so beside "stored", which is true of its answer as well.
+    # A client that joined has "collapsed" beside "stored", which is true of its answer too.
     words = ("hit", "collapsed", "stored")
     ways = Counter(next(word for word in words if word in cache_status(answer)) for answer in answers)
     assert ways["stored"] == 1

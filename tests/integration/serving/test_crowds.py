@@ -79,7 +79,7 @@ def test_clients_wait_during_an_update_of_imds_and_are_served(
     assert [is_hit(answer) for answer in crowd.answers] == [True, *[False] * 5]
     assert {arrival.status for arrival in crowd.arrivals} == {200, 410}
     assert most_in_a_second([arrival.at for arrival in crowd.arrivals]) <= 5
-    # Those that were under way before the first 410 was known, then one that feels for the return.
+    # Those that were under way before the first 410 was known, then one probe.
     assert 2 <= sum(arrival.status == 410 for arrival in crowd.arrivals) <= 5 + 3
     assert crowd.retries >= 1
     assert {is_hit(answer) for answer in crowd.later} == {True}

@@ -177,7 +177,7 @@ class TestLease:
         assert budget.expected_wait(0, NOW + 60) == pytest.approx(1.0)
 
     def test_number_of_permits_may_exceed_the_concurrent_limit(self) -> None:
-        # As when a damaged budget is begun anew.
+        # As after a damaged budget has started again.
         budget = Budget(20, 1.0, concurrent=5)
         budget.state.rests_from = [NOW + 17] * 20
         assert budget.available(NOW) == 0

@@ -169,7 +169,7 @@ class Unwalkable(dict[str, object]):
     """Clients of whom none is found but by name."""
 
     def __iter__(self) -> NoReturn:
-        raise AssertionError("somebody walks through all of them")
+        raise AssertionError("all clients were iterated")
 
     items = values = keys = __iter__
 

@@ -373,7 +373,9 @@ def test_unused_file_of_an_older_release_is_replaced(path: Path, clock: FakeCloc
 
 # Whose it may be
 
-needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can change the owner of a file"
+)
 
 
 @needs_root
@@ -416,7 +418,7 @@ def test_world_writable_folder_is_logged(path: Path, clock: FakeClock, said: Sai
     assert said() == ["the shared budget is in a folder that every user can write to; name a file in another folder"]
 
 
-# What somebody writes into it
+# Forged content
 
 
 FORGED = itertools.count(2**40, 2**20)

@@ -18,7 +18,7 @@ SENT = 1_000.0
 LIFETIMES = Lifetimes(60, 60, 3600, 5)
 AS_TOKEN = Lifetimes(math.inf, math.inf, math.inf, 5, token=True)
 FIELDS = ((b"content-type", b"application/json; charset=utf-8"), (b"server", b"IMDS/150.870.65.1854"))
-# By how much a hit may be written anew too early.
+# How much too early a hit may be rendered again.
 ROUNDING = 2e-6
 
 

@@ -325,7 +325,7 @@ def test_closed_output_exits_with_1() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_sigterm_during_start_exits_with_zero() -> None:
-    # A container's first process would not even notice, if nobody had said what to do.
+    # The kernel does not deliver SIGTERM to a container's first process without a handler.
     program = """
 import os, signal, sys
 from imdsproxy.settings import forked_loader as settings_reader

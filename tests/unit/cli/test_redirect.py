@@ -105,7 +105,7 @@ def test_default_user_is_that_of_the_running_unit(tmp_path: Path, monkeypatch: p
     with listener:
         port = listener.getsockname()[1]
         text, notes, _ = redirect(Settings(port=port).config(), {})
-        assert "chain answer {" in text, "the user is certain, so nobody else may answer"
+        assert "chain answer {" in text, "the user is certain, so no other user may answer"
         assert (f"skuid != {os.getuid()} " in text, notes) == (True, ROOT_NOTE if os.getuid() == 0 else [])
     (note,) = set(redirect(Settings(port=port).config(), {})[1]) - set(ROOT_NOTE)
     assert note.startswith(f"nothing listens at 127.0.0.1:{port}; ")

@@ -85,7 +85,7 @@ def test_failure_refusal_has_its_status_and_retry_after(kind: FailureKind, statu
 
 
 def test_loop_refusal_has_no_retry_after() -> None:
-    refusal = Failure(FailureKind.LOOP, "Mend the rule.").refusal(7)
+    refusal = Failure(FailureKind.LOOP, "Fix the rule.").refusal(7)
     assert (refusal.status, refusal.reason, refusal.error) == (508, "loop", "loop_detected")
     assert refusal.response().header(b"retry-after") is None
 

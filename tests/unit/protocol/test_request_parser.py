@@ -92,7 +92,7 @@ def test_unreadable_target_is_refused(method: str) -> None:
     assert (refusal.status, refusal.reason) == (400, "bad-target")
 
 
-# An address, or a name that is allowed, is the proxy's; whatever else is somebody's DNS name.
+# An address or an allowed name belongs to the proxy; any other name may be an attacker's.
 @pytest.mark.parametrize(
     "host",
     [

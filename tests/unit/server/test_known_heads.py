@@ -80,7 +80,7 @@ class Place:
 def place() -> Place:
     place = Place()
     place.put()
-    place.clock.advance(0.25)  # at a full second every hit is written anew
+    place.clock.advance(0.25)  # at a full second every hit is rendered again
     return place
 
 
@@ -281,7 +281,7 @@ def test_clear_forgets_every_head(known: Place) -> None:
     assert known.find() is None
     assert known.find(OTHER) is None
     known.remember(times=1)
-    assert known.find() is None, "it begins anew with the first sight"
+    assert known.find() is None, "it must be seen twice again"
     known.remember(times=1)
     assert known.find() is not None
 

@@ -104,7 +104,7 @@ def test_probe_is_compared_by_identity() -> None:
     assert not health.may_ask(second)
 
 
-@pytest.mark.parametrize("who", ["one", "two"], ids=["the one that feels", "one that asked before"])
+@pytest.mark.parametrize("who", ["one", "two"], ids=["the probe", "an earlier fetch"])
 @pytest.mark.parametrize("status", [200, 400, 404, 429, 500, 503])
 def test_any_other_answer_ends_the_410_for_every_fetch(who: str, status: int) -> None:
     health = gone_for("one")
