@@ -51,7 +51,7 @@ HEADER_TIMEOUT = 0.5
 KEEP_ALIVE = 0.8
 MEBIBYTE = 1 << 20
 
-# With entries that last, since a slow machine may take a minute over these tests.
+# With long lifetimes, because a slow machine may take a minute for these tests.
 SETTINGS = {"port": 0, "budget_requests": 1000, "retry_max": 0, "ttl": "/metadata/instance=600"}
 
 # Alterations of `tests.altered`.
@@ -222,7 +222,7 @@ def either(request: pytest.FixtureRequest) -> ProxyProcess:
     return process
 
 
-# --- that it is there at all
+# --- known heads are used
 
 
 def test_repeated_head_is_not_parsed_again(imds: EmulatorServer, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_repeated_head_is_not_parsed_again(imds: EmulatorServer, tmp_path: Path)
     assert int(counts[1]) < 6 + 50, "pages are read, too"
 
 
-# --- never a second opinion: every second
+# --- the answer of each second
 
 
 @dataclass
@@ -707,7 +707,7 @@ def outcome(process: ProxyProcess, head: bytes, altered: bytes) -> list[tuple[in
         return answers
 
 
-# --- how long a connection lasts
+# --- life of a connection
 
 
 @pytest.fixture(scope="module", params=["fast path", "without fast path"])
@@ -806,7 +806,7 @@ def _is_reset(client: Client) -> bool:
     return False
 
 
-# --- the end
+# --- shutdown
 
 
 def test_shutdown_is_prompt_and_truncates_no_answer(imds: EmulatorServer, tmp_path: Path) -> None:
@@ -891,7 +891,7 @@ def test_fast_path_requests_count_towards_the_request_limit(imds: EmulatorServer
     assert "Traceback" not in text
 
 
-# --- who is told of it
+# --- counting and logging
 
 
 def counted(process: ProxyProcess) -> Counter[tuple[str, ...]]:
@@ -977,7 +977,7 @@ def test_head_known_at_the_socket_is_refused_at_the_admin_port(
     assert clients == {"127.0.0.1": 14, "process": 5}
 
 
-# --- what it takes
+# --- memory and processor time
 
 
 def sized(length: int, number: int = 0) -> bytes:

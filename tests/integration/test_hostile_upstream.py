@@ -597,7 +597,7 @@ def test_answer_is_stored_unchanged(proxy: ProxyProcess, upstream: Upstream) -> 
         assert b"\r\ncache-status: node; hit, imdsproxy; " in head  # RFC 9211 section 2
 
 
-# --- no upstream, and oneself as upstream
+# --- no upstream, and the proxy as its own upstream
 
 
 def test_unreachable_upstream_is_502(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -27,7 +27,7 @@ pytestmark = [
 ]
 NEWER = "9999"
 _WITH_PYTHON = {"pip", "setuptools"}
-# What a user may have set, for other projects; none of it decides what is installed here, or where.
+# Settings that a user may have for other projects. None of them may change what is installed here, or where.
 _OF_THE_USER = {
     "PIP_CONSTRAINT": "/nonexistent/constraints.txt",
     "PIP_NO_BINARY": ":all:",

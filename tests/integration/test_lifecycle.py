@@ -153,7 +153,7 @@ def proxy(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield process
 
 
-# --- how it is
+# --- state
 
 
 def test_proxy_is_healthy_while_it_serves_and_ready_after_imds_answered(tmp_path: Path) -> None:
@@ -505,7 +505,7 @@ def test_signal_is_handled_from_the_listening_line_on(number: int, expected: int
             assert process.wait(15) == 0
 
 
-# --- what it cannot start with
+# --- failed starts
 
 
 def test_taken_port_is_reported_in_one_line(proxy: ProxyProcess) -> None:
@@ -565,7 +565,7 @@ def test_two_proxies_upstream_of_each_other_report_the_loop(tmp_path: Path) -> N
         assert get(one, "/-/ready", {}).status == 503
 
 
-# --- where settings come from, and where it listens
+# --- sources of settings, and listeners
 
 
 def test_flag_overrides_environment_overrides_file(imds: EmulatorServer, tmp_path: Path) -> None:
@@ -921,7 +921,7 @@ def test_demo_reports_an_invalid_setting() -> None:
     assert_one_line(ended("demo", "--port", str(EMULATOR_PORT)), str(EMULATOR_PORT))
 
 
-# --- last, since it has been waiting all the while
+# --- last, because it has waited in the background
 
 
 @posix_signals

@@ -143,12 +143,12 @@ def test_admin_port_in_use_is_reported_by_its_setting(tmp_path: Path) -> None:
         assert f"IMDSPROXY_ADMIN_PORT={port} on 127.0.0.1 cannot be listened on" in refused_start(admin_port=port)
 
 
-# What a service manager opens (sd_listen_fds(3))
+# Sockets of a service manager (sd_listen_fds(3))
 
 _HAND_OVER = """
 import fcntl, os, sys
 names, numbers, *command = sys.argv[1:]
-# By way of numbers that are not in the way of those they are to have.
+# By temporary numbers, which do not collide with the final ones.
 aside = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in numbers.split(",")]
 for place, number in enumerate(aside, start=3):
     os.dup2(number, place)

@@ -285,7 +285,7 @@ def test_concurrent_acknowledgements_are_both_sent(
     assert arrivals.methods() == ["POST"] * 5
 
 
-# --- never stale, never of the proxy's own
+# --- never stale, never prefetched
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_slow_clients_do_not_delay_others(proxy: ProxyProcess) -> None:
             assert statuses_until_closed(connection)[0] == [408]
 
 
-# --- silent, idle, deaf
+# --- silent, idle, unreading
 
 
 def test_silent_connection_counts_as_idle(proxy: ProxyProcess) -> None:
@@ -295,7 +295,7 @@ def test_many_clients_that_never_read_take_little_memory(impatient: ProxyProcess
         assert get(impatient.port, INSTANCE).status == 200
 
 
-# --- many
+# --- many clients
 
 
 @pytest.mark.parametrize("soft", [1024, 4096])

@@ -65,7 +65,7 @@ Drawn = TypeVar("Drawn")
 _TICK = 2**-20
 """About a microsecond; the shortest time that there is here."""
 
-# --- What clients send
+# --- Requests
 
 
 def head(
@@ -253,7 +253,7 @@ OTHERS = [
     b"GET",
 ]
 
-# --- What happens
+# --- Events
 
 
 class Send(NamedTuple):
@@ -793,7 +793,7 @@ HOUSES = st.builds(
     unix=st.booleans(),
 )
 
-# --- What must hold
+# --- Properties
 
 
 FAST_PATH = connection_class(Connection.header_timeout)
@@ -956,7 +956,7 @@ def test_generated_histories_cover_every_path() -> None:
     assert min(ways["repeated"], ways["at once"], ways["full"], ways["first"], ways["first, last"]) > 50, ways
 
 
-# --- How long a hit stays what it is
+# --- Validity of a hit
 
 _LIFETIMES = st.builds(
     Lifetimes,
@@ -984,7 +984,7 @@ def _entries(draw: st.DrawFn) -> Entry:
     return entry
 
 
-# Where in the time that is left: anywhere, and around the whole seconds.
+# Moments within the remaining time: any, and around the whole seconds.
 _WHERE = st.tuples(st.floats(0.0, 1.0), st.sampled_from([None, None, -1e-5, -1e-6, -1e-7, 0.0, 1e-7, 1e-6, 1e-5]))
 
 

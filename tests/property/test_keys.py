@@ -54,7 +54,7 @@ parameters = st.lists(
 segments = st.text(_UNRESERVED + _PATH_ONLY, min_size=1, max_size=6).filter(lambda segment: not segment.endswith("."))
 paths = st.lists(st.sampled_from(["metadata", "instance", "Instance"]) | segments, min_size=1, max_size=4).map(tuple)
 meanings = st.builds(Meaning, paths, parameters.map(frozenset))
-# Few enough of each that two of them are alike now and then.
+# So few of each that two are sometimes equal.
 few = st.builds(
     Meaning,
     st.sampled_from([("a",), ("A",), ("a", "b"), ("a+b",)]),

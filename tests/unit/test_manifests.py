@@ -60,7 +60,7 @@ every_container = pytest.mark.parametrize("container", EVERY_CONTAINER)
 every_proxy = pytest.mark.parametrize("container", EVERY_PROXY)
 
 
-# What is committed as rendered
+# The rendered manifests
 
 
 def test_exactly_the_layouts_are_rendered() -> None:
@@ -91,7 +91,7 @@ def test_every_layout_and_component_is_explained() -> None:
     assert [name for name in [*LAYOUTS, *components] if f"`{name}`" not in explained] == []
 
 
-# What the Kubernetes API says
+# The Kubernetes API
 
 
 @every_layout
@@ -183,7 +183,7 @@ def test_network_policy_allows_the_daemon_imds_only() -> None:
     assert rule["ports"] == [{"protocol": "TCP", "port": address.port}]
 
 
-# What the proxy says
+# The proxy's settings
 
 
 @every_proxy
@@ -265,7 +265,7 @@ def test_exempt_user_is_the_proxys_user_and_not_the_images(layout: str) -> None:
         assert users <= {IMAGE_USER}
 
 
-# Who may do what
+# Rights
 
 
 @every_container
@@ -373,7 +373,7 @@ def test_versions_on_labels_are_the_projects(layout: str, labels: dict[str, str]
     )
 
 
-# On every kind of workload
+# Components on every kind of workload
 
 
 @pytest.mark.parametrize("component", ["sidecar", "redirect", "shared-budget", "chained", "no-tokens"])

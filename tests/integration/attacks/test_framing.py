@@ -235,7 +235,7 @@ def test_long_post_is_refused(proxy: ProxyProcess, imds: EmulatorServer, chunked
     assert [answer.status for answer in answers[1:]] in ([200], [])
 
 
-# --- pipelined and split
+# --- pipelined and split requests
 
 
 def test_pipelined_requests_are_answered_in_order(proxy: ProxyProcess, imds: EmulatorServer) -> None:

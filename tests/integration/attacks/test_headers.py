@@ -151,7 +151,7 @@ def test_trailer_does_not_replace_host(proxy: ProxyProcess, imds: EmulatorServer
     assert_refused(answer, 400, "bad-host", "malformed")
 
 
-# --- X-Forwarded-For and its kin
+# --- X-Forwarded-For and similar fields
 
 
 _SPELLINGS = [

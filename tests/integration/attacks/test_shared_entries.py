@@ -19,7 +19,7 @@ from tests.targets import INSTANCE
 
 pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
-# --- one entry, one question
+# --- one entry for each meaning
 
 
 # No two of these can be taken for the same thing by every reader, so no two share an entry.
@@ -129,7 +129,7 @@ def test_reordered_parameters_are_a_hit(proxy: ProxyProcess, imds: EmulatorServe
             assert "; hit" in get(proxy.port, other).headers["cache-status"]
 
 
-# --- what is fetched for everyone
+# --- shared fetches
 
 
 def test_client_cannot_spoil_an_entry_by_its_own_headers(start: Starter) -> None:

@@ -191,7 +191,7 @@ def test_identity_budget_has_its_own_section(path: Path, clock: FakeClock) -> No
     close()
 
 
-# What happens to the file
+# Changes of the file
 
 
 def damage(path: Path, content: bytes) -> None:
@@ -298,7 +298,7 @@ def test_times_of_another_boot_are_ignored(path: Path, clock: FakeClock, monkeyp
     after.close()
 
 
-# What is refused
+# Refused files
 
 
 def refusal(path: Path, clock: FakeClock, **more: object) -> str:
@@ -371,7 +371,7 @@ def test_unused_file_of_an_older_release_is_replaced(path: Path, clock: FakeCloc
     sharer.close()
 
 
-# Whose it may be
+# Owner and mode
 
 needs_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can change the owner of a file"
@@ -470,7 +470,7 @@ def test_forged_setting_is_ignored(join: Join, clock: FakeClock, path: Path) -> 
     assert one.budget.requests == 5
 
 
-# Those who were told different things
+# Different settings
 
 
 def test_strictest_setting_counts_while_its_proxy_runs(join: Join, clock: FakeClock, said: Said) -> None:

@@ -45,7 +45,7 @@ def test_token_life_is_expires_in(body: bytes, life: int) -> None:
     assert read(body).aged(0) == body.replace(b'"03600"', b'"3600"')
 
 
-# Where the life cannot be told without doubt, the token is not kept.
+# A token of uncertain life is not stored.
 @pytest.mark.parametrize(
     "body",
     [

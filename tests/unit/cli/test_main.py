@@ -179,7 +179,7 @@ def test_config_prints_the_settings(capsys: pytest.CaptureFixture[str], monkeypa
     assert capsys.readouterr().out == settings_report.markdown()
 
 
-# Slips
+# Mistakes
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_counters_never_decrease() -> None:
         assert metrics.text() == metrics.text()
 
 
-# --- tries at IMDS
+# --- upstream attempts
 
 
 def asked(status: str | None, *, retried_after: str | None = None, waited: float = 0.2) -> UpstreamAttempt:
@@ -186,7 +186,7 @@ def test_refused_attempt_is_no_upstream_request() -> None:
     assert not [name for name, _ in found if name == "imdsproxy_upstream_requests_total"]
 
 
-# --- what is true at the moment of asking
+# --- gauges
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_path_segments_are_decoded_and_in_lower_case(raw: bytes, segments: tuple
     assert read(raw).segments == segments
 
 
-# Whatever another reader could take for another path.
+# Paths that other readers could read differently.
 @pytest.mark.parametrize(
     "path",
     [

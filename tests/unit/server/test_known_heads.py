@@ -432,7 +432,7 @@ def test_head_keeps_no_evicted_entry_in_memory(way: str) -> None:
     assert taken < 3_000_000
 
 
-# --- never a second opinion
+# --- equal to the full path
 
 
 STEPS = ("ask",) * 6 + ("put", "drop", "pass", "empty")

@@ -434,7 +434,7 @@ def test_invalid_port_is_reported_under_its_own_name() -> None:
     assert told == f'IMDSPROXY_PORT is "x", but must be {PORT}'
 
 
-# Where values come from
+# Sources
 
 
 def test_flag_overrides_environment_overrides_file_overrides_default(tmp_path: Path) -> None:
@@ -511,7 +511,7 @@ def test_unknown_settings_warn_still_refuses_a_misspelt_name(name: str) -> None:
     assert "did you mean" in refusal({name: "1", "IMDSPROXY_UNKNOWN_SETTINGS": "warn"})
 
 
-# What its writer should know
+# Warnings
 
 IMDS_SAYS = "IMDS allows (5 a second); it will answer 429"
 
@@ -749,7 +749,7 @@ def test_unreadable_file_is_reported(name: str, tmp_path: Path) -> None:
     assert ", but must be a TOML file that can be read: " in told
 
 
-# What `imdsproxy config` prints
+# The output of `imdsproxy config`
 
 
 def test_sample_file_equals_the_printed_defaults() -> None:
