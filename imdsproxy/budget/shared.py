@@ -19,7 +19,7 @@ from imdsproxy.errors import BudgetFileError
 
 assert sys.platform == "linux"  # noqa: S101  # as in `shared_file`
 
-from imdsproxy.budget.shared_file import BudgetFile, OtherMachineError  # noqa: E402  # behind the line above
+from imdsproxy.budget.shared_file import BudgetFile, OtherMachineError, obstacle  # noqa: E402  # behind the line above
 from imdsproxy.budget.shared_settings import SharedSettings, TooManySettingsError  # noqa: E402  # as well
 
 Result = TypeVar("Result")
@@ -32,6 +32,8 @@ _LONGEST_UNTIL_LOOK = 0.25
 _JUST_BEGUN = 5.0
 _PATIENCE = 1000
 """Attempts at the lock during the start, when no event loop has to stay free."""
+# What can be wrong with the file, or with what others have written into it.
+_OBSTACLES = (records.UnknownVersionError, TooManySettingsError, OtherMachineError, OSError)
 
 
 class SharedBudget:
@@ -191,19 +193,8 @@ class SharedBudget:
                 due(self._budget)
             result = change(self._budget)
             self._put(self._budget.state)
-        except records.UnknownVersionError as version:
-            self._file.trouble.bar(
-                f"is of version {version}, which this proxy does not know; no request is sent to IMDS"
-            )
-            return None
-        except TooManySettingsError as error:
-            self._file.trouble.bar(f"cannot be used ({error}); no request is sent to IMDS")
-            return None
-        except OtherMachineError:
-            self._file.trouble.bar("is used by another machine or another kernel; no request is sent to IMDS")
-            return None
-        except OSError as error:
-            self._file.trouble.bar(f"cannot be used ({error.strerror}); no request is sent to IMDS")
+        except _OBSTACLES as error:
+            self._file.trouble.bar(f"{obstacle(error)}; no request is sent to IMDS")
             return None
         finally:
             self._file.unlock()

@@ -41,6 +41,15 @@ class OtherMachineError(Exception):
     """Another machine, or another kernel on this one, has started the file again."""
 
 
+def obstacle(error: Exception) -> str:
+    """Return why the file cannot be used, as the end of a sentence about the shared budget."""
+    if isinstance(error, records.UnknownVersionError):
+        return f"is of version {error}, which this proxy does not know"
+    if isinstance(error, OtherMachineError):
+        return "is used by another machine or another kernel"
+    return f"cannot be used ({error.strerror if isinstance(error, OSError) else error})"
+
+
 class BudgetFile:
     """The file, which may be damaged, removed or replaced at any time. It then starts again with every permit lent."""
 
