@@ -14,8 +14,8 @@ def token(resource: str = RESOURCES[0], identity: int | None = None) -> str:
     """Return the target of an access token.
 
     Args:
-        resource: one of RESOURCES.
-        identity: the number of a user-assigned identity; None is the VM's own.
+        resource: One of RESOURCES.
+        identity: The number of a user-assigned identity; None is the VM's own.
     """
     named = "" if identity is None else f"&client_id={identity}"
     return _TOKEN.format(resource=resource) + named

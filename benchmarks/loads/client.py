@@ -104,7 +104,7 @@ class Client:
         """Request each target in turn, and return the milliseconds each took.
 
         Raises:
-            BenchmarkError: a status was not 200.
+            BenchmarkError: A status was not 200.
         """
         written = [(target, request(self._port, target)) for target in targets]
         taken = []

@@ -34,7 +34,7 @@ class Load:
         """Load a server for whole seconds, and measure the processor time of both sides.
 
         Raises:
-            BenchmarkError: the server answered nothing, or the load failed.
+            BenchmarkError: The server answered nothing, or the load failed.
         """
         before, began = (_children_seconds(), procfs.processor_seconds(server.pid)), time.perf_counter()
         sample = self.run(server.port, shape, connections, seconds)

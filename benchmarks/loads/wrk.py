@@ -39,7 +39,7 @@ def read(text: str) -> Sample:
     """Read the output of `wrk --latency`.
 
     Raises:
-        BenchmarkError: the output has no rate or no times.
+        BenchmarkError: The output has no rate or no times.
     """
     count, rate, longest = _COUNT.search(text), _RATE.search(text), _LONGEST.search(text)
     shares = {share: float(value) * _MILLISECONDS[unit] for share, value, unit in _SHARE.findall(text)}

@@ -54,15 +54,15 @@ def running(  # noqa: PLR0913 - all but the first two by keyword
     """Run a command during the block, and end it with all its descendants.
 
     Args:
-        name: names the process in errors.
-        command: the program and its arguments.
-        core: the core to pin it to, or None.
-        settings: environment variables to add.
-        stdin: bytes for its standard input.
-        port: where it will listen; None if the process prints its address.
+        name: Names the process in errors.
+        command: The program and its arguments.
+        core: The core to pin it to, or None.
+        settings: Environment variables to add.
+        stdin: Bytes for its standard input.
+        port: Where it will listen; None if the process prints its address.
 
     Raises:
-        BenchmarkError: the process ended, or did not listen in time.
+        BenchmarkError: The process ended, or did not listen in time.
     """
     inherited = {key: value for key, value in os.environ.items() if not _NOT_INHERITED.fullmatch(key)}
     with cores.on(core):

@@ -84,7 +84,7 @@ async def _at_once(port: int, targets: Sequence[str]) -> float:
     """Send all requests at once over open connections, and return the seconds until all have a response.
 
     Raises:
-        BenchmarkError: a status was not 200.
+        BenchmarkError: A status was not 200.
     """
     async with asyncio.timeout(_TIMEOUT):
         streams = [await asyncio.open_connection("127.0.0.1", port) for _ in targets]

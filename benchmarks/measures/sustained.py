@@ -44,7 +44,7 @@ def rounds(chosen: Load, shape: Shape, servers: Sequence[Server], effort: Effort
     """Load all servers in turn, in rounds.
 
     Raises:
-        BenchmarkError: too many requests to a server failed.
+        BenchmarkError: Too many requests to a server failed.
     """
     by_name = {server.name: server for server in servers}
     by_server = {name: Measured() for name in by_name}
@@ -61,11 +61,11 @@ def figures(name: str, words: str, what: str, by_server: Mapping[str, Measured],
     """Return the rates, times and processor time that rounds have measured.
 
     Args:
-        name: the beginning of the figures' names.
-        words: what was requested.
-        what: the same, with the number of connections.
-        by_server: what was measured.
-        how: the source of the load, and what else the note says.
+        name: The beginning of the figures' names.
+        words: What was requested.
+        what: The same, with the number of connections.
+        by_server: What was measured.
+        how: The source of the load, and what else the note says.
     """
     busy = {server: median([sample.busy for sample in each.samples]) for server, each in by_server.items()}
     limited = [server for server, share in busy.items() if share >= load.NEARLY_ALL]

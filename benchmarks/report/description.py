@@ -20,8 +20,8 @@ def describe(command: str, pinned: str) -> dict[str, str]:
     Neither the name of the machine nor any of its paths is included, because the result files are published.
 
     Args:
-        command: the command that was run.
-        pinned: which cores servers and load are pinned to.
+        command: The command that was run.
+        pinned: Which cores servers and load are pinned to.
     """
     words = {
         "command": command,

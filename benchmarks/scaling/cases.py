@@ -30,18 +30,18 @@ class Case:
     """One row of a table.
 
     Attributes:
-        workload: what the pods request.
-        layout: what stands between the pods and IMDS.
-        pods: their number.
-        max_wait: the setting MAX_WAIT of every proxy, in seconds.
-        budget_requests: the setting BUDGET_REQUESTS of every proxy.
-        identity_apart: whether identity has a budget of its own, at IMDS and in every proxy.
-        away_for: for how many seconds IMDS answers 410 at first.
-        beside: whether a client requests from IMDS directly once a second, past the proxies.
-        warmup: whether the daemon fetches all targets when it starts.
-        targets: how many targets are renewed.
-        rate: how many new targets are requested in a second.
-        note: the cell of the column `with`.
+        workload: What the pods request.
+        layout: What stands between the pods and IMDS.
+        pods: Their number.
+        max_wait: The setting MAX_WAIT of every proxy, in seconds.
+        budget_requests: The setting BUDGET_REQUESTS of every proxy.
+        identity_apart: Whether identity has a budget of its own, at IMDS and in every proxy.
+        away_for: For how many seconds IMDS answers 410 at first.
+        beside: Whether a client requests from IMDS directly once a second, past the proxies.
+        warmup: Whether the daemon fetches all targets when it starts.
+        targets: How many targets are renewed.
+        rate: How many new targets are requested in a second.
+        note: The cell of the column `with`.
     """
 
     workload: Workload
@@ -63,16 +63,16 @@ class Result:
     """The figures of one case.
 
     Attributes:
-        case: the case.
-        calls: calls of clients, retries not counted.
-        sent: requests that reached IMDS.
-        most: the most of them in any second.
-        refused: those that IMDS answered with 429.
-        errors: responses to clients with a status other than 200, by status.
-        half: seconds until half of the calls were served; of polls, their median. None if that never came.
-        last: seconds until the last served call; of polls, their 99th percentile. None if none was served.
-        unserved: calls that were never served.
-        restarts: restarts of pods.
+        case: The case.
+        calls: Calls of clients, retries not counted.
+        sent: Requests that reached IMDS.
+        most: The most of them in any second.
+        refused: Those that IMDS answered with 429.
+        errors: Responses to clients with a status other than 200, by status.
+        half: Seconds until half of the calls were served; of polls, their median. None if that never came.
+        last: Seconds until the last served call; of polls, their 99th percentile. None if none was served.
+        unserved: Calls that were never served.
+        restarts: Restarts of pods.
     """
 
     case: Case

@@ -9,7 +9,7 @@ def replace_table(text: str, name: str, lines: str) -> str:
     """Return the text with the table after a mark replaced by these lines.
 
     Raises:
-        ValueError: the text has no such mark.
+        ValueError: The text has no such mark.
     """
     mark = f"<!-- {name} -->\n"
     head, found, rest = text.partition(mark)

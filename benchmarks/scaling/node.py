@@ -57,10 +57,10 @@ class Imds:
     """IMDS with its limits: five requests a second for the VM, and five identity requests at once.
 
     Attributes:
-        identity_apart: whether identity has a limit of its own instead.
-        away_for: for how many seconds it answers 410 at first.
-        arrivals: when each request arrived.
-        refused: how many were answered with 429.
+        identity_apart: Whether identity has a limit of its own instead.
+        away_for: For how many seconds it answers 410 at first.
+        arrivals: When each request arrived.
+        refused: How many were answered with 429.
     """
 
     identity_apart: bool = False

@@ -52,9 +52,9 @@ class Bench:
     """Starts servers on their core, and ends each when its block ends.
 
     Attributes:
-        cores: where servers and load run.
-        files: how many files a process may have open.
-        left_out: the reason for each server or part that was not measured.
+        cores: Where servers and load run.
+        files: How many files a process may have open.
+        left_out: The reason for each server or part that was not measured.
     """
 
     cores: Cores
@@ -119,7 +119,7 @@ class Bench:
         """Run another cache in front of an emulator; all its files are in a temporary folder.
 
         Raises:
-            BenchmarkError: the cache is not installed, or did not start.
+            BenchmarkError: The cache is not installed, or did not start.
         """
         program = peer.path()
         if program is None:
@@ -207,7 +207,7 @@ def _check_hits(server: Server, upstream: Running) -> None:
     """Check that a cache, once filled, serves the body of IMDS byte for byte without asking IMDS.
 
     Raises:
-        BenchmarkError: it does not.
+        BenchmarkError: It does not.
     """
     body = ask(upstream).body
     ask(server.running)

@@ -32,13 +32,13 @@ class Setup:
     """How a peer is set up.
 
     Attributes:
-        folder: an empty folder for its files.
-        port: where it listens on 127.0.0.1.
-        upstream: the port of the emulated IMDS.
-        lifetime: how long it keeps responses, in seconds.
-        paced: whether it limits its requests to IMDS, if it can.
-        megabytes: the size of its cache, in MiB.
-        files: how many files a process may have open, connections among them.
+        folder: An empty folder for its files.
+        port: Where it listens on 127.0.0.1.
+        upstream: The port of the emulated IMDS.
+        lifetime: How long it keeps responses, in seconds.
+        paced: Whether it limits its requests to IMDS, if it can.
+        megabytes: The size of its cache, in MiB.
+        files: How many files a process may have open, connections among them.
     """
 
     folder: Path

@@ -48,11 +48,11 @@ def payload(compute: dict[str, Any], nonce: str | None, version: str, now: float
     """Return the document to sign, with the fields of this api-version.
 
     Args:
-        compute: the compute part of the instance document.
-        nonce: the nonce of the request; None puts the time in its place (its format, `20201130-211924`, is that of
+        compute: The compute part of the instance document.
+        nonce: The nonce of the request; None puts the time in its place (its format, `20201130-211924`, is that of
             the sample and not verified).
-        version: the api-version.
-        now: seconds since 1970.
+        version: The api-version.
+        now: Seconds since 1970.
     """
     created = dt.datetime.fromtimestamp(int(now), dt.UTC)
     everything = {

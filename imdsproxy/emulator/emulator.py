@@ -57,20 +57,20 @@ class Emulator:
     """All of IMDS except the socket. `faults`, `events`, `instance` and `arrivals` may be used from any thread.
 
     Args:
-        instance: the instance document; None is the sample.
-        identities: the managed identities of the machine.
-        token_life: the lifetime of an access token, in seconds.
-        load_balancer: whether the machine is behind a load balancer.
-        extra: answers for further paths below `/metadata/`.
-        rate: requests a second, 0 for no limit.
-        identity_rate: identity requests a second, 0 for no limit.
-        identity_concurrency: identity requests at once, 0 for no limit.
-        identity_shares_general: whether identity requests also count against `rate`.
-        enable_delay: the seconds that the first request for scheduled events takes.
-        latency: seconds added to every answer.
-        seed: the seed of the random choice by a fault's `share`.
-        monotonic: the monotonic clock.
-        wall: the wall clock, in seconds since 1970.
+        instance: The instance document; None is the sample.
+        identities: The managed identities of the machine.
+        token_life: The lifetime of an access token, in seconds.
+        load_balancer: Whether the machine is behind a load balancer.
+        extra: Answers for further paths below `/metadata/`.
+        rate: Requests a second, 0 for no limit.
+        identity_rate: Identity requests a second, 0 for no limit.
+        identity_concurrency: Identity requests at once, 0 for no limit.
+        identity_shares_general: Whether identity requests also count against `rate`.
+        enable_delay: The seconds that the first request for scheduled events takes.
+        latency: Seconds added to every answer.
+        seed: The seed of the random choice by a fault's `share`.
+        monotonic: The monotonic clock.
+        wall: The wall clock, in seconds since 1970.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword for each property that can be set

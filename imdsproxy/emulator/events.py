@@ -84,16 +84,16 @@ class ScheduledEvents:
         """Schedule an event, and return its id.
 
         Args:
-            event_type: one of Freeze, Reboot, Redeploy, Preempt and Terminate.
-            notice: seconds until the event; None is the shortest notice of its type.
-            resources: the names of the machines.
+            event_type: One of Freeze, Reboot, Redeploy, Preempt and Terminate.
+            notice: Seconds until the event; None is the shortest notice of its type.
+            resources: The names of the machines.
             event_id: None makes one.
-            description: the text of the event.
+            description: The text of the event.
             source: `Platform` or `User`.
-            duration: seconds, -1 if not known.
+            duration: Seconds, -1 if not known.
 
         Raises:
-            ValueError: there is no such type.
+            ValueError: There is no such type.
         """
         if event_type not in _NOTICE:
             raise ValueError(f"no event type {event_type!r}; known are {', '.join(_NOTICE)}")

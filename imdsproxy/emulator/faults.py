@@ -24,21 +24,21 @@ class Fault:
     """One fault: a `status` or one breakage, with or without `latency`; or only `latency`.
 
     Attributes:
-        path: the path to which it applies, with all paths below it.
-        status: the status of the answer.
-        body: the body that goes with `status`; None is the body of IMDS.
-        retry_after: the Retry-After that goes with `status`.
-        latency: seconds added to the answer.
-        hang: accept the request and never answer.
-        reset: end the connection with RST.
-        truncate: send a part of the body that Content-Length announces, and close.
-        garbage: send bytes that are not HTTP.
-        seconds: the seconds for which it applies, from when it is added; None is without end.
-        times: the number of requests to which it applies; None is all.
-        share: the share of the requests to which it applies (0 to 1).
+        path: The path to which it applies, with all paths below it.
+        status: The status of the answer.
+        body: The body that goes with `status`; None is the body of IMDS.
+        retry_after: The Retry-After that goes with `status`.
+        latency: Seconds added to the answer.
+        hang: Accept the request and never answer.
+        reset: End the connection with RST.
+        truncate: Send a part of the body that Content-Length announces, and close.
+        garbage: Send bytes that are not HTTP.
+        seconds: The seconds for which it applies, from when it is added; None is without end.
+        times: The number of requests to which it applies; None is all.
+        share: The share of the requests to which it applies (0 to 1).
 
     Raises:
-        ValueError: the values contradict each other, or would have no effect.
+        ValueError: The values contradict each other, or would have no effect.
     """
 
     path: str = "/"
@@ -86,7 +86,7 @@ class Fault:
         """Make a fault from named values, where numbers may be text and `for` means `seconds`.
 
         Raises:
-            ValueError: a key is unknown, or its value is invalid; the message names the key.
+            ValueError: A key is unknown, or its value is invalid; the message names the key.
         """
         known = {field.name: field for field in fields(cls)}
         arguments = {}
@@ -139,8 +139,8 @@ class Faults:
         """Return the first status or breakage that applies to a request, and the sum of all latencies.
 
         Args:
-            segments: the path of the request, in lower case.
-            now: monotonic seconds.
+            segments: The path of the request, in lower case.
+            now: Monotonic seconds.
         """
         if not self._scripted:
             return None, 0.0

@@ -77,9 +77,9 @@ def failure(status: int, identity: bool = False, message: str | None = None) -> 
     """Return an error in the form of its category.
 
     Args:
-        status: the status.
-        identity: whether the path belongs to managed identity, which has a form of its own.
-        message: the message; None is a general one (not verified, except for 404 and the 429 of identity).
+        status: The status.
+        identity: Whether the path belongs to managed identity, which has a form of its own.
+        message: The message; None is a general one (not verified, except for 404 and the 429 of identity).
     """
     if status in {204, 304}:
         return Answer(status, content_type=None)

@@ -44,12 +44,12 @@ async def serving(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) ->
     """Serve in the running loop.
 
     Args:
-        emulator: what is served.
-        host: the address to listen on.
-        port: the port to listen on; 0 takes a free one.
+        emulator: The emulator to serve.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one.
 
     Raises:
-        OSError: it cannot listen there.
+        OSError: It cannot listen there.
     """
     # Imported here because uvicorn is slow to load, and `--help` does not need it.
     from imdsproxy.emulator.protocol import Connections  # noqa: PLC0415
@@ -79,12 +79,12 @@ def run_in_thread(emulator: Emulator | None = None, host: str = "127.0.0.1", por
     """Serve from a daemon thread during the block.
 
     Args:
-        emulator: what is served; None makes one.
-        host: the address to listen on.
-        port: the port to listen on; 0 takes a free one.
+        emulator: The emulator to serve; None makes one.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one.
 
     Raises:
-        OSError: it cannot listen there.
+        OSError: It cannot listen there.
     """
     chosen = Emulator() if emulator is None else emulator
     started: Future[tuple[EmulatorServer, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
