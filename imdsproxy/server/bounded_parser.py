@@ -109,8 +109,8 @@ class BoundedParser(HttpToolsProtocol):
             self._refuse(NO_MEMORY)
 
     def _settle(self) -> bool:
-        """Take what is held beyond the share from the pool, or give it back; return False if there is no room."""
-        # The parser keeps a field to itself until it is whole.
+        """Take the weight beyond the share from the pool, or return it. Return False if the pool is too small."""
+        # The parser delivers a field only when it is complete.
         newest = self._weight if self._whole else max(self._weight, weight_of_part(self._beside_body))
         beyond = max(0, newest + self._earlier + self._unsent + len(self._unparsed) - SHARE)
         if beyond == self._taken:

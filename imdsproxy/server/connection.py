@@ -173,7 +173,7 @@ class Connection(TimedConnection):
         return True
 
     def _note_answered(self) -> None:
-        """Let go of what the answered request held. An idle connection would keep a long one until the next."""
+        """Drop the answered request, which an idle connection would otherwise keep until its next request."""
         self._earlier = 0
         newest = self.cycle
         if newest is not None and newest.response_complete and self._whole:

@@ -1,4 +1,4 @@
-"""The first request of a connection, answered before anything of the connection exists but its socket.
+"""The first request of a connection, answered while only the socket of the connection exists.
 
 Most callers of IMDS connect, send one request and disconnect. A transport and a connection take several times as long
 to make as a hit takes to answer. So if the first request came with its connection and is a fresh hit, it is answered
@@ -51,7 +51,7 @@ class _Head:
         self.framed = self.framed or name in FRAMING
 
     def on_headers_complete(self) -> None:
-        # The parser does not know this any more when the message is complete.
+        # The parser forgets the version when the message is complete.
         self.version = self.parser.get_http_version()
         self.last = is_last(self.parser)
 

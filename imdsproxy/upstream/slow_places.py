@@ -1,8 +1,8 @@
 """The few places of slow requests, which leave permits for the others.
 
 IMDS may take two minutes for a scheduled-events request, which holds its permit as long. Half of the permits stay free
-for other requests, unless there is only one. An approval does not wait for a query, because an eviction leaves 30
-seconds.
+for other requests, unless there is only one. An approval does not wait for a query, because an eviction follows 30
+seconds after its notice.
 """
 
 from __future__ import annotations
