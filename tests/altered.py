@@ -6,6 +6,7 @@ Each is made before the proxy starts. Everything else comes from the environment
 from __future__ import annotations
 
 import atexit
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -57,8 +58,13 @@ def counting(_: str) -> None:
     atexit.register(lambda: sys.stderr.write(f"counted {counts['read']} {counts['known']}\n"))
 
 
+def collector(_: str) -> None:
+    """Print at the end how many objects the garbage collector ignores, and after how many new ones it runs."""
+    atexit.register(lambda: sys.stderr.write(f"collector {gc.get_freeze_count()} {gc.get_threshold()[0]}\n"))
+
+
 ALTERATIONS: dict[str, Callable[[str], None]] = {
-    each.__name__: each for each in (keep_alive, first_bytes, without_fast_path, counting)
+    each.__name__: each for each in (keep_alive, first_bytes, without_fast_path, counting, collector)
 }
 
 if __name__ == "__main__":
