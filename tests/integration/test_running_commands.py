@@ -22,6 +22,7 @@ from imdsproxy.cli.running import commands
 from imdsproxy.cli.running.client import page_places
 from imdsproxy.config import Config
 from imdsproxy.emulator import EmulatorServer
+from imdsproxy.ops.status_page import MOST_LIVE
 from tests.kit import (
     ROOT,
     Answer,
@@ -380,15 +381,53 @@ def test_status_page_is_whole_for_a_program_and_has_its_policy(running: Running)
     assert get(running.proxy.port, "/-/status", method="HEAD").body == b""
 
 
-def test_live_page_brings_figures_and_ends_with_its_client(running: Running) -> None:
-    with socket.create_connection(("127.0.0.1", running.proxy.port), timeout=30) as browser:
-        browser.sendall(
-            b"GET /-/status HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\nSec-Fetch-Site: none\r\n\r\n"
-        )
+LIVE_PAGE = b"GET /-/status HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\nSec-Fetch-Site: none\r\n\r\n"
+
+
+def opened(port: int) -> tuple[socket.socket, bool]:
+    """Open the page as a browser does; return its connection, and whether it gets figures again."""
+    browser = socket.create_connection(("127.0.0.1", port), timeout=30)
+    browser.sendall(LIVE_PAGE)
+    received = b""
+    while b"<wbr>\n" not in received:
+        received += browser.recv(65536)
+    return browser, b"data-once" not in received.partition(b"<style>")[0]
+
+
+def is_live(port: int) -> bool:
+    browser, live = opened(port)
+    browser.close()
+    return live
+
+
+def test_live_page_brings_figures_again_and_again(running: Running) -> None:
+    browser, _ = opened(running.proxy.port)
+    with browser:
         received = b""
-        while received.count(b"<wbr>\n") < 2:
+        while b"<wbr>\n" not in received:
             received += browser.recv(65536)
-    for fields in (b"Sec-Fetch-Site: same-origin\r\n", b"Origin: http://localhost\r\n"):
-        with socket.create_connection(("127.0.0.1", running.proxy.port), timeout=30) as page:
-            page.sendall(b"GET /-/status.json HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n")
-            assert b" 403 " in page.recv(65536).partition(b"\r\n")[0]
+
+
+def test_only_so_many_pages_are_live_until_one_is_closed(running: Running) -> None:
+    port = running.proxy.port
+    browsers: list[socket.socket] = []
+
+    def another_is_live() -> bool:
+        browser, live = opened(port)
+        if live:
+            browsers.append(browser)
+        else:  # the proxy notices within seconds that those before have closed theirs
+            browser.close()
+        return live
+
+    for _ in range(MOST_LIVE):
+        wait_until(another_is_live)
+    assert not is_live(port)
+    for browser in browsers:
+        browser.close()
+    wait_until(lambda: is_live(port))
+
+
+def test_figures_are_refused_to_a_page(running: Running) -> None:
+    for field in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://localhost"}):
+        assert get(running.proxy.port, "/-/status.json", field).status == 403
