@@ -147,7 +147,9 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[str, st
 
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
-        flags = map(flag_name, Settings.model_fields)
+        command = parser.prog.rpartition(" ")[2]
+        own = (*FLAGS.get(command, ()), *(CONFIG_FORMS if command == "config" else ()))
+        flags = [*(f"--{name}" for name in own), *map(flag_name, Settings.model_fields)]
         raise UsageError(not_among(flags, unknown[0].partition("=")[0], "flag", parser.prog))
     return dict(vars(namespace))
 

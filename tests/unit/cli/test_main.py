@@ -191,6 +191,13 @@ def test_config_prints_the_settings(capsys: pytest.CaptureFixture[str], monkeypa
         (["--prot", "1"], "'--prot' is not a flag of imdsproxy serve; did you mean --port?"),
         (["--prot=1"], "'--prot' is not a flag of imdsproxy serve; did you mean --port?"),
         (["--por", "1"], "'--por' is not a flag of imdsproxy serve; did you mean --port?"),
+        (["check", "--jsn"], "'--jsn' is not a flag of imdsproxy check; did you mean --json?"),
+        (["redirect", "--exclusiv"], "'--exclusiv' is not a flag of imdsproxy redirect; did you mean --exclusive?"),
+        (["config", "--markdwn"], "'--markdwn' is not a flag of imdsproxy config; did you mean --markdown?"),
+        (
+            ["status", "--exclusive"],
+            "'--exclusive' is not a flag of imdsproxy status; \"imdsproxy status --help\" lists them",
+        ),
         (["demo", "--zzz"], "'--zzz' is not a flag of imdsproxy demo; \"imdsproxy demo --help\" lists them"),
         (["serve", "x"], "'x' is not a flag of imdsproxy serve; \"imdsproxy serve --help\" lists them"),
         (["serve", "a\n\x1bb"], "'a\\n\\x1bb' is not a flag of imdsproxy serve; \"imdsproxy serve --help\" lists them"),

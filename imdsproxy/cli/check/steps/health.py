@@ -31,7 +31,7 @@ def judge_latency(facts: Facts) -> Finding:
 def judge_clock(facts: Facts) -> Finding:
     """Compare this machine's clock with the Date of the answer."""
     got = facts.versions
-    date = read_http_date(got.header("date").encode("latin-1"))
+    date = read_http_date(got.header("date").encode("latin-1", "replace"))
     if date is None or got.from_cache:
         return skipped("clock-unknown", "not compared, because there is no new answer of IMDS with a Date")
     off = got.wall - date

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from imdsproxy.cli.check.facts import Facts, Place
 from imdsproxy.cli.check.finding import Finding, failure, ok, skipped, warning
 from imdsproxy.cli.check.ruleset import Redirect, Rule
@@ -143,7 +141,7 @@ def judge_route_localnet(facts: Facts) -> Finding:
         return unreadable_rules(facts, "route-localnet-unknown")
     own = facts.ruleset.own
     on = bool(facts.route_localnet)
-    if own is not None and own.node and own.host and ipaddress.ip_address(own.host).is_loopback:
+    if own is not None and own.node and own.host and own.host.startswith("127."):
         if not on:
             by = "kube-proxy runs, but has not set it" if facts.node.kube_proxy else "no kube-proxy runs here to set it"
             return failure(
