@@ -148,7 +148,7 @@ def test_purge_recognises_what_is_no_imdsproxy(capsys: pytest.CaptureFixture[str
     with CuttingServer(lambda _head: ok(b"hello")) as server:
         code, _, complaint = called(capsys, "purge", f"--admin-port={server.port}")
     assert code == 3
-    assert "is no imdsproxy (status 200)" in complaint
+    assert "is not imdsproxy (status 200)" in complaint
 
 
 class CuttingServer(AnsweringServer):
