@@ -40,6 +40,8 @@ class ProxyStatus:
     obstacle: str | None
     """Why it is not ready; None if it is."""
     upstream: str
+    chained: bool
+    """Whether the upstream is another imdsproxy, which keeps the budget."""
     listeners: tuple[Listening, ...]
     settings: tuple[SettingInForce, ...]
     log_lines_dropped: int

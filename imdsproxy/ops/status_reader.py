@@ -104,6 +104,7 @@ class StatusReader:
                 ready=obstacle is None,
                 obstacle=obstacle,
                 upstream=self._about.upstream,
+                chained=self._proxy.fetcher.chain.proxied,
                 listeners=self.listeners,
                 settings=self._about.settings,
                 log_lines_dropped=snapshot.log_lines_dropped,

@@ -236,6 +236,14 @@ def test_waiting_and_refused_requests_are_counted_for_each_budget() -> None:
     run(scene())
 
 
+@pytest.mark.parametrize(("upstream", "chained"), [("http://127.0.0.1:9", False), ("unix:/run/imdsproxy.sock", True)])
+def test_proxy_behind_another_says_so(upstream: str, chained: bool) -> None:
+    async def scene() -> None:
+        assert read(Stage(upstream=upstream)).proxy.chained is chained
+
+    run(scene())
+
+
 def test_pending_events_are_told_once_a_client_has_asked() -> None:
     async def scene() -> None:
         stage = Stage(Imds(by_endpoint))

@@ -106,6 +106,8 @@ def _overview(status: Mapping[str, Any], redirect: str) -> Iterable[tuple[str, s
             )
         ),
     )
+    if proxy.get("chained"):  # a proxy that was started by an earlier version does not say
+        yield "budget", "kept by the imdsproxy upstream; the permits below are not used"
     yield "redirect", redirect
     if status["events"]:
         pending = ", ".join(f"{kind} {count}" for kind, count in status["events"]["pending"].items() if count)

@@ -174,7 +174,8 @@
     charts(status);
 
     table("permits", ["budget", "free#", "waiting#", "wait#", "refused#"], status.budget.map((each) =>
-      [each.name, `${each.free} of ${each.permits}`, count(each.waiting), time(each.estimated_wait), count(each.refused)]), "");
+      [each.name, `${each.free} of ${each.permits}`, count(each.waiting), time(each.estimated_wait), count(each.refused)]), "",
+      proxy.chained ? "The imdsproxy upstream keeps the budget; these permits are not used." : "");
     table("hour", ["answer", "requests#"], Object.entries(imds.last_hour).map(([word, number]) => [word, count(number)]), "Nothing was sent to IMDS.");
     table("clients", ["client", "requests to IMDS#"], status.clients.map((each) => [each.name, count(each.sent)]), "No client has caused a request to IMDS.");
     const { events } = status;

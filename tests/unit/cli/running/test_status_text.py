@@ -61,6 +61,13 @@ def test_ready_proxy_says_nothing_of_readiness() -> None:
     assert "ready" not in text(made, "")
 
 
+def test_chained_proxy_says_who_keeps_the_budget() -> None:
+    made = document()
+    assert "budget  " not in text(made, "")
+    made["proxy"]["chained"] = True
+    assert "\nbudget        kept by the imdsproxy upstream; " in text(made, "")
+
+
 def test_busy_proxy_has_its_tables() -> None:
     instance = "/metadata/instance?api-version=2021-02-01"
     shown = text(document(instance, instance, TOKEN, EVENTS, "/metadata/versions"), "unknown")
