@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from imdsproxy.server.acceptor import Address
     from imdsproxy.server.fast_path import FastPathConnection
 
-_WITHOUT_WAITING = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and accepts in another way
+# As plain numbers, because each step on a `socket.MsgFlag` takes as long as a lookup in the cache.
+_WITHOUT_WAITING = int(getattr(socket, "MSG_DONTWAIT", 0))  # Windows has none, and accepts in another way
 # A request that is not answered here stays in the socket. If it were passed on with the new transport and paused it,
 # uvloop would read further bytes all the same.
-_STAYS_UNREAD = socket.MSG_PEEK
+_STAYS_UNREAD = _WITHOUT_WAITING | int(socket.MSG_PEEK)
 
 
 class Arrivals:
@@ -162,12 +163,12 @@ def _client(accepted: socket.SocketType, address: Address) -> Client | None:
     return None if peer is None else (peer.name, 0)
 
 
-def _read(accepted: socket.SocketType, most: int, flags: int = 0) -> bytes:
+def _read(accepted: socket.SocketType, most: int, flags: int = _WITHOUT_WAITING) -> bytes:
     """Read what the client has sent; return no bytes if nothing has arrived.
 
     The transport finds the end of its sending again, and the end after an error.
     """
     try:
-        return accepted.recv(most, _WITHOUT_WAITING | flags)
+        return accepted.recv(most, flags)
     except OSError:
         return b""
