@@ -144,7 +144,7 @@ def test_status_recognises_what_is_no_imdsproxy(answer: bytes, words: str, capsy
     assert words in complaint
 
 
-def test_purge_recognises_what_is_no_imdsproxy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_purge_reports_another_server(capsys: pytest.CaptureFixture[str]) -> None:
     with CuttingServer(lambda _head: ok(b"hello")) as server:
         code, _, complaint = called(capsys, "purge", f"--admin-port={server.port}")
     assert code == 3
