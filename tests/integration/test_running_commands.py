@@ -112,7 +112,7 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 
 @pytest.mark.parametrize("command", [("status",), ("events", "--once"), ("purge", "--admin-port={port}")])
 @pytest.mark.parametrize("watch", [(), ("--watch",)], ids=["once", "watched"])
-def test_command_says_that_nothing_runs_there(
+def test_command_reports_that_no_proxy_runs(
     command: tuple[str, ...], watch: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     if command[0] == "purge" or "--once" in command:
@@ -137,7 +137,7 @@ def test_command_says_that_nothing_runs_there(
     ],
     ids=["another", "a later one", "no JSON", "an earlier one", "no HTTP", "nothing"],
 )
-def test_status_recognises_what_is_no_imdsproxy(answer: bytes, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_reports_another_server(answer: bytes, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with CuttingServer(lambda _head: answer) as server:
         code, _, complaint = called(capsys, "status", f"--port={server.port}")
     assert code == 3
@@ -181,7 +181,7 @@ class Pauses:
         self.then.pop(0)()
 
 
-def test_watching_goes_on_while_the_proxy_is_gone(pauses: Pauses, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watching_continues_while_the_proxy_is_gone(pauses: Pauses, capsys: pytest.CaptureFixture[str]) -> None:
     empty = b'{"DocumentIncarnation":1,"Events":[]}'
     freeze = b'{"DocumentIncarnation":2,"Events":[{"EventId":"a"}]}'
     answers = [ok(empty), b"", b"", ok(b'{"error":"x"}', status=b"502 Bad Gateway"), ok(freeze)]
@@ -236,7 +236,7 @@ def test_command_ends_without_a_reader(running: Running, monkeypatch: pytest.Mon
         ),
     ],
 )
-def test_status_tells_of_the_redirect(
+def test_status_shows_the_redirect(
     running: Running, rules: Rules, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(commands, "look_at_rules", lambda: rules)
@@ -266,7 +266,7 @@ def test_places_are_tried_in_their_order(settings: dict[str, Any], names: list[s
 
 
 @linux
-def test_commands_take_the_unix_socket_as_well(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_use_the_unix_socket(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [f"--{name}={value}" for name, value in running.unix.items()]
     assert called(capsys, "status", *flags)[0] == 0
     assert called(capsys, "purge", "/metadata/versions", *flags)[0] == 0
@@ -280,7 +280,7 @@ def test_purge_without_a_privileged_place_is_refused(capsys: pytest.CaptureFixtu
 
 
 @linux
-def test_socket_that_is_absent_is_named_with_the_port(tmp_path: Path) -> None:
+def test_missing_socket_is_reported_with_the_port(tmp_path: Path) -> None:
     port = free_port()
     done = ended("status", port=port, uds=tmp_path / "absent.sock")
     assert f"(unix:{tmp_path}/absent.sock: no such file or directory; http://127.0.0.1:{port}: " in done.stderr
@@ -328,7 +328,7 @@ def test_purge_needs_the_header_and_a_path_under_metadata(running: Running) -> N
     assert "A path begins with /metadata" in done.stderr
 
 
-def test_events_are_printed_once_and_cost_a_request_in_five_seconds(running: Running, imds: EmulatorServer) -> None:
+def test_events_are_printed_once_with_one_request_in_five_seconds(running: Running, imds: EmulatorServer) -> None:
     events = imds.emulator.events
     first = events.add("Freeze")
     arrived, began = Arrivals(imds, EVENTS), time.monotonic()
@@ -363,7 +363,7 @@ def test_pending_events_are_printed_once_and_are_a_gauge(running: Running, imds:
         imds.emulator.events.clear()
 
 
-def test_events_that_cannot_be_had_are_told_and_end_with_a_status(tmp_path: Path) -> None:
+def test_unavailable_events_are_reported_with_an_exit_status(tmp_path: Path) -> None:
     body = b'{"error":"bad_gateway","error_description":"IMDS cannot be reached"}'
     with AnsweringServer(lambda _head: ok(body, status=b"502 Bad Gateway")) as server:
         done = ended("events", "--once", port=server.port)
@@ -371,7 +371,7 @@ def test_events_that_cannot_be_had_are_told_and_end_with_a_status(tmp_path: Path
     assert f"http://127.0.0.1:{server.port} answered with status 502: IMDS cannot be reached" in done.stderr
 
 
-def test_status_page_is_whole_for_a_program_and_has_its_policy(running: Running) -> None:
+def test_status_page_is_complete_for_a_program_and_has_its_policy(running: Running) -> None:
     answer = get(running.proxy.port, "/-/status")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'sha256-")
@@ -400,7 +400,7 @@ def is_live(port: int) -> bool:
     return live
 
 
-def test_live_page_brings_figures_again_and_again(running: Running) -> None:
+def test_live_page_receives_figures_repeatedly(running: Running) -> None:
     browser, _ = opened(running.proxy.port)
     with browser:
         received = b""
@@ -408,7 +408,7 @@ def test_live_page_brings_figures_again_and_again(running: Running) -> None:
             received += browser.recv(65536)
 
 
-def test_only_so_many_pages_are_live_until_one_is_closed(running: Running) -> None:
+def test_number_of_live_pages_is_bounded(running: Running) -> None:
     port = running.proxy.port
     browsers: list[socket.socket] = []
 
@@ -428,6 +428,6 @@ def test_only_so_many_pages_are_live_until_one_is_closed(running: Running) -> No
     wait_until(lambda: is_live(port))
 
 
-def test_figures_are_refused_to_a_page(running: Running) -> None:
+def test_request_of_a_web_page_for_figures_is_refused(running: Running) -> None:
     for field in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://localhost"}):
         assert get(running.proxy.port, "/-/status.json", field).status == 403
