@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import EmulatorServer
-from imdsproxy.server.crowd import ANSWERED, RESERVE
+from imdsproxy.server.crowd import ADMIN_RESERVE, ANSWERED, RESERVE
 from tests.integration.attacks.kit import HOST, read_answer, request
-from tests.integration.attacks.listeners import read_all
-from tests.kit import ProxyProcess, get, running_proxy, wait_until
+from tests.integration.attacks.listeners import KINDS, Everywhere, read_all
+from tests.kit import ProxyProcess, free_port, get, running_proxy, wait_until
 from tests.targets import INSTANCE
 
 pytestmark = [
@@ -23,15 +23,21 @@ pytestmark = [
 ]
 
 FILES = 200
+LIMITED = ("prlimit", f"--nofile={FILES}:{FILES}")
 ROOM = FILES - RESERVE - ANSWERED
 """Connections that this limit leaves room for, as `server.crowd` reckons it."""
 
 
-@pytest.fixture
-def proxy(imds: EmulatorServer, tmp_path: Path) -> Iterator[ProxyProcess]:
-    limited = ("prlimit", f"--nofile={FILES}:{FILES}")
-    with running_proxy(tmp_path, upstream=imds.url, prefix=limited, ttl="/metadata/instance=0", retry_max=0) as process:
-        yield process
+@pytest.fixture(scope="module")
+def everywhere(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everywhere]:
+    """Run a proxy with few files and every kind of listener. Each test closes all of its connections."""
+    folder, admin = tmp_path_factory.mktemp("files"), free_port()
+    socket_path = folder / "p.sock"
+    never = "/metadata/instance=0"
+    with running_proxy(
+        folder, upstream=imds.url, prefix=LIMITED, uds=socket_path, admin_port=admin, ttl=never, retry_max=0
+    ) as process:
+        yield Everywhere(process, socket_path, admin)
 
 
 def _connect(stack: contextlib.ExitStack, proxy: ProxyProcess) -> socket.socket:
@@ -45,36 +51,45 @@ def _ask(connection: socket.socket, target: bytes = b"/-/healthy") -> int | None
     return None if answer is None else answer.status
 
 
-def _ask_once(proxy: ProxyProcess) -> int | None:
+def _ask_once(proxy: ProxyProcess | Everywhere, kind: str = "tcp", target: bytes = b"/-/healthy") -> int | None:
     with contextlib.ExitStack() as stack:
-        return _ask(_connect(stack, proxy))
+        if isinstance(proxy, Everywhere):
+            return _ask(stack.enter_context(proxy.connect(kind)), target)
+        return _ask(_connect(stack, proxy), target)
 
 
-def test_idle_connections_make_room_for_new_ones(proxy: ProxyProcess) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_idle_connections_make_room_for_new_ones(everywhere: Everywhere, kind: str) -> None:
+    seen = len(everywhere.process.log)
     with contextlib.ExitStack() as stack:
         for _ in range(3 * ROOM):
-            assert _ask(_connect(stack, proxy)) == 200
-        assert _ask(_connect(stack, proxy), INSTANCE.encode()) == 200, "and a descriptor is left for IMDS"
-    assert "too many connections" not in proxy.log
+            assert _ask(stack.enter_context(everywhere.connect(kind))) == 200
+        for other in KINDS[:2]:
+            assert _ask_once(everywhere, other, INSTANCE.encode()) == 200, "and a descriptor is left for IMDS"
+    assert "too many connections" not in everywhere.process.log[seen:]
 
 
-def test_connection_beyond_the_limit_is_503_if_none_is_idle(proxy: ProxyProcess) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_connection_beyond_the_limit_is_503_if_none_is_idle(everywhere: Everywhere, kind: str) -> None:
+    seen = len(everywhere.process.log)
     with contextlib.ExitStack() as stack:
-        busy = [_connect(stack, proxy) for _ in range(ROOM)]
-        for connection in busy:
-            connection.sendall(b"GET /-/healthy HT")  # the beginning of a request is no idleness
-        wait_until(lambda: _ask_once(proxy) == 503)
-        assert {_ask_once(proxy) for _ in range(20)} == {503}
-    wait_until(lambda: get(proxy.port, "/-/healthy").status == 200)
-    assert get(proxy.port, INSTANCE).status == 200
-    assert proxy.log.count("too many connections") == 1
-    assert "IMDS fails" not in proxy.log
+        for _ in range(ROOM + (ADMIN_RESERVE if kind == "admin" else 0)):
+            # The beginning of a request is no idleness.
+            stack.enter_context(everywhere.connect(kind)).sendall(b"GET /-/healthy HT")
+        wait_until(lambda: _ask_once(everywhere, kind) == 503)
+        assert {_ask_once(everywhere, kind) for _ in range(20)} == {503}
+        assert {_ask_once(everywhere, other) for other in KINDS[:2]} == {503}
+    for other in KINDS:
+        wait_until(lambda other=other: _ask_once(everywhere, other) == 200)
+    assert _ask_once(everywhere, "tcp", INSTANCE.encode()) == 200
+    log = everywhere.process.log[seen:]
+    assert log.count("too many connections") == 1
+    assert "IMDS fails" not in log
 
 
 def test_every_connection_of_a_flood_is_answered(imds: EmulatorServer, tmp_path: Path) -> None:
-    limited = ("prlimit", f"--nofile={FILES}:{FILES}")
     with (
-        running_proxy(tmp_path, upstream=imds.url, prefix=limited, header_timeout=60) as proxy,
+        running_proxy(tmp_path, upstream=imds.url, prefix=LIMITED, header_timeout=60) as proxy,
         contextlib.ExitStack() as stack,
     ):
         for _ in range(ROOM):
@@ -91,8 +106,7 @@ def test_every_connection_of_a_flood_is_answered(imds: EmulatorServer, tmp_path:
 
 
 def test_admin_listener_has_connections_of_its_own(imds: EmulatorServer, tmp_path: Path) -> None:
-    limited = ("prlimit", f"--nofile={FILES}:{FILES}")
-    with running_proxy(tmp_path, upstream=imds.url, prefix=limited, admin_port=0) as process:
+    with running_proxy(tmp_path, upstream=imds.url, prefix=LIMITED, admin_port=0) as process:
         admin = int(process.log.partition("serves=/-/")[0].rpartition("http://127.0.0.1:")[2].split()[0])
         with contextlib.ExitStack() as stack:
             for _ in range(ROOM):

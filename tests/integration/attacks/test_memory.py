@@ -23,6 +23,7 @@ import pytest
 from imdsproxy.config import Config
 from imdsproxy.server.memory_bound import most_memory
 from tests.integration.attacks.kit import HOST, RAW_TOKEN, TRUE, Starter, read_answer, request
+from tests.integration.attacks.listeners import KINDS, Everywhere, listening_everywhere
 from tests.kit import ProxyProcess, get
 from tests.servers import AnsweringServer, ok
 from tests.size import size
@@ -142,11 +143,25 @@ def _settled_peak(process: ProxyProcess) -> int:
     return last
 
 
-def _flood(stack: contextlib.ExitStack, port: int, count: int, sent: Callable[[int], bytes]) -> list[socket.socket]:
-    """Open the connections, and send on each as much as the proxy takes."""
+def _connect(process: ProxyProcess) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", process.port), timeout=10)
+
+
+def _flood(
+    stack: contextlib.ExitStack, proxy: ProxyProcess | Everywhere, count: int, sent: Callable[[int], bytes]
+) -> list[socket.socket]:
+    """Open the connections, to the proxy's listeners in turn, and send on each as much as the proxy takes.
+
+    The admin listener keeps no request waiting, so it gets only what is never complete.
+    """
+    kinds: tuple[str, ...] = KINDS[:1]
+    if isinstance(proxy, Everywhere):
+        kinds = KINDS[:2] if b"\r\n\r\n" in sent(0) else KINDS
     connections = []
     for number in range(count):
-        connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        kind = kinds[number % len(kinds)]
+        to = proxy.connect(kind) if isinstance(proxy, Everywhere) else _connect(proxy)
+        connection = stack.enter_context(to)
         connection.setblocking(False)  # noqa: FBT003  # the standard library's signature
         connections.append(connection)
         left = sent(number)
@@ -178,26 +193,31 @@ def _holds(process: ProxyProcess, cache: int, connections: int, max_body: int = 
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_flood_of_connections_stays_within_the_stated_bound(holding: str, start: Starter, kind: str) -> None:
+def test_flood_of_connections_stays_within_the_stated_bound(
+    holding: str, start: Starter, tmp_path: Path, kind: str
+) -> None:
     count, sent = FLOODS[kind]
-    with start(holding, cache_max_bytes=1, max_body_bytes=MAX_BODY, **SETTINGS) as process:
+    with listening_everywhere(
+        start, holding, tmp_path, cache_max_bytes=1, max_body_bytes=MAX_BODY, **SETTINGS
+    ) as everywhere:
         with contextlib.ExitStack() as stack:
-            _flood(stack, process.port, count, sent)
-            _holds(process, 1, count)
-        _holds(process, 1, count)
-        _end(process)
+            _flood(stack, everywhere, count, sent)
+            _holds(everywhere.process, 1, count)
+        _holds(everywhere.process, 1, count)
+        _end(everywhere.process)
 
 
 @pytest.mark.large
 @pytest.mark.parametrize("kind", FLOODS)
 def test_flood_of_very_many_connections_stays_within_the_bound_of_the_defaults(
-    holding: str, start: Starter, kind: str
+    holding: str, start: Starter, tmp_path: Path, kind: str
 ) -> None:
     _, sent = FLOODS[kind]
-    with start(holding, **{**SETTINGS, "header_timeout": 120}) as process, contextlib.ExitStack() as stack:
-        _flood(stack, process.port, 4000, sent)
-        _holds(process, DEFAULT, 4000, Config().max_body_bytes)
-        _end(process)
+    settings: dict[str, object] = {**SETTINGS, "header_timeout": 120}
+    with listening_everywhere(start, holding, tmp_path, **settings) as everywhere, contextlib.ExitStack() as stack:
+        _flood(stack, everywhere, 4000, sent)
+        _holds(everywhere.process, DEFAULT, 4000, Config().max_body_bytes)
+        _end(everywhere.process)
 
 
 def test_crowd_of_hits_that_begins_at_once_stays_within_the_stated_bound(holding: str, start: Starter) -> None:
@@ -205,7 +225,7 @@ def test_crowd_of_hits_that_begins_at_once_stays_within_the_stated_bound(holding
     with start(holding, max_body_bytes=MAX_BODY, **SETTINGS) as process, contextlib.ExitStack() as stack:
         assert get(process.port, TOKEN).status == 200
         process.signal(signal.SIGSTOP)
-        connections = _flood(stack, process.port, count, lambda _: request(RAW_TOKEN, HOST, TRUE))
+        connections = _flood(stack, process, count, lambda _: request(RAW_TOKEN, HOST, TRUE))
         process.signal(signal.SIGCONT)
         for connection in connections:
             connection.settimeout(20)
@@ -282,7 +302,7 @@ def test_clients_that_disconnect_while_waiting_do_not_fill_the_memory(holding: s
         for batch in range(8):
             with contextlib.ExitStack() as stack:
                 sent = functools.partial(_long, batch)
-                for connection in _flood(stack, process.port, count, sent):
+                for connection in _flood(stack, process, count, sent):
                     # So that it is reset when it is closed, which the proxy notices at once.
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 assert get(process.port, "/-/healthy").status == 200
@@ -292,7 +312,7 @@ def test_clients_that_disconnect_while_waiting_do_not_fill_the_memory(holding: s
 
 def test_ordinary_requests_are_served_while_the_pool_is_used_up(holding: str, start: Starter) -> None:
     with start(holding, max_body_bytes=MAX_BODY, **SETTINGS) as process, contextlib.ExitStack() as stack:
-        connections = _flood(stack, process.port, 600, FLOODS["heads of many fields"][1])
+        connections = _flood(stack, process, 600, FLOODS["heads of many fields"][1])
         _settled_peak(process)
         refused = 0
         for connection in connections:
