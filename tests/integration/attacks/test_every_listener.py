@@ -15,9 +15,9 @@ import pytest
 from imdsproxy.emulator import EmulatorServer
 from tests.integration.attacks.kit import (
     CLOSE,
-    EVENTS,
     FORWARDED_FOR,
     HOST,
+    RAW_EVENTS,
     RAW_TOKEN,
     TRUE,
     Starter,
@@ -43,7 +43,7 @@ REFUSED = {
     "length and chunks": request(PLAIN, HOST, LENGTH, CHUNKED, body=b"0\r\n\r\n"),
     "signed length": request(PLAIN, HOST, b"Content-Length: +4\r\n", body=b"abcd"),
     "unknown coding": request(PLAIN, HOST, b"Transfer-Encoding: gzip, chunked\r\n", body=b"0\r\n\r\n"),
-    "broken chunk": request(EVENTS, HOST, TRUE, CHUNKED, method=b"POST", body=b"zz\r\n\r\n"),
+    "broken chunk": request(RAW_EVENTS, HOST, TRUE, CHUNKED, method=b"POST", body=b"zz\r\n\r\n"),
     "bare line feeds": b"GET " + PLAIN + b" HTTP/1.1\nHost: localhost\n\n",
     "folded field": request(PLAIN, HOST, b" folded\r\n"),
     "space before the colon": request(PLAIN, b"Host : localhost\r\n"),
@@ -89,8 +89,10 @@ SERVED = {
     "empty lines before": b"\r\n\r\n" + request(PLAIN, HOST),
     "spelt otherwise": request(b"//metadata/%69nstance/?api-version=2021-02-01", HOST),
     "outside": request(b"/elsewhere", HOST),
-    "approval without the header": request(EVENTS, HOST, LENGTH, method=b"POST", body=b"{  }"),
-    "too long a body": request(EVENTS, HOST, TRUE, b"Content-Length: 70000\r\n", method=b"POST", body=b"x" * 70_000),
+    "approval without the header": request(RAW_EVENTS, HOST, LENGTH, method=b"POST", body=b"{  }"),
+    "too long a body": request(
+        RAW_EVENTS, HOST, TRUE, b"Content-Length: 70000\r\n", method=b"POST", body=b"x" * 70_000
+    ),
 }
 PAGES = {
     "page": request(PAGE, HOST),
