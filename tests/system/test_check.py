@@ -183,7 +183,7 @@ def test_route_of_a_rule_for_other_tables_is_followed(azure: Azure) -> None:
         ({"truncate": True}, "imds-broken"),
     ],
 )
-def test_what_imds_answers_is_named(azure: Azure, fault: dict[str, Any], code: str) -> None:
+def test_answer_of_imds_is_named(azure: Azure, fault: dict[str, Any], code: str) -> None:
     azure.faults(fault)
     report = check(azure, "--connect-timeout", "0.3", "--read-timeout", "0.3")
     assert report.code("answer") == code
