@@ -53,6 +53,7 @@ PURE = (
     *("cli/nftables", "cli/running/event_lines", "cli/running/status_text", "cli/tcp_table"),
     *(
         "cli/check/documents",
+        "cli/check/answers",
         "cli/check/facts",
         "cli/check/finding",
         "cli/check/report",

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imdsproxy.cli.check import report
-from imdsproxy.cli.check.facts import Exchange, Facts
+from imdsproxy.cli.check.answers import Exchange
+from imdsproxy.cli.check.facts import Facts
 from imdsproxy.cli.check.finding import Finding, Status
 from imdsproxy.cli.check.ruleset import Redirect, Ruleset, read_ruleset
 from imdsproxy.cli.check.steps.order import STEPS, judge

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 
 from imdsproxy import __version__
-from imdsproxy.cli.check.facts import Exchange
+from imdsproxy.cli.check.answers import Exchange
 from imdsproxy.clock import Clock
 from imdsproxy.protocol.address import Address
 

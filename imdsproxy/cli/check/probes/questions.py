@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
+from imdsproxy.cli.check.answers import Exchange, Token
 from imdsproxy.cli.check.documents import member, words
-from imdsproxy.cli.check.facts import Exchange, Token
 from imdsproxy.cli.check.probes.asking import Asker, Pace
 from imdsproxy.cli.check.ruleset import Redirect
 from imdsproxy.config import Config

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from imdsproxy.cli.check.answers import RunningProxy
 from imdsproxy.cli.check.documents import member
-from imdsproxy.cli.check.facts import RunningProxy
 from imdsproxy.cli.check.probes.asking import Asker, Pace
 from imdsproxy.cli.running.client import metadata_places
 from imdsproxy.config import Config

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from imdsproxy.cli.check.answers import Exchange
 from imdsproxy.cli.check.documents import member, words
-from imdsproxy.cli.check.facts import Exchange, Facts
+from imdsproxy.cli.check.facts import Facts
 from imdsproxy.cli.check.finding import Finding, failure, ok, skipped, warning
 from imdsproxy.protocol.address import IMDS
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from imdsproxy.cli.check.facts import Exchange, Facts, Listener, Place, Process, Reach, Route, Routes, RunningProxy
+from imdsproxy.cli.check.answers import Exchange, RunningProxy
+from imdsproxy.cli.check.facts import Facts, Listener, Place, Process, Reach, Route, Routes
 from imdsproxy.cli.check.ruleset import Redirect, Rule, Ruleset
 from imdsproxy.config import Config
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from imdsproxy.cli.check.answers import RunningProxy, Token
 from imdsproxy.cli.check.facts import (
     BudgetFile,
     Facts,
@@ -17,8 +18,6 @@ from imdsproxy.cli.check.facts import (
     Reach,
     Route,
     Routes,
-    RunningProxy,
-    Token,
 )
 from imdsproxy.cli.check.finding import EXIT, Finding, Status, worst
 from imdsproxy.cli.check.ruleset import Redirect, Ruleset
