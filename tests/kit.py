@@ -33,10 +33,19 @@ class Answer:
 
 
 def get(
-    port: int, target: str, headers: dict[str, str] | None = None, *, method: str = "GET", body: bytes | None = None
+    port: int,
+    target: str,
+    headers: dict[str, str] | None = None,
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
+    patience: float = 30,
 ) -> Answer:
-    """Send one request over a connection of its own, with `Metadata: true` where no headers are given."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    """Send one request over a connection of its own, with `Metadata: true` where no headers are given.
+
+    TimeoutError if nothing comes for `patience` seconds.
+    """
+    connection = HTTPConnection("127.0.0.1", port, timeout=patience)
     try:
         connection.request(method, target, body=body, headers=METADATA if headers is None else headers)
         response = connection.getresponse()
