@@ -51,7 +51,7 @@ IDENTITY_CONCURRENT = 5
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts that one application is made of."""
+    """The parts of an application."""
 
     proxy: Proxy
     metrics: Metrics

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import functools
 import importlib
 import json
@@ -29,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from tests.kernel import CLONE_NEWNET, call
 from tests.size import LONG
 
 AVAILABLE = hasattr(os, "fork") and not LONG
@@ -38,7 +38,6 @@ _ROOT = Path(__file__).resolve().parent.parent
 _MESSAGE = 1 << 20
 _STATUS = 4
 _STREAMS = 3
-_CLONE_NEWNET = 0x40000000
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
 _CAP_DAC_READ_SEARCH = 2
@@ -253,7 +252,7 @@ def _become(order: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     for network in files[_STREAMS:]:
-        _call("setns", network, _CLONE_NEWNET)
+        call("setns", network, CLONE_NEWNET)
         os.close(network)
     if order["user"]:
         _become_user(order["user"])
@@ -276,21 +275,15 @@ def _become(order: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
 
 def _become_user(user: int) -> None:
     """Become that user and group, who may read every file: the interpreter may lie in a home directory."""
-    _call("prctl", _PR_SET_KEEPCAPS, 1)
+    call("prctl", _PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
     reads = 1 << _CAP_DAC_READ_SEARCH
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    _call("capset", header, struct.pack("=6I", reads, reads, reads, 0, 0, 0))
+    call("capset", header, struct.pack("=6I", reads, reads, reads, 0, 0, 0))
     # A change of user takes away a process's own /proc (prctl(2)); a command that was started by the user has it.
-    _call("prctl", _PR_SET_DUMPABLE, 1)
-
-
-def _call(name: str, *arguments: int | bytes) -> None:
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
+    call("prctl", _PR_SET_DUMPABLE, 1)
 
 
 def _exit_status(main: Any) -> int:

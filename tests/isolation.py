@@ -15,8 +15,9 @@ import socket
 import struct
 import sys
 
+from tests.kernel import CLONE_NEWNET
+
 _CLONE_NEWUSER = 0x10000000
-_CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
 
@@ -28,9 +29,9 @@ def move_to_own_network() -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
     if user == 0:
-        moved = libc.unshare(_CLONE_NEWNET) == 0
+        moved = libc.unshare(CLONE_NEWNET) == 0
     else:
-        moved = libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0
+        moved = libc.unshare(_CLONE_NEWUSER | CLONE_NEWNET) == 0
         if moved:
             _write("/proc/self/setgroups", "deny")
             _write("/proc/self/uid_map", f"{user} {user} 1")

@@ -30,8 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tests.kernel import call
 from tests.kit import ROOT
-from tests.system.hosts import Host, _call, _end
+from tests.system.hosts import Host, _end
 
 USER = 65532
 _CLONE_NEWPID = 0x20000000
@@ -170,10 +171,10 @@ def _children_in_a_new_process_namespace() -> Iterator[None]:
     """Make what this thread starts next process 1 of a namespace; nothing stands between it and its parent."""
     before = os.open("/proc/thread-self/ns/pid", os.O_RDONLY)
     try:
-        _call("unshare", _CLONE_NEWPID)
+        call("unshare", _CLONE_NEWPID)
         try:
             yield
         finally:
-            _call("setns", before, _CLONE_NEWPID)
+            call("setns", before, _CLONE_NEWPID)
     finally:
         os.close(before)

@@ -18,7 +18,6 @@ Processes share this machine's files, users and `/sys`; only the network is the 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import subprocess
@@ -31,11 +30,11 @@ from urllib.parse import urlsplit
 
 from tests import forkserver
 from tests.forkserver import ForkedProcess
+from tests.kernel import CLONE_NEWNET, call
 from tests.kit import METADATA, ROOT
 
 IMDS = "http://169.254.169.254"
 ROOT_USER = 0
-_CLONE_NEWNET = 0x40000000
 _THIS_NETWORK = "/proc/thread-self/ns/net"
 
 # What most real clients come down to: a hard-coded address, one connection a request. Asks so many times in turn.
@@ -92,7 +91,7 @@ class Host:
         """Make the namespace, with its loopback up; OSError if this process may not."""
         self.name = name
         with _coming_back():
-            _call("unshare", _CLONE_NEWNET)
+            call("unshare", CLONE_NEWNET)
             self._network = os.open(_THIS_NETWORK, os.O_RDONLY)
         self.ip("link set lo up")
 
@@ -111,7 +110,7 @@ class Host:
     def inside(self) -> Iterator[None]:
         """Move the calling thread into the host and back; sockets made and threads started in it stay there."""
         with _coming_back():
-            _call("setns", self._network, _CLONE_NEWNET)
+            call("setns", self._network, CLONE_NEWNET)
             yield
 
     def run(
@@ -294,11 +293,5 @@ def _coming_back() -> Iterator[None]:
     try:
         yield
     finally:
-        _call("setns", before, _CLONE_NEWNET)
+        call("setns", before, CLONE_NEWNET)
         os.close(before)
-
-
-def _call(name: str, *arguments: int) -> None:
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")

@@ -1,6 +1,6 @@
 """The real process with the emulator behind it, for hostile and odd requests, byte by byte.
 
-Whatever is sent: the answer is the documented one, what is refused never reaches IMDS, and afterwards the process
+For any bytes sent, the answer is the documented one, what is refused never reaches IMDS, and afterwards the process
 serves the next client, has logged no traceback, no access token and no line of a client's making.
 """
 

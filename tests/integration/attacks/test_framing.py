@@ -298,7 +298,7 @@ def test_request_split_anywhere_is_the_same_request(proxy: ProxyProcess) -> None
 
 
 def test_known_head_gives_no_access_to_other_requests(proxy: ProxyProcess, imds: EmulatorServer) -> None:
-    """Whatever is remembered of a head that is sent again and again: one byte more is another head."""
+    """A known head with one byte more is another head."""
     head = request(RAW_TOKEN, HOST, TRUE)
     assert [answer.status for answer in converse(proxy.port, head * 5, 5)] == [200] * 5
     with nothing_arrives(imds):

@@ -381,7 +381,7 @@ def test_step_finds_what_the_facts_say(step: str, code: str, words: str, given: 
     assert (finding.code or finding.status) == code
     assert words in finding.found
     assert "\n" not in finding.found + finding.advice
-    # Whatever is not well says what to do; a step that was not needed may not.
+    # Each warning and failure says what to do; a skipped step need not.
     assert finding.advice or finding.status in {Status.OK, Status.SKIPPED}
     assert (finding.code == "") == (finding.status is Status.OK)
 
