@@ -50,7 +50,7 @@ PURE = (
         "server/parse_errors",
         "server/purge",
     ),
-    *("cli/nftables", "cli/running/event_lines", "cli/running/status_text", "cli/tcp_table"),
+    *("cli/nftables", "cli/running/event_lines", "cli/running/status_text", "cli/tcp_table", "cli/tour_text"),
     *(
         "cli/check/documents",
         "cli/check/answers",

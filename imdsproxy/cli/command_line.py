@@ -26,7 +26,7 @@ _ALIKE = 0.7
 
 COMMANDS = {
     "serve": "run the proxy; this is the default command",
-    "demo": "run an emulated IMDS and the proxy in front of it, and show commands to try",
+    "demo": "run an emulated IMDS and the proxy in front of it, and show what it does, and commands to try",
     "emulator": "run only the emulated IMDS",
     "config": "show every setting: its value, the source of the value, and its meaning",
     "check": "check whether this machine reaches IMDS through this configuration, and what to fix",
@@ -52,6 +52,10 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         "exclusive": Flag("allow only that user and root to answer at the proxy's port; always on without --uid"),
         "remove": Flag("print or load the ruleset that removes the redirect"),
         "load": Flag("load the ruleset with nft instead of printing it; needs root or CAP_NET_ADMIN"),
+    },
+    "demo": {
+        "emulator-port": Flag("port of the emulated IMDS, 0 for a free one (default: 8255)", "PORT"),
+        "no-tour": Flag("skip the tour, and show only the commands to try"),
     },
     "check": {
         "json": Flag("print the findings as JSON"),
@@ -136,9 +140,9 @@ def _add_own(parser: argparse.ArgumentParser, command: str) -> None:
         if flag.optional:
             parser.add_argument(f"--{name}", nargs="?", const="", metavar=flag.placeholder, help=flag.meaning)
         elif flag.placeholder:
-            parser.add_argument(f"--{name}", metavar=flag.placeholder, help=flag.meaning)
+            parser.add_argument(f"--{name}", dest=name, metavar=flag.placeholder, help=flag.meaning)
         else:
-            parser.add_argument(f"--{name}", action="store_const", const="true", help=flag.meaning)
+            parser.add_argument(f"--{name}", dest=name, action="store_const", const="true", help=flag.meaning)
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[str, str]:

@@ -71,11 +71,11 @@ def _run_with_settings(command: str, arguments: list[str]) -> int:
     flags = parse(make_parser(command), arguments)
     if command == "config":
         return _config(flags)
+    options = split(command, flags)
     if command == "demo":
         from imdsproxy.cli.demo import demo  # noqa: PLC0415 - late, see above
 
-        return demo(flags)
-    options = split(command, flags)
+        return demo(flags, options)
     if command == "check":
         from imdsproxy.cli.check.command import check  # noqa: PLC0415 - late, see above
 

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from tests.kit import (
     free_port,
     get,
     is_hit,
+    most_in_a_second,
     running_proxy,
     wait_until,
 )
@@ -47,7 +49,6 @@ pytestmark = pytest.mark.process
 
 LEAF = "/metadata/instance/compute/vmId?api-version=2021-02-01&format=text"
 LOAD_BALANCER = "/metadata/loadbalancer?api-version=2021-02-01"
-DEMO_PORT, EMULATOR_PORT = 8254, 8255
 
 posix_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
@@ -798,19 +799,6 @@ def test_invalid_setting_under_uvicorn_is_reported_in_one_line() -> None:
 # --- the demo
 
 
-def _free(port: int) -> bool:
-    try:
-        with socket.create_server(("127.0.0.1", port)):
-            return True
-    except OSError:
-        return False
-
-
-needs_demo_ports = pytest.mark.skipif(
-    not (_free(DEMO_PORT) and _free(EMULATOR_PORT)), reason="ports 8254 and 8255 are taken on this machine"
-)
-
-
 def is_gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -819,91 +807,183 @@ def is_gone(pid: int) -> bool:
     return False
 
 
+@dataclass
+class Demo:
+    """A running demo, and its emulator."""
+
+    command: Command
+    port: int
+    emulator: int
+    """The emulator's port."""
+    pid: int
+    """The emulator's process."""
+
+
 @contextlib.contextmanager
-def demo(folder: Path) -> Iterator[tuple[Command, int]]:
-    """Run the demo, and yield it with the emulator's process id."""
-    pid = 0
-    with running(folder, "demo") as command:
+def demo(folder: Path, *arguments: str, max_wait: float | None = None) -> Iterator[Demo]:
+    """Run the demo on free ports until its last line, and yield it."""
+    ports = ("--port", "0", "--emulator-port", "0")
+    settings = {} if max_wait is None else {"max_wait": max_wait}
+    with running(folder, "demo", *ports, *arguments, module="imdsproxy", **settings) as command:
+        found = None
         try:
-            pid = int(command.found(r"\(process (\d+)\)"))
-            yield command, pid
+            place = r"http://127\.0\.0\.1:(\d+)"
+            port = int(command.found(rf"imdsproxy      {place}\n"))
+            found = Demo(
+                command,
+                port,
+                int(command.found(rf"emulated IMDS  {place} ")),
+                int(command.found(r"\(process (\d+)\)")),
+            )
+            command.found("(Ctrl-C stops both)")
+            yield found
         finally:
             if command.process.poll() is None:
                 command.end()
-            if pid and not is_gone(pid):
-                os.kill(pid, signal.SIGKILL)
+            if found is not None and not is_gone(found.pid):
+                os.kill(found.pid, signal.SIGKILL)
 
 
 @posix_signals
-@needs_demo_ports
 def test_demo_shows_commands_that_work(tmp_path: Path) -> None:
-    with demo(tmp_path) as (command, pid):
-        command.found("(Ctrl-C stops both)")
-        shown = command.out
-        assert "http://127.0.0.1:8254 " in shown
-        assert "http://127.0.0.1:8255 " in shown
+    with demo(tmp_path, "--no-tour") as shown:
+        text = shown.command.out
         for line in (
             "curl -i -H Metadata:true",
             "Invoke-RestMethod -NoProxy -Headers",
             "AZURE_POD_IDENTITY_AUTHORITY_HOST=",
         ):
-            assert line in shown
-        urls = re.findall(r"""['"](http://127\.0\.0\.1:8254/[^'"]+)['"]""", shown)
+            assert line in text
+        assert "tour" not in text
+        origin = f"http://127.0.0.1:{shown.port}"
+        urls = re.findall(rf"""['"]({re.escape(origin)}/[^'"]+)['"]""", text)
         assert len(urls) == 3
         for url, hit in zip(urls, (False, False, True), strict=True):  # PowerShell's line asks what the first does
-            answer = get(DEMO_PORT, url.removeprefix("http://127.0.0.1:8254"))
+            answer = get(shown.port, url.removeprefix(origin))
             assert (answer.status, is_hit(answer)) == (200, hit)
-        again = get(DEMO_PORT, INSTANCE)
+        again = get(shown.port, INSTANCE)
         assert is_hit(again)
         assert int(again.headers["age"]) >= 0
-        assert get(DEMO_PORT, "/-/metrics").status == get(DEMO_PORT, "/-/status").status == 200
-        attested = json.loads(get(DEMO_PORT, "/metadata/attested/document?api-version=2021-02-01").body)
+        pages = [url.removeprefix(origin) for url in re.findall(rf"{re.escape(origin)}/-/\S+", text)]
+        assert sorted(pages) == ["/-/metrics", "/-/status"]
+        assert [get(shown.port, page).status for page in pages] == [200, 200]
+        attested = json.loads(get(shown.port, "/metadata/attested/document?api-version=2021-02-01").body)
         assert COMMON_NAME.encode() in base64.b64decode(attested["signature"]), "it is signed by the emulator itself"
-        assert command.end(signal.SIGINT) == 0
+        assert shown.command.end(signal.SIGINT) == 0
+        wait_until(lambda: is_gone(shown.pid))
+        assert "Traceback" not in shown.command.log
+        assert "the emulator has stopped" not in shown.command.log
+        assert refuses(shown.emulator)
+
+
+@posix_signals
+def test_tour_of_the_demo_shows_what_was_counted(tmp_path: Path) -> None:
+    with demo(tmp_path) as shown:
+        lines = shown.command.out.partition("\n1  miss")[2].partition("\nSee what")[0].splitlines()
+        assert max(map(len, shown.command.out.partition("\nAsk twice")[0].splitlines())) <= 100
+        arrivals = json.loads(get(shown.emulator, "/-/arrivals").body)
+        metrics = get(shown.port, "/-/metrics").body.decode()
+        figures = [re.findall(r"Requests to IMDS: (\d+)", line) for line in lines]
+        sent = [int(figure) for (figure,) in filter(None, figures)]
+        # A miss, a hit, a crowd, a document that becomes stale, its 410, its renewal, and twelve more documents.
+        assert sent == [1, 0, 1, 1, 1, 1, 12]
+        requests, total, most = re.findall(r"\d+", lines[-1])
+        assert int(total) == sum(sent) == len(arrivals) - 1, "the proxy's own request at its start is not the tour's"
+        # The proxy has counted the same clients, and the same outcomes.
+        counted: Counter[str] = Counter()
+        for line in metrics.splitlines():
+            if match := re.fullmatch(r'imdsproxy_requests_total{.*outcome="(\w+)"} (\S+)', line):
+                counted[match[1]] += int(float(match[2]))
+        told: Counter[str] = Counter()
+        for count, word in re.findall(r"(\d+) (miss|hit|collapsed|stale)\b", "\n".join(lines)):
+            told[word] += int(count)
+        assert +counted == told
+        assert sum(told.values()) == int(requests)
+        assert (told["stale"], told["hit"] + told["collapsed"]) == (1, 40)
+        # What the emulator shows is what the tour says of it.
+        assert [each["status"] for each in arrivals].count(410) == 1
+        assert int(most) == most_in_a_second([each["at"] for each in arrivals[1:]])
+        assert int(most) <= 5
+        # The commands to try begin with a miss even so, and the page says which settings are the demo's.
+        assert not is_hit(get(shown.port, INSTANCE))
+        settings = json.loads(get(shown.port, "/-/status.json").body)["proxy"]["settings"]
+        sources = {setting["name"]: (setting["value"], setting["source"]) for setting in settings}
+        assert sources["IMDSPROXY_TTL"] == ("/metadata/loadbalancer=0.2", "the demo")
+        assert sources["IMDSPROXY_MAX_WAIT"] == ("30", "the demo")
+        assert shown.command.end() == 0
+        assert "Traceback" not in shown.command.log
+
+
+@posix_signals
+def test_demo_keeps_the_users_settings(tmp_path: Path) -> None:
+    with demo(tmp_path, "--no-tour", "--ttl", "/metadata/versions=5", max_wait=7) as shown:
+        settings = json.loads(get(shown.port, "/-/status.json").body)["proxy"]["settings"]
+        values = {setting["name"]: setting["value"] for setting in settings}
+        assert (values["IMDSPROXY_MAX_WAIT"], values["IMDSPROXY_TTL"]) == ("7", "/metadata/versions=5")
+        assert "at most 7 s" in shown.command.out
+
+
+@posix_signals
+def test_tour_that_cannot_go_on_says_why_and_the_demo_stays(tmp_path: Path) -> None:
+    with demo(tmp_path, "--deny", "/metadata/loadbalancer") as shown:
+        assert "403 (denied)" in shown.command.out
+        assert "The tour has ended early: the proxy does not repeat its request." in shown.command.out
+        assert get(shown.port, INSTANCE).status == 200
+
+
+@posix_signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_demo_ends_during_its_tour(tmp_path: Path, number: int) -> None:
+    with running(tmp_path, "demo", "--port", "0", "--emulator-port", "0") as command:
+        pid = int(command.found(r"\(process (\d+)\)"))
+        command.found("(3  crowd)")
+        assert command.end(number) == 0
         wait_until(lambda: is_gone(pid))
         assert "Traceback" not in command.log
-        assert "has ended" not in command.log
-        assert refuses(EMULATOR_PORT)
+        assert "ended early" not in command.out
+        assert "Ctrl-C stops both" not in command.out
 
 
 @posix_signals
-@needs_demo_ports
 def test_demo_continues_without_its_emulator(tmp_path: Path) -> None:
-    with demo(tmp_path) as (command, pid):
-        wait_until(lambda: obstacle(DEMO_PORT) == "")
-        assert get(DEMO_PORT, INSTANCE).status == 200
-        os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: "the emulator has stopped; cached answers are still served" in command.log)
-        assert refuses(EMULATOR_PORT)
-        answer = get(DEMO_PORT, INSTANCE)
+    with demo(tmp_path, "--no-tour") as shown:
+        wait_until(lambda: obstacle(shown.port) == "")
+        assert get(shown.port, INSTANCE).status == 200
+        os.kill(shown.pid, signal.SIGTERM)
+        wait_until(lambda: "the emulator has stopped; cached answers are still served" in shown.command.log)
+        assert refuses(shown.emulator)
+        answer = get(shown.port, INSTANCE)
         assert (answer.status, is_hit(answer)) == (200, True)
-        assert command.end(signal.SIGTERM) == 0
-        assert "Traceback" not in command.log
+        assert shown.command.end(signal.SIGTERM) == 0
+        assert "Traceback" not in shown.command.log
 
 
 @posix_signals
-@needs_demo_ports
-@pytest.mark.parametrize("port", [EMULATOR_PORT, DEMO_PORT])
-def test_demo_reports_a_taken_port_in_one_line(port: int) -> None:
-    with socket.create_server(("127.0.0.1", port)):
-        assert_one_line(ended("demo"), str(port))
-    assert _free(EMULATOR_PORT), "its emulator went with it"
+@pytest.mark.parametrize(("taken", "other"), [("--emulator-port", "--port"), ("--port", "--emulator-port")])
+def test_demo_reports_a_taken_port_in_one_line(taken: str, other: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port, unoccupied = str(occupied.getsockname()[1]), free_port()
+        assert_one_line(ended("demo", taken, port, other, str(unoccupied)), port)
+    assert refuses(unoccupied), "its emulator went with it"
 
 
-@needs_demo_ports
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the emulator again by way of /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_demo_ended_during_its_start_leaves_no_emulator(tmp_path: Path, number: int) -> None:
-    with running(tmp_path, "demo") as command:
-        wait_until(lambda: not refuses(EMULATOR_PORT))
+    port = free_port()
+    with running(tmp_path, "demo", "--port", "0", "--emulator-port", str(port)) as command:
+        wait_until(lambda: not refuses(port))
         children = _children(command.process.pid)
         command.end(number)
-        left = [pid for pid in children if not is_gone(pid)]
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
         assert "Traceback" not in command.log
     assert children
-    assert not left
+    try:
+        # The child that reads the settings may take a moment longer.
+        wait_until(lambda: all(map(is_gone, children)))
+    finally:
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _children(parent: int) -> list[int]:
@@ -915,10 +995,10 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-@needs_demo_ports
 def test_demo_reports_an_invalid_setting() -> None:
-    assert_one_line(ended("demo", "--max-wait", "long"), "IMDSPROXY_MAX_WAIT")
-    assert_one_line(ended("demo", "--port", str(EMULATOR_PORT)), str(EMULATOR_PORT))
+    assert_one_line(ended("demo", "--emulator-port", "0", "--max-wait", "long"), "IMDSPROXY_MAX_WAIT")
+    for port in ("65536", "http", "-1"):
+        assert_one_line(ended("demo", f"--emulator-port={port}"), "--emulator-port", port)
 
 
 # --- last, because it has waited in the background

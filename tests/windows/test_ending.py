@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -48,17 +49,20 @@ def test_ctrl_c_finishes_requests_under_way(windows: Windows, imds: EmulatorServ
 
 def test_ctrl_c_ends_the_demo_and_its_emulator(windows: Windows, tmp_path: Path) -> None:
     order = tmp_path / "order"
-    with windows.console(order, "-m", "imdsproxy", "demo", "--port", "0") as process:
+    with windows.console(order, "-m", "imdsproxy", "demo", "--port", "0", "--emulator-port", "0") as process:
         process.wait_for("Ctrl-C stops both.")
         port = process.port()
         assert get(port, INSTANCE).status == 200
+        emulator = int(re.findall(r"emulated IMDS  http://127\.0\.0\.1:(\d+) ", process.text)[0])
+        assert "1 stale. Requests to IMDS: 1 (1 answered 410)." in process.text
+        assert "56 requests of clients, 17 requests to IMDS, at most 5 of them in any second." in process.text
         assert "curl.exe -i" in process.text
         assert "taskkill" in process.text
         order.write_text(CTRL_C, encoding="ascii")
         assert process.ended() == 0, process.text
         assert "the emulator has stopped" not in process.text, "Ctrl-C went to the emulator first"
     with pytest.raises(ConnectionRefusedError):
-        get(8255, INSTANCE)
+        get(emulator, INSTANCE)
 
 
 def test_ctrl_c_ends_the_emulator(windows: Windows, tmp_path: Path) -> None:

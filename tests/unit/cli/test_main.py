@@ -135,9 +135,9 @@ def test_last_of_repeated_flags_wins(stand_in: Callable[..., list[object]], conf
     assert configs(calls) == [plain(port=2)]
 
 
-def test_demo_gets_the_flags_unchanged(stand_in: Callable[..., list[object]]) -> None:
+def test_demo_gets_the_flags_without_its_own(stand_in: Callable[..., list[object]]) -> None:
     calls = stand_in("imdsproxy.cli.demo", "demo", status=3)
-    assert cli.main(["demo", "--max-wait", "5", "--cache-max-bytes", "10"]) == 3
+    assert cli.main(["demo", "--max-wait", "5", "--no-tour", "--emulator-port", "0", "--cache-max-bytes", "10"]) == 3
     assert calls == [{"max_wait": "5", "cache_max_bytes": "10"}]
 
 
