@@ -152,6 +152,11 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     Raises:
         SettingsError: The file of a shared budget cannot be used.
     """
+    if config.access_file is not None:
+        raise SettingsError(
+            'IMDSPROXY_ACCESS_FILE: this version only explains access rules ("imdsproxy access explain"), and does not '
+            "enforce them; unset it to serve without"
+        )
     limiters, close = _limiters(config, clock)
     address = config.upstream
     instance = secrets.token_hex(8)

@@ -62,6 +62,8 @@ class Config:
     allow: tuple[str, ...] = ("/metadata",)
     deny: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
+    access_file: str | None = None
+    access_mode: Literal["enforce", "audit"] = "enforce"
     derive: bool = False
     warmup: tuple[str, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "imdsproxy"
 FLOORS = (
     {"protocol", "clock", "errors", "emulator", "__init__"},
     {"config", "policy", "records", "budget"},
-    {"settings", "cache", "upstream"},
+    {"settings", "cache", "upstream", "access"},
     {"proxy"},
     {"ops"},
     {"server"},
@@ -34,6 +34,8 @@ PURE = (
     *("protocol", "policy", "records", "config", "errors"),
     *("budget/bucket", "budget/bucket_state", "budget/fair_queue", "budget/shared_record", "budget/shares"),
     "budget/turns",
+    *("access/decision", "access/document", "access/file", "access/paths", "access/profile", "access/query"),
+    *("access/rules", "access/subject"),
     *("cache/access_token", "cache/derive", "cache/freshness", "cache/rendered_hit"),
     *(
         "upstream/headers",

@@ -33,6 +33,7 @@ COMMANDS = {
     "status": "show what the running proxy does: IMDS, the budget, the cache, tokens",
     "purge": "drop cached entries of the running proxy, all or those of a path and below",
     "events": "print scheduled events as they change, one JSON object a line, through the running proxy",
+    "access": 'explain what the access rules say about a request: "imdsproxy access explain --user NAME --path PATH"',
     "redirect": "print or load the nftables ruleset that redirects 169.254.169.254 to the proxy",
 }
 
@@ -69,11 +70,23 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         "json": Flag("print the document of /-/status.json, with what is known of the redirect, on one line"),
         "watch": Flag("print the figures again every two seconds, until Ctrl-C"),
     },
+    "access": {
+        "path": Flag("the target that is asked for, with its query", "TARGET"),
+        "method": Flag("the method (default: GET)", "METHOD"),
+        "user": Flag("the client's user, by name or number", "USER"),
+        "unix-user": Flag("the same, for a client of the Unix socket", "USER"),
+        "group": Flag("groups of the user that this machine does not know, separated by commas", "GROUP,..."),
+        "executable": Flag("the absolute path of the client's program", "FILE"),
+        "address": Flag("the client's address", "ADDRESS"),
+        "namespace": Flag("the Kubernetes namespace of the client's pod", "NAME"),
+        "service-account": Flag("the service account of the client's pod", "NAMESPACE/NAME"),
+    },
     "events": {
         "watch": Flag("print events as they change, until Ctrl-C; this is the default"),
         "once": Flag("print the pending events, and end"),
     },
 }
+_POSITIONAL = {"purge": "[PATH] ", "access": "explain "}
 _PATH = "the path, such as /metadata/instance; without one, everything is dropped"
 
 HELP = f"""\
@@ -110,7 +123,7 @@ def make_parser(command: str) -> argparse.ArgumentParser:
     summary = COMMANDS[command]
     parser = Parser(
         prog=f"imdsproxy {command}",
-        usage=f"imdsproxy {command} {'[PATH] ' if command == 'purge' else ''}[flags]",
+        usage=f"imdsproxy {command} {_POSITIONAL.get(command, '')}[flags]",
         description=f"{summary[:1].upper()}{summary[1:]}. A flag takes precedence over its environment variable.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -160,7 +173,8 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[str, st
 
 def split(command: str, flags: dict[str, str]) -> dict[str, str]:
     """Remove the command's own flags from `flags`, which leaves the settings, and return them."""
-    return {name: flags.pop(name) for name in ("path", *FLAGS.get(command, {})) if name in flags}
+    own = ("path", *FLAGS.get(command, {}))
+    return {name: flags.pop(key) for name in own if (key := name.replace("-", "_")) in flags}
 
 
 def not_among(known: Iterable[str], given: str, kind: str, program: str) -> str:

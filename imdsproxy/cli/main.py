@@ -3,7 +3,7 @@
 | status | means |
 |---|---|
 | 0 | success |
-| 1 | the output could not be written; for `check`, a warning |
+| 1 | the output could not be written; for `check`, a warning; for `access explain`, the request is refused |
 | 2 | a command line, setting or machine that does not allow the command; for `check`, a failure |
 | 3 | no running proxy answers, for `status`, `purge` and `events` |
 | 130 | interrupted by Ctrl-C |
@@ -55,6 +55,8 @@ def _run(arguments: list[str]) -> int:
             from imdsproxy.emulator.cli import main as emulator  # noqa: PLC0415 - late, see above
 
             return emulator(rest)
+        case ["access", *rest]:
+            return _access(rest)
         case [command, *rest] if command in COMMANDS:
             return _run_with_settings(command, rest)
         case [unknown, *_] if not unknown.startswith("-"):
@@ -121,6 +123,23 @@ def _config(flags: dict[str, str]) -> int:
     if output == "env":
         return _print(settings_report.env(loaded.settings))
     return _print(settings_report.table(loaded, shutil.get_terminal_size().columns))
+
+
+def _access(arguments: list[str]) -> int:
+    from imdsproxy.cli.access import explained  # noqa: PLC0415 - late, see above
+    from imdsproxy.settings.load import load  # noqa: PLC0415 - late, see above
+
+    if {"-h", "--help"}.intersection(arguments):
+        return _print(make_parser("access").format_help())
+    if arguments[:1] != ["explain"]:
+        raise UsageError(
+            '"imdsproxy access" needs a word behind it: "imdsproxy access explain --user NAME --path PATH"'
+        )
+    flags = parse(make_parser("access"), arguments[1:])
+    options = split("access", flags)
+    config = load(flags).settings.config()
+    explanation = explained(config.access_file, config.access_mode, options)
+    return explanation.status if show(explanation.text) else _UNREAD_STATUS
 
 
 def _redirect(flags: dict[str, str], options: dict[str, str]) -> int:

@@ -51,6 +51,11 @@ def split(path: str) -> Segments:
     return tuple(segment for segment in path.lower().split("/") if segment)
 
 
+def within(segments: Segments, prefixes: tuple[Segments, ...]) -> bool:
+    """Return whether a path is one of these or below one of them."""
+    return any(segments[: len(prefix)] == prefix for prefix in prefixes)
+
+
 def _row(path: str, endpoint: str, fresh: float = 0.0, stale: float = 0.0, *, refreshes: bool = False) -> Row:
     return Row(split(path), endpoint, fresh, refreshes, stale)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from imdsproxy.policy.decisions import Cache, Decision, Forward, Lifetimes, Refuse
-from imdsproxy.policy.endpoints import Row, Segments, row_of, split
+from imdsproxy.policy.endpoints import Row, Segments, row_of, split, within
 from imdsproxy.protocol.memory import Remembered
 from imdsproxy.protocol.messages import Refusal, Request, Target
 from imdsproxy.protocol.target import size_of_reading
@@ -96,7 +96,7 @@ class Policy:
         """Return the decision that depends on the target alone."""
         if target.segments[:1] != ("metadata",):
             return Refuse(_not_found())
-        if not _within(target.segments, self._allow) or _within(target.segments, self._deny):
+        if not within(target.segments, self._allow) or within(target.segments, self._deny):
             return Refuse(_denied(target))
         row = row_of(target.segments)
         nonce = row.endpoint == "attested" and target.has("nonce")
@@ -143,10 +143,6 @@ def _override(settings: Mapping[str, float], segments: Segments, open_to_all: bo
         if value is not None:
             return value
     return None
-
-
-def _within(segments: Segments, prefixes: tuple[Segments, ...]) -> bool:
-    return any(segments[: len(prefix)] == prefix for prefix in prefixes)
 
 
 def _no_metadata(target: Target) -> Refusal:

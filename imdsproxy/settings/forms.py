@@ -94,6 +94,12 @@ OptionalBudgetFile = Annotated[
     Form("FILE", "the absolute path of a file"),
 ]
 OptionalFile = Annotated[str | None, BeforeValidator(_none_if_empty), Form("FILE", "a TOML file that can be read")]
+OptionalAccessFile = Annotated[
+    str | None, BeforeValidator(_none_if_empty), Form("FILE", "a TOML or JSON file that can be read")
+]
+AccessMode = Annotated[
+    Literal["enforce", "audit"], BeforeValidator(_lowered), Form("enforce|audit", "enforce or audit")
+]
 
 MetadataRule = Annotated[
     Literal["credentials", "always", "never"],

@@ -13,6 +13,7 @@ from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.failures import DEFAULT_RETRIED
 from imdsproxy.settings import places
 from imdsproxy.settings.forms import (
+    AccessMode,
     Bytes,
     Count,
     Form,
@@ -21,6 +22,7 @@ from imdsproxy.settings.forms import (
     LogFormat,
     LogLevel,
     MetadataRule,
+    OptionalAccessFile,
     OptionalBudgetFile,
     OptionalCount,
     OptionalFile,
@@ -154,6 +156,17 @@ class Settings(BaseSettings):
         (),
         description="Host names accepted in the Host header beside localhost. An IP address is always accepted; on "
         "the Unix socket every name is.",
+    )
+    access_file: OptionalAccessFile = Field(
+        None,
+        description="TOML or JSON file that says which users, programs and addresses may ask for what, or a profile "
+        "of Azure's Metadata Security Protocol (docs/access.md). If it is unset, every client gets everything.",
+        examples=["/etc/imdsproxy/access.toml"],
+    )
+    access_mode: AccessMode = Field(
+        "enforce",
+        description="What a refusal of ACCESS_FILE does: enforce answers 403; audit only logs and counts it. A file "
+        "whose own mode is audit is never enforced.",
     )
     derive: Switch = Field(
         default=False,

@@ -49,6 +49,8 @@ DEFAULTS = {
     "allow": ("/metadata",),
     "deny": (),
     "allowed_hosts": (),
+    "access_file": None,
+    "access_mode": "enforce",
     "derive": False,
     "warmup": (),
     "log_level": "info",
@@ -126,6 +128,9 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("deny", '["/metadata/identity", "/metadata/identity/"]', ("/metadata/identity",)),
         ("deny", "/metadata/.hidden", ("/metadata/.hidden",)),
         ("allowed_hosts", "IMDS.example, my_proxy,", ("imds.example", "my_proxy")),
+        ("access_file", "/etc/access.toml", "/etc/access.toml"),
+        ("access_file", "", None),
+        ("access_mode", "Audit", "audit"),
         (
             "warmup",
             "/metadata/instance?api-version=2021-02-01,/Metadata/versions",
@@ -203,6 +208,7 @@ NOT_JSON = ": it begins like JSON, but is not valid JSON"
         ("deny", "/metadata/../x", f'{PATHS}: "/metadata/../x" is not one'),
         ("deny", "/metadata/%69dentity", f'{PATHS}: "/metadata/%69dentity" is not one'),
         ("deny", "/metadata?x", f'{PATHS}: "/metadata?x" is not one'),
+        ("access_mode", "off", "enforce or audit"),
         ("allowed_hosts", "http://a", f'{HOSTS}: "http://a" is not one'),
         ("allowed_hosts", "a:80", f'{HOSTS}: "a:80" is not one'),
         ("allowed_hosts", "*.example", f'{HOSTS}: "*.example" is not one'),
@@ -494,7 +500,7 @@ def test_unknown_variables_are_escaped() -> None:
     assert told[1] == 'IMDSPROXY_B is not a setting; "imdsproxy config" lists all settings'
 
 
-@pytest.mark.parametrize("name", ["IMDSPROXY_ACCESS_FILE", "IMDSPROXY_HANDOVER_FILE", "IMDSPROXY_COLOUR"])
+@pytest.mark.parametrize("name", ["IMDSPROXY_HANDOVER_FILE", "IMDSPROXY_COLOUR"])
 def test_unknown_settings_warn_accepts_names_of_other_versions(name: str) -> None:
     loaded = load({}, {name: "1", "IMDSPROXY_UNKNOWN_SETTINGS": "warn"})
     assert loaded.warnings == (f"{name} is not a setting of this version, and has no effect",)
@@ -760,7 +766,7 @@ def test_sample_file_sets_exactly_the_defaults() -> None:
     loaded = load({"config_file": str(SAMPLE_FILE)}, {})
     assert loaded.settings.model_dump() == {**DEFAULTS, "config_file": str(SAMPLE_FILE)}
     unset = {name for name, source in loaded.sources.items() if source == "default"}
-    assert unset == {"uds", "admin_host", "admin_port", "identity_budget_requests", "budget_file"}
+    assert unset == {"uds", "admin_host", "admin_port", "identity_budget_requests", "budget_file", "access_file"}
 
 
 def test_toml_file_round_trips(tmp_path: Path) -> None:

@@ -1,0 +1,169 @@
+"""Who asks, and whether a rule means this client.
+
+A fact about a client can be unknown: another user's executable, the user behind an address of another machine. So
+a comparison has three results, as in SQL: True, False, and None for unknown. `decision` treats unknown as no where a
+rule grants, and as yes where a rule refuses.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Subject(NamedTuple):
+    """What the rules compare of a client. Every unknown part is None."""
+
+    user: int | None = None
+    """The user id."""
+    user_name: str | None = None
+    """The user's name, where no id is known: `imdsproxy access explain` on another machine."""
+    groups: frozenset[str] | None = None
+    """The names of groups that the user is known to be in, beside those of the user database."""
+    executable: str | None = None
+    """The absolute path of the program."""
+    address: str | None = None
+    """The address of a TCP connection."""
+    unix: bool = False
+    """Whether it came by a Unix socket."""
+    namespace: str | None = None
+    """The Kubernetes namespace of the pod."""
+    service_account: str | None = None
+    """The name of the pod's service account in that namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The user database of a machine."""
+
+    users: Mapping[str, int]
+    """User ids by name."""
+    groups: Mapping[str | int, frozenset[int]]
+    """The ids of the users in a group, by the group's name and by its number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """The clients that a rule means: those that have one of the values of each list that is not empty."""
+
+    anyone: bool = False
+    """Whether it means every client. All lists are empty then."""
+    users: frozenset[str | int] = frozenset()
+    unix_users: frozenset[str | int] = frozenset()
+    """Users at the other end of a Unix socket. Clients over TCP are not meant."""
+    groups: frozenset[str | int] = frozenset()
+    members: frozenset[int] = frozenset()
+    """The ids of the users in the groups, once `resolved`."""
+    executables: frozenset[str] = frozenset()
+    processes: frozenset[str] = frozenset()
+    """Last segments of executables' paths."""
+    addresses: tuple[Network, ...] = ()
+    namespaces: frozenset[str] = frozenset()
+    service_accounts: frozenset[tuple[str, str]] = frozenset()
+    """Pairs of a namespace and a name."""
+
+    @property
+    def of_pods(self) -> bool:
+        """Whether it can be compared only where pods are known."""
+        return bool(self.namespaces or self.service_accounts)
+
+    @property
+    def of_users(self) -> bool:
+        """Whether it needs the user of a client."""
+        return bool(self.users or self.unix_users or self.groups)
+
+    @property
+    def of_programs(self) -> bool:
+        """Whether it needs the program of a client."""
+        return bool(self.executables or self.processes)
+
+    def matches(self, subject: Subject) -> bool | None:
+        """Return whether it means this client; None if that depends on something unknown."""
+        results = [result for _, result in self.compared(subject)]
+        return False if False in results else None if None in results else True
+
+    def compared(self, subject: Subject) -> list[tuple[str, bool | None]]:
+        """Return each list in words, with the result of its comparison."""
+        found: list[tuple[str, bool | None]] = []
+        if self.users:
+            found.append((_written("user", self.users), _is_user(subject, self.users)))
+        if self.unix_users:
+            result = _is_user(subject, self.unix_users) if subject.unix else False
+            found.append((_written("unix_user", self.unix_users), result))
+        if self.groups:
+            found.append((_written("group", self.groups), self._is_member(subject)))
+        if self.executables:
+            found.append((_written("executable", self.executables), _among(subject.executable, self.executables)))
+        if self.processes:
+            process = None if subject.executable is None else subject.executable.rpartition("/")[2]
+            found.append((_written("process", self.processes), _among(process, self.processes)))
+        if self.addresses:
+            found.append((_written("address", map(str, self.addresses)), _within(subject, self.addresses)))
+        if self.namespaces:
+            found.append((_written("namespace", self.namespaces), _among(subject.namespace, self.namespaces)))
+        if self.service_accounts:
+            wanted = [f"{namespace}/{name}" for namespace, name in self.service_accounts]
+            found.append((_written("service_account", wanted), self._is_service_account(subject)))
+        return found or [("anyone", True)]
+
+    def resolved(self, names: Names) -> Who:
+        """Return the same with the ids of its users and groups. Names that the machine does not have stay names."""
+        members = frozenset[int]().union(*(names.groups.get(group, frozenset()) for group in self.groups))
+        return replace(
+            self, users=_with_ids(self.users, names), unix_users=_with_ids(self.unix_users, names), members=members
+        )
+
+    def unresolved(self, names: Names) -> list[str]:
+        """Return the users and groups, in words, that this machine does not have."""
+        users = {name for name in self.users | self.unix_users if isinstance(name, str) and name not in names.users}
+        groups = {group for group in self.groups if group not in names.groups}
+        return [
+            *(f'user "{name}"' for name in sorted(users)),
+            *(f'group "{name}"' for name in sorted(map(str, groups))),
+        ]
+
+    def _is_member(self, subject: Subject) -> bool | None:
+        if subject.groups is not None and not subject.groups.isdisjoint(self.groups):
+            return True
+        if subject.user is not None:
+            return subject.user in self.members
+        return None if subject.groups is None else False
+
+    def _is_service_account(self, subject: Subject) -> bool | None:
+        if subject.namespace is None or subject.service_account is None:
+            return None
+        return (subject.namespace, subject.service_account) in self.service_accounts
+
+
+def _is_user(subject: Subject, users: frozenset[str | int]) -> bool | None:
+    if subject.user is None and subject.user_name is None:
+        return None
+    return subject.user in users or subject.user_name in users
+
+
+def _among(value: str | None, values: frozenset[str]) -> bool | None:
+    return None if value is None else value in values
+
+
+def _within(subject: Subject, networks: tuple[Network, ...]) -> bool | None:
+    if subject.address is None:
+        return False if subject.unix else None
+    try:
+        address = ipaddress.ip_address(subject.address.partition("%")[0])
+    except ValueError:
+        return None
+    # An IPv4 client of an IPv6 listener (RFC 4291 section 2.5.5.2).
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in networks)
+
+
+def _with_ids(users: frozenset[str | int], names: Names) -> frozenset[str | int]:
+    return users | {names.users[name] for name in users if isinstance(name, str) and name in names.users}
+
+
+def _written(kind: str, values: Iterable[str | int]) -> str:
+    return f"{kind} {' or '.join(sorted(map(str, values)))}"

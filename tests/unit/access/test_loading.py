@@ -1,0 +1,94 @@
+"""The access file on the disk, and this machine's users."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from imdsproxy.access.loading import load_file, machine_names, rules_in_force
+from imdsproxy.access.subject import Subject
+from imdsproxy.errors import SettingsError
+
+ME = pwd.getpwuid(os.getuid())
+
+
+def rule(who: str) -> str:
+    return f'default = "deny"\n[[rule]]\nname = "a"\n{who}\nallow = "/metadata"\n'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "access.toml"
+
+
+def test_load_file_accepts_a_byte_order_mark(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + rule("user = 1").encode())
+    assert load_file(str(path)).rules[0].name == "a"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"default = 1\n", "line 1: default must be a text that is not empty"),
+        (b"\xff", "it is not UTF-8 (byte 0); save it as UTF-8"),
+        (b" " * 1_048_577, "it has more than 1048576 bytes"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_load_file_that_is_not_sound_states_file_and_reason(path: Path, content: bytes | None, reason: str) -> None:
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load_file(str(path))
+    assert str(caught.value) == f"IMDSPROXY_ACCESS_FILE={path}: {reason}"
+
+
+def test_rules_in_force_have_the_ids_of_this_machine(path: Path) -> None:
+    path.write_text(rule(f'user = "{ME.pw_name}"'), encoding="utf-8")
+    rules, warnings = rules_in_force(str(path))
+    assert rules.rules[0].who[0].matches(Subject(user=ME.pw_uid)) is True
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("who", "reason"),
+    [
+        ('user = "no such user"', 'this machine has no user "no such user"'),
+        ('group = "no such group"', 'this machine has no group "no such group"'),
+        ('namespace = "shop"', 'the rule "a" names pods (namespace, service_account)'),
+        ('service_account = "shop/web"', 'the rule "a" names pods'),
+    ],
+)
+def test_rules_in_force_refuse_what_can_never_match(path: Path, who: str, reason: str) -> None:
+    path.write_text(rule(who), encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        rules_in_force(str(path))
+    assert str(caught.value).startswith(f"IMDSPROXY_ACCESS_FILE={path}: {reason}")
+
+
+def test_rules_in_force_accept_pods_where_they_are_known(path: Path) -> None:
+    path.write_text(rule('namespace = "shop"'), encoding="utf-8")
+    rules, _ = rules_in_force(str(path), pods_known=True)
+    assert rules.of_pods == "a"
+
+
+def test_rules_in_force_warn_of_names_in_a_profile_for_many_machines(path: Path) -> None:
+    profile = path.with_suffix(".json")
+    profile.write_text(
+        '{"defaultAccess": "deny", "privileges": [{"name": "p", "path": "/metadata"}], '
+        '"roles": [{"name": "r", "privileges": ["p"]}], "identities": [{"name": "i", "userName": "no such user"}], '
+        '"roleAssignments": [{"role": "r", "identities": ["i"]}, {"role": "r", "identities": ["i"]}]}',
+        encoding="utf-8",
+    )
+    rules, warnings = rules_in_force(str(profile))
+    assert len(rules.rules) == 2
+    assert warnings == [f'IMDSPROXY_ACCESS_FILE={profile}: this machine has no user "no such user"']
+
+
+def test_machine_names_have_primary_and_further_members() -> None:
+    names = machine_names()
+    assert names.users[ME.pw_name] == ME.pw_uid
+    assert ME.pw_uid in names.groups[ME.pw_gid]
