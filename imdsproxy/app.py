@@ -27,6 +27,8 @@ from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.snapshot import take_snapshot
 from imdsproxy.ops.status_reader import About, StatusReader
+from imdsproxy.ops.trouble_log import TroubleLog
+from imdsproxy.ops.troubles import Troubles
 from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.address import IMDS
 from imdsproxy.protocol.failures import FailureRules
@@ -60,7 +62,7 @@ class Parts:
     shares: Shares
     """How memory is divided among them."""
     close: Callable[[], None] = lambda: None
-    """Release what is shared with other processes."""
+    """Cancel timers, and release what is shared with other processes."""
 
 
 def create_app(
@@ -162,6 +164,10 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     instance = secrets.token_hex(8)
     metrics = Metrics()
     history = History(metrics.by_outcome)
+    shares = divide(config.cache_max_bytes)
+    store = Store(shares.entries, clock)
+    troubles = TroubleLog(Troubles(shares.entries), clock, store.token_life)
+    store.on_eviction = troubles.observe_eviction
     fetcher = Fetcher(
         limiters=limiters,
         upstream=upstream,
@@ -172,9 +178,12 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         # Behind IMDS's own address may be a node's proxy, but only as long as a redirect is loaded.
         proxied=None if address == IMDS else address.unix is not None,
         stale_after=config.stale_after,
-        observers=[metrics.observe_attempt, lambda attempt: history.observe_attempt(attempt, clock.monotonic())],
+        observers=[
+            metrics.observe_attempt,
+            lambda attempt: history.observe_attempt(attempt, clock.monotonic()),
+            troubles.observe_attempt,
+        ],
     )
-    shares = divide(config.cache_max_bytes)
     policy = Policy(
         ttl=dict(config.ttl),
         stale_if_error=dict(config.stale_if_error),
@@ -185,7 +194,6 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         deny=config.deny,
         memory=shares.routes,
     )
-    store = Store(shares.entries, clock)
     proxy = Proxy(
         policy=policy,
         store=store,
@@ -196,7 +204,12 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         on_rendering=history.count_answers,
     )
     metrics.watch(lambda: take_snapshot(proxy), lambda: history.current_events(clock.monotonic()))
-    return Parts(proxy, metrics, history, _accepted_hosts(config, instance), shares, close)
+
+    def close_all() -> None:
+        troubles.close()
+        close()
+
+    return Parts(proxy, metrics, history, _accepted_hosts(config, instance), shares, close_all)
 
 
 def _limiters(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter], Callable[[], None]]:

@@ -10,7 +10,7 @@ from cachetools import Cache, TLRUCache
 from imdsproxy.cache.freshness import Entry
 from imdsproxy.cache.rendered_hit import RenderedHit, Uses
 from imdsproxy.clock import Clock
-from imdsproxy.protocol.messages import Key
+from imdsproxy.protocol.messages import Key, Target
 
 
 @dataclass(slots=True, eq=False)
@@ -36,11 +36,14 @@ class _Entries(TLRUCache[Key, Slot, float]):
     """Clears slots on eviction and expiry."""
 
     evictions = 0
+    on_eviction: Callable[[int], None] | None = None
 
     def popitem(self) -> tuple[Key, Slot]:
         key, slot = super().popitem()
         slot.clear()
         self.evictions += 1
+        if self.on_eviction is not None:
+            self.on_eviction(len(self))
         return key, slot
 
     def expire(self, time: float | None = None) -> list[tuple[Key, Slot]]:
@@ -128,6 +131,15 @@ class Store:
         self._entries.expire()
 
     @property
+    def on_eviction(self) -> Callable[[int], None] | None:
+        """Is called with the number of entries that are left when one was evicted to make room for others."""
+        return self._entries.on_eviction
+
+    @on_eviction.setter
+    def on_eviction(self, call: Callable[[int], None] | None) -> None:
+        self._entries.on_eviction = call
+
+    @property
     def evictions(self) -> int:
         """How many entries were evicted to make room for others."""
         return self._entries.evictions
@@ -139,6 +151,13 @@ class Store:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def token_life(self, target: Target) -> float | None:
+        """Return the remaining seconds of the token that is stored for a target; None if none is, or it has expired."""
+        slot = self.peek(target.key)
+        expires_at = None if slot is None or slot.entry is None else slot.entry.expires_at
+        left = 0.0 if expires_at is None else expires_at - self._clock.monotonic()
+        return left if left > 0 else None
 
     def soonest_token_expiry(self) -> float | None:
         """Return when the first of the stored tokens expires, in monotonic seconds; None if no token is stored."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from imdsproxy.ops.counts import MostFrequent, Timeline
+from imdsproxy.ops.imds_words import LONGEST_WORDS, words_of
 from imdsproxy.ops.pending_events import pending_by_type
 from imdsproxy.ops.token_names import TokenName, token_name
 from imdsproxy.protocol.peer import UNKNOWN, Peer
@@ -26,9 +27,8 @@ _SECOND = 1.0
 _EVENTS_ARE_NEWS = 300.0
 _MOST_TOKENS = 64
 _MOST_CLIENTS = 64
-_LONGEST_WORDS = 300
-_RECALLED = "recalled"
-_NO_ANSWER_FROM_IMDS = frozenset({_RECALLED, "loop", "descriptors"})
+RECALLED = "recalled"
+NO_ANSWER_FROM_IMDS = frozenset({RECALLED, "loop", "descriptors"})
 """Statuses of attempts that say nothing about IMDS."""
 _STATES = {"410": "updating", "429": "throttling"}
 OWN_REQUESTS = "the proxy itself"
@@ -125,11 +125,11 @@ class History:
         self.budget.add(SENT, now)
         self.statuses.add(attempt.status, now)
         self.clients.add(client_name(attempt.client))
-        if attempt.status not in _NO_ANSWER_FROM_IMDS:
+        if attempt.status not in NO_ANSWER_FROM_IMDS:
             self._learn_state(attempt, attempt.status, now)
         if attempt.endpoint == "scheduledevents" and attempt.response is not None and attempt.response.status == 200:
             self._learn_events(attempt.response.body, now)
-        if attempt.endpoint == "token" and attempt.status != _RECALLED:
+        if attempt.endpoint == "token" and attempt.status != RECALLED:
             self._learn_token(attempt, attempt.status, now)
 
     def current_events(self, now: float) -> Mapping[str, int] | None:
@@ -146,7 +146,7 @@ class History:
             self.last_success = now
         else:
             state = _STATES.get(status, "failing")
-            self.last_failure = FailedAttempt(now, status, attempt.failure[:_LONGEST_WORDS])
+            self.last_failure = FailedAttempt(now, status, attempt.failure[:LONGEST_WORDS])
         if state != self.state:
             self.state, self._state_since = state, now
 
@@ -166,8 +166,7 @@ class History:
         key = name.key
         self._tokens.pop(key, None)
         if status != "200":
-            words = attempt.failure or f"IMDS answered with status {status}"
-            self._tokens[key] = TokenFailure(name, FailedAttempt(now, status, words[:_LONGEST_WORDS]))
+            self._tokens[key] = TokenFailure(name, FailedAttempt(now, status, words_of(attempt)))
         while len(self._tokens) > _MOST_TOKENS:
             self._tokens.popitem(last=False)
 

@@ -28,13 +28,14 @@ class TokenName(NamedTuple):
         return f"{self.identity} {self.audience}"
 
 
+def identity_of(target: Target) -> str:
+    """Return the identity that a target names, or `""`. It is not to be shown."""
+    return next((value for name, value in reversed(target.parameters) if name in _IDENTITIES), "")
+
+
 def token_name(target: Target) -> TokenName:
     """Return the name of the token that a target requests."""
-    audience, identity = "", ""
-    for name, value in target.parameters:
-        if name == "resource":
-            audience = value
-        elif name in _IDENTITIES:
-            identity = value
+    audience = next((value for name, value in reversed(target.parameters) if name == "resource"), "")
+    identity = identity_of(target)
     digest = hashlib.sha256(identity.lower().encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
     return TokenName(audience[:_LONGEST_AUDIENCE], digest if identity else DEFAULT_IDENTITY)

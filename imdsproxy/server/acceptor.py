@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from imdsproxy.ops.episodes import Episode, seconds
 from imdsproxy.server.accepting import MOST_UNSERVED, PAUSE, Failure, failure, turn_seconds
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ class Acceptor:
         self._is_full = is_full
         self._now = now
         self._ended = now()
-        self._failing = False
+        self._trouble = Episode()
         self._resumption: asyncio.TimerHandle | None = None
+        self._end_check: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Start to accept."""
@@ -88,6 +90,8 @@ class Acceptor:
             self._resumption = None
         if accept_waiting:
             self._accept_until(self._now() + turn_seconds(math.inf), math.inf)
+        if self._end_check is not None:
+            self._end_check.cancel()
 
     def _turn(self) -> None:
         """Accept until no connection waits, or this turn is over. The loop calls this again for the rest."""
@@ -124,12 +128,23 @@ class Acceptor:
         self.start()
 
     def _log_failing(self, error: OSError) -> None:
-        if not self._failing:
-            self._failing = True
+        if self._trouble.trouble(self._now()):
             fields = {"because": error.strerror or str(error), "raise": "LimitNOFILE= or ulimit -n"}
             logger.warning("no connection can be accepted; new ones wait", extra={"fields": fields})
 
     def _log_accepting(self) -> None:
-        if self._failing:
-            self._failing = False
-            logger.info("connections are accepted again")
+        if self._trouble.under_way:
+            self._trouble.good(self._now())
+            if self._end_check is None:
+                self._log_end()
+
+    def _log_end(self) -> None:
+        """Log the end of the trouble. If it has returned too often to be over yet, check again later."""
+        self._end_check = None
+        now = self._now()
+        ended = self._trouble.end(now)
+        if ended is not None:
+            fields = {"seconds": seconds(ended.seconds)}
+            logger.info("connections are accepted again", extra={"fields": fields})
+        elif self._trouble.under_way:
+            self._end_check = self._loop.call_later(max(PAUSE, self._trouble.due - now), self._log_end)

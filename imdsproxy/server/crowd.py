@@ -14,6 +14,8 @@ from collections import OrderedDict
 from enum import Enum
 from typing import Protocol
 
+from imdsproxy.ops.episodes import seconds
+
 logger = logging.getLogger(__name__)
 
 RESERVE = 64
@@ -62,6 +64,7 @@ class Crowd:
         self._members: OrderedDict[Member, None] = OrderedDict()  # the least recently checked first
         self._closing: set[Member] = set()  # closed to make room; each has its descriptor until the loop's next turn
         self._refused = 0
+        self._refused_since = 0.0
         self._none_idle_until = -math.inf
 
     def admit(self, new: Member, now: float, *, admin: bool = False) -> Admission:
@@ -74,6 +77,7 @@ class Crowd:
         admission = Admission.STAY
         if count > self.limit and not self._make_room(now) and not (admin and count <= self.limit + ADMIN_RESERVE):
             if not self._refused:
+                self._refused_since = now
                 logger.warning(
                     "too many connections; new ones are refused",
                     extra={"fields": {"connections": count, "limit": self.limit, "raise": "LimitNOFILE= or ulimit -n"}},
@@ -81,7 +85,10 @@ class Crowd:
             self._refused += 1
             admission = Admission.ANSWER if count <= self.limit + ANSWERED else Admission.CLOSE
         elif self._refused and count < self.limit * _OVER:
-            logger.info("connections are accepted again", extra={"fields": {"refused": self._refused}})
+            logger.info(
+                "connections are accepted again",
+                extra={"fields": {"seconds": seconds(now - self._refused_since), "refused": self._refused}},
+            )
             self._refused = 0
         self._members[new] = None
         return admission

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,14 +17,12 @@ from imdsproxy.records import AttemptObserver, UpstreamAttempt
 from imdsproxy.upstream.chain import Chain
 from imdsproxy.upstream.collapsing import CollapsedFetch
 from imdsproxy.upstream.headers import dated, to_upstream
-from imdsproxy.upstream.health import Change, Health
+from imdsproxy.upstream.health import Health
 from imdsproxy.upstream.probe_wait import ProbeWait
 from imdsproxy.upstream.recalling import unless_recalled
 from imdsproxy.upstream.retry import RetryRules, next_delay, retry_after
 from imdsproxy.upstream.slow_places import SlowPlaces
 from imdsproxy.upstream.task import Fetched, FetchTask, Sender
-
-logger = logging.getLogger(__name__)
 
 _NEVER_REACHED_IMDS = frozenset({FailureKind.LOOP, FailureKind.DESCRIPTORS})
 
@@ -226,18 +223,11 @@ class Fetcher:
         if isinstance(result, Response) and self.chain.learn(by_proxy=by_proxy):
             # Requests under way without permits reach IMDS as well, so the first requests with permits wait.
             budget.throttled(taken_at, now, _AFTER_A_PROXY)
-        change = self.health.learn(fetch, verdict, now)
+        self.health.learn(fetch, verdict, now)
         if self.health.failing:
             self.trouble = verdict.description
         if isinstance(result, Response) and result.status == 429 and not by_proxy:
             budget.throttled(taken_at, now, retry_after(result))
-        if change is Change.FAILED:
-            logger.warning(
-                "IMDS fails; stored answers are served within their stale bound",
-                extra={"fields": {"because": verdict.description}},
-            )
-        elif change is Change.RECOVERED:
-            logger.info("IMDS answers again")
         if self.health.gone is None:
             self._probe_wait.wake()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 
 from imdsproxy.protocol.cache_status import proxy_detail
 from imdsproxy.protocol.failures import Verdict
@@ -18,13 +17,6 @@ _GONE = 410
 _TOO_MANY = 429
 # Seconds for which a failure predicts the next answer. An update of IMDS takes 70 seconds at most.
 _NEWS = 70.0
-
-
-class Change(Enum):
-    """A change of IMDS's health, which is logged in one line."""
-
-    FAILED = "failed"
-    RECOVERED = "recovered"
 
 
 @dataclass(slots=True)
@@ -52,8 +44,8 @@ class Health:
             self._probe = who
         return self._probe is who
 
-    def learn(self, who: object, verdict: Verdict, now: float) -> Change | None:
-        """Update the health, and return the change, if there is one.
+    def learn(self, who: object, verdict: Verdict, now: float) -> None:
+        """Update the health.
 
         Args:
             who: The fetch that got the answer.
@@ -71,14 +63,10 @@ class Health:
                 self.gone = self._probe = None
             self.answered = self.answered or not failed
             if result.status == _TOO_MANY and proxy_detail(result) is not None:
-                return None  # that proxy has no permit, which says nothing about IMDS
-        change = None
-        if failed != self.failing:
-            change = Change.FAILED if failed else Change.RECOVERED
+                return  # that proxy has no permit, which says nothing about IMDS
         self.failing = failed
         if failed:
             self.failed_at = now
-        return change
 
     def leave(self, who: object) -> bool:
         """Note that `who` sends no more, and return whether it was the probe. The next caller becomes the probe."""

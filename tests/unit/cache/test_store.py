@@ -8,7 +8,7 @@ from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.cache.rendered_hit import write
 from imdsproxy.cache.store import Store
 from imdsproxy.policy.decisions import Lifetimes
-from imdsproxy.protocol.messages import Key, Response
+from imdsproxy.protocol.messages import Key, Response, Target
 from imdsproxy.testing.clock import FakeClock
 
 LIFETIMES = Lifetimes(60, 60, 3600, 5)
@@ -242,3 +242,28 @@ def test_slots_are_those_that_have_not_expired() -> None:
     clock.advance(10.0)
     assert [slot.key for slot, _ in store.slots()] == ["long"]
     assert len(store) == 1
+
+
+def test_eviction_is_told_with_the_number_of_entries_left() -> None:
+    store, clock = filled(room_for=2.5)
+    told: list[int] = []
+    store.on_eviction = told.append
+    assert store.put(C, entry(clock))
+    assert (told, store.on_eviction) == ([1], told.append)
+    clock.advance(10_000)
+    store.sweep()
+    assert told == [1], "expiry is no eviction"
+
+
+def test_token_life_is_that_of_the_stored_token() -> None:
+    clock = FakeClock()
+    store = Store(10_000, clock)
+    target = Target(b"/a", ("a",), (), A)
+    assert store.token_life(target) is None
+    store.put(A, entry(clock))
+    assert store.token_life(target) is None
+    store.put(A, token(clock, 3600))
+    clock.advance(600)
+    assert store.token_life(target) == 3000
+    clock.advance(3000)
+    assert store.token_life(target) is None

@@ -180,6 +180,40 @@ def test_lack_of_descriptors_pauses_accepting_and_both_changes_are_logged_once(
     assert vars(caplog.records[0])["fields"]["because"] == os.strerror(errno.EMFILE)
 
 
+def test_lack_of_descriptors_that_comes_and_goes_is_logged_twice_at_most_until_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    house = House()
+    with caplog.at_level(logging.INFO, "imdsproxy.server.acceptor"):
+        for number in range(50):
+            house.time += 0.5
+            house.listening.waiting = [number, _error(errno.ENOBUFS)]
+            house.loop.turn()
+            house.loop.timers.pop()[1]()
+        house.listening.waiting = [50]
+        house.loop.turn()
+        assert [level for level, _ in _said(caplog)] == ["WARNING", "INFO", "WARNING"]
+        (check,) = [call for delay, call in house.loop.timers if delay > PAUSE]
+        check()
+        assert len(_said(caplog)) == 3, "it is too early"
+        house.time += 60
+        house.loop.timers.pop()[1]()
+    assert [level for level, _ in _said(caplog)] == ["WARNING", "INFO"] * 2
+    assert [vars(record)["fields"].get("seconds") for record in caplog.records] == [None, 0.5, None, 24.0]
+
+
+def test_close_during_the_check_for_an_end_leaves_no_timer() -> None:
+    house = House()
+    for number in range(3):
+        house.listening.waiting = [number, _error(errno.ENOBUFS)]
+        house.loop.turn()
+        house.loop.timers.pop()[1]()
+    house.listening.waiting = [3]
+    house.loop.turn()
+    house.acceptor.close(accept_waiting=False)
+    assert house.loop.cancelled == 1
+
+
 def test_close_accepts_waiting_connections() -> None:
     house = House(*range(500))
     house.serve = lambda: False

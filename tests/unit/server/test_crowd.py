@@ -113,7 +113,7 @@ def test_begin_and_end_of_refusals_are_logged_once(caplog: pytest.LogCaptureFixt
         ("WARNING", "too many connections"),
         ("INFO", "connections are accepted again"),
     ]
-    assert said[1][2] == {"refused": 7}
+    assert said[1][2] == {"seconds": 1.0, "refused": 7}
 
 
 @pytest.mark.parametrize("descriptors", [64, 100, 200, 1024, 16384, 65536])

@@ -5,7 +5,7 @@ import pytest
 from imdsproxy.protocol.failures import FailureRules, Verdict
 from imdsproxy.protocol.messages import Failure, FailureKind, Request, Response, Target
 from imdsproxy.protocol.target import read_target
-from imdsproxy.upstream.health import Change, Health
+from imdsproxy.upstream.health import Health
 
 
 def judged(result: Response | Failure) -> Verdict:
@@ -55,14 +55,8 @@ def test_every_fetch_may_send_before_the_first_answer() -> None:
 )
 def test_health_follows_the_last_answer(result: Verdict, failing: bool, answered: bool) -> None:
     health = Health()
-    assert health.learn("one", result, 0.0) is (Change.FAILED if failing else None)
+    health.learn("one", result, 0.0)
     assert (health.failing, health.answered) == (failing, answered)
-
-
-def test_each_change_of_health_is_logged_once() -> None:
-    health = Health()
-    told = [health.learn("one", result, 0.0) for result in (OK, UNREACHABLE, answer(503), GONE, OK, OK, answer(429))]
-    assert told == [None, Change.FAILED, None, None, Change.RECOVERED, None, Change.FAILED]
 
 
 @pytest.mark.parametrize("result", [UNREACHABLE, GONE, answer(503)])

@@ -1,0 +1,73 @@
+"""Everything that an operator should hear of once when it begins, and once when it is over.
+
+This is the pure part: values and times in, events out. `trouble_log` writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from imdsproxy.ops.budget_troubles import BudgetTroubles
+from imdsproxy.ops.episodes import Episode, Event, seconds
+from imdsproxy.ops.imds_troubles import ImdsTroubles
+from imdsproxy.ops.token_troubles import TokenTroubles
+from imdsproxy.protocol.messages import FailureKind
+from imdsproxy.records import UpstreamAttempt
+
+EVICTIONS_SETTLE = 60.0
+DESCRIPTORS_SETTLE = 10.0
+
+
+class Troubles:
+    """The troubles of one proxy. All times are monotonic seconds."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Begin without trouble; `max_bytes` is the size of the cache."""
+        self._max_bytes = max_bytes
+        self._imds = ImdsTroubles()
+        self._budget = BudgetTroubles()
+        self._tokens = TokenTroubles()
+        self._evictions = Episode(EVICTIONS_SETTLE, passes=True)
+        self._descriptors = Episode(DESCRIPTORS_SETTLE, passes=True)
+
+    def observe_attempt(self, attempt: UpstreamAttempt, life: float | None, now: float) -> Iterator[Event]:
+        """Learn from an upstream attempt, and yield what ends and begins with it.
+
+        Args:
+            attempt: The attempt.
+            life: The remaining life of the token that is cached for its target, in seconds; None without one.
+            now: The current time.
+        """
+        yield from self._imds.observe(attempt, now)
+        yield from self._budget.observe(attempt, now)
+        yield from self._tokens.observe(attempt, life, now)
+        if attempt.status == FailureKind.DESCRIPTORS.value and self._descriptors.trouble(now):
+            message = "limit of open files reached; requests to IMDS cannot be sent"
+            yield Event(message, {"raise": "LimitNOFILE= or ulimit -n"})
+        yield from self.settle(now)
+
+    def observe_eviction(self, entries: int, now: float) -> Iterator[Event]:
+        """Learn that an entry was evicted for want of room; `entries` are left."""
+        if self._evictions.trouble(now):
+            fields = {"entries": entries, "max_bytes": self._max_bytes, "raise": "IMDSPROXY_CACHE_MAX_BYTES"}
+            yield Event("cache full; the least recently used entries are evicted", fields)
+
+    def settle(self, now: float) -> Iterator[Event]:
+        """Yield what ends now."""
+        yield from self._imds.settle(now)
+        yield from self._budget.settle(now)
+        yield from self._tokens.settle(now)
+        ended = self._evictions.end(now)
+        if ended is not None:
+            fields = {"seconds": seconds(ended.seconds), "evicted": ended.count}
+            yield Event("no more entries are evicted", fields, over=True)
+        ended = self._descriptors.end(now)
+        if ended is not None:
+            fields = {"seconds": seconds(ended.seconds), "failures": ended.count}
+            yield Event("requests to IMDS can be sent again", fields, over=True)
+
+    @property
+    def due(self) -> float:
+        """The moment of the next end if nothing shows until then; infinity without trouble."""
+        episodes = (self._evictions, self._descriptors)
+        return min(self._imds.due, self._budget.due, self._tokens.due, *(each.due for each in episodes))
