@@ -13,7 +13,7 @@ from imdsproxy.ops.troubles import Troubles
 from imdsproxy.protocol.messages import Target
 from imdsproxy.records import UpstreamAttempt
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("imdsproxy.troubles")
 
 # Seconds. A timer of the event loop may fire a little before the clock of the deadline is there.
 _SHORTEST_PAUSE = 0.05

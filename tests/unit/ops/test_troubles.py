@@ -22,6 +22,7 @@ from imdsproxy.protocol.messages import BudgetClass, Headers, Refusal, Response,
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.protocol.target import read_target
 from imdsproxy.records import UpstreamAttempt
+from imdsproxy.testing.clock import FakeClock
 from tests import virtual
 from tests.targets import INSTANCE, TOKEN
 from tests.virtual import VirtualClock
@@ -316,3 +317,12 @@ class TestLog:
         ]
         fields = [vars(record)["fields"] for record in caplog.records]
         assert (fields[1]["expires_in"], fields[2]["seconds"], fields[2]["refused"]) == (60, 5.0, 2)
+
+    def test_without_an_event_loop_the_next_observation_brings_the_end(self, caplog: pytest.LogCaptureFixture) -> None:
+        clock = FakeClock()
+        log = TroubleLog(Troubles(1000), clock, lambda _target: None)
+        with caplog.at_level(logging.INFO):
+            log.observe_attempt(attempt(None))
+            clock.advance(SETTLES)
+            log.observe_attempt(attempt())
+        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
