@@ -14,7 +14,8 @@ from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.first_request import LONGEST_FIRST, FirstRequests
 from imdsproxy.server.listeners import process_at
 from imdsproxy.server.parse_errors import TOO_MANY
-from imdsproxy.server.reader import LONGEST_READ, Reader
+from imdsproxy.server.read_buffer import LONGEST_READ
+from imdsproxy.server.reader import Reader
 from imdsproxy.server.served import Served
 
 if TYPE_CHECKING:

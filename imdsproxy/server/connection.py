@@ -21,11 +21,14 @@ from imdsproxy.server.held_bytes import SHARE
 from imdsproxy.server.listeners import peer
 from imdsproxy.server.parse_errors import TOO_MANY, UNKNOWN_METHOD
 from imdsproxy.server.presence import Presence
+from imdsproxy.server.read_buffer import BUFFER, LONGEST_READ
 from imdsproxy.server.served import Served
 from imdsproxy.server.timed_connection import TimedConnection
 
 MOST_HALF_CLOSED = 256
 """Clients of a listener that may wait for an answer after they have ended their sending."""
+# A name of its own, because a look into an enumeration takes as long as one into the cache.
+_ANSWER = Admission.ANSWER
 # Seconds between two checks whether a client that has ended its sending is still connected.
 _CHECK = 1.0
 # Seconds that a client has for its first bytes, where there are too many connections.
@@ -71,7 +74,7 @@ class Connection(TimedConnection):
             self.admission = self.crowd.admit(self, self._made, admin=self.admin)
         if self.admission is Admission.CLOSE:
             self._refuse(TOO_MANY)
-        elif self.admission is Admission.ANSWER:
+        elif self.admission is _ANSWER:
             self._deadline = self.loop.call_later(_CROWDED, self._refuse, TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -86,15 +89,21 @@ class Connection(TimedConnection):
             _disconnect(cycle)
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes | bytearray | memoryview) -> None:
-        """Process what was read, as bytes.
-
-        Windows' own event loop passes a bytearray (CPython 3.11), which has no hash and can change later.
-        """
-        if self.admission is Admission.ANSWER:
+    def buffer_updated(self, nbytes: int) -> None:
+        """Process what was read into the shared buffer. After a full read, other connections come first."""
+        if nbytes == LONGEST_READ:  # there is probably more
+            self.flow.yield_turn(self.loop)
+        if self.admission is _ANSWER:
             self._refuse(TOO_MANY)
         else:
-            self._receive(data if type(data) is bytes else bytes(data))
+            self._receive(BUFFER[:nbytes].tobytes())
+
+    def data_received(self, data: bytes | bytearray | memoryview) -> None:
+        """Process what was read, as bytes: an event loop may pass a bytearray, which can change later."""
+        if self.admission is _ANSWER:
+            self._refuse(TOO_MANY)
+        else:
+            self._receive(bytes(data))
 
     def _receive(self, data: bytes) -> None:
         """Parse what was read, up to the limits."""
@@ -157,7 +166,7 @@ class Connection(TimedConnection):
         A new connection is not idle during its first second, because its request may be under way. A connection that
         will be refused is not idle either, because it would be closed without its answer.
         """
-        if self.timeout_keep_alive_task is None or self.admission is Admission.ANSWER:
+        if self.timeout_keep_alive_task is None or self.admission is _ANSWER:
             return None  # without a transport it is a new one
         if not self._idle or self.transport.is_closing() or self.transport.get_write_buffer_size():
             return None

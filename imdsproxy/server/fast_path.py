@@ -68,10 +68,12 @@ class FastPathConnection(Connection):
 
     def _receive(self, data: bytes) -> None:
         """Answer a known head; parse everything else."""
-        self._from_start = self._whole
-        if self._whole and self._free():
+        self._from_start = whole = self._whole
+        cycle = self.cycle
+        # As `_free`, without the call, which takes one part in forty of a known head's time.
+        if whole and (cycle is None or cycle.response_complete) and not self.flow.write_paused:
             began = self._now()
-            known = self._known_heads.find(data, began, unix=self.unix)
+            known = self._known_heads.find(data, began, self.unix)
             if known is not None:
                 hit, self._last = known
                 self._answer(hit, began, data)

@@ -79,7 +79,7 @@ class FirstRequests:
             client: The client, if it is known.
         """
         began = self._now()
-        found = self._known_heads.find(data, began, unix=self._unix) or self._parse(data, began)
+        found = self._known_heads.find(data, began, self._unix) or self._parse(data, began)
         if found is None or len(found[0].body) > LONGEST_JOINED:
             return None
         hit, last = found

@@ -389,8 +389,8 @@ class _CountedHeads(KnownHeads):
         super().__init__(application.proxy, max_bytes)
         self._ways = application.ways
 
-    def find(self, head: bytes, now: float, *, unix: bool) -> tuple[RenderedHit, bool] | None:
-        found = super().find(head, now, unix=unix)
+    def find(self, head: bytes, now: float, unix: bool, /) -> tuple[RenderedHit, bool] | None:
+        found = super().find(head, now, unix)
         self._ways["repeated"] += found is not None
         return found
 

@@ -24,6 +24,7 @@ AS_TOKEN = Lifetimes(float("inf"), float("inf"), float("inf"), 5, token=True)
 A, B, C = Key("/a?"), Key("/b?"), Key("/c?")
 HEAD = b"GET /a HTTP/1.1\r\nhost: localhost\r\n\r\n"
 OTHER = b"GET /b HTTP/1.1\r\nhost: localhost\r\n\r\n"
+TCP = False
 MOST_HEADS = 16_384
 MOST_BYTES = 4 << 20
 
@@ -69,7 +70,7 @@ class Place:
 
     def find(self, head: bytes = HEAD, *, unix: bool = False) -> bytes | None:
         """Return what would be sent for a head that is known."""
-        found = self.known_heads.find(head, self.now, unix=unix)
+        found = self.known_heads.find(head, self.now, unix)
         return None if found is None else message(found[0])
 
     def drop(self, key: Key) -> None:
@@ -102,7 +103,7 @@ def test_head_is_known_when_seen_for_the_second_time(place: Place) -> None:
 
 def test_find_returns_the_hit(known: Place) -> None:
     known.clock.advance(3.5)
-    found = known.known_heads.find(HEAD, known.now, unix=False)
+    found = known.known_heads.find(HEAD, known.now, TCP)
     entry = known.store.get(A)
     assert found is not None
     hit, last = found
@@ -465,7 +466,7 @@ def test_known_heads_never_differ_from_the_full_path(data: st.DataObject) -> Non
 
 def _ask(place: Place, head: bytes, key: Key) -> None:
     """Ask as a connection does: by the bytes, and where they are not known by what they say."""
-    found = place.known_heads.find(head, place.now, unix=False)
+    found = place.known_heads.find(head, place.now, TCP)
     entry = place.store.get(key)
     if found is not None:
         assert entry is not None

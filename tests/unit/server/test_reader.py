@@ -16,7 +16,8 @@ from imdsproxy.server.crowd import Admission
 from imdsproxy.server.flow import Brake
 from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.parse_errors import written
-from imdsproxy.server.reader import LONGEST_READ, Reader
+from imdsproxy.server.read_buffer import LONGEST_READ
+from imdsproxy.server.reader import Reader
 
 LEAST = b"GET / HTTP/1.1\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -237,7 +238,7 @@ class _Noting(Connection):
         else:
             self.all_read.set()
 
-    def data_received(self, data: bytes | bytearray | memoryview) -> None:
+    def _receive(self, data: bytes) -> None:
         assert type(data) is bytes
         self.reads.append((self.turn, len(data)))
 
