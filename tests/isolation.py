@@ -54,7 +54,9 @@ def _refuse(event: str, arguments: tuple[object, ...]) -> None:
     if not isinstance(address, tuple):
         return
     try:
-        loopback = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
+        given = ipaddress.ip_address(str(address[0]).partition("%")[0])
+        mapped = given.ipv4_mapped if isinstance(given, ipaddress.IPv6Address) else None
+        loopback = (mapped or given).is_loopback
     except ValueError:
         loopback = address[0] == "localhost"
     if not loopback:

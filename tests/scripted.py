@@ -160,7 +160,7 @@ class Stage:
 
     async def get(self, target: str = INSTANCE, *, client: str | Peer = "", **more: Any) -> RequestRecord:
         peer = client if isinstance(client, Peer) else Peer(address=client)
-        answer = self.proxy.answer(self.request(target, **more), peer)
+        answer = self.proxy.answer(self.request(target, **more), lambda: peer)
         return unmarked(answer if isinstance(answer, RequestRecord) else await answer)
 
     def start(self, target: str = INSTANCE, **more: Any) -> asyncio.Task[RequestRecord]:

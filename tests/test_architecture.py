@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "imdsproxy"
 FLOORS = (
     {"protocol", "clock", "errors", "emulator", "__init__"},
-    {"config", "policy", "records", "budget"},
+    {"config", "policy", "records", "budget", "peers"},
     {"settings", "cache", "upstream", "access"},
     {"proxy"},
     {"ops"},
@@ -36,6 +36,7 @@ PURE = (
     "budget/turns",
     *("access/decision", "access/document", "access/file", "access/paths", "access/profile", "access/query"),
     *("access/rules", "access/subject"),
+    "peers/sock_diag",
     *("cache/access_token", "cache/derive", "cache/freshness", "cache/rendered_hit"),
     *(
         "upstream/headers",

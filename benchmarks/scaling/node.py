@@ -177,5 +177,5 @@ async def _answer(parts: Parts, method: str, target: bytes, headers: Headers, cl
     assert isinstance(request, Request), request
     # A pod comes by its address; a sidecar by the socket, where all sidecars are processes of one user.
     peer = Peer(address=client) if client else Peer(user=65532, proxy=request.hops[-1])
-    answer = parts.proxy.answer(request, peer)
+    answer = parts.proxy.answer(request, lambda: peer)
     return answer if isinstance(answer, RequestRecord) else await answer

@@ -21,7 +21,7 @@ from imdsproxy.clock import Clock
 from imdsproxy.policy.decisions import Cache, Decision, Forward, Refuse
 from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.messages import Failure, Key, Refusal, Request
-from imdsproxy.protocol.peer import UNKNOWN, Peer
+from imdsproxy.protocol.peer import Client, no_client
 from imdsproxy.protocol.target import read_target, without_bypass
 from imdsproxy.proxy.results import FetchResult, has_failed, record_of
 from imdsproxy.proxy.stored_fetches import StoredFetch, StoredFetches
@@ -71,33 +71,36 @@ class Proxy:
         self.fetches = StoredFetches(store, fetcher, self._guard, self._derived, clock)
         self._on_rendering = on_rendering
 
-    def answer(self, request: Request, client: Peer = UNKNOWN) -> RequestRecord | Waiting:
+    def answer(self, request: Request, client: Client = no_client) -> RequestRecord | Waiting:
         """Return the answer, or a coroutine that waits for it. Cancelling the coroutine does not cancel the fetch.
 
         Args:
             request: The request.
-            client: Its client. Clients take turns when requests wait for permits.
+            client: Returns its client. It is called only if the request is not a hit. Clients take turns when
+                requests wait for permits.
         """
         return self.perform(request, self.policy.decide(request), client)
 
-    def perform(self, request: Request, decision: Decision, client: Peer = UNKNOWN) -> RequestRecord | Waiting:
+    def perform(self, request: Request, decision: Decision, client: Client = no_client) -> RequestRecord | Waiting:
         """Perform the policy's decision about a request; see `answer`."""
         if isinstance(decision, Refuse):
             return refused(decision.refusal)
         if isinstance(decision, Forward):
-            return self._forward(FetchTask(request, decision, client, shared=shareable(request)))
-        task = FetchTask(request, decision, client)
+            return self._forward(FetchTask(request, decision, client(), shared=shareable(request)))
         kind = self._renewal_kind(request)
         if kind:
+            task = FetchTask(request, decision, client())
             return self._answer_from(task, self.fetches.join_or_start(task, kind), kind)
         if request.target.bypass:  # the key was renewed a moment ago, so this is now a plain request
-            task = FetchTask(request._replace(target=without_bypass(request.target)), decision, client)
+            request = request._replace(target=without_bypass(request.target))
         now = self._clock.monotonic()
         hit = self.hit(request.target.key, decision.endpoint, now)
         if hit is not None:
             hit.uses.count += 1
             return hit.served  # the common case, which does not depend on IMDS's health
-        return self._not_fresh(task, decision, self.store.get(request.target.key), now)
+        return self._not_fresh(
+            FetchTask(request, decision, client()), decision, self.store.get(request.target.key), now
+        )
 
     def fresh_hit(self, request: Request, now: float) -> RenderedHit | None:
         """Return the fresh hit for `request`, or None if it needs the full path (non-GET, no-cache, bypass, miss)."""

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING
 
 from imdsproxy.cache.rendered_hit import RenderedHit
@@ -21,6 +22,7 @@ from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.pages import pages
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.status_reader import StatusReader
+from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.messages import Key, Refusal, Request
 from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
@@ -79,6 +81,7 @@ class Application:
         shares: Shares,
         clock: Clock,
         observers: Sequence[RequestObserver],
+        peers: PeerLookup | None = None,
         names_clients: bool = False,
         close: Callable[[], Awaitable[None]],
     ) -> None:
@@ -92,6 +95,7 @@ class Application:
             shares: How memory is divided.
             clock: The clock.
             observers: Are told of each answer, in this order.
+            peers: Looks clients up; None for a lookup of its own.
             names_clients: Whether an observer uses the client's name.
             close: Awaited when the lifespan ends.
         """
@@ -102,6 +106,7 @@ class Application:
         self.readiness = readiness
         self.clock = clock
         self.observe = tell_all(observers)
+        self.peers = peers or PeerLookup()
         self.names_clients = names_clients
         self.known_heads = KnownHeads(proxy, shares.heads)
         self._accepted_hosts = {False: accepted_hosts, True: replace(accepted_hosts, any_name=True)}
@@ -207,7 +212,7 @@ class Application:
             request = request._replace(body=body)
         if client_has_left(scope):  # a fetch would start, and wait for a client that never leaves it
             return None
-        answer = self.proxy.answer(request, peer_of(request, scope))
+        answer = self.proxy.answer(request, partial(peer_of, request, scope))
         if isinstance(answer, RequestRecord):
             return answer
         try:
@@ -234,3 +239,4 @@ class Application:
             with contextlib.suppress(asyncio.CancelledError):
                 await getting_ready
             await self._close()
+            self.peers.close()

@@ -8,11 +8,11 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from imdsproxy.protocol.peer import Peer, describe
 from imdsproxy.records import Client
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.first_request import LONGEST_FIRST, FirstRequests
-from imdsproxy.server.listeners import process_at
 from imdsproxy.server.parse_errors import TOO_MANY
 from imdsproxy.server.read_buffer import LONGEST_READ
 from imdsproxy.server.reader import Reader
@@ -72,10 +72,10 @@ class Arrivals:
         data = _read(accepted, LONGEST_FIRST + 1, _STAYS_UNREAD)
         if not 0 < len(data) <= LONGEST_FIRST:
             return self._pass_on(accepted, address)
-        client = _client(accepted, address) if self._application.names_clients else None
-        answer = self._first.answer(data, client)
+        peer = self._application.peers.find(accepted) if self._application.names_clients else None
+        answer = self._first.answer(data, _client(peer, address))
         if answer is None:
-            return self._pass_on(accepted, address)
+            return self._pass_on(accepted, address, peer)
         message, last = answer
         self._state.total_requests += 1
         try:
@@ -89,7 +89,7 @@ class Arrivals:
         if last and not rest:
             accepted.close()
         else:
-            self._keep(accepted, address, rest, last=last)
+            self._keep(accepted, address, peer, rest, last=last)
         return True
 
     async def wait(self) -> None:
@@ -97,26 +97,28 @@ class Arrivals:
         if self._under_way:
             await asyncio.wait(self._under_way)
 
-    def _pass_on(self, accepted: socket.SocketType, address: Address) -> bool:
+    def _pass_on(self, accepted: socket.SocketType, address: Address, peer: Peer | None = None) -> bool:
         """Pass on a connection from which nothing is read. Return whether it is refused instead."""
-        connection = self._make_for(address)
+        connection = self._make_for(address, peer)
         admission = self._crowd.admit(connection, self._loop.time(), admin=self._admin)
         # Closing a socket with unread bytes resets it, and the client may lose the answer. So they are read first.
         if admission is not Admission.STAY and (_read(accepted, LONGEST_READ) or admission is Admission.CLOSE):
             self._crowd.leave(connection)
-            self._refuse(accepted, address)
+            self._refuse(accepted, address, peer)
             return True
         connection.admission = admission
         self._start_handover(accepted, connection)
         return False
 
-    def _keep(self, accepted: socket.SocketType, address: Address, rest: bytes, *, last: bool) -> None:
+    def _keep(
+        self, accepted: socket.SocketType, address: Address, peer: Peer | None, rest: bytes, *, last: bool
+    ) -> None:
         """Keep a connection whose first request is answered.
 
         If there are too many connections, it is treated as any idle one and closed, after the rest of the answer. With
         far too many, the rest is dropped.
         """
-        connection = self._make_for(address)
+        connection = self._make_for(address, peer)
         admission = self._crowd.admit(connection, self._loop.time(), admin=self._admin)
         stays = admission is Admission.STAY
         if not stays and (admission is Admission.CLOSE or not rest):
@@ -127,8 +129,9 @@ class Arrivals:
         cast("FastPathConnection", connection).note_answer(rest, last=last or not stays)
         self._start_handover(accepted, connection)
 
-    def _make_for(self, address: Address) -> Connection:
+    def _make_for(self, address: Address, peer: Peer | None) -> Connection:
         connection = self._make()
+        connection.note_peer(peer)
         if isinstance(address, tuple):
             connection.client = (address[0], address[1])
         return connection
@@ -147,21 +150,23 @@ class Arrivals:
             self._crowd.leave(connection)
             accepted.close()
 
-    def _refuse(self, accepted: socket.SocketType, address: Address) -> None:
+    def _refuse(self, accepted: socket.SocketType, address: Address, peer: Peer | None) -> None:
         """Answer and close in one step, without a transport, so that the descriptor is free at once."""
-        client = _client(accepted, address)
+        if peer is None and self._application.names_clients:
+            peer = self._application.peers.find(accepted)
+        client = _client(peer, address)
         answer = self._application.refuse(TOO_MANY, client[0] if client else "-")
         with contextlib.suppress(OSError):  # the client may have disconnected
             accepted.send(answer, _WITHOUT_WAITING)
         accepted.close()
 
 
-def _client(accepted: socket.SocketType, address: Address) -> Client | None:
+def _client(peer: Peer | None, address: Address) -> Client | None:
     """Return the client as a connection with a transport would have it."""
-    if isinstance(address, tuple):
-        return address[0], address[1]
-    peer = process_at(accepted)
-    return None if peer is None else (peer.name, 0)
+    known = address[:2] if isinstance(address, tuple) else None
+    if peer is None:
+        return known
+    return describe(peer), known[1] if known else 0
 
 
 def _read(accepted: socket.SocketType, most: int, flags: int = _WITHOUT_WAITING) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from imdsproxy.protocol.messages import Refusal, Request
-from imdsproxy.protocol.peer import Peer
+from imdsproxy.protocol.peer import Client, Peer, PeerKind
 from imdsproxy.proxy.proxy import Waiting
 from imdsproxy.records import RequestRecord
 from imdsproxy.server.presence import Presence
@@ -28,7 +28,7 @@ PRESENCE_EXTENSION = "imdsproxy.presence"
 """The name there of the client's `Presence`."""
 
 PEER_EXTENSION = "imdsproxy.peer"
-"""The name there of the `Peer` at the other end of a Unix socket."""
+"""The name there of a function that returns the `Peer` at the other end of the connection."""
 
 _PIPELINED = Refusal(
     400,
@@ -42,13 +42,13 @@ LONGEST_BODY = 65536
 """The maximum length in bytes of a request's body."""
 
 
-def extensions(target: bytes, presence: Presence, peer: Peer | None, *, admin: bool, unix: bool) -> dict[str, object]:
+def extensions(target: bytes, presence: Presence, peer: Client, *, admin: bool, unix: bool) -> dict[str, object]:
     """Return the extensions of a request's scope under `imdsproxy serve`.
 
     Args:
         target: The target as it was on the wire.
         presence: Whether the client is still connected.
-        peer: The process at the other end of a Unix socket.
+        peer: Returns the client, and looks it up the first time.
         admin: Whether the request came by a listener with the pages under `/-/` only.
         unix: Whether it came by a Unix socket.
     """
@@ -83,11 +83,21 @@ def by_unix_socket(scope: Scope) -> bool:
 
 
 def peer_of(request: Request, scope: Scope) -> Peer:
-    """Return what is known of the client, from the server and from the proxy that the request names."""
-    known = extension(scope, PEER_EXTENSION)
-    client = scope.get("client")
-    peer = known if isinstance(known, Peer) else Peer(address=client[0] if client else None)
-    return peer._replace(proxy=request.hops[-1]) if request.hops else peer
+    """Return what is known of the client, from the kernel or from another server.
+
+    `Imdsproxy-Via` is believed at a Unix socket only: IMDSPROXY_UDS decides who may connect there, so the operator has
+    named those that may be proxies. Over TCP, any client can write that field.
+    """
+    find = extension(scope, PEER_EXTENSION)
+    if not callable(find):
+        client = scope.get("client")
+        return Peer(
+            address=client[0] if client else None,
+            kind=PeerKind.TCP if client else PeerKind.NONE,
+            unknown="only `imdsproxy serve` looks clients up",
+        )
+    peer: Peer = find()
+    return peer._replace(proxy=request.hops[-1]) if request.hops and peer.kind is PeerKind.UNIX else peer
 
 
 def target(scope: Scope, receive: Receive) -> bytes | Refusal:

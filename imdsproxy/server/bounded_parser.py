@@ -78,7 +78,7 @@ class BoundedParser(HttpToolsProtocol):
         self._beside_body = 0  # bytes since the last complete head or request that are not body
         self._trailing = 0  # bytes in the trailers of this request
         self._refusal = MALFORMED  # the answer if the parser stops
-        self._peer: Peer | None = None  # the client at the other end of a Unix socket
+        self._peer: Peer | None = None  # the client, once it has been looked up
         self._unparsed = b""  # bytes that wait for the answers to earlier requests
         self._cycles: list[RequestResponseCycle] = []  # requests that wait for their answers, in order
         # Weights as in `held_bytes`: of the newest request until it is answered, of those before it, of answers that
@@ -191,7 +191,7 @@ class BoundedParser(HttpToolsProtocol):
         self.expect_100_continue = expects
         presence = Presence()
         self.scope["extensions"] = extensions(  # type: ignore[typeddict-item]  # ASGI leaves the type open
-            target, presence, self._peer, admin=self.admin, unix=self.unix
+            target, presence, self.peer, admin=self.admin, unix=self.unix
         )
         # uvicorn would parse the target, and fail at the forms that are not a path.
         self.url = b"/"
@@ -230,6 +230,10 @@ class BoundedParser(HttpToolsProtocol):
     def _stop_parsing(self, refusal: Refusal) -> NoReturn:
         self._refusal = refusal
         raise _RefusedError
+
+    @abstractmethod
+    def peer(self) -> Peer:
+        """Return the client, and look it up the first time."""
 
     @abstractmethod
     def _refuse(self, refusal: Refusal) -> None:

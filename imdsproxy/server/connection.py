@@ -15,10 +15,10 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_remote_addr
 
 from imdsproxy.protocol.messages import Refusal
+from imdsproxy.protocol.peer import Peer, describe
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.flow import Brake, hung_up, unread
 from imdsproxy.server.held_bytes import SHARE
-from imdsproxy.server.listeners import peer
 from imdsproxy.server.parse_errors import TOO_MANY, UNKNOWN_METHOD
 from imdsproxy.server.presence import Presence
 from imdsproxy.server.read_buffer import BUFFER, LONGEST_READ
@@ -34,6 +34,7 @@ _CHECK = 1.0
 # Seconds that a client has for its first bytes, where there are too many connections.
 _CROWDED = 1.0
 # A request line whose method the parser does not know.
+_ENDED = "the connection has ended"
 _REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
 
 
@@ -64,18 +65,27 @@ class Connection(TimedConnection):
         super().connection_made(transport)
         self.flow = Brake(transport, self.held)
         transport.set_write_buffer_limits(high=SHARE)
-        if self.unix:
-            self._peer = peer(transport)
-        if self._peer is not None:
-            self.client = (self._peer.name, 0)
-        elif self.client is None:  # `Arrivals` knows it from accept(2)
+        if self.client is None:  # `Arrivals` knows it from accept(2)
             self.client = get_remote_addr(transport)
+        if self.app.names_clients:
+            self.client = (describe(self.peer()), self.client[1] if self.client else 0)
         if self.crowd is not None and self.admission is None:  # `Arrivals` asks before there is a transport
             self.admission = self.crowd.admit(self, self._made, admin=self.admin)
         if self.admission is Admission.CLOSE:
             self._refuse(TOO_MANY)
         elif self.admission is _ANSWER:
             self._deadline = self.loop.call_later(_CROWDED, self._refuse, TOO_MANY)
+
+    def peer(self) -> Peer:
+        """Return the client, and look it up the first time."""
+        if self._peer is None:
+            connection = self.transport.get_extra_info("socket")
+            self._peer = self.app.peers.find(connection) if connection is not None else Peer(unknown=_ENDED)
+        return self._peer
+
+    def note_peer(self, peer: Peer | None) -> None:
+        """Note a client that was looked up before there is a transport."""
+        self._peer = peer
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the connection, and every wait for an answer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -11,14 +10,12 @@ import re
 import secrets
 import socket
 import stat
-import struct
 import sys
 from collections.abc import Iterable, MutableMapping
 from pathlib import Path
 
 from imdsproxy.config import Config
 from imdsproxy.errors import StartError
-from imdsproxy.protocol.peer import Peer
 
 BACKLOG = 4096
 """The connections that may wait at one listener to be accepted. The system may allow fewer (net.core.somaxconn)."""
@@ -27,7 +24,6 @@ _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _ADMIN_NAME = "admin"
 _OWNER_AND_GROUP = 0o660
 _UNIX = getattr(socket, "AF_UNIX", -1)  # Windows has no such family
-_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): process, user, group
 if sys.platform == "win32":
     # On Windows a second program can listen at a port in use, and take over its clients, unless the first forbids it.
     _PORT_RULE = socket.SO_EXCLUSIVEADDRUSE
@@ -114,24 +110,6 @@ def close(listeners: Iterable[Listener]) -> None:
     """Close all listeners."""
     for listener in listeners:
         listener.close()
-
-
-def peer(transport: asyncio.Transport) -> Peer | None:
-    """Return the process at the other end of a transport over a Unix socket, or None for other transports."""
-    connection = transport.get_extra_info("socket")
-    return None if connection is None else process_at(connection)
-
-
-def process_at(connection: socket.SocketType) -> Peer | None:
-    """Return the process at the other end of a Unix socket (unix(7), SO_PEERCRED), or None for other sockets.
-
-    A process in another container has no number here, but its user has.
-    """
-    if sys.platform != "linux" or connection.family != socket.AF_UNIX:
-        return None
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    process, user, _ = _CREDENTIALS.unpack(credentials)
-    return Peer(user=user, process=process or None)
 
 
 def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:

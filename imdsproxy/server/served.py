@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.clock import Clock
+from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.messages import Key, Refusal
 from imdsproxy.protocol.request_parser import AcceptedHosts
 from imdsproxy.records import RequestObserver
@@ -23,8 +24,10 @@ class Served(Protocol):
     known_heads: KnownHeads
     observe: RequestObserver
     """Tells every observer of an answer that the connection has written itself."""
+    peers: PeerLookup
+    """Looks clients up."""
     names_clients: bool
-    """Whether an observer uses the client's name. Before there is a connection, it takes a system call."""
+    """Whether an observer uses the client's name, so that every connection's client is looked up."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""

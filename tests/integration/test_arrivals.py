@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import socket
 import struct
@@ -425,5 +426,6 @@ def test_first_answers_are_logged_with_their_client(run: Run, unix: bool, caplog
     lines = [vars(record)["fields"] for record in caplog.records if record.name == "imdsproxy.access"]
     assert [line["outcome"] for line in lines] == ["miss", "hit", "hit"]
     assert len({line["client"] for line in lines}) == 1
-    assert lines[0]["client"].startswith("process " if unix else "127.0.0.1")
+    assert lines[0]["client"].startswith(f"user {os.getuid()} ")
+    assert (f", process {os.getpid()}" in lines[0]["client"]) is unix
     assert {line["path"] for line in lines} == {"/metadata/instance"}

@@ -69,7 +69,7 @@ def test_unix_socket_serves_like_the_port(imds: EmulatorServer, tmp_path: Path) 
         assert is_hit(answer)
         assert answer.body == get(proxy.port, target).body
         assert {ask(path, page).status for page in PAGES} == {200}
-        wait_until(lambda: f'client="process {os.getpid()}"' in proxy.log)
+        wait_until(lambda: f", process {os.getpid()}" in proxy.log)
         assert f"listening address=unix:{path} " in proxy.log
     assert not path.exists(), "it goes with the proxy"
 
@@ -303,7 +303,7 @@ def test_client_in_another_container_is_identified_by_its_user(imds: EmulatorSer
             pytest.skip(f"this system allows no namespaces: {log.read_text()}")
         assert ask(path).status == 200
         wait_until(lambda: "path=/metadata/instance" in log.read_text())
-        assert 'client="another container, user 0"' in log.read_text()
+        assert ', another container"' in log.read_text()
     finally:
         process.kill()
         process.wait()

@@ -30,16 +30,3 @@ from imdsproxy.protocol.peer import UNKNOWN, Peer
 )
 def test_turn_is_by_user_or_else_by_address(peer: Peer, turn: tuple[str, ...]) -> None:
     assert turn_of(peer) == turn
-
-
-@pytest.mark.parametrize(
-    ("peer", "name"),
-    [
-        (UNKNOWN, "-"),
-        (Peer(address="10.0.0.7", proxy="abc"), "10.0.0.7"),
-        (Peer(user=0, process=12), "process 12"),
-        (Peer(user=0), "another container, user 0"),
-    ],
-)
-def test_peer_name_is_process_or_user_or_address(peer: Peer, name: str) -> None:
-    assert peer.name == name

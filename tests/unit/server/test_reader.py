@@ -66,6 +66,8 @@ class _Transport(asyncio.Transport):
 class _Application:
     """An application that answers each request at once, or never."""
 
+    names_clients = False
+
     def __init__(self, *, answers: bool) -> None:
         self._answers = answers
 

@@ -1,0 +1,125 @@
+"""The kernel's answer to "who has the socket with these two ends?": messages of sock_diag(7).
+
+A socket that is not in a live state has no owner any more, and the kernel reports it with user 0 and inode 0. Its
+answer is never taken for root's.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+IPAddress = IPv4Address | IPv6Address
+
+_IPV4, _IPV6 = 2, 10  # AF_INET, AF_INET6 on Linux
+_TCP = 6
+_SOCK_DIAG_BY_FAMILY = 20
+_REQUEST = 1  # NLM_F_REQUEST
+_ERROR = 2  # NLMSG_ERROR
+_NOT_FOUND = 2  # ENOENT
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr
+_WANTED = struct.Struct("=BBBxI")  # inet_diag_req_v2 up to its inet_diag_sockid
+_PORTS = struct.Struct("!HH")
+_REST_OF_ID = struct.Struct("=III")  # interface, cookie
+_NO_COOKIE = 0xFFFFFFFF  # INET_DIAG_NOCOOKIE, twice
+_FOUND = struct.Struct("=BBBB4s16s16sI8sIIIII")  # inet_diag_msg
+_CODE = struct.Struct("=i")
+_ANY_STATE = 0xFFFFFFFF
+LIVE_STATES = frozenset({1, 4, 5, 8})
+"""ESTABLISHED, FIN_WAIT1, FIN_WAIT2 and CLOSE_WAIT: the states in which a client may still wait for an answer."""
+MESSAGE = _HEADER.size + _WANTED.size + _PORTS.size + 32 + _REST_OF_ID.size
+"""The length of a request in bytes."""
+
+
+class End(NamedTuple):
+    """One end of a connection. A v4-mapped address is given as the IPv4 address."""
+
+    address: IPAddress
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The owner of a live socket."""
+
+    user: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoOwner:
+    """There is no owner. `missing` is whether the kernel has no such socket, which another interface may have."""
+
+    why: str
+    missing: bool = False
+
+
+def ask(local: End, remote: End, sequence: int, interface: int = 0) -> bytes:
+    """Return the request for the socket with these ends.
+
+    Args:
+        local: The socket's own end, which is the client's.
+        remote: The end that it is connected to: the proxy's, or before a redirect the one that the client called.
+        sequence: A number that the answer repeats.
+        interface: The interface to which the socket is bound (SO_BINDTODEVICE); 0 for an unbound socket.
+    """
+    family = _IPV4 if isinstance(local.address, IPv4Address) else _IPV6
+    return b"".join(
+        (
+            _HEADER.pack(MESSAGE, _SOCK_DIAG_BY_FAMILY, _REQUEST, sequence, 0),
+            _WANTED.pack(family, _TCP, 0, _ANY_STATE),
+            _PORTS.pack(local.port, remote.port),
+            local.address.packed.ljust(16, b"\0"),
+            remote.address.packed.ljust(16, b"\0"),
+            _REST_OF_ID.pack(interface, _NO_COOKIE, _NO_COOKIE),
+        )
+    )
+
+
+def read_answer(answer: bytes, local: End, remote: End, sequence: int) -> Owner | NoOwner | None:
+    """Return the owner in an answer, or None if it answers another request.
+
+    The kernel's search also finds a socket that listens at `local`, so the ends are compared.
+    """
+    if len(answer) < _HEADER.size + _CODE.size:
+        return NoOwner("the kernel's answer is too short")
+    _, kind, _, number, _ = _HEADER.unpack_from(answer)
+    if number != sequence:
+        return None
+    if kind == _ERROR:
+        return _refusal(*_CODE.unpack_from(answer, _HEADER.size))
+    if kind != _SOCK_DIAG_BY_FAMILY or len(answer) < _HEADER.size + _FOUND.size:
+        return NoOwner("the kernel's answer is not understood")
+    return _owner(answer, local, remote)
+
+
+def _refusal(code: int) -> NoOwner:
+    if code == -_NOT_FOUND:
+        return NoOwner("no socket of this network namespace has this address and port", missing=True)
+    return NoOwner(f"the kernel refused the question (error {-code})")
+
+
+def _owner(answer: bytes, local: End, remote: End) -> Owner | NoOwner:
+    family, state, _, _, ports, source, target, _, _, _, _, _, user, inode = _FOUND.unpack_from(answer, _HEADER.size)
+    from_port, to_port = _PORTS.unpack(ports)
+    if (_end(family, source, from_port), _end(family, target, to_port)) != (local, remote):
+        return NoOwner("no socket of this network namespace is connected from this address and port", missing=True)
+    if state not in LIVE_STATES or not inode:
+        return NoOwner("the client has closed its socket")
+    return Owner(user, inode)
+
+
+def plain(text: str) -> IPAddress:
+    """Return an address without its zone; a v4-mapped one as the IPv4 address. Raise ValueError if it is none."""
+    address = IPv6Address(text.partition("%")[0]) if ":" in text else IPv4Address(text)
+    return _unmapped(address)
+
+
+def _end(family: int, packed: bytes, port: int) -> End:
+    return End(IPv4Address(packed[:4]) if family == _IPV4 else _unmapped(IPv6Address(packed)), port)
+
+
+def _unmapped(address: IPAddress) -> IPAddress:
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
