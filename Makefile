@@ -51,14 +51,15 @@ bench: $(VENV)/run.stamp
 scaling: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks.scaling --into docs/scaling.md
 
-# Each lock includes the one before it, so that their versions cannot differ. Needs uv; writes names, versions and
-# hashes only, and keeps the versions that are locked already.
+# Each lock includes run.txt, and dev.txt includes the others, so that their versions cannot differ. Needs uv; writes
+# names, versions and hashes only, and keeps the versions that are locked already.
 LOCK = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
 lock:
 	$(LOCK) -o requirements/run.txt requirements/run.in
 	$(LOCK) -c requirements/run.txt -o requirements/emulator.txt requirements/emulator.in
-	$(LOCK) -c requirements/emulator.txt -o requirements/dev.txt requirements/dev.in
+	$(LOCK) -c requirements/run.txt -o requirements/otel.txt requirements/otel.in
+	$(LOCK) -c requirements/emulator.txt -c requirements/otel.txt -o requirements/dev.txt requirements/dev.in
 
 # A lock is complete: nothing beside it is installed (--no-deps), and nothing is built (--only-binary), because a build
 # fetches what no lock names. The user's index, proxy and certificates apply. Settings that would install elsewhere or
