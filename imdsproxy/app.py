@@ -10,6 +10,7 @@ import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from imdsproxy.budget.bucket import Budget
@@ -27,6 +28,7 @@ from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.snapshot import take_snapshot
 from imdsproxy.ops.status_reader import About, StatusReader
+from imdsproxy.ops.traces import Traces
 from imdsproxy.ops.trouble_log import TroubleLog
 from imdsproxy.ops.troubles import Troubles
 from imdsproxy.policy.policy import Policy
@@ -36,6 +38,7 @@ from imdsproxy.protocol.messages import BudgetClass
 from imdsproxy.protocol.request_parser import AcceptedHosts
 from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.server.application import Application
+from imdsproxy.server.traced import TracedApplication
 from imdsproxy.upstream.client import SLOW_READ_TIMEOUT, UpstreamClient
 from imdsproxy.upstream.fetcher import Fetcher
 from imdsproxy.upstream.retry import RetryRules
@@ -63,6 +66,8 @@ class Parts:
     """How memory is divided among them."""
     close: Callable[[], None] = lambda: None
     """Cancel timers, and release what is shared with other processes."""
+    traces: Traces | None = None
+    """None unless traces are exported."""
 
 
 def create_app(
@@ -111,7 +116,9 @@ def _application(config: Config, clock: Clock, settings: tuple[SettingInForce, .
         read_timeout=config.read_timeout,
         max_body_bytes=config.max_body_bytes,
     )
-    return assemble(config, build(config, upstream, clock), clock, upstream.close, Application, settings=settings)
+    parts = build(config, upstream, clock)
+    application = Application if parts.traces is None else partial(TracedApplication, traces=parts.traces)
+    return assemble(config, parts, clock, upstream.close, application, settings=settings)
 
 
 def assemble(  # noqa: PLR0913  # the parts it joins
@@ -119,7 +126,7 @@ def assemble(  # noqa: PLR0913  # the parts it joins
     parts: Parts,
     clock: Clock,
     close_upstream: Callable[[], Awaitable[None]],
-    application: type[ApplicationType],
+    application: Callable[..., ApplicationType],
     *,
     settings: tuple[SettingInForce, ...] = (),
 ) -> ApplicationType:
@@ -129,7 +136,10 @@ def assemble(  # noqa: PLR0913  # the parts it joins
         await parts.proxy.fetches.close()
         await close_upstream()
         parts.close()
+        if traces is not None:
+            await traces.close()
 
+    traces = parts.traces
     readiness = Readiness(parts.proxy, config.warmup)
     return application(
         proxy=parts.proxy,
@@ -142,8 +152,12 @@ def assemble(  # noqa: PLR0913  # the parts it joins
         accepted_hosts=parts.accepted_hosts,
         shares=parts.shares,
         clock=clock,
-        observers=[parts.metrics.observe, *([log_request] if config.access_log else [])],
-        names_clients=config.access_log,
+        observers=[
+            parts.metrics.observe,
+            *([log_request] if config.access_log else []),
+            *([traces.observe] if traces is not None else []),
+        ],
+        names_clients=config.access_log or traces is not None,
         close=close,
     )
 
@@ -152,7 +166,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     """Build the parts, without starting or connecting anything.
 
     Raises:
-        SettingsError: The file of a shared budget cannot be used.
+        SettingsError: The file of a shared budget cannot be used, or traces cannot be exported as they are set.
     """
     if config.access_file is not None:
         raise SettingsError(
@@ -168,9 +182,10 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     store = Store(shares.entries, clock)
     troubles = TroubleLog(Troubles(shares.entries), clock, store.token_life)
     store.on_eviction = troubles.observe_eviction
+    traces = _traces(clock) if config.traces else None
     fetcher = Fetcher(
         limiters=limiters,
-        upstream=upstream,
+        upstream=upstream if traces is None else traces.sender(upstream, address),
         failure_rules=FailureRules(config.retry_statuses),
         retry_rules=RetryRules(config.retry_base, config.retry_max),
         clock=clock,
@@ -182,6 +197,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
             metrics.observe_attempt,
             lambda attempt: history.observe_attempt(attempt, clock.monotonic()),
             troubles.observe_attempt,
+            *([traces.observe_attempt] if traces is not None else []),
         ],
     )
     policy = Policy(
@@ -209,7 +225,19 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         troubles.close()
         close()
 
-    return Parts(proxy, metrics, history, _accepted_hosts(config, instance), shares, close_all)
+    return Parts(proxy, metrics, history, _accepted_hosts(config, instance), shares, close_all, traces)
+
+
+def _traces(clock: Clock) -> Traces:
+    try:
+        # Imported here, because OpenTelemetry takes memory and time, and is an extra.
+        from imdsproxy.ops.otlp import Otlp  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"IMDSPROXY_TRACES=true needs OpenTelemetry, and {error.name} is not installed: install imdsproxy with its "
+            "extra otel (requirements/otel.txt), or set IMDSPROXY_TRACES=false"
+        ) from None
+    return Traces(Otlp(), clock)
 
 
 def _limiters(config: Config, clock: Clock) -> tuple[dict[BudgetClass, Limiter], Callable[[], None]]:

@@ -50,6 +50,7 @@ PURE = (
         "ops/imds_words",
         "ops/log_limit",
         "ops/pending_events",
+        "ops/spans",
         "ops/status",
         "ops/token_names",
         "ops/token_troubles",
@@ -148,3 +149,13 @@ def test_architecture_page_names_every_module() -> None:
 def test_httpx_is_imported_by_upstream_client_only() -> None:
     users = [name for name in FILES if {full.split(".")[0] for full in imported(name)} & {"httpx", "httpcore", "h11"}]
     assert users == ["upstream/client"]
+
+
+def test_opentelemetry_is_imported_by_one_module_that_is_imported_late() -> None:
+    extra = {"opentelemetry", "requests", "google"}
+    assert [name for name in FILES if {full.split(".")[0] for full in imported(name)} & extra] == ["ops/otlp"]
+    assert [name for name in FILES if "ops/otlp" in modules(name)] == ["app"]
+    at_import = [
+        node for node in ast.parse(FILES["app"].read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)
+    ]
+    assert "imdsproxy.ops.otlp" not in {node.module for node in at_import}

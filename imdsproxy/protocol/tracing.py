@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
+TRACE_CONTEXT = (b"traceparent", b"tracestate")
+"""The fields of W3C's recommendation Trace Context."""
 TRACING_FIELDS = frozenset(
     {
         *(b"x-ms-client-request-id", b"x-ms-correlation-request-id", b"client-request-id", b"request-id"),
-        *(b"correlation-context", b"traceparent", b"tracestate", b"baggage"),
+        *(b"correlation-context", *TRACE_CONTEXT, b"baggage"),
     }
 )
 """Azure's client libraries, and the W3C's recommendations Trace Context and Baggage."""
@@ -19,6 +22,7 @@ _LINE = re.compile(
     % (bytes({name[0] for name in TRACING_FIELDS}), b"|".join(sorted(TRACING_FIELDS, reverse=True))),
     re.IGNORECASE,
 )
+_CONTEXT_LINE = re.compile(rb"\r\n(?=t)(%b):([\x20-\x7e\t]*)(?=\r\n)" % b"|".join(TRACE_CONTEXT), re.IGNORECASE)
 
 
 def without_tracing(head: bytes) -> bytes:
@@ -28,3 +32,28 @@ def without_tracing(head: bytes) -> bytes:
     result is one complete head, the argument was one, with tracing fields in addition.
     """
     return _LINE.sub(b"", head)
+
+
+def trace_context(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return `traceparent` and `tracestate` by name; empty if there is no trace context.
+
+    A request with two `traceparent` has none, because it is unknown which is right. Several `tracestate` are one list
+    (Trace Context section 3.3.1).
+
+    Args:
+        fields: A request's fields, with names in lower case.
+    """
+    ours = [field for field in fields if field[0] in TRACE_CONTEXT]
+    parents, states = ([value for name, value in ours if name == wanted] for wanted in TRACE_CONTEXT)
+    if len(parents) != 1:
+        return {}
+    found = {"traceparent": parents[0].strip(b" \t").decode("latin-1")}
+    if states:
+        found["tracestate"] = b",".join(states).decode("latin-1")
+    return found
+
+
+def trace_context_of_head(head: bytes) -> dict[str, str]:
+    """Return the trace context of a request head, as `trace_context` does of its fields."""
+    lines = _CONTEXT_LINE.findall(head)
+    return trace_context([(name.lower(), value) for name, value in lines]) if lines else {}

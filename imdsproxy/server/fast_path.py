@@ -15,6 +15,7 @@ from imdsproxy.protocol.messages import Key
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Crowd
 from imdsproxy.server.first_request import FAST_VERSIONS, LONGEST_JOINED, is_last
+from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.parse_errors import LONGEST_HEAD
 
@@ -109,8 +110,9 @@ class FastPathConnection(Connection):
         self._hit = None  # otherwise each connection would keep the last body in memory
         self._weight = 0
         self._end_request()
-        self._answer(hit, self._began, b"GET " + self.url)
-        if self._latest.startswith(b"GET %b HTTP/" % self.url):
+        exact = self._latest.startswith(b"GET %b HTTP/" % self.url)
+        self._answer(hit, self._began, self._latest if exact else head_of(self.url, self.headers))
+        if exact:
             self._known_heads.remember(self._latest, key, last=self._last, unix=self.unix)  # exactly this head
 
     def _free(self) -> bool:

@@ -33,3 +33,9 @@ def refusal_of(target: bytes, headers: Sequence[tuple[bytes, bytes]], version: s
     if upgrade and (codings or any(name == b"content-length" and value != b"0" for name, value in headers)):
         return UPGRADE_WITH_BODY
     return None
+
+
+def head_of(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return the head of a GET as observers read it, for a request whose own bytes are not exactly one head."""
+    fields = b"".join(b"\r\n%b: %b" % field for field in headers)
+    return b"GET %b HTTP/1.1%b\r\n\r\n" % (target, fields)

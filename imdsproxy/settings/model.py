@@ -181,6 +181,11 @@ class Settings(BaseSettings):
         "text", description="Form of the log on standard error: text, or one JSON object a line."
     )
     access_log: Switch = Field(default=False, description="Whether each request is logged.")
+    traces: Switch = Field(
+        default=False,
+        description="Whether each request and each upstream attempt is exported as an OpenTelemetry span, by OTLP over "
+        "HTTP. OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, say where to. Needs the extra otel.",
+    )
     unknown_settings: UnknownSettings = Field(
         "refuse",
         description="Effect of an unknown IMDSPROXY_ name: refuse stops the start; warn logs a warning, for fleets "

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imdsproxy.protocol.tracing import TRACING_FIELDS, without_tracing
+from imdsproxy.protocol.tracing import TRACING_FIELDS, trace_context, trace_context_of_head, without_tracing
 
 PLAIN = b"GET /a HTTP/1.1\r\nHost: localhost\r\nMetadata: true\r\n\r\n"
 
@@ -136,3 +136,38 @@ def test_heads_that_are_alike_without_tracing_are_alike(before: list[bytes], aft
     assert data.find(b"\r\n\r\n") == len(data) - 4
     rest = [field for field in found.headers if field[0] not in TRACING_FIELDS]
     assert rest == [field for field in expected.headers if field[0] not in TRACING_FIELDS]
+
+
+PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TEXT = PARENT.decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "context"),
+    [
+        ([], {}),
+        ([(b"traceparent", PARENT)], {"traceparent": TEXT}),
+        ([(b"traceparent", b" " + PARENT + b"\t")], {"traceparent": TEXT}),
+        ([(b"tracestate", b"a=1")], {}),
+        ([(b"traceparent", PARENT), (b"traceparent", PARENT)], {}),
+        (
+            [(b"tracestate", b"a=1"), (b"traceparent", PARENT), (b"tracestate", b"b=2")],
+            {"traceparent": TEXT, "tracestate": "a=1,b=2"},
+        ),
+        ([(b"x-traceparent", PARENT)], {}),
+        ([(b"traceparent", b"\xff")], {"traceparent": "\xff"}),
+    ],
+)
+def test_trace_context_is_read_alike_from_fields_and_from_a_head(
+    fields: list[tuple[bytes, bytes]], context: dict[str, str]
+) -> None:
+    assert trace_context(iter(fields)) == context
+    for written in (bytes.lower, bytes.title, bytes.upper):
+        lines = b"".join(b"\r\n%b:%b" % (written(name), value) for name, value in fields)
+        head = b"GET /a HTTP/1.1\r\nHost: traceparent%b\r\nAccept: */*\r\n\r\n" % lines
+        assert trace_context_of_head(head) == ({} if context == {"traceparent": "\xff"} else context)
+
+
+def test_trace_context_is_read_from_the_head_only_as_a_whole_line() -> None:
+    assert trace_context_of_head(b"GET /?\r\ntraceparent: " + PARENT) == {}
+    assert trace_context_of_head(b"GET /traceparent:" + PARENT + b" HTTP/1.1\r\n\r\n") == {}

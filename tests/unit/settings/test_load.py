@@ -56,6 +56,7 @@ DEFAULTS = {
     "log_level": "info",
     "log_format": "text",
     "access_log": False,
+    "traces": False,
     "unknown_settings": "refuse",
     "config_file": None,
 }
