@@ -34,8 +34,9 @@ from imdsproxy.protocol.messages import Headers
 
 logger = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 5.0
-"""The longest time that the end of the process waits for the last spans."""
+FLUSH_SECONDS = 3.0
+"""The longest time that the end of the process waits for the last spans. Requests under way may take ten seconds before
+that, and systemd ends the service after fifteen."""
 _LOG_INTERVAL = 60.0
 _LIBRARY = "opentelemetry"
 _ENDPOINT = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -26,11 +26,12 @@ from tests.kit import (
     get,
     refused_start,
     running_proxy,
+    talk,
     unused,
     wait_until,
 )
 from tests.otlp import Collector
-from tests.servers import forbidden_port
+from tests.servers import forbidden_port, read_head
 from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.process
@@ -104,14 +105,28 @@ def test_miss_has_a_span_and_its_attempt_is_a_child(start: Start, collector: Col
     assert request.start <= attempt.start <= attempt.end <= request.end
 
 
-def test_every_way_of_a_hit_continues_the_trace(start: Start, collector: Collector) -> None:
+@pytest.mark.parametrize("before", [b"", b"\r\n"], ids=["exact", "after an empty line"])
+@pytest.mark.parametrize("kept", [False, True], ids=["new connections", "one connection"])
+def test_every_way_of_a_hit_continues_the_trace(start: Start, collector: Collector, kept: bool, before: bytes) -> None:
+    def head(number: int, connection: str) -> bytes:
+        fields = f"Host: localhost\r\nTraceparent: 00-{number:032x}-{CALLER}-01\r\nConnection: {connection}\r\n"
+        return before + f"GET {INSTANCE} HTTP/1.1\r\n{fields}\r\n".encode()
+
     with start() as proxy:
-        for number in range(6):  # a miss, a head that is new, one seen once, and known heads
-            traced(proxy.port, INSTANCE, f"00-{number + 1:032x}-{CALLER}-01")
+        traced(proxy.port, INSTANCE)
+        # A head that is new, one seen once, and known heads.
+        if kept:
+            with socket.create_connection(("127.0.0.1", proxy.port)) as client, client.makefile("rb") as stream:
+                for number in range(1, 6):
+                    client.sendall(head(number, "keep-alive"))
+                    answer = read_head(stream)
+                    stream.read(int(answer.lower().partition(b"content-length: ")[2].split()[0]))
+        else:
+            for number in range(1, 6):
+                assert talk(proxy.port, head(number, "close")).startswith(b"HTTP/1.1 200")
         hits = collector.wait_for(5, imdsproxy_outcome="hit")
-    assert sorted(int(span.trace_id, 16) for span in hits) == [2, 3, 4, 5, 6]
-    assert {span.parent_id for span in hits} == {CALLER}
-    assert {span.kind for span in hits} == {"server"}
+    assert sorted(int(span.trace_id, 16) for span in hits) == [1, 2, 3, 4, 5]
+    assert {(span.parent_id, span.kind, span.name) for span in hits} == {(CALLER, "server", "GET instance")}
     assert {span.attributes["url.path"] for span in hits} == {"/metadata/instance"}
 
 
