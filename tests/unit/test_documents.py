@@ -70,6 +70,8 @@ def test_commands_in_sentences_are_commands_of_the_program(page: Path) -> None:
         if not words or words[0] in ("--version", "emulator") or words[-1] == "--help":
             continue
         command = words.pop(0) if words[0] in COMMANDS else "serve"
+        if command == "access":
+            assert words.pop(0) == "explain"
         parse(make_parser(command), words)
 
 
