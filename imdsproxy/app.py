@@ -27,6 +27,7 @@ from imdsproxy.ops.history import History
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.snapshot import take_snapshot
+from imdsproxy.ops.start_errors import report
 from imdsproxy.ops.status_reader import About, StatusReader
 from imdsproxy.ops.traces import Traces
 from imdsproxy.ops.trouble_log import TroubleLog
@@ -88,6 +89,7 @@ def create_app(
     if config is not None:
         return _application(config, clock, settings)
     from imdsproxy.settings.load import load  # noqa: PLC0415  # only where it is needed
+    from imdsproxy.settings.log_format import log_format_of  # noqa: PLC0415  # the same
     from imdsproxy.settings.report import differing  # noqa: PLC0415  # the same
 
     shared = False
@@ -105,7 +107,7 @@ def create_app(
     except ImdsproxyError as error:
         if shared:
             error = _no_workers(str(error))
-        sys.stderr.write(f"{error.for_terminal()}\n")
+        report(error, log_format_of() if config is None else config.log_format)
         raise SystemExit(_GUNICORN_GIVES_UP if "gunicorn.arbiter" in sys.modules else _START_FAILED) from None
 
 

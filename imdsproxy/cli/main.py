@@ -90,7 +90,14 @@ def _serve(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _end_early)
     from imdsproxy.settings.forked_loader import read_config  # noqa: PLC0415 - late, see above
 
-    read = read_config(lambda: parse(make_parser("serve"), arguments), meanwhile=_import_server)
+    try:
+        read = read_config(lambda: parse(make_parser("serve"), arguments), meanwhile=_import_server)
+    except ImdsproxyError as error:
+        from imdsproxy.ops.start_errors import report  # noqa: PLC0415 - late, see above
+        from imdsproxy.settings.log_format import log_format_of  # noqa: PLC0415 - late, see above
+
+        report(error, log_format_of(arguments))
+        return _USAGE_STATUS
     from imdsproxy.cli.serve import serve  # noqa: PLC0415 - late, see above
     from imdsproxy.ops import logs  # noqa: PLC0415 - late, see above
 

@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 
 from imdsproxy.app import create_app
-from imdsproxy.cli.standard_streams import complain
 from imdsproxy.cli.startup_checks import check_loop, check_targets, check_upstream
 from imdsproxy.config import Config
 from imdsproxy.errors import ImdsproxyError
+from imdsproxy.ops.start_errors import report
 from imdsproxy.ops.status import Listening
 from imdsproxy.server.listeners import Listener, close, open_listeners
 from imdsproxy.server.memory_bound import connections_within, memory_limit, most_memory
@@ -44,7 +44,7 @@ def serve(read: ReadConfig, announce: Callable[[str], None] = lambda _url: None)
         application.status.listeners = tuple(Listening(each.url, each.admin) for each in listeners)
     except ImdsproxyError as error:
         close(listeners)
-        complain(error.for_terminal())
+        report(error, config.log_format)
         return START_FAILED
     run(
         application,
