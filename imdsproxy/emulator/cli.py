@@ -43,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 after one line on standard error.
     """
     try:
-        options = _parser().parse_args(argv)
+        options = make_parser().parse_args(argv)
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return asyncio.run(_serve(options))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = _Parser(
         prog=PROGRAM,
         description="Azure's Instance Metadata Service, emulated on this machine.",

@@ -23,10 +23,9 @@ from tests.documents import Block
 from tests.kit import ROOT, ProxyProcess, environment, free_port, running_proxy
 from tests.targets import INSTANCE
 
-# One proxy for all pages.
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.xdist_group("documents"),
+    pytest.mark.any_python,
     pytest.mark.skipif(sys.platform == "win32", reason="the commands are for bash"),
 ]
 

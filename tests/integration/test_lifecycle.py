@@ -885,8 +885,10 @@ def test_tour_of_the_demo_shows_what_was_counted(tmp_path: Path) -> None:
         metrics = get(shown.port, "/-/metrics").body.decode()
         figures = [re.findall(r"Requests to IMDS: (\d+)", line) for line in lines]
         sent = [int(figure) for (figure,) in filter(None, figures)]
-        # A miss, a hit, a crowd, a document that becomes stale, its 410, its renewal, and twelve more documents.
-        assert sent == [1, 0, 1, 1, 1, 1, 12]
+        # A miss, a hit, a crowd, a document that becomes stale, its 410, its renewal, and twelve more documents. On a
+        # busy machine the proxy asks again while IMDS still answers 410.
+        assert (sent[:4], sent[6:]) == ([1, 0, 1, 1], [12])
+        assert min(sent[4:6]) >= 1
         requests, total, most = re.findall(r"\d+", lines[-1])
         assert int(total) == sum(sent) == len(arrivals) - 1, "the proxy's own request at its start is not the tour's"
         # The proxy has counted the same clients, and the same outcomes.
@@ -901,7 +903,8 @@ def test_tour_of_the_demo_shows_what_was_counted(tmp_path: Path) -> None:
         assert sum(told.values()) == int(requests)
         assert (told["stale"], told["hit"] + told["collapsed"]) == (1, 40)
         # What the emulator shows is what the tour says of it.
-        assert [each["status"] for each in arrivals].count(410) == 1
+        failed = sum(int(count) for count in re.findall(r"\((\d+) answered 410\)", "\n".join(lines)))
+        assert [each["status"] for each in arrivals].count(410) == failed >= 1
         assert int(most) == most_in_a_second([each["at"] for each in arrivals[1:]])
         assert int(most) <= 5
         # The commands to try begin with a miss even so, and the page says which settings are the demo's.

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.cli.command_line import COMMANDS, make_parser, parse
+from imdsproxy.emulator import cli as emulator
 from imdsproxy.settings import report
 from imdsproxy.settings.model import Settings, environment_name
 from tests import documents
 from tests.documents import Block
 from tests.kit import ROOT
+
+pytestmark = pytest.mark.any_python
 
 README = ROOT / "README.md"
 PAGES = documents.documents()
@@ -62,17 +65,36 @@ def test_mark_names_tests_that_exist(block: Block) -> None:
         assert function in names_of_tests(file), f"{block}: there is no {test}"
 
 
+def parse_line(line: str) -> None:
+    """Parse a command line of the program, without running it. UsageError, or SystemExit, for a mistake."""
+    words = shlex.split(line, comments=True)[1:]
+    match words:
+        case [] | ["--version"] | [*_, "--help"]:
+            return
+        case ["emulator", *rest]:
+            emulator.make_parser().parse_args(rest)
+        case ["access", "explain", *rest]:
+            parse(make_parser("access"), rest)
+        case [command, *rest] if command in COMMANDS:
+            parse(make_parser(command), rest)
+        case _:
+            parse(make_parser("serve"), words)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_commands_in_sentences_are_commands_of_the_program(page: Path) -> None:
-    """They are parsed and not run. A placeholder in capitals stands for a value."""
-    for span in re.findall(r"`(imdsproxy [^`…]*)`", documents.prose(page)):
-        words = shlex.split(re.sub(r"[\[\]]| [<>].*", "", span))[1:]
-        if not words or words[0] in ("--version", "emulator") or words[-1] == "--help":
-            continue
-        command = words.pop(0) if words[0] in COMMANDS else "serve"
-        if command == "access":
-            assert words.pop(0) == "explain"
-        parse(make_parser(command), words)
+    """A placeholder in capitals stands for a value."""
+    for span in re.findall(r"`(imdsproxy(?: [^`…]*)?)`", documents.prose(page)):
+        parse_line(re.sub(r"[\[\]]| [<>].*", "", span))
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language in documents.COMMANDS], ids=str)
+def test_commands_in_blocks_are_commands_of_the_program(block: Block) -> None:
+    """Those that are not run have the flags of the program as well."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        command = re.match(r"(?:\$ )?(?:\w+=\S+ )*(?:\S+/)?(imdsproxy(?: .*)?)$", line)
+        if command:
+            parse_line(re.split(r" [|<>&]", command[1])[0])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from imdsproxy.emulator.cli import _parser, main
+from imdsproxy.emulator.cli import main, make_parser
 from imdsproxy.emulator.faults import Fault
 
 
@@ -51,10 +51,10 @@ def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_fault_flags_are_parsed(spec: str, fault: Fault) -> None:
-    assert _parser().parse_args(["--fault", spec, "--fault", "reset"]).fault == [fault, Fault(reset=True)]
+    assert make_parser().parse_args(["--fault", spec, "--fault", "reset"]).fault == [fault, Fault(reset=True)]
 
 
 def test_defaults_are_those_of_imds() -> None:
-    options = _parser().parse_args([])
+    options = make_parser().parse_args([])
     assert (options.host, options.port, options.rate, options.identity_rate) == ("127.0.0.1", 8255, 5, 20)
     assert (options.token_life, options.latency, options.fault, options.quiet) == (86_400, 0, [], False)
