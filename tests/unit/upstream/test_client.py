@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sys
 from collections.abc import AsyncIterator
+from importlib.abc import MetaPathFinder
 
 import httpx
 import pytest
 
 from imdsproxy.protocol.address import Address
-from imdsproxy.protocol.messages import Failure, FailureKind
+from imdsproxy.protocol.messages import Failure, FailureKind, Response
 from imdsproxy.upstream.client import BODIES_AT_ONCE, UpstreamClient
 
 
@@ -67,3 +69,35 @@ def test_concurrent_bodies_share_one_bound() -> None:
     assert {failure.kind for failure in failures} == {FailureKind.TOO_LARGE}
     assert "more than 8000 bytes in several answers at once" in failures[0].description
     assert later == b"x" * 1000
+
+
+class _Searches(MetaPathFinder):
+    """Notes which modules are searched for. Those that are imported already are not."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        self.names.append(fullname)
+
+
+def test_later_requests_search_for_no_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that fails is repeated with every request, and takes longer than the rest of it."""
+    searches = _Searches()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        writer.close()
+
+    async def steps() -> list[Response | Failure]:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            client = UpstreamClient(Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+            first = await client.send("GET", b"/metadata/versions", ())
+            monkeypatch.setattr(sys, "meta_path", [searches, *sys.meta_path])
+            second = await client.send("GET", b"/metadata/versions", ())
+            monkeypatch.undo()
+            return [first, second]
+
+    assert [answer.body for answer in asyncio.run(steps()) if isinstance(answer, Response)] == [b"{}"] * 2
+    assert searches.names == []
