@@ -92,7 +92,7 @@ class PeerLookup:
         owner = self._owner(client, _called(connection))
         if isinstance(owner, NoOwner):
             return peer._replace(unknown=owner.why)
-        return self._named(peer._replace(user=owner.user, inode=owner.inode))
+        return self._named(peer._replace(user=owner.user, inode=owner.inode, cgroup=owner.cgroup))
 
     def _owner(self, client: End, called: End) -> Owner | NoOwner:
         if type(client.address) is not type(called.address):

@@ -26,6 +26,9 @@ _REST_OF_ID = struct.Struct("=III")  # interface, cookie
 _NO_COOKIE = 0xFFFFFFFF  # INET_DIAG_NOCOOKIE, twice
 _FOUND = struct.Struct("=BBBB4s16s16sI8sIIIII")  # inet_diag_msg
 _CODE = struct.Struct("=i")
+_ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
+_NUMBER = struct.Struct("=Q")
+_CGROUP = 21  # INET_DIAG_CGROUP_ID, sent unasked since Linux 5.8
 _ANY_STATE = 0xFFFFFFFF
 LIVE_STATES = frozenset({1, 4, 5, 8})
 """ESTABLISHED, FIN_WAIT1, FIN_WAIT2 and CLOSE_WAIT: the states in which a client may still wait for an answer."""
@@ -46,6 +49,8 @@ class Owner:
 
     user: int
     inode: int
+    cgroup: int | None = None
+    """The id of the control group (cgroup v2) in which the socket was made; None if the kernel does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,18 @@ def _owner(answer: bytes, local: End, remote: End) -> Owner | NoOwner:
         return NoOwner("no socket of this network namespace is connected from this address and port", missing=True)
     if state not in LIVE_STATES or not inode:
         return NoOwner("the client has closed its socket")
-    return Owner(user, inode)
+    return Owner(user, inode, _cgroup(answer))
+
+
+def _cgroup(answer: bytes) -> int | None:
+    at = _HEADER.size + _FOUND.size
+    while at + _ATTRIBUTE.size <= len(answer):
+        length, kind = _ATTRIBUTE.unpack_from(answer, at)
+        if kind == _CGROUP and length == _ATTRIBUTE.size + _NUMBER.size and at + length <= len(answer):
+            (number,) = _NUMBER.unpack_from(answer, at + _ATTRIBUTE.size)
+            return int(number)
+        at += max(length + 3 & ~3, _ATTRIBUTE.size)  # attributes begin at multiples of four bytes
+    return None
 
 
 def plain(text: str) -> IPAddress:

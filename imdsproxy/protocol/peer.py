@@ -34,6 +34,8 @@ class Peer(NamedTuple):
     kind: PeerKind = PeerKind.NONE
     inode: int | None = None
     """The inode of the TCP socket at the other end, by which its process can be found."""
+    cgroup: int | None = None
+    """The id of the control group in which the TCP socket was made: of a systemd service, a container or a session."""
     unknown: str | None = None
     """Why the user or the process is unknown, in words for people; None if nothing is missing or nothing was asked."""
 

@@ -25,12 +25,13 @@ def answer(
     inode: int = 4711,
     sequence: int = 1,
     mapped: bool = False,
+    attributes: bytes = b"",
 ) -> bytes:
     family = 10 if mapped or local.address.version == 6 else 2
     before = b"\0" * 10 + b"\xff\xff" if mapped else b""
     ends = b"".join((before + end.address.packed).ljust(16, b"\0") for end in (local, remote))
     body = struct.pack("=BBBB", family, state, 0, 0) + struct.pack("!HH", local.port, remote.port) + ends
-    body += struct.pack("=I8sIIIII", 0, b"\0" * 8, 0, 0, 0, user, inode)
+    body += struct.pack("=I8sIIIII", 0, b"\0" * 8, 0, 0, 0, user, inode) + attributes
     return struct.pack("=IHHII", 16 + len(body), 20, 0, sequence, 0) + body
 
 
@@ -84,6 +85,26 @@ def test_answer_without_a_socket_says_why(message: bytes, words: str, missing: b
     assert isinstance(found, NoOwner)
     assert words in found.why
     assert found.missing is missing
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value.ljust(len(value) + 3 & ~3, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "cgroup"),
+    [
+        (b"", None),
+        (attribute(8, b"\0") + attribute(15, b"\0" * 4) + attribute(21, struct.pack("=Q", 77)), 77),
+        (attribute(8, b"\0"), None),
+        (attribute(21, b"\0" * 4), None),
+        (attribute(21, struct.pack("=Q", 77))[:-1], None),
+        (struct.pack("=HH", 0, 0) + attribute(21, struct.pack("=Q", 77)), 77),
+        (b"\0" * 3, None),
+    ],
+)
+def test_control_group_is_read_where_the_kernel_sends_it(attributes: bytes, cgroup: int | None) -> None:
+    assert read_answer(answer(attributes=attributes), CLIENT, IMDS, 1) == Owner(33, 4711, cgroup)
 
 
 def test_answer_to_an_earlier_request_is_passed_over() -> None:

@@ -1,0 +1,53 @@
+"""The client of a request, as the application sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from imdsproxy.budget.turns import turn_of
+from imdsproxy.protocol.messages import Request
+from imdsproxy.protocol.peer import Peer, PeerKind
+from imdsproxy.protocol.target import read_target
+from imdsproxy.server.asgi import PEER_EXTENSION, peer_of
+
+VIA = "0123456789abcdef"
+
+
+def request(*hops: str) -> Request:
+    target = read_target(b"/metadata/instance?api-version=2021-02-01")
+    return Request("GET", target, hops=hops)  # type: ignore[arg-type]  # it is no refusal
+
+
+def scope(peer: Peer) -> Any:
+    return {"client": ("127.0.0.1", 1), "extensions": {PEER_EXTENSION: lambda: peer}}
+
+
+@pytest.mark.parametrize(
+    ("peer", "proxy"),
+    [
+        (Peer(user=1, process=2, kind=PeerKind.UNIX), VIA),
+        (Peer(user=1, kind=PeerKind.UNIX), VIA),
+        (Peer(address="127.0.0.1", user=1, kind=PeerKind.TCP), None),
+        (Peer(address="127.0.0.1", kind=PeerKind.TCP, unknown="closed"), None),
+        (Peer(address="10.0.0.7", kind=PeerKind.TCP), None),
+    ],
+)
+def test_via_is_believed_at_a_unix_socket_only(peer: Peer, proxy: str | None) -> None:
+    assert peer_of(request("f" * 16, VIA), scope(peer)) == peer._replace(proxy=proxy)
+    assert peer_of(request(), scope(peer)) == peer
+
+
+def test_via_over_tcp_makes_no_turn() -> None:
+    peer = Peer(address="10.0.0.7", kind=PeerKind.TCP)
+    turns = {turn_of(peer_of(request(f"{number:016x}"), scope(peer))) for number in range(100)}
+    assert turns == {turn_of(peer)}
+
+
+@pytest.mark.parametrize("via", [(), (VIA,)])
+def test_under_another_server_a_client_is_its_address(via: tuple[str, ...]) -> None:
+    found = peer_of(request(*via), {"client": ("10.0.0.7", 1)})
+    assert (found.address, found.kind, found.proxy, found.user) == ("10.0.0.7", PeerKind.TCP, None, None)
+    assert found.unknown
+    assert peer_of(request(*via), {"client": None}).kind is PeerKind.NONE
