@@ -86,9 +86,14 @@ def flooding(azure: Azure, proxy: HostedProxy, where: str, user: int, count: int
 def test_flood_of_a_thousand_delays_another_users_request_by_a_round(azure: Azure, way: str, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     path = tmp_path / "imdsproxy.sock"
-    host = "::1" if way == "IPv6 loopback" else "127.0.0.1"
-    where = {"redirect": "169.254.169.254 80", "Unix socket": str(path)}.get(way, f"{host} {PROXY_PORT}")
-    with azure.running_proxy(max_wait=600, uds=path, **({"host": "::"} if "6" in way else {})) as proxy:
+    where = {
+        "redirect": "169.254.169.254 80",
+        "loopback": f"127.0.0.1 {PROXY_PORT}",
+        "IPv6 loopback": f"::1 {PROXY_PORT}",
+        "Unix socket": str(path),
+    }[way]
+    host = "::" if way == "IPv6 loopback" else "127.0.0.1"
+    with azure.running_proxy(max_wait=600, uds=path, host=host) as proxy:
         azure.redirect()
         path.chmod(0o666)
         with flooding(azure, proxy, where, ORDINARY_USER):
