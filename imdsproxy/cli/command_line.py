@@ -153,9 +153,9 @@ def _add_own(parser: argparse.ArgumentParser, command: str) -> None:
         if flag.optional:
             parser.add_argument(f"--{name}", nargs="?", const="", metavar=flag.placeholder, help=flag.meaning)
         elif flag.placeholder:
-            parser.add_argument(f"--{name}", dest=name, metavar=flag.placeholder, help=flag.meaning)
+            parser.add_argument(f"--{name}", metavar=flag.placeholder, help=flag.meaning)
         else:
-            parser.add_argument(f"--{name}", dest=name, action="store_const", const="true", help=flag.meaning)
+            parser.add_argument(f"--{name}", action="store_const", const="true", help=flag.meaning)
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[str, str]:
