@@ -4,6 +4,9 @@ A request on the full path begins a span, and its attempts find it in the contex
 context that started the fetch. The attempts of a collapsed fetch or of a background refresh are thereby children of the
 request that started it. A hit of the fast path has no attempts, so its span is made after its answer.
 
+A hit starts no trace, because hits are many, cost IMDS nothing, and are counted by the metrics. It has a span if its
+client samples its own trace.
+
 `tracer` makes and exports the spans; only the one in `otlp` knows OpenTelemetry.
 """
 
@@ -20,8 +23,8 @@ from imdsproxy.ops import spans
 from imdsproxy.ops.spans import Attributes, SpanEnd
 from imdsproxy.protocol.address import IMDS, Address
 from imdsproxy.protocol.messages import Failure, Headers, Response
-from imdsproxy.protocol.tracing import TRACE_CONTEXT, trace_context, trace_context_of_head
-from imdsproxy.records import Client, RequestRecord, UpstreamAttempt
+from imdsproxy.protocol.tracing import TRACE_CONTEXT, is_sampled, trace_context, trace_context_of_head
+from imdsproxy.records import Client, Outcome, RequestRecord, UpstreamAttempt
 from imdsproxy.upstream.task import Sender
 
 Kind = Literal["server", "client", "internal"]
@@ -71,6 +74,8 @@ class _Open:
 
     span: Span
     name: str
+    sampled: bool = False
+    """Whether the request's client samples its trace."""
     ended: bool = False
 
 
@@ -94,8 +99,9 @@ class Traces:
             fields: Its fields, with names in lower case.
         """
         name, attributes = spans.request_start(head)
-        span = self._tracer.start("server", name, self._clock.wall(), trace_context(fields), attributes)
-        return _request.set(_Open(span, name))
+        context = trace_context(fields)
+        span = self._tracer.start("server", name, self._clock.wall(), context, attributes)
+        return _request.set(_Open(span, name, is_sampled(context)))
 
     def leave(self, begun: Token[_Open | None]) -> None:
         """End the span of a request without an answer, whose client has disconnected."""
@@ -110,10 +116,14 @@ class Traces:
             return
         opened = _request.get()
         if opened is None or opened.ended:
+            context = trace_context_of_head(request)
+            if record.outcome is Outcome.HIT and not is_sampled(context):
+                return
             name, attributes = spans.request_start(request)
-            began = self._clock.wall() - seconds
-            span = self._tracer.start("server", name, began, trace_context_of_head(request), attributes)
-            opened = _Open(span, name)
+            opened = _Open(self._tracer.start("server", name, self._clock.wall() - seconds, context, attributes), name)
+        elif record.outcome is Outcome.HIT and not opened.sampled:
+            opened.ended = True  # it is never exported, because its span is not ended
+            return
         self._end(opened, spans.request_end(record, client, opened.name))
 
     def sender(self, sender: Sender, upstream: Address) -> Sender:

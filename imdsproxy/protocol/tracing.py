@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 TRACE_CONTEXT = (b"traceparent", b"tracestate")
 """The fields of W3C's recommendation Trace Context."""
@@ -23,6 +23,8 @@ _LINE = re.compile(
     re.IGNORECASE,
 )
 _CONTEXT_LINE = re.compile(rb"\r\n(?=t)(%b):([\x20-\x7e\t]*)(?=\r\n)" % b"|".join(TRACE_CONTEXT), re.IGNORECASE)
+# Trace Context section 3.2: version, trace id, parent id, flags. A later version may add to it.
+_SAMPLED = re.compile(r"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][13579bdf](?:$|-)")
 
 
 def without_tracing(head: bytes) -> bytes:
@@ -57,3 +59,8 @@ def trace_context_of_head(head: bytes) -> dict[str, str]:
     """Return the trace context of a request head, as `trace_context` does of its fields."""
     lines = _CONTEXT_LINE.findall(head)
     return trace_context([(name.lower(), value) for name, value in lines]) if lines else {}
+
+
+def is_sampled(context: Mapping[str, str]) -> bool:
+    """Return whether a trace context says that its sender samples the trace (Trace Context section 3.2.2.5.1)."""
+    return _SAMPLED.match(context.get("traceparent", "")) is not None

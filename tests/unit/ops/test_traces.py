@@ -19,6 +19,7 @@ from tests.virtual import VirtualClock, run
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 HIT = RequestRecord(Response(200, (), b"{}"), "instance", Outcome.HIT, age=1)
+MISS = HIT._replace(outcome=Outcome.MISS)
 SENT = UpstreamAttempt("instance", BudgetClass.GENERAL, 0.5, "200")
 
 
@@ -102,6 +103,30 @@ def test_hit_of_the_fast_path_is_one_span_from_its_bytes() -> None:
     assert (end.name, at - span.began) == ("GET instance", 2.0)
 
 
+@pytest.mark.parametrize("record", [HIT, MISS])
+@pytest.mark.parametrize(
+    ("fields", "sampled"),
+    [
+        ((), False),
+        (((b"traceparent", PARENT.encode()),), True),
+        (((b"traceparent", PARENT[:-1].encode() + b"0"),), False),
+        (((b"traceparent", b"broken"),), False),
+    ],
+)
+def test_hit_has_a_span_on_every_way_if_its_client_samples(
+    record: RequestRecord, fields: Headers, sampled: bool
+) -> None:
+    async def steps(scene: Scene) -> None:
+        begun = scene.traces.begin(b"GET /a", fields)
+        scene.traces.observe(record, 1.0, None, b"GET /a")
+        scene.traces.leave(begun)
+        lines = b"".join(b"\r\n%b: %b" % field for field in fields)
+        scene.traces.observe(record, 1.0, None, b"GET /a HTTP/1.1%b\r\n\r\n" % lines)
+
+    exported = [span for span in play(steps).tracer.spans if span.ends]
+    assert len(exported) == (0 if record is HIT and not sampled else 2)
+
+
 def test_bytes_that_are_no_request_have_no_span() -> None:
     async def steps(scene: Scene) -> None:
         scene.traces.observe(HIT, 0.0, None, b"")
@@ -115,7 +140,7 @@ def test_attempts_are_children_of_the_request_that_starts_their_fetch() -> None:
         fetch = asyncio.create_task(scene.ask())
         scene.traces.observe(HIT, 1.0, None, b"GET /a")  # such as a stale answer, before the fetch is done
         scene.traces.leave(begun)
-        scene.traces.observe(HIT, 0.0, None, b"GET /b")
+        scene.traces.observe(MISS, 0.0, None, b"GET /b")
         await fetch
         await scene.ask()
 
@@ -139,7 +164,7 @@ def test_span_that_is_not_sampled_is_not_ended() -> None:
         await scene.ask()
         scene.traces.observe(HIT, 1.0, None, b"GET /a")
         scene.traces.leave(begun)
-        scene.traces.observe(HIT, 1.0, None, b"GET /a")
+        scene.traces.observe(MISS, 1.0, None, b"GET /a")
 
     assert [span.ends for span in play(steps, samples=False).tracer.spans] == [[], [], []]
 

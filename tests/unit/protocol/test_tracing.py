@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imdsproxy.protocol.tracing import TRACING_FIELDS, trace_context, trace_context_of_head, without_tracing
+from imdsproxy.protocol.tracing import TRACING_FIELDS, is_sampled, trace_context, trace_context_of_head, without_tracing
 
 PLAIN = b"GET /a HTTP/1.1\r\nHost: localhost\r\nMetadata: true\r\n\r\n"
 
@@ -171,3 +171,24 @@ def test_trace_context_is_read_alike_from_fields_and_from_a_head(
 def test_trace_context_is_read_from_the_head_only_as_a_whole_line() -> None:
     assert trace_context_of_head(b"GET /?\r\ntraceparent: " + PARENT) == {}
     assert trace_context_of_head(b"GET /traceparent:" + PARENT + b" HTTP/1.1\r\n\r\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "sampled"),
+    [
+        (TEXT, True),
+        (TEXT[:-2] + "03", True),
+        (TEXT[:-2] + "ff", True),
+        (TEXT[:-2] + "00", False),
+        (TEXT[:-2] + "02", False),
+        (TEXT[:-1], False),
+        (TEXT.upper(), False),
+        ("cc" + TEXT[2:] + "-more", True),
+        ("cc" + TEXT[2:] + "more", False),
+        ("ff" + TEXT[2:], False),
+        ("", False),
+    ],
+)
+def test_sampled_flag_is_read_from_a_whole_traceparent(traceparent: str, sampled: bool) -> None:
+    assert is_sampled({"traceparent": traceparent}) is sampled
+    assert not is_sampled({"tracestate": traceparent})
