@@ -21,7 +21,8 @@ import pytest
 from imdsproxy.budget.workers import shared_path
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
 from imdsproxy.protocol.address import Address
-from tests.kit import ROOT, Arrivals, environment, free_port, get, most_in_a_second, talk, unused, wait_until
+from tests.kit import METADATA, ROOT, Arrivals, environment, free_port, get, most_in_a_second, talk, unused, wait_until
+from tests.otlp import Collector
 from tests.targets import INSTANCE, TOKEN
 
 pytestmark = [
@@ -321,3 +322,25 @@ def test_workers_that_cannot_share_are_refused_with_the_remedy(tmp_path: Path) -
     for word in ("worker", "IMDSPROXY_BUDGET_FILE", "Run one worker"):
         assert word in line
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("name", [*WORKERS, "uvicorn-h11"])
+def test_workers_export_traces_after_the_fork(
+    name: str, imds: EmulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    fields = {**METADATA, "traceparent": parent}
+    with Collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        with served_by(WORKERS.get(name) or SERVERS[name], tmp_path, upstream=imds.url, traces="true") as run:
+            target = unused(INSTANCE)
+            for _ in range(8):
+                assert get(run.port, target, fields).status == 200
+            requests = collector.wait_for(8, url_scheme="http")
+            attempts = collector.wait_for(1, server_address="127.0.0.1", url_path="/metadata/instance")
+        assert "Traceback" not in run.log
+    assert {(each.trace_id, each.parent_id) for each in requests} == {("a" * 32, "b" * 16)}
+    assert {each.outcome for each in requests} == {"miss", "hit"}
+    missed = {each.span_id for each in requests if each.outcome == "miss"}
+    assert {each.parent_id for each in attempts} == missed
