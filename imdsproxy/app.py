@@ -159,7 +159,7 @@ def assemble(  # noqa: PLR0913  # the parts it joins
             *([log_request] if config.access_log else []),
             *([traces.observe] if traces is not None else []),
         ],
-        names_clients=config.access_log or traces is not None,
+        names_clients=config.access_log,
         close=close,
     )
 

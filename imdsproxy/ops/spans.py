@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import unquote
 
 from imdsproxy.protocol.address import Address
@@ -65,8 +66,8 @@ def request_end(record: RequestRecord, client: Client | None, name: str) -> Span
         "imdsproxy.outcome": record.outcome.value,
         "imdsproxy.endpoint": record.endpoint,
     }
-    if client is not None:
-        attributes["client.address"] = client[0]
+    if client is not None and client[0]:
+        attributes["client.address" if _is_address(client[0]) else "imdsproxy.client"] = client[0]
         if client[1]:
             attributes["client.port"] = client[1]
     optional = {"detail": record.detail, "age": record.age, "ttl": record.ttl}
@@ -138,6 +139,15 @@ def _path(target: bytes) -> str:
         rest = before_query.partition(b"://")[2]
         before_query = b"".join(rest.partition(b"/")[1:])
     return before_query[:_LONGEST_PATH].decode("ascii", "backslashreplace")[:_LONGEST_PATH]
+
+
+def _is_address(name: str) -> bool:
+    """Return whether a client's name is an address. If users are known, a name says whose process the client is."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _named(name: str, endpoint: str) -> str:
