@@ -63,6 +63,7 @@ def record(
             {"imdsproxy.client": "user 0 (root), process 12", "client.port": 4711},
             None,
         ),
+        (record(), ("process 12", 0), "GET instance", {"imdsproxy.client": "process 12"}, None),
         (record(), ("", 0), "GET instance", {}, None),
         (record(), None, "GET instance", {}, None),
         (record(endpoint="none"), None, "GET", {"imdsproxy.endpoint": "none"}, None),

@@ -169,6 +169,19 @@ def test_span_that_is_not_sampled_is_not_ended() -> None:
     assert [span.ends for span in play(steps, samples=False).tracer.spans] == [[], [], []]
 
 
+@pytest.mark.parametrize("samples", [True, False])
+def test_cancelled_attempt_ends_if_it_is_sampled(samples: bool) -> None:
+    async def steps(scene: Scene) -> None:
+        scene.imds.latency = 10.0
+        sending = asyncio.create_task(scene.sender.send("GET", b"/a", ()))
+        await asyncio.sleep(1)
+        sending.cancel()
+        await asyncio.wait([sending])
+
+    (span,) = play(steps, samples=samples).tracer.spans
+    assert [end.failed for end, _ in span.ends] == [True] * samples
+
+
 def test_recalled_attempt_ends_once_and_its_successor_is_a_span_of_its_own() -> None:
     async def steps(scene: Scene) -> None:
         scene.imds.latency = 10.0

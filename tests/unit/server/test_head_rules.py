@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from imdsproxy.protocol.messages import Refusal
-from imdsproxy.server.head_rules import refusal_of
+from imdsproxy.server.head_rules import head_of, refusal_of
 from imdsproxy.server.parse_errors import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, UPGRADE_WITH_BODY
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -44,3 +44,14 @@ def test_head_is_refused_if_target_and_fields_are_longer_than_the_bound(more: in
     target, name = b"/metadata", b"x"
     value = b"a" * (LONGEST_HEAD - len(target) - len(name) + more)
     assert refusal_of(target, ((name, value),), "1.1", upgrade=False) is refusal
+
+
+@pytest.mark.parametrize(
+    ("fields", "head"),
+    [
+        ((), b"GET /a?b HTTP/1.1\r\n\r\n"),
+        (((b"host", b"x"), (b"traceparent", b"y")), b"GET /a?b HTTP/1.1\r\nhost: x\r\ntraceparent: y\r\n\r\n"),
+    ],
+)
+def test_head_for_observers_has_the_target_and_every_field(fields: Fields, head: bytes) -> None:
+    assert head_of(b"/a?b", fields) == head
