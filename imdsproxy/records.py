@@ -46,6 +46,8 @@ class RequestRecord(NamedTuple):
     """Whether the answer was stored."""
     detail: str | None = None
     """One word for the reason: `detail` in Cache-Status and in the log."""
+    fetch: int | None = None
+    """The number of the fetch that the client waited for; None if it waited for none."""
 
     def cache_status(self) -> bytes:
         """Return the Cache-Status member (RFC 9211 section 2)."""
@@ -110,6 +112,8 @@ class UpstreamAttempt:
     """The target that was requested."""
     failure: str | None = None
     """Why IMDS failed, in a sentence for people; None if it did not fail."""
+    fetch: int | None = None
+    """The number of the fetch that sent it."""
     response: Response | None = field(default=None, repr=False)
     """IMDS's answer; None if there is none. It may hold an access token."""
 

@@ -32,6 +32,7 @@ class Received:
     start: int
     end: int
     attributes: dict[str, Any]
+    links: list[str]
     failed: bool
     resource: dict[str, Any]
 
@@ -99,6 +100,7 @@ def _received(span: Any, resource: dict[str, Any]) -> Received:
         start=span.start_time_unix_nano,
         end=span.end_time_unix_nano,
         attributes=_values(span.attributes),
+        links=[link.span_id.hex() for link in span.links],
         failed=span.status.code == Status.STATUS_CODE_ERROR,
         resource=resource,
     )

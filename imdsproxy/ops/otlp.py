@@ -89,6 +89,12 @@ class Otlp:
             context = _NO_CONTEXT
         return self._tracer.start_span(name, context, _KINDS[kind], attributes, start_time=_nanoseconds(at))
 
+    def link(self, span: traces.Span, other: traces.Span) -> None:
+        """Link a span to another; see `traces.Tracer`."""
+        assert isinstance(span, Span)  # noqa: S101  # `start` made it
+        assert isinstance(other, Span)  # noqa: S101  # the same
+        span.add_link(other.get_span_context())
+
     def end(self, span: traces.Span, end: SpanEnd, at: float) -> None:
         """End a span; see `traces.Tracer`."""
         assert isinstance(span, Span)  # noqa: S101  # `start` made it

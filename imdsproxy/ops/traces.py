@@ -27,6 +27,9 @@ from imdsproxy.protocol.tracing import TRACE_CONTEXT, is_sampled, trace_context,
 from imdsproxy.records import Client, Outcome, RequestRecord, UpstreamAttempt
 from imdsproxy.upstream.task import Sender
 
+# Spans of requests that started a fetch, for links of the clients that wait for it. The oldest is forgotten.
+_MOST_LEADERS = 256
+
 Kind = Literal["server", "client", "internal"]
 
 
@@ -53,6 +56,10 @@ class Tracer(Protocol):
             parent: Its parent: a span, or the trace context of a client's request. None or an empty one starts a trace.
             attributes: What is known when it begins.
         """
+        ...
+
+    def link(self, span: Span, other: Span) -> None:
+        """Link a span that has not ended to another, which is not its parent."""
         ...
 
     def end(self, span: Span, end: SpanEnd, at: float) -> None:
@@ -89,6 +96,7 @@ class Traces:
     def __init__(self, tracer: Tracer, clock: Clock) -> None:
         self._tracer = tracer
         self._clock = clock
+        self._leaders: dict[int, Span] = {}
         self.close = tracer.close
 
     def begin(self, head: bytes, fields: Iterable[tuple[bytes, bytes]]) -> Token[_Open | None]:
@@ -124,6 +132,9 @@ class Traces:
         elif record.outcome is Outcome.HIT and not opened.sampled:
             opened.ended = True  # it is never exported, because its span is not ended
             return
+        leader = self._leaders.get(record.fetch or 0)
+        if leader is not None and record.outcome is Outcome.COLLAPSED and opened.span.is_recording():
+            self._tracer.link(opened.span, leader)
         self._end(opened, spans.request_end(record, client, opened.name))
 
     def sender(self, sender: Sender, upstream: Address) -> Sender:
@@ -132,10 +143,13 @@ class Traces:
 
     def observe_attempt(self, attempt: UpstreamAttempt) -> None:
         """End the span of an upstream attempt. One that was not sent has an internal span: its wait for a permit."""
-        opened = _attempt.get()
+        opened, request = _attempt.get(), _request.get()
         _attempt.set(None)
+        if request is not None and attempt.fetch is not None:
+            self._leaders[attempt.fetch] = request.span
+            if len(self._leaders) > _MOST_LEADERS:
+                del self._leaders[next(iter(self._leaders))]
         if attempt.status is None:
-            request = _request.get()
             began = self._clock.wall() - attempt.waited
             parent = None if request is None else request.span
             opened = _Open(self._tracer.start("internal", "wait", began, parent, {}), "wait")

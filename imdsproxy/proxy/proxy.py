@@ -202,7 +202,7 @@ class Proxy:
             self._guard.withdraw_bypass(task.request.target.key)
         outcome = Outcome.BYPASS if kind else Outcome.MISS
         forward = "bypass" if task.shared else "request" if kind else "stale" if stale else "uri-miss"
-        return self._record(task, result, outcome if led else Outcome.COLLAPSED, forward)
+        return self._record(task, result, outcome if led else Outcome.COLLAPSED, forward)._replace(fetch=fetch.number)
 
     def _forward(self, task: FetchTask) -> Waiting:
         """Forward a request whose answer is not stored, together with the same requests of other clients, or alone."""
@@ -213,7 +213,9 @@ class Proxy:
 
     async def _alone(self, task: FetchTask, fetch: StoredFetch) -> RequestRecord:
         result = await self.fetches.result_of(fetch)
-        return self._record(task, result, Outcome.BYPASS, "method" if task.once else "bypass")
+        return self._record(task, result, Outcome.BYPASS, "method" if task.once else "bypass")._replace(
+            fetch=fetch.number
+        )
 
     def _record(self, task: FetchTask, result: FetchResult | Failure, outcome: Outcome, forward: str) -> RequestRecord:
         return record_of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
@@ -21,6 +22,7 @@ Result = TypeVar("Result")
 Perform = Callable[["CollapsedFetch[Result]"], Awaitable[Result | Failure]]
 """Performs one fetch, and returns its result."""
 
+_numbers = itertools.count(1)
 _ENDED = Failure(FailureKind.INTERNAL, "The proxy stopped before IMDS answered; ask again.")
 _BROKEN = Failure(FailureKind.INTERNAL, "An error in the proxy ended this request; see the proxy's log.")
 
@@ -33,6 +35,8 @@ class CollapsedFetch(Generic[Result]):
 
     def __init__(self, key: FetchKey | None, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()
+        self.number = next(_numbers)
+        """Distinguishes it from every other fetch of this process, in the records."""
         self.key = key
         self.ticket = ticket
         self.future: asyncio.Future[Result | Failure] = loop.create_future()

@@ -185,6 +185,7 @@ class Fetcher:
                 client=task.client,
                 target=request.target,
                 failure=verdict.description if verdict is not None and verdict.failed else None,
+                fetch=fetch.number,
                 response=result if isinstance(result, Response) else None,
             )
         )

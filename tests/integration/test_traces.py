@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,20 @@ def test_every_way_of_a_hit_continues_the_trace(start: Start, collector: Collect
     assert sorted(int(span.trace_id, 16) for span in hits) == [1, 2, 3, 4, 5]
     assert {(span.parent_id, span.kind, span.name) for span in hits} == {(CALLER, "server", "GET instance")}
     assert {span.attributes["url.path"] for span in hits} == {"/metadata/instance"}
+
+
+def test_clients_that_join_a_fetch_are_linked_to_the_one_that_started_it(
+    start: Start, collector: Collector, fresh_imds: EmulatorServer
+) -> None:
+    with start(upstream=fresh_imds.url) as proxy:
+        fresh_imds.emulator.faults.add(Fault(latency=0.5, path="/metadata/instance"))
+        with ThreadPoolExecutor(5) as clients:
+            list(clients.map(lambda number: traced(proxy.port, INSTANCE, f"00-{number:032x}-{CALLER}-01"), range(1, 6)))
+        (leader,) = collector.wait_for(1, imdsproxy_outcome="miss")
+        joined = collector.wait_for(4, imdsproxy_outcome="collapsed")
+        (attempt,) = collector.wait_for(1, server_address="127.0.0.1", url_path="/metadata/instance")
+    assert [span.links for span in joined] == [[leader.span_id]] * 4
+    assert (leader.links, attempt.parent_id) == ([], leader.span_id)
 
 
 def test_request_that_its_client_does_not_sample_is_not_exported(start: Start, collector: Collector) -> None:

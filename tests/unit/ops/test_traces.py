@@ -31,6 +31,7 @@ class Made:
     parent: object
     attributes: dict[str, Any]
     ends: list[tuple[SpanEnd, float]] = field(default_factory=list)
+    links: list[Span] = field(default_factory=list)
     sampled: bool = True
 
     def is_recording(self) -> bool:
@@ -49,6 +50,11 @@ class Recorder:
     ) -> Made:
         self.spans.append(Made(kind, name, at, parent, dict(attributes), sampled=self._samples))
         return self.spans[-1]
+
+    def link(self, span: Span, other: Span) -> None:
+        assert isinstance(span, Made)
+        assert not span.ends
+        span.links.append(other)
 
     def end(self, span: Span, end: SpanEnd, at: float) -> None:
         assert isinstance(span, Made)
@@ -148,6 +154,45 @@ def test_attempts_are_children_of_the_request_that_starts_their_fetch() -> None:
     assert (request.parent, other.parent, attempt.parent, alone.parent) == ({"traceparent": PARENT}, {}, request, None)
     assert [len(each.ends) for each in (request, other, attempt, alone)] == [1, 1, 1, 1]
     assert other.attributes["url.path"] == "/b"
+
+
+COLLAPSED = MISS._replace(outcome=Outcome.COLLAPSED)
+
+
+@pytest.mark.parametrize(
+    ("record", "fetches", "linked"),
+    [
+        (COLLAPSED._replace(fetch=7), [7], True),
+        (COLLAPSED._replace(fetch=7), [7, *range(100, 355)], True),
+        (COLLAPSED._replace(fetch=7), [7, *range(100, 356)], False),  # so many fetches later it is forgotten
+        (COLLAPSED._replace(fetch=8), [7], False),
+        (COLLAPSED, [7], False),
+        (MISS._replace(fetch=7), [7], False),
+    ],
+)
+def test_client_that_joined_a_fetch_is_linked_to_the_one_that_started_it(
+    record: RequestRecord, fetches: list[int], linked: bool
+) -> None:
+    async def steps(scene: Scene) -> None:
+        begun = scene.traces.begin(b"GET /a", [])
+        for number in fetches:
+            scene.traces.observe_attempt(replace(SENT, fetch=number))
+        scene.traces.leave(begun)
+        scene.traces.observe_attempt(replace(SENT, fetch=9))  # nobody asked for it
+        scene.traces.observe(record, 1.0, None, b"GET /a")
+
+    leader, joined = play(steps).tracer.spans
+    assert joined.links == ([leader] if linked else [])
+
+
+def test_span_that_is_not_sampled_is_not_linked() -> None:
+    async def steps(scene: Scene) -> None:
+        begun = scene.traces.begin(b"GET /a", [])
+        scene.traces.observe_attempt(replace(SENT, fetch=7))
+        scene.traces.leave(begun)
+        scene.traces.observe(COLLAPSED._replace(fetch=7), 1.0, None, b"GET /a")
+
+    assert [span.links for span in play(steps, samples=False).tracer.spans] == [[], []]
 
 
 def test_request_without_an_answer_ends_with_its_client() -> None:
