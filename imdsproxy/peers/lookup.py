@@ -19,6 +19,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
+from imdsproxy.peers.processes import ProcessSearch, program_at
 from imdsproxy.peers.sock_diag import End, NoOwner, Owner, ask, plain, read_answer
 from imdsproxy.peers.users import UserNames
 from imdsproxy.protocol.peer import Peer, PeerKind
@@ -46,6 +47,7 @@ class PeerLookup:
         self._refused: str | None = None
         self._sequence = count(1)
         self._names = UserNames()
+        self._processes = ProcessSearch()
         self._overflow = _overflow_user()
 
     def find(self, connection: socket.SocketType) -> Peer:
@@ -64,6 +66,28 @@ class PeerLookup:
         except (OSError, ValueError) as error:  # the connection has been reset, or is neither TCP nor Unix
             return Peer(unknown=f"the connection has ended ({error})")
 
+    def can_find_process(self, peer: Peer) -> bool:
+        """Return whether a search may find the process of this client."""
+        return (
+            peer.process is None
+            and peer.user is not None
+            and peer.inode is not None
+            and peer.unknown is None
+            and self._processes.may_find(peer.user)
+        )
+
+    async def with_process(self, peer: Peer) -> Peer:
+        """Return a TCP client with its process and program, if a search in a thread finds it.
+
+        It takes milliseconds. Where nothing is found, `unknown` says so, and no further search is made.
+        """
+        if peer.user is None or peer.inode is None or not self.can_find_process(peer):
+            return peer
+        holder = await self._processes.find(peer.user, peer.inode)
+        if holder is None:
+            return peer._replace(unknown="no process of this user was found with this socket")
+        return peer._replace(process=holder.process, executable=holder.executable)
+
     def close(self) -> None:
         """Close the netlink socket."""
         if self._kernel is not None:
@@ -81,7 +105,9 @@ class PeerLookup:
         process, user, _ = _CREDENTIALS.unpack(credentials)
         if not process:  # its user has a number here all the same
             return self._named(Peer(user=user, kind=PeerKind.UNIX, unknown="the process is in another container"))
-        return self._named(Peer(user=user, process=process, executable=_program(process), kind=PeerKind.UNIX))
+        return self._named(
+            Peer(user=user, process=process, executable=program_at(connection, process, user), kind=PeerKind.UNIX)
+        )
 
     def _over_tcp(self, connection: socket.SocketType) -> Peer:
         host, port = connection.getpeername()[:2]
@@ -142,14 +168,6 @@ def _called(connection: socket.SocketType) -> End:
         return End(plain(socket.inet_ntoa(original_host)), int.from_bytes(original_port, "big"))
     except OSError:  # the kernel tracks no connections, or not this one
         return End(plain(host), port)
-
-
-def _program(process: int) -> str | None:
-    """Return the path of a process's program, or None if it may not be read."""
-    try:
-        return os.readlink(f"/proc/{process}/exe")  # noqa: PTH115  # the text, which need not be a path of this machine
-    except OSError:
-        return None
 
 
 def _overflow_user() -> int | None:

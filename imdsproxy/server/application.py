@@ -35,6 +35,7 @@ from imdsproxy.server.asgi import (
     by_unix_socket,
     client_has_left,
     extension,
+    note_process,
     peer_of,
     read_body,
     send_record,
@@ -210,6 +211,8 @@ class Application:
             if len(body) > LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
             request = request._replace(body=body)
+        if self._is_crowded() and self.proxy.fresh_hit(request, self.clock.monotonic()) is None:
+            await note_process(scope, self.peers)  # its user's processes take turns
         if client_has_left(scope):  # a fetch would start, and wait for a client that never leaves it
             return None
         answer = self.proxy.answer(request, partial(peer_of, request, scope))
@@ -221,6 +224,10 @@ class Application:
             if not self.readiness.stopping:
                 raise
             return refused(_ENDING)  # the time for the shutdown is over; the client still gets an answer
+
+    def _is_crowded(self) -> bool:
+        """Return whether requests wait for permits, so that turns matter."""
+        return any(limiter.waiting for limiter in self.proxy.fetcher.limiters.values())
 
     def _get_ready(self) -> asyncio.Task[None]:
         if self._getting_ready is None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import quote
 
+from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.messages import Refusal, Request
-from imdsproxy.protocol.peer import Client, Peer, PeerKind
+from imdsproxy.protocol.peer import Peer, PeerKind
 from imdsproxy.proxy.proxy import Waiting
 from imdsproxy.records import RequestRecord
 from imdsproxy.server.presence import Presence
@@ -28,7 +29,7 @@ PRESENCE_EXTENSION = "imdsproxy.presence"
 """The name there of the client's `Presence`."""
 
 PEER_EXTENSION = "imdsproxy.peer"
-"""The name there of a function that returns the `Peer` at the other end of the connection."""
+"""The name there of the `Caller`, which knows the client."""
 
 _PIPELINED = Refusal(
     400,
@@ -42,13 +43,25 @@ LONGEST_BODY = 65536
 """The maximum length in bytes of a request's body."""
 
 
-def extensions(target: bytes, presence: Presence, peer: Client, *, admin: bool, unix: bool) -> dict[str, object]:
+class Caller(Protocol):
+    """A connection, as far as it knows its client."""
+
+    def peer(self) -> Peer:
+        """Return the client, and look it up the first time."""
+        ...
+
+    def note_peer(self, peer: Peer | None) -> None:
+        """Remember what is known of the client."""
+        ...
+
+
+def extensions(target: bytes, presence: Presence, caller: Caller, *, admin: bool, unix: bool) -> dict[str, object]:
     """Return the extensions of a request's scope under `imdsproxy serve`.
 
     Args:
         target: The target as it was on the wire.
         presence: Whether the client is still connected.
-        peer: Returns the client, and looks it up the first time.
+        caller: The connection, which knows the client.
         admin: Whether the request came by a listener with the pages under `/-/` only.
         unix: Whether it came by a Unix socket.
     """
@@ -57,7 +70,7 @@ def extensions(target: bytes, presence: Presence, peer: Client, *, admin: bool, 
         ADMIN_EXTENSION: admin,
         UNIX_EXTENSION: unix,
         PRESENCE_EXTENSION: presence,
-        PEER_EXTENSION: peer,
+        PEER_EXTENSION: caller,
     }
 
 
@@ -88,16 +101,27 @@ def peer_of(request: Request, scope: Scope) -> Peer:
     `Imdsproxy-Via` is believed at a Unix socket only: IMDSPROXY_UDS decides who may connect there, so the operator has
     named those that may be proxies. Over TCP, any client can write that field.
     """
-    find = extension(scope, PEER_EXTENSION)
-    if not callable(find):
+    caller = _caller(scope)
+    if caller is None:
         client = scope.get("client")
         return Peer(
             address=client[0] if client else None,
             kind=PeerKind.TCP if client else PeerKind.NONE,
             unknown="only `imdsproxy serve` looks clients up",
         )
-    peer: Peer = find()
+    peer = caller.peer()
     return peer._replace(proxy=request.hops[-1]) if request.hops and peer.kind is PeerKind.UNIX else peer
+
+
+async def note_process(scope: Scope, peers: PeerLookup) -> None:
+    """Add the process to what the connection knows of its client, if a search may find it. It takes milliseconds."""
+    caller = _caller(scope)
+    if caller is not None and peers.can_find_process(peer := caller.peer()):
+        caller.note_peer(await peers.with_process(peer))
+
+
+def _caller(scope: Scope) -> Caller | None:
+    return cast("Caller | None", extension(scope, PEER_EXTENSION))
 
 
 def target(scope: Scope, receive: Receive) -> bytes | Refusal:

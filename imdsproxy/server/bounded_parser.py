@@ -191,7 +191,7 @@ class BoundedParser(HttpToolsProtocol):
         self.expect_100_continue = expects
         presence = Presence()
         self.scope["extensions"] = extensions(  # type: ignore[typeddict-item]  # ASGI leaves the type open
-            target, presence, self.peer, admin=self.admin, unix=self.unix
+            target, presence, self, admin=self.admin, unix=self.unix
         )
         # uvicorn would parse the target, and fail at the forms that are not a path.
         self.url = b"/"
@@ -234,6 +234,10 @@ class BoundedParser(HttpToolsProtocol):
     @abstractmethod
     def peer(self) -> Peer:
         """Return the client, and look it up the first time."""
+
+    def note_peer(self, peer: Peer | None) -> None:
+        """Remember a client that was looked up elsewhere."""
+        self._peer = peer
 
     @abstractmethod
     def _refuse(self, refusal: Refusal) -> None:

@@ -83,10 +83,6 @@ class Connection(TimedConnection):
             self._peer = self.app.peers.find(connection) if connection is not None else Peer(unknown=_ENDED)
         return self._peer
 
-    def note_peer(self, peer: Peer | None) -> None:
-        """Note a client that was looked up before there is a transport."""
-        self._peer = peer
-
     def connection_lost(self, exc: Exception | None) -> None:
         """End the connection, and every wait for an answer."""
         if self.crowd is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit import wait_until
-from tests.system.topology import ORDINARY_USER, PROXY_PORT, ROUTE_LOCALNET, Azure, HostedProxy
+from tests.system.topology import ORDINARY_USER, PROXY_PORT, PROXY_USER, ROUTE_LOCALNET, Azure, HostedProxy
 from tests.targets import INSTANCE
 
 pytestmark = pytest.mark.system
@@ -119,6 +119,14 @@ def test_services_of_one_user_take_turns(azure: Azure) -> None:
                 assert targets.index(LONE) - before <= TWO_ROUNDS
     finally:
         group.rmdir()
+
+
+def test_processes_of_the_proxys_own_user_take_turns(azure: Azure) -> None:
+    """The proxy may read the descriptors of its own user's processes."""
+    with azure.running_proxy(max_wait=600) as proxy:
+        where = f"127.0.0.1 {PROXY_PORT}"
+        with flooding(azure, proxy, where, PROXY_USER, 200):
+            assert served_before(azure, where, PROXY_USER) <= TWO_ROUNDS
 
 
 def _control_groups() -> Path:

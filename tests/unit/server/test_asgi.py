@@ -15,13 +15,23 @@ from imdsproxy.server.asgi import PEER_EXTENSION, peer_of
 VIA = "0123456789abcdef"
 
 
+class _Caller:
+    """A connection that knows its client."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def peer(self) -> Peer:
+        return self._peer
+
+
 def request(*hops: str) -> Request:
     target = read_target(b"/metadata/instance?api-version=2021-02-01")
     return Request("GET", target, hops=hops)  # type: ignore[arg-type]  # it is no refusal
 
 
 def scope(peer: Peer) -> Any:
-    return {"client": ("127.0.0.1", 1), "extensions": {PEER_EXTENSION: lambda: peer}}
+    return {"client": ("127.0.0.1", 1), "extensions": {PEER_EXTENSION: _Caller(peer)}}
 
 
 @pytest.mark.parametrize(
