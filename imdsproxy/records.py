@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from imdsproxy.protocol.messages import BudgetClass, Refusal, Response, Target
-from imdsproxy.protocol.peer import UNKNOWN, Peer
+from imdsproxy.protocol.peer import UNKNOWN, Peer, describe
 
 # RFC 9110 section 8.6: a 204 has no Content-Length, and in a 304 it would mean the body that was not sent.
 _WITHOUT_LENGTH = frozenset({204, 304})
@@ -124,6 +124,27 @@ AttemptObserver = Callable[[UpstreamAttempt], None]
 
 Client = tuple[str, int]
 """The name and port of a client, as ASGI has them: an address, or the process at the other end of a Unix socket."""
+
+
+class KnownClient(tuple[str, int]):  # noqa: SLOT001  # a tuple can have no slots beside its items
+    """A client that was looked up. It is what `Client` is, and has a description for people as well."""
+
+    description: str
+    """Its user and process, or its address if they are unknown."""
+
+    def __new__(cls, peer: Peer, address: Client | None) -> Self:
+        """Make the client of a connection; `address` is its address over TCP, and None at a Unix socket."""
+        description = describe(peer)
+        made = super().__new__(cls, address or (description, 0))
+        made.description = description
+        return made
+
+
+def description_of(client: Client | None) -> str:
+    """Return the name of a client for people, or `-` if it is not known."""
+    if isinstance(client, KnownClient):
+        return client.description
+    return client[0] if client else "-"
 
 
 class RequestObserver(Protocol):

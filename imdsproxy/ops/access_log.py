@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from imdsproxy.records import Client, RequestRecord
+from imdsproxy.records import Client, RequestRecord, description_of
 
 logger = logging.getLogger("imdsproxy.access")
 
@@ -13,7 +13,7 @@ _LONGEST_PATH = 200
 
 def log_request(record: RequestRecord, seconds: float, client: Client | None, request: bytes) -> None:
     """Log an answer, with the path of the target as it was on the wire, and without its query."""
-    name = client[0] if client else "-"
+    name = description_of(client)
     status, outcome = record.response.status, record.outcome.value
     fields: dict[str, object] = {"client": name, "status": status, "outcome": outcome}
     if request:

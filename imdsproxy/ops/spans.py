@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from urllib.parse import unquote
 
 from imdsproxy.protocol.address import Address
-from imdsproxy.records import Client, RequestRecord, UpstreamAttempt
+from imdsproxy.records import Client, KnownClient, RequestRecord, UpstreamAttempt
 
 Attributes = Mapping[str, str | int | float]
 
@@ -66,6 +66,8 @@ def request_end(record: RequestRecord, client: Client | None, name: str) -> Span
         "imdsproxy.outcome": record.outcome.value,
         "imdsproxy.endpoint": record.endpoint,
     }
+    if isinstance(client, KnownClient):
+        attributes["imdsproxy.client"] = client.description
     if client is not None and client[0]:
         attributes["client.address" if _is_address(client[0]) else "imdsproxy.client"] = client[0]
         if client[1]:

@@ -8,8 +8,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from imdsproxy.protocol.peer import Peer, describe
-from imdsproxy.records import Client
+from imdsproxy.protocol.peer import Peer
+from imdsproxy.records import Client, KnownClient, description_of
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.first_request import LONGEST_FIRST, FirstRequests
@@ -155,7 +155,7 @@ class Arrivals:
         if peer is None and self._application.names_clients:
             peer = self._application.peers.find(accepted)
         client = _client(peer, address)
-        answer = self._application.refuse(TOO_MANY, client[0] if client else "-")
+        answer = self._application.refuse(TOO_MANY, description_of(client))
         with contextlib.suppress(OSError):  # the client may have disconnected
             accepted.send(answer, _WITHOUT_WAITING)
         accepted.close()
@@ -163,10 +163,8 @@ class Arrivals:
 
 def _client(peer: Peer | None, address: Address) -> Client | None:
     """Return the client as a connection with a transport would have it."""
-    known = address[:2] if isinstance(address, tuple) else None
-    if peer is None:
-        return known
-    return describe(peer), known[1] if known else 0
+    known: Client | None = (address[0], address[1]) if isinstance(address, tuple) else None
+    return known if peer is None else KnownClient(peer, known)
 
 
 def _read(accepted: socket.SocketType, most: int, flags: int = _WITHOUT_WAITING) -> bytes:

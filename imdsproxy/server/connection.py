@@ -15,7 +15,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_remote_addr
 
 from imdsproxy.protocol.messages import Refusal
-from imdsproxy.protocol.peer import Peer, describe
+from imdsproxy.protocol.peer import Peer
+from imdsproxy.records import KnownClient, description_of
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.flow import Brake, hung_up, unread
 from imdsproxy.server.held_bytes import SHARE
@@ -68,7 +69,7 @@ class Connection(TimedConnection):
         if self.client is None:  # `Arrivals` knows it from accept(2)
             self.client = get_remote_addr(transport)
         if self.app.names_clients:
-            self.client = (describe(self.peer()), self.client[1] if self.client else 0)
+            self.client = KnownClient(self.peer(), self.client)
         if self.crowd is not None and self.admission is None:  # `Arrivals` asks before there is a transport
             self.admission = self.crowd.admit(self, self._made, admin=self.admin)
         if self.admission is Admission.CLOSE:
@@ -213,7 +214,7 @@ class Connection(TimedConnection):
                 self.flow.stop()
                 return
             cycle.disconnected = True  # it is this request, and the application's answer to it must not be sent
-        self.transport.write(self.app.refuse(refusal, self.client[0] if self.client else "-"))
+        self.transport.write(self.app.refuse(refusal, description_of(self.client)))
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._start_write_timeout()

@@ -7,7 +7,18 @@ import pytest
 
 from imdsproxy.protocol.cache_status import reports_loop
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Response
-from imdsproxy.records import Client, Outcome, RequestObserver, RequestRecord, UpstreamAttempt, refused, tell_all
+from imdsproxy.protocol.peer import Peer, PeerKind
+from imdsproxy.records import (
+    Client,
+    KnownClient,
+    Outcome,
+    RequestObserver,
+    RequestRecord,
+    UpstreamAttempt,
+    description_of,
+    refused,
+    tell_all,
+)
 
 OK = Response(200, ((b"server", b"IMDS/150.870.65.1854"), (b"date", b"Mon, 11 Apr 2026 22:26:58 GMT")), b'{"a":1}')
 # RFC 8941 section 3.3.4.
@@ -158,3 +169,18 @@ def test_only_observer_is_called_directly() -> None:
         del record, seconds, client, request
 
     assert tell_all([observe]) is observe
+
+
+def test_known_client_is_its_address_for_asgi_and_has_a_description() -> None:
+    peer = Peer(address="127.0.0.1", user=33, user_name="www", kind=PeerKind.TCP)
+    client = KnownClient(peer, ("127.0.0.1", 4711))
+    assert client == ("127.0.0.1", 4711)
+    assert description_of(client) == "user 33 (www)"
+    at_socket = KnownClient(Peer(user=33, process=12, kind=PeerKind.UNIX), None)
+    assert at_socket == ("user 33, process 12", 0)
+    assert description_of(at_socket) == "user 33, process 12"
+
+
+@pytest.mark.parametrize(("client", "name"), [(("10.0.0.7", 1), "10.0.0.7"), (None, "-")])
+def test_description_of_another_client_is_its_address(client: Client | None, name: str) -> None:
+    assert description_of(client) == name

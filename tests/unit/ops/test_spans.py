@@ -5,7 +5,8 @@ import pytest
 from imdsproxy.ops.spans import Attributes, attempt_end, attempt_start, is_page, request_end, request_start
 from imdsproxy.protocol.address import IMDS, Address
 from imdsproxy.protocol.messages import BudgetClass, Response
-from imdsproxy.records import Client, Outcome, RequestRecord, UpstreamAttempt
+from imdsproxy.protocol.peer import Peer, PeerKind
+from imdsproxy.records import KnownClient, Client, Outcome, RequestRecord, UpstreamAttempt
 
 GET = {"http.request.method": "GET"}
 
@@ -64,6 +65,13 @@ def record(
             None,
         ),
         (record(), ("process 12", 0), "GET instance", {"imdsproxy.client": "process 12"}, None),
+        (
+            record(),
+            KnownClient(Peer(address="127.0.0.1", user=0, kind=PeerKind.TCP), ("127.0.0.1", 4711)),
+            "GET instance",
+            {"client.address": "127.0.0.1", "imdsproxy.client": "user 0", "client.port": 4711},
+            None,
+        ),
         (record(), ("", 0), "GET instance", {}, None),
         (record(), None, "GET instance", {}, None),
         (record(endpoint="none"), None, "GET", {"imdsproxy.endpoint": "none"}, None),
