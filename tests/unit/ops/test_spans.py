@@ -6,7 +6,7 @@ from imdsproxy.ops.spans import Attributes, attempt_end, attempt_start, is_page,
 from imdsproxy.protocol.address import IMDS, Address
 from imdsproxy.protocol.messages import BudgetClass, Response
 from imdsproxy.protocol.peer import Peer, PeerKind
-from imdsproxy.records import KnownClient, Client, Outcome, RequestRecord, UpstreamAttempt
+from imdsproxy.records import Client, KnownClient, Outcome, RequestRecord, UpstreamAttempt
 
 GET = {"http.request.method": "GET"}
 
