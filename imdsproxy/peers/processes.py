@@ -137,7 +137,7 @@ def program_at(connection: socket.SocketType, process: int, user: int) -> str | 
     Before Linux 6.5 there is none, and only the user is compared.
     """
     program = program_of(process)
-    if program is None or user not in _users(process, "/proc"):
+    if sys.platform != "linux" or program is None or user not in _users(process, "/proc"):
         return None
     try:
         descriptor = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
