@@ -28,7 +28,9 @@ from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.snapshot import take_snapshot
 from imdsproxy.ops.start_errors import report
+from imdsproxy.ops.state_metrics import State
 from imdsproxy.ops.status_reader import About, StatusReader
+from imdsproxy.ops.token_figures import tokens_in_use
 from imdsproxy.ops.traces import Traces
 from imdsproxy.ops.trouble_log import TroubleLog
 from imdsproxy.ops.troubles import Troubles
@@ -143,6 +145,7 @@ def assemble(  # noqa: PLR0913  # the parts it joins
 
     traces = parts.traces
     readiness = Readiness(parts.proxy, config.warmup)
+    parts.metrics.watch_readiness(lambda: readiness.obstacle is None)
     return application(
         proxy=parts.proxy,
         metrics=parts.metrics,
@@ -221,7 +224,14 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         max_keys=shares.keys,
         on_rendering=history.count_answers,
     )
-    metrics.watch(lambda: take_snapshot(proxy), lambda: history.current_events(clock.monotonic()))
+    metrics.watch(
+        State(
+            snapshot=lambda: take_snapshot(proxy),
+            tokens=lambda: tokens_in_use(store.slots(), history, clock.monotonic()),
+            history=history,
+            now=clock.monotonic,
+        )
+    )
 
     def close_all() -> None:
         troubles.close()

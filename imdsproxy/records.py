@@ -19,6 +19,9 @@ _OF_THE_ENTRY = frozenset({b"cache-status", b"age"})
 class Outcome(StrEnum):
     """The `outcome` label. Every request has exactly one."""
 
+    # Every hit is counted by its outcome, and the hash of an ordinary member is computed in Python.
+    __hash__ = str.__hash__
+
     HIT = "hit"
     STALE = "stale"
     MISS = "miss"

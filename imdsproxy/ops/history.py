@@ -26,6 +26,7 @@ _SECOND = 1.0
 # Clients are to ask once a second. The value of a gauge that is no longer renewed would be taken for the present.
 _EVENTS_ARE_NEWS = 300.0
 _MOST_TOKENS = 64
+_LONGEST_TOKEN = 24 * _HOUR
 _MOST_CLIENTS = 64
 RECALLED = "recalled"
 NO_ANSWER_FROM_IMDS = frozenset({RECALLED, "loop", "descriptors"})
@@ -80,6 +81,8 @@ class History:
         self._counted: dict[str, int] = {}
         self._counted_at = 0.0
         self._tokens: OrderedDict[str, TokenFailure] = OrderedDict()
+        self.renewal_failures: OrderedDict[TokenName, int] = OrderedDict()
+        """Failed requests for each token that IMDS has issued before, since the start."""
 
     def start(self, now: float) -> float:
         """Begin at `now` unless it has begun, and return when it began."""
@@ -140,6 +143,17 @@ class History:
         """Return the tokens whose latest request failed, by key."""
         return self._tokens
 
+    def failing_renewals(self, now: float) -> frozenset[TokenName]:
+        """Return the tokens that IMDS has issued before, and whose latest request failed within the last day.
+
+        No token lives longer than a day, so after that no client can still rely on it.
+        """
+        return frozenset(
+            failed.name
+            for failed in self._tokens.values()
+            if failed.name in self.renewal_failures and now - failed.failure.at < _LONGEST_TOKEN
+        )
+
     def _learn_state(self, attempt: UpstreamAttempt, status: str, now: float) -> None:
         if attempt.failure is None:
             state = "answering"
@@ -165,7 +179,14 @@ class History:
         name = token_name(attempt.target)
         key = name.key
         self._tokens.pop(key, None)
-        if status != "200":
+        if status == "200":
+            self.renewal_failures.setdefault(name, 0)
+            self.renewal_failures.move_to_end(name)
+            if len(self.renewal_failures) > _MOST_TOKENS:
+                self.renewal_failures.popitem(last=False)
+        else:
+            if name in self.renewal_failures:
+                self.renewal_failures[name] += 1
             self._tokens[key] = TokenFailure(name, FailedAttempt(now, status, words_of(attempt)))
         while len(self._tokens) > _MOST_TOKENS:
             self._tokens.popitem(last=False)

@@ -1,160 +1,146 @@
-"""Prometheus metrics, counted from the records of what happened."""
+"""The metrics for Prometheus: the tallies of what happened, the state at the moment of collection, and the process.
+
+No metric has a `_created` series. In the text format these would be further gauges, and `process_start_time_seconds`
+says when all counters began.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from imdsproxy.ops.snapshot import Snapshot
-from imdsproxy.records import Client, Outcome, RequestRecord, UpstreamAttempt
+from imdsproxy.ops.media_types import accepts_openmetrics
+from imdsproxy.ops.state_metrics import State
+from imdsproxy.ops.tallies import BOUNDS, AttemptTallies, Counts, RequestTallies, Times
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The Prometheus text format."""
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+"""The OpenMetrics text format."""
 
-# From a hit's tens of microseconds to the longest retry.
-_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 70)
+_BOUNDS = (*map(floatToGoString, BOUNDS), "+Inf")
 
 
 class Metrics:
-    """Counts records. Label values are the project's own words and IMDS's statuses, so their number is bounded."""
+    """Writes the metrics. Their label values are known beforehand, or bounded in number."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        answers = _Answers()
-        registry.register(answers)
-        self.observe = answers.observe
-        self.by_outcome = answers.by_outcome
-        self._attempts = Counter(
-            "imdsproxy_upstream_requests", "Requests sent to IMDS.", ["endpoint", "status"], registry=registry
-        )
-        self._upstream_seconds = Histogram(
-            "imdsproxy_upstream_seconds", "Response time of IMDS.", registry=registry, buckets=_BUCKETS
-        )
-        self._retries = Counter(
-            "imdsproxy_upstream_retries",
-            "Retries of requests to IMDS, by reason of the previous failure.",
-            ["endpoint", "reason"],
-            registry=registry,
-        )
-        self._waits = Histogram(
-            "imdsproxy_budget_wait_seconds", "Time spent waiting for a permit.", registry=registry, buckets=_BUCKETS
-        )
-        self._refused = Counter(
-            "imdsproxy_budget_refused",
-            "Requests refused because no permit would be free in time.",
-            ["class"],
-            registry=registry,
-        )
+        self.registry = CollectorRegistry()
+        self.requests = RequestTallies()
+        self.attempts = AttemptTallies()
+        self.observe = self.requests.observe
+        self.observe_attempt = self.attempts.observe
+        self.by_outcome = self.requests.by_outcome
+        self.registry.register(_Answers(self.requests))
+        self.registry.register(_Attempts(self.attempts))
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._state: State | None = None
 
-    def observe_attempt(self, attempt: UpstreamAttempt) -> None:
-        """Count an upstream attempt."""
-        self._waits.observe(attempt.waited)
-        if attempt.status is None:
-            self._refused.labels(attempt.budget.value).inc()
-            return
-        self._attempts.labels(attempt.endpoint, attempt.status).inc()
-        self._upstream_seconds.observe(attempt.seconds)
-        if attempt.retried_after is not None:
-            self._retries.labels(attempt.endpoint, attempt.retried_after).inc()
+    def watch(self, state: State) -> None:
+        """Register the gauges, which read the proxy's state when the metrics are collected."""
+        self._state = state
+        self.registry.register(state)
 
-    def watch(
-        self, snapshot: Callable[[], Snapshot], pending_events: Callable[[], Mapping[str, int] | None] = lambda: None
-    ) -> None:
-        """Register gauges that read the proxy's state when the metrics are collected.
+    def watch_readiness(self, ready: Callable[[], bool]) -> None:
+        """Show whether the proxy is ready, as this function returns it."""
+        if self._state is not None:
+            self._state.ready = ready
 
-        Args:
-            snapshot: Returns the state of the proxy.
-            pending_events: Returns the scheduled events by type, or None if they are not known.
-        """
-        self.registry.register(_State(snapshot, pending_events))
+    def watch_connections(self, count: Callable[[], int], limit: int) -> None:
+        """Show the number of connections that this function returns, and their limit."""
+        if self._state is not None:
+            self._state.connections = count, limit
 
     def text(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
+    async def answer(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics in the format that a scraper's Accept field asks for, and the content type.
+
+        The time of one turn of the event loop is measured here, because a timer would wake an idle proxy.
+        """
+        state = self._state
+        if state is not None:
+            began = state.now()
+            await asyncio.sleep(0)
+            state.loop_lag = state.now() - began
+        if accepts_openmetrics(accept):
+            return self.openmetrics(), OPENMETRICS
+        return self.text(), CONTENT_TYPE
+
+    def openmetrics(self) -> bytes:
+        """Return all metrics in the OpenMetrics text format."""
+        return bytes(openmetrics.generate_latest(self.registry))  # type: ignore[no-untyped-call]
+
 
 class _Answers(Collector):
-    """The number of answers, and the time they took.
+    """The number of answers, and the time they took."""
 
-    They are plain numbers, because the library's thread-safe counters would double the time of a hit.
-    """
-
-    def __init__(self) -> None:
-        self._counts: dict[tuple[str, Outcome], int] = {}
-        self._within = [0] * (len(_BUCKETS) + 1)
-        self._seconds = 0.0
-
-    def observe(
-        self, record: RequestRecord, seconds: float, _client: Client | None = None, _request: bytes = b"", /
-    ) -> None:
-        """Count an answer and the time it took."""
-        pair = (record.endpoint, record.outcome)
-        self._counts[pair] = self._counts.get(pair, 0) + 1
-        self._within[bisect_left(_BUCKETS, seconds)] += 1
-        self._seconds += seconds
-
-    def by_outcome(self) -> dict[str, int]:
-        """Return the number of answers by outcome."""
-        counts: dict[str, int] = {}
-        for (_, outcome), count in self._counts.items():
-            counts[outcome.value] = counts.get(outcome.value, 0) + count
-        return counts
+    def __init__(self, tallies: RequestTallies) -> None:
+        self._tallies = tallies
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the counter and the histogram."""
-        requests = CounterMetricFamily("imdsproxy_requests", "Answered requests.", labels=["endpoint", "outcome"])
-        for (endpoint, outcome), count in self._counts.items():
-            requests.add_metric([endpoint, outcome.value], count)
-        yield requests
-        bounds = (*map(floatToGoString, _BUCKETS), "+Inf")
-        seconds = HistogramMetricFamily("imdsproxy_request_seconds", "Time to answer a request.")
-        seconds.add_metric([], list(zip(bounds, accumulate(self._within), strict=True)), self._seconds)
-        yield seconds
+        """Yield the counters and the histogram."""
+        requests = self._tallies.requests()
+        yield _counter("imdsproxy_requests", "Answered requests.", ("endpoint", "outcome"), requests)
+        yield _counter(
+            "imdsproxy_responses",
+            "Answered requests by class of their status, and by the reason in Cache-Status.",
+            ("status_class", "reason"),
+            self._tallies.responses(),
+        )
+        yield _histogram("imdsproxy_request_seconds", "Time to answer a request.", self._tallies.times())
 
 
-class _State(Collector):
-    """The proxy's state at the moment of collection."""
+class _Attempts(Collector):
+    """The requests to IMDS, and the waits for permits."""
 
-    def __init__(
-        self, snapshot: Callable[[], Snapshot], pending_events: Callable[[], Mapping[str, int] | None]
-    ) -> None:
-        self._snapshot = snapshot
-        self._pending_events = pending_events
+    def __init__(self, tallies: AttemptTallies) -> None:
+        self._tallies = tallies
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the gauges."""
-        state = self._snapshot()
-        available = GaugeMetricFamily("imdsproxy_budget_available", "Permits available now.", labels=["class"])
-        for budget, permits in state.permits.items():
-            available.add_metric([budget.value], permits)
-        yield available
-        yield GaugeMetricFamily("imdsproxy_cache_entries", "Entries in the cache.", value=state.entries)
-        yield GaugeMetricFamily("imdsproxy_cache_bytes", "Size of the cache.", value=state.bytes)
-        soonest = GaugeMetricFamily(
-            "imdsproxy_token_expiry_seconds", "Remaining life of the cached access token that expires first."
+        """Yield the counters and the histograms."""
+        tallies = self._tallies
+        sent = ("endpoint", "status")
+        yield _counter("imdsproxy_upstream_requests", "Requests sent to IMDS.", sent, tallies.sent)
+        yield _histogram("imdsproxy_upstream_seconds", "Response time of IMDS.", tallies.times)
+        yield _counter(
+            "imdsproxy_upstream_retries",
+            "Retries of requests to IMDS, by reason of the previous failure.",
+            ("endpoint", "reason"),
+            tallies.retries,
         )
-        if state.token_expiry is not None:
-            soonest.add_metric([], state.token_expiry)
-        yield soonest
-        pending = GaugeMetricFamily(
-            "imdsproxy_scheduled_events", "Scheduled events in IMDS's latest answer to a client.", labels=["type"]
+        yield _histogram("imdsproxy_budget_wait_seconds", "Time spent waiting for a permit.", tallies.waits)
+        yield _counter(
+            "imdsproxy_budget_refused",
+            "Requests refused because no permit would be free in time.",
+            ("class",),
+            tallies.refused,
         )
-        for kind, count in (self._pending_events() or {}).items():
-            pending.add_metric([kind], count)
-        yield pending
-        yield CounterMetricFamily(
-            "imdsproxy_log_dropped",
-            "Log lines dropped because standard error was not read or could not be written.",
-            value=state.log_lines_dropped,
-        )
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], counts: Counts) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, count in counts.items():
+        family.add_metric(values, count)
+    return family
+
+
+def _histogram(name: str, text: str, times: Mapping[str, Times]) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=("endpoint",))
+    for endpoint, each in times.items():
+        family.add_metric((endpoint,), list(zip(_BOUNDS, each.cumulative(), strict=True)), each.seconds)
+    return family

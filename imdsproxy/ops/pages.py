@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
-from imdsproxy.ops.metrics import CONTENT_TYPE, Metrics
+from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.status_page import LivePages, page
 from imdsproxy.ops.status_reader import StatusReader
@@ -65,8 +65,9 @@ def pages(
             headers={"cache-status": "imdsproxy; detail=not-ready", "retry-after": "1"},
         )
 
-    async def figures(_request: Request) -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
+    async def figures(request: Request) -> Response:
+        text, media_type = await metrics.answer(request.headers.get("accept", ""))
+        return Response(text, media_type=media_type, headers={"vary": "accept"})
 
     async def status_json(_request: Request) -> Response:
         return Response(status.json(), media_type="application/json", headers=_STATUS_HEADERS)

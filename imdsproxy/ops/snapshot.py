@@ -19,10 +19,18 @@ class Snapshot:
 
     permits: Mapping[BudgetClass, int]
     """Permits available now."""
+    capacity: Mapping[BudgetClass, int]
+    """All permits, in use or not."""
+    waiting: Mapping[BudgetClass, int]
+    """Requests of clients that wait for a permit."""
     entries: int
     """Entries in the cache."""
     bytes: int
     """Bytes that the cache uses."""
+    max_bytes: int
+    """Bytes that the cache may use."""
+    evictions: int
+    """Entries evicted because the cache was full, since the start."""
     token_expiry: float | None
     """Remaining life, in seconds, of the cached access token that expires first; None without one."""
     imds_answered: bool
@@ -36,12 +44,17 @@ class Snapshot:
 def take_snapshot(proxy: Proxy) -> Snapshot:
     """Return the state at this moment. Expired entries are dropped first."""
     now = proxy.now()
+    limiters = proxy.fetcher.limiters
     proxy.store.sweep()
     expiry = proxy.store.soonest_token_expiry()
     return Snapshot(
-        permits={budget: limiter.budget.available(now) for budget, limiter in proxy.fetcher.limiters.items()},
+        permits={budget: limiter.budget.available(now) for budget, limiter in limiters.items()},
+        capacity={budget: limiter.budget.requests for budget, limiter in limiters.items()},
+        waiting={budget: limiter.waiting for budget, limiter in limiters.items()},
         entries=len(proxy.store),
         bytes=proxy.store.bytes,
+        max_bytes=proxy.store.max_bytes,
+        evictions=proxy.store.evictions,
         token_expiry=None if expiry is None else expiry - now,
         imds_answered=proxy.fetcher.health.answered,
         trouble=proxy.fetcher.trouble,

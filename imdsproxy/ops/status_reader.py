@@ -38,7 +38,7 @@ from imdsproxy.ops.status import (
     TokenStatus,
     as_json,
 )
-from imdsproxy.ops.token_names import token_name
+from imdsproxy.ops.token_figures import MOST_TOKENS, named_tokens
 from imdsproxy.policy.decisions import Cache
 from imdsproxy.protocol.messages import Refusal, Request, Target
 from imdsproxy.protocol.target import read_target
@@ -47,8 +47,6 @@ from imdsproxy.records import Outcome
 
 MOST_ENTRIES = 100
 """Entries that are listed: those with the most hits."""
-MOST_TOKENS = 50
-"""Tokens that are listed: those that expire first."""
 _MOST_CLIENTS = 10
 _LONGEST_PATH = 200
 _LONGEST_VERSION = 40
@@ -180,13 +178,9 @@ class StatusReader:
     def _tokens(self, now: float) -> tuple[TokenStatus, ...]:
         """Return the cached tokens that expire first, before them those that the proxy could not get."""
         failures = dict(self._history.token_failures())
-        cached = heapq.nsmallest(MOST_TOKENS, _stored_tokens(self._proxy.store.slots()), key=lambda item: item[0])
+        cached = heapq.nsmallest(MOST_TOKENS, named_tokens(self._proxy.store.slots()), key=lambda item: item[0])
         listed = []
-        for expires_at, slot, entry in cached:
-            target = _target(slot)
-            if target is None:
-                continue
-            name = token_name(target)
+        for expires_at, name, entry in cached:
             failed = failures.pop(name.key, None)
             listed.append(
                 TokenStatus(
@@ -202,10 +196,6 @@ class StatusReader:
     def _events(self, now: float) -> EventsStatus | None:
         at = self._history.events_at
         return None if at is None else EventsStatus(now - at, self._history.pending_events)
-
-
-def _stored_tokens(slots: Iterable[tuple[Slot, Entry]]) -> Iterator[tuple[float, Slot, Entry]]:
-    return ((entry.expires_at, slot, entry) for slot, entry in slots if entry.expires_at is not None)
 
 
 def _missing_tokens(failures: Iterable[TokenFailure], now: float) -> Iterator[TokenStatus]:

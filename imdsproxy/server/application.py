@@ -188,6 +188,10 @@ class Application:
         """Return the Date of an answer that begins here (RFC 9110 section 6.6.1)."""
         return b"date", formatdate(self.clock.wall(), usegmt=True).encode("ascii")
 
+    def watch_connections(self, count: Callable[[], int], limit: int) -> None:
+        """Show the number of connections that this function returns, and their limit, in the metrics."""
+        self.metrics.watch_connections(count, limit)
+
     def begin_shutdown(self) -> None:
         """Report that the proxy is not ready any more."""
         self.readiness.stopping = True

@@ -99,9 +99,14 @@ class Crowd:
         self._closing.discard(member)
 
     @property
+    def count(self) -> int:
+        """How many connections there are, those that are refused included."""
+        return len(self._members) + len(self._closing)
+
+    @property
     def is_spent(self) -> bool:
         """Whether the next connection has to wait until some that are closing have ended."""
-        return bool(self._closing) and len(self._members) + len(self._closing) >= self.limit + ANSWERED
+        return bool(self._closing) and self.count >= self.limit + ANSWERED
 
     def _make_room(self, now: float) -> bool:
         """Close some of the connections that have been idle for longest; return whether there were any.

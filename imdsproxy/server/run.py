@@ -166,6 +166,7 @@ def run(
         announce: Called once all listeners are served.
     """
     crowd = Crowd(min(most_connections(), connections))
+    application.watch_connections(lambda: crowd.count, crowd.limit)
     held = HeldBytes()
     classes = {
         (admin, unix): connection_class(header_timeout, admin=admin, unix=unix, crowd=crowd, held=held)

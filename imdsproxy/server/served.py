@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from imdsproxy.cache.rendered_hit import RenderedHit
@@ -50,6 +50,10 @@ class Served(Protocol):
 
     def refuse(self, refusal: Refusal, client: str) -> bytes:
         """Return the answer to bytes that are not a valid request, and tell every observer."""
+        ...
+
+    def watch_connections(self, count: Callable[[], int], limit: int) -> None:
+        """Show the number of connections that this function returns, and their limit, in the metrics."""
         ...
 
     def begin_shutdown(self) -> None:

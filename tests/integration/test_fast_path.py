@@ -902,9 +902,9 @@ def counted(process: ProxyProcess) -> Counter[tuple[str, ...]]:
             if sample.name == "imdsproxy_requests_total":
                 counts[sample.labels["endpoint"], sample.labels["outcome"]] = int(sample.value)
             elif sample.name == "imdsproxy_request_seconds_bucket" and sample.labels["le"] == "+Inf":
-                counts["within any time",] = int(sample.value)
+                counts["within any time",] += int(sample.value)
             elif sample.name == "imdsproxy_request_seconds_count":
-                counts["times",] = int(sample.value)
+                counts["times",] += int(sample.value)
     return counts
 
 

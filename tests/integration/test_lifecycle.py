@@ -241,12 +241,12 @@ def test_pages_accept_get_and_head_only(proxy: ProxyProcess, path: str, method: 
 # Every documented metric, its type and its labels.
 METRICS = {
     "imdsproxy_requests_total": ("counter", {"endpoint", "outcome"}),
-    "imdsproxy_request_seconds": ("histogram", set()),
+    "imdsproxy_request_seconds": ("histogram", {"endpoint"}),
     "imdsproxy_upstream_requests_total": ("counter", {"endpoint", "status"}),
-    "imdsproxy_upstream_seconds": ("histogram", set()),
+    "imdsproxy_upstream_seconds": ("histogram", {"endpoint"}),
     "imdsproxy_upstream_retries_total": ("counter", {"endpoint", "reason"}),
     "imdsproxy_budget_available": ("gauge", {"class"}),
-    "imdsproxy_budget_wait_seconds": ("histogram", set()),
+    "imdsproxy_budget_wait_seconds": ("histogram", {"endpoint"}),
     "imdsproxy_budget_refused_total": ("counter", {"class"}),
     "imdsproxy_cache_entries": ("gauge", set()),
     "imdsproxy_cache_bytes": ("gauge", set()),
@@ -337,7 +337,7 @@ def test_every_request_is_counted_once_with_the_contracts_labels(figures: Figure
     words = [dict(labels) for sample, labels in figures.samples if sample == name]
     assert {word["outcome"] for word in words} == {"hit", "stale", "miss", "collapsed", "bypass", "refused", "error"}
     assert {word["endpoint"] for word in words} <= ENDPOINTS
-    assert figures("imdsproxy_request_seconds_count") == figures.total(name)
+    assert figures.total("imdsproxy_request_seconds_count") == figures.total(name)
 
 
 def test_every_upstream_request_is_counted(figures: Figures) -> None:
@@ -348,7 +348,7 @@ def test_every_upstream_request_is_counted(figures: Figures) -> None:
     assert figures(name, endpoint="other", status="404") == 1
     assert figures(name, endpoint="attested", status="500") >= 2
     assert figures("imdsproxy_upstream_retries_total", endpoint="instance", reason="503") == 1
-    assert figures("imdsproxy_upstream_seconds_count") == figures.total(name)
+    assert figures.total("imdsproxy_upstream_seconds_count") == figures.total(name)
 
 
 def test_metrics_show_budget_cache_and_token(figures: Figures) -> None:
@@ -357,7 +357,7 @@ def test_metrics_show_budget_cache_and_token(figures: Figures) -> None:
     asked = figures.total("imdsproxy_upstream_requests_total")
     # All of them lie within one window, and the token was paid for by the other budget.
     assert figures("imdsproxy_budget_available", **{"class": "general"}) == 100 - (asked - 1)
-    assert figures("imdsproxy_budget_wait_seconds_count") == asked + 1, "the one that was turned away waited, too"
+    assert figures.total("imdsproxy_budget_wait_seconds_count") == asked + 1, "the one that was turned away waited, too"
     assert figures("imdsproxy_cache_entries") >= 5
     assert figures("imdsproxy_cache_bytes") > 5000
     assert 86_000 < figures("imdsproxy_token_expiry_seconds") <= 86_400

@@ -564,9 +564,9 @@ class World:
             self.loop.run_on(step.pause)
 
     def figures(self) -> list[str]:
-        """Return all figures but the times at which each was first made."""
+        """Return the proxy's figures, without those of the process."""
         text = self.loop.call(self.application.metrics.text).decode()
-        return sorted(line for line in text.splitlines() if "_created" not in line)
+        return sorted(line for line in text.splitlines() if line.startswith("imdsproxy_"))
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,8 @@ from imdsproxy.config import SettingInForce
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.status import Listening, Status
 from imdsproxy.ops.status_page import MOST_LIVE, LivePages, figures, page
-from imdsproxy.ops.status_reader import MOST_ENTRIES, MOST_TOKENS, About, StatusReader
+from imdsproxy.ops.status_reader import MOST_ENTRIES, About, StatusReader
+from imdsproxy.ops.token_figures import MOST_TOKENS
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import Outcome
 from tests.scripted import DOWN, Imds, Sent, Stage, in_turn, ok, status, token
