@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from imdsproxy.ops.history import RECALLED
 from imdsproxy.policy.endpoints import ENDPOINTS
 from imdsproxy.protocol.failures import DEFAULT_RETRIED
 from imdsproxy.protocol.messages import FailureKind
@@ -40,7 +41,6 @@ STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 RESPONSES = (*((status, NONE) for status in STATUS_CLASSES), *((status, reason) for reason, status in REASONS.items()))
 """Status class and reason of the responses that are counted from the start."""
 
-RECALLED = "recalled"
 ATTEMPT_STATUSES = (
     *("200", "400", "403", "404", "410", "429", "500", "503"),
     *(kind.value for kind in FailureKind),
