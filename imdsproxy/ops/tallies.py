@@ -73,11 +73,11 @@ class RequestTallies:
         self, record: RequestRecord, seconds: float, _client: Client | None = None, _request: bytes = b"", /
     ) -> None:
         """Count an answer and the time it took. This is on the way of every hit, so nothing is called here."""
-        response, endpoint, outcome, _, _, _, _, _, detail = record
+        key = record.endpoint, record.outcome, record.response.status, record.detail
         try:
-            times = self._times[endpoint, outcome, response.status, detail]
+            times = self._times[key]
         except KeyError:
-            times = self._times[endpoint, outcome, response.status, detail] = Times()
+            times = self._times[key] = Times()
         times.within[bisect_left(BOUNDS, seconds)] += 1
         times.seconds += seconds
 
