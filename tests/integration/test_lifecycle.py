@@ -367,6 +367,25 @@ def test_token_expiry_is_absent_without_a_token(proxy: ProxyProcess) -> None:
     assert ("imdsproxy_token_expiry_seconds", frozenset()) not in Figures(proxy.port).samples
 
 
+def test_metrics_are_sent_as_openmetrics_where_asked_for(proxy: ProxyProcess) -> None:
+    plain = get(proxy.port, "/-/metrics", {"Accept": "text/plain"})
+    strict = get(proxy.port, "/-/metrics", {"Accept": "application/openmetrics-text;version=1.0.0"})
+    assert plain.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert strict.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert strict.headers["vary"] == plain.headers["vary"] == "accept"
+    assert strict.body.endswith(b"# EOF\n")
+
+
+def test_metrics_show_the_state_of_the_process(proxy: ProxyProcess) -> None:
+    wait_until(lambda: get(proxy.port, "/-/ready").status == 200)
+    found = Figures(proxy.port)
+    assert found("imdsproxy_ready") == found("imdsproxy_upstream_up") == 1
+    assert found("imdsproxy_upstream_last_success_age_seconds") > 0
+    assert 1 <= found("imdsproxy_connections") < found("imdsproxy_connections_limit")
+    assert ("imdsproxy_event_loop_lag_seconds", frozenset()) in found.samples
+    assert found("python_gc_collections_total", generation="0") >= 0
+
+
 # --- signals
 
 

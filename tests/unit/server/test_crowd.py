@@ -42,6 +42,20 @@ def test_connection_idle_for_longest_makes_room() -> None:
     assert [member.closed for member in members] == [False, False, True, False]
 
 
+def test_count_includes_connections_until_they_have_ended() -> None:
+    members = [Connection(1.0), Connection()]
+    crowd = _filled(2, *members)
+    assert crowd.count == 2
+    new = Connection()
+    crowd.admit(new, 5.0)
+    assert members[0].closed
+    assert crowd.count == 3, "the one that makes room has its descriptor until the loop's next turn"
+    crowd.leave(members[0])
+    assert crowd.count == 2
+    crowd.leave(new)
+    assert crowd.count == 1
+
+
 def test_connection_whose_request_has_just_arrived_stays() -> None:
     members = [Connection(1.0, unread=True), Connection(2.0), Connection(3.0, unread=True)]
     crowd = _filled(3, *members)
