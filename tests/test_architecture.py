@@ -43,6 +43,7 @@ PURE = (
         "upstream/health",
         "upstream/retry",
         "ops/budget_troubles",
+        "ops/attribution",
         "ops/counts",
         "ops/episodes",
         "ops/history",

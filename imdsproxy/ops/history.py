@@ -9,11 +9,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from imdsproxy.ops.counts import MostFrequent, Timeline
+from imdsproxy.ops.attribution import Attribution
+from imdsproxy.ops.counts import Timeline
 from imdsproxy.ops.imds_words import LONGEST_WORDS, words_of
 from imdsproxy.ops.pending_events import pending_by_type
 from imdsproxy.ops.token_names import TokenName, token_name
-from imdsproxy.protocol.peer import UNKNOWN, Peer
+from imdsproxy.protocol.peer import UNKNOWN, Peer, describe
 from imdsproxy.records import UpstreamAttempt
 
 SENT, REFUSED = "sent", "refused"
@@ -62,7 +63,7 @@ class History:
         self.outcomes = Timeline(PERIOD, PERIODS)
         self.budget = Timeline(PERIOD, PERIODS)
         self.statuses = Timeline(_HOUR / 60, 60)
-        self.clients = MostFrequent(_MOST_CLIENTS)
+        self.clients = Attribution(_MOST_CLIENTS)
         self.sent = 0
         """Requests sent to IMDS."""
         self.refused: dict[str, int] = {}
@@ -127,13 +128,20 @@ class History:
         self.sent += 1
         self.budget.add(SENT, now)
         self.statuses.add(attempt.status, now)
-        self.clients.add(client_name(attempt.client))
+        self.clients.add_sent(client_name(attempt.client))
         if attempt.status not in NO_ANSWER_FROM_IMDS:
             self._learn_state(attempt, attempt.status, now)
         if attempt.endpoint == "scheduledevents" and attempt.response is not None and attempt.response.status == 200:
             self._learn_events(attempt.response.body, now)
         if attempt.endpoint == "token" and attempt.status != RECALLED:
             self._learn_token(attempt, attempt.status, now)
+
+    def count_request(self, client: Peer, *, refused: bool) -> None:
+        """Count a request that no fresh hit answered for its client."""
+        name = client_name(client)
+        self.clients.add_request(name)
+        if refused:
+            self.clients.add_refused(name)
 
     def current_events(self, now: float) -> Mapping[str, int] | None:
         """Return the pending scheduled events by type, or None if no answer in the last minutes says so."""
@@ -193,8 +201,8 @@ class History:
 
 
 def client_name(peer: Peer) -> str:
-    """Return the name of a client in the list of those that spent most."""
-    if peer.user is not None:
-        process = "" if peer.process is None else f", process {peer.process}"
-        return f"user {peer.user}{process}"
-    return OWN_REQUESTS if peer == UNKNOWN else (peer.address or "unknown")[:64]
+    """Return the name of a client in the list of those that spent most. Its program is left out, because it is long."""
+    if peer == UNKNOWN:
+        return OWN_REQUESTS
+    name = describe(peer._replace(executable=None))
+    return "unknown" if name == "-" else name[:64]

@@ -102,10 +102,15 @@ class BudgetStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClientStatus:
-    """A client and the requests to IMDS that it caused."""
+    """A client and what it has cost since it is listed."""
 
     name: str
     sent: int
+    """Requests to IMDS that it caused."""
+    requests: int
+    """Its requests that no fresh hit answered."""
+    refused: int
+    """Those of its requests that were refused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ class StatusReader:
             ),
             requests=self._requests(),
             budget=tuple(self._budget(now)),
-            clients=tuple(ClientStatus(name, sent) for name, sent in history.clients.top(_MOST_CLIENTS)),
+            clients=tuple(ClientStatus(*use) for use in history.clients.top(_MOST_CLIENTS)),
             cache=self._cache(now),
             tokens=self._tokens(now),
             events=self._events(now),

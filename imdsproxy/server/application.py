@@ -11,7 +11,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from email.utils import formatdate
-from functools import partial
 from typing import TYPE_CHECKING
 
 from imdsproxy.cache.rendered_hit import RenderedHit
@@ -27,16 +26,16 @@ from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.messages import Key, Refusal, Request
 from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
 from imdsproxy.proxy.proxy import Proxy
-from imdsproxy.records import RequestObserver, RequestRecord, refused, tell_all
+from imdsproxy.records import Outcome, RequestObserver, RequestRecord, refused, tell_all
 from imdsproxy.server.asgi import (
     ADMIN_EXTENSION,
     LONGEST_BODY,
+    Asking,
     by_own_server,
     by_unix_socket,
     client_has_left,
     extension,
     note_process,
-    peer_of,
     read_body,
     send_record,
     target,
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {LONGEST_BODY} bytes.")
+_REFUSED = Outcome.REFUSED
 _ENDING = Refusal(
     503,
     ENDING,
@@ -219,15 +219,19 @@ class Application:
             await note_process(scope, self.peers)  # its user's processes take turns
         if client_has_left(scope):  # a fetch would start, and wait for a client that never leaves it
             return None
-        answer = self.proxy.answer(request, partial(peer_of, request, scope))
-        if isinstance(answer, RequestRecord):
-            return answer
+        client = Asking(request, scope)
+        answer = self.proxy.answer(request, client)
+        record: RequestRecord | None = None
         try:
-            return await unless_gone(answer, scope, receive)
+            record = answer if isinstance(answer, RequestRecord) else await unless_gone(answer, scope, receive)
         except asyncio.CancelledError:
             if not self.readiness.stopping:
                 raise
-            return refused(_ENDING)  # the time for the shutdown is over; the client still gets an answer
+            record = refused(_ENDING)  # the time for the shutdown is over; the client still gets an answer
+        finally:
+            if client.peer is not None:
+                self._history.count_request(client.peer, refused=record is not None and record.outcome is _REFUSED)
+        return record
 
     def _is_crowded(self) -> bool:
         """Return whether requests wait for permits, so that turns matter."""

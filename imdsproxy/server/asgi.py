@@ -113,6 +113,24 @@ def peer_of(request: Request, scope: Scope) -> Peer:
     return peer._replace(proxy=request.hops[-1]) if request.hops and peer.kind is PeerKind.UNIX else peer
 
 
+class Asking:
+    """The client of one request, which is found the first time that it matters."""
+
+    __slots__ = ("_request", "_scope", "peer")
+
+    def __init__(self, request: Request, scope: Scope) -> None:
+        self._request = request
+        self._scope = scope
+        self.peer: Peer | None = None
+        """The client; None if it did not matter."""
+
+    def __call__(self) -> Peer:
+        """Return the client."""
+        if self.peer is None:
+            self.peer = peer_of(self._request, self._scope)
+        return self.peer
+
+
 async def note_process(scope: Scope, peers: PeerLookup) -> None:
     """Add the process to what the connection knows of its client, if a search may find it. It takes milliseconds."""
     caller = _caller(scope)

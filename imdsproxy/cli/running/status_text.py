@@ -30,9 +30,7 @@ def text(status: Mapping[str, Any], redirect: str) -> str:
         "\n".join(_pairs(_overview(status, redirect))),
         _table("BUDGET", ("", "free", "waiting", "wait", "refused"), map(_budget, status["budget"])),
         _table("IMDS IN THE LAST HOUR", ("", "requests"), ((word, f"{n:,}") for word, n in _items(status, "imds"))),
-        _table(
-            "CLIENTS THAT SPENT MOST", ("", "sent"), ((each["name"], f"{each['sent']:,}") for each in status["clients"])
-        ),
+        _table("CLIENTS THAT SPENT MOST", ("", "sent", "requests", "refused"), map(_client, status["clients"])),
         _table(
             "TOKENS",
             ("audience", "identity", "expires in", "renewed in", "last failure"),
@@ -116,6 +114,11 @@ def _overview(status: Mapping[str, Any], redirect: str) -> Iterable[tuple[str, s
 
 def _items(status: Mapping[str, Any], part: str) -> Iterable[tuple[str, int]]:
     return dict(status[part]["last_hour"]).items()
+
+
+def _client(each: Mapping[str, Any]) -> Row:
+    # A proxy of an earlier version has no figures but the first.
+    return each["name"], *(f"{each[name]:,}" if name in each else "?" for name in ("sent", "requests", "refused"))
 
 
 def _budget(each: Mapping[str, Any]) -> Row:

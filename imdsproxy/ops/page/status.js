@@ -177,7 +177,7 @@
       [each.name, `${each.free} of ${each.permits}`, count(each.waiting), time(each.estimated_wait), count(each.refused)]), "",
       proxy.chained ? "The imdsproxy upstream keeps the budget; these permits are not used." : "");
     table("hour", ["answer", "requests#"], Object.entries(imds.last_hour).map(([word, number]) => [word, count(number)]), "Nothing was sent to IMDS.");
-    table("clients", ["client", "requests to IMDS#"], status.clients.map((each) => [each.name, count(each.sent)]), "No client has caused a request to IMDS.");
+    table("clients", ["client", "requests to IMDS#", "requests#", "refused#"], status.clients.map((each) => [each.name, count(each.sent), count(each.requests), count(each.refused)]), "No client has caused a request to IMDS.");
     const { events } = status;
     table("events", ["type", "pending#"], events ? Object.entries(events.pending).filter(([, number]) => number).map(([name, number]) => [name, [count(number), "warn"]]) : [],
       events ? `None is pending, as of ${time(events.ago)} ago.` : "No client has asked for them.");

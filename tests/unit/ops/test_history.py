@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from imdsproxy.ops.attribution import Use
 from imdsproxy.ops.history import OWN_REQUESTS, PERIODS, REFUSED, SENT, History, client_name
 from imdsproxy.ops.pending_events import pending_by_type, read_events
 from imdsproxy.ops.token_names import TokenName, token_name
@@ -106,7 +107,7 @@ def test_attempts_are_counted_by_status_client_and_use_of_the_budget() -> None:
     assert history.sent == 3
     assert history.refused == {"general": 1}
     assert history.statuses.totals(16.0) == {"200": 2, "500": 1}
-    assert history.clients.top(10) == (("user 1000, process 7", 2), ("10.0.0.9", 1))
+    assert history.clients.top(10) == (Use("user 1000, process 7", 2), Use("10.0.0.9", 1))
     assert history.budget.rows(16.0)[-2:] == ({SENT: 1}, {SENT: 2, REFUSED: 1})
 
 
