@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+from imdsproxy.access.enforcement import enforce, reload
 from imdsproxy.budget.bucket import Budget
 from imdsproxy.budget.limiter import LATEST_START, Limiter
 from imdsproxy.budget.workers import NoPlaceError, hold_alone, is_worker, shared_path
@@ -26,6 +27,7 @@ from imdsproxy.ops.access_log import log_request
 from imdsproxy.ops.history import History
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.readiness import Readiness
+from imdsproxy.ops.refusals import RefusalLog
 from imdsproxy.ops.snapshot import take_snapshot
 from imdsproxy.ops.start_errors import report
 from imdsproxy.ops.state_metrics import State
@@ -163,6 +165,7 @@ def assemble(  # noqa: PLR0913  # the parts it joins
             *([traces.observe] if traces is not None else []),
         ],
         names_clients=config.access_log,
+        reload_access=partial(reload, config.access_file, parts.proxy.access),
         close=close,
     )
 
@@ -171,17 +174,18 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     """Build the parts, without starting or connecting anything.
 
     Raises:
-        SettingsError: The file of a shared budget cannot be used, or traces cannot be exported as they are set.
+        SettingsError: The access file or the file of a shared budget cannot be used, or traces cannot be exported as
+            they are set.
     """
-    if config.access_file is not None:
-        raise SettingsError(
-            'IMDSPROXY_ACCESS_FILE: this version only explains access rules ("imdsproxy access explain"), and does not '
-            "enforce them; unset it to serve without"
-        )
+    metrics = Metrics()
+    access = enforce(
+        config.access_file,
+        audit=config.access_mode == "audit",
+        observers=(metrics.access.observe, RefusalLog(clock)),
+    )
     limiters, close = _limiters(config, clock)
     address = config.upstream
     instance = secrets.token_hex(8)
-    metrics = Metrics()
     history = History(metrics.by_outcome)
     shares = divide(config.cache_max_bytes)
     store = Store(shares.entries, clock)
@@ -217,6 +221,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     )
     proxy = Proxy(
         policy=policy,
+        access=access,
         store=store,
         fetcher=fetcher,
         clock=clock,

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from imdsproxy.protocol.peer import Peer, PeerKind
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -34,6 +36,15 @@ class Subject(NamedTuple):
     """The Kubernetes namespace of the pod."""
     service_account: str | None = None
     """The name of the pod's service account in that namespace."""
+
+
+UNKNOWN_SUBJECT = Subject()
+"""The client of whom nothing is known."""
+
+
+def subject_of(peer: Peer) -> Subject:
+    """Return what the rules compare of a peer. What a client writes of itself (`Imdsproxy-Via`) is not among it."""
+    return Subject(user=peer.user, executable=peer.executable, address=peer.address, unix=peer.kind is PeerKind.UNIX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,15 @@ ALL_ENDPOINTS = tuple(sorted(ENDPOINTS))
 UPSTREAM_ENDPOINTS = tuple(sorted(ENDPOINTS - {NONE}))
 OUTCOMES = tuple(outcome.value for outcome in Outcome)
 
+ACCESS = "access"
+"""The reason of what the access rules refuse."""
+_BY_RULE = "access-"
 REASONS: Mapping[str, str] = {
     "derived": "2xx",
     "stale-if-error": "2xx",
     **dict.fromkeys(
         (
-            *("admin-only", "bad-host", "bad-target", "body-too-long", "browser", "budget", "denied"),
+            *(ACCESS, "admin-only", "bad-host", "bad-target", "body-too-long", "browser", "budget", "denied"),
             *("head-too-long", "host", "malformed", "metadata-header", "method", "other-host", "outside"),
             *("pipelined", "request-timeout", "upgrade-with-body", "x-forwarded-for"),
         ),
@@ -64,4 +67,6 @@ def reason_label(detail: str | None) -> str:
     """Return the `reason` label of an answer with this `detail`."""
     if detail is None:
         return NONE
+    if detail.startswith(_BY_RULE):
+        return ACCESS  # `imdsproxy_access_refused_total` has the rule
     return detail if detail in REASONS else OTHER

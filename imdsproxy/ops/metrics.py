@@ -19,7 +19,7 @@ from prometheus_client.utils import floatToGoString
 
 from imdsproxy.ops.media_types import accepts_openmetrics
 from imdsproxy.ops.state_metrics import State
-from imdsproxy.ops.tallies import BOUNDS, AttemptTallies, Counts, RequestTallies, Times
+from imdsproxy.ops.tallies import BOUNDS, AccessTallies, AttemptTallies, Counts, RequestTallies, Times
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -41,9 +41,11 @@ class Metrics:
         self.attempts = AttemptTallies()
         self.observe = self.requests.observe
         self.observe_attempt = self.attempts.observe
+        self.access = AccessTallies()
         self.by_outcome = self.requests.by_outcome
         self.registry.register(_Answers(self.requests))
         self.registry.register(_Attempts(self.attempts))
+        self.registry.register(_Refusals(self.access))
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self._state: State | None = None
@@ -129,6 +131,22 @@ class _Attempts(Collector):
             "Requests refused because no permit would be free in time.",
             ("class",),
             tallies.refused,
+        )
+
+
+class _Refusals(Collector):
+    """The requests that the access rules refuse."""
+
+    def __init__(self, tallies: AccessTallies) -> None:
+        self._tallies = tallies
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counter."""
+        yield _counter(
+            "imdsproxy_access_refused",
+            "Requests refused by the access rules, or served in audit mode although they would be.",
+            ("rule", "mode"),
+            self._tallies.refused,
         )
 
 

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
+from imdsproxy.access.guard import RefusedAccess
 from imdsproxy.ops.metric_labels import (
     ALL_ENDPOINTS,
     ATTEMPT_STATUSES,
@@ -109,6 +110,19 @@ class RequestTallies:
         for (endpoint, _, _, _), times in self._times.items():
             found.setdefault(endpoint, Times()).merge(times)
         return found
+
+
+class AccessTallies:
+    """The requests that the access rules refuse."""
+
+    def __init__(self) -> None:
+        self.refused: dict[Labels, int] = {}
+        """Their number by the name of the rule, which is one of the access file's, and by the mode."""
+
+    def observe(self, refused: RefusedAccess) -> None:
+        """Count a refusal."""
+        key = refused.verdict.rule, "enforce" if refused.enforced else "audit"
+        self.refused[key] = self.refused.get(key, 0) + 1
 
 
 class AttemptTallies:

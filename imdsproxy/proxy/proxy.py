@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from imdsproxy.access.guard import Guard
+from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject, subject_of
 from imdsproxy.budget.limiter import NoPermit
 from imdsproxy.cache.derived_entries import DerivedEntries
 from imdsproxy.cache.freshness import Entry, Freshness, Plan, lookup, plan
@@ -47,6 +49,7 @@ class Proxy:
         store: Store,
         fetcher: Fetcher,
         clock: Clock,
+        access: Guard | None = None,
         derives: bool = False,
         max_keys: int = 4096,
         on_rendering: Callable[[float], None] = lambda _now: None,
@@ -58,6 +61,7 @@ class Proxy:
             store: Keeps the entries.
             fetcher: Sends to IMDS.
             clock: The clock.
+            access: The access rules; None for no rules.
             derives: Whether parts are answered from stored wholes.
             max_keys: How many keys each table of keys may hold.
             on_rendering: Called with the monotonic time when a hit is rendered, once a second for each entry in use.
@@ -65,6 +69,7 @@ class Proxy:
         self.policy = policy
         self.store = store
         self.fetcher = fetcher
+        self.access = access
         self._clock = clock
         self._derived = DerivedEntries(store, clock, max_keys) if derives else None
         self._guard = RefreshGuard(clock, max_keys)
@@ -79,10 +84,15 @@ class Proxy:
             client: Returns its client. It is called only if the request is not a hit. Clients take turns when
                 requests wait for permits.
         """
-        return self.perform(request, self.policy.decide(request), client)
+        decision = self.policy.decide(request)
+        if self.access is not None and not isinstance(decision, Refuse):
+            refusal = self.access.refusal(subject_of(client()), request)
+            if refusal is not None:
+                return refused(refusal, decision.endpoint)
+        return self.perform(request, decision, client)
 
     def perform(self, request: Request, decision: Decision, client: Client = no_client) -> RequestRecord | Waiting:
-        """Perform the policy's decision about a request; see `answer`."""
+        """Perform the policy's decision about a request, whatever the access rules say; see `answer`."""
         if isinstance(decision, Refuse):
             return refused(decision.refusal)
         if isinstance(decision, Forward):
@@ -102,9 +112,19 @@ class Proxy:
             FetchTask(request, decision, client()), decision, self.store.get(request.target.key), now
         )
 
-    def fresh_hit(self, request: Request, now: float) -> RenderedHit | None:
-        """Return the fresh hit for `request`, or None if it needs the full path (non-GET, no-cache, bypass, miss)."""
+    def fresh_hit(self, request: Request, now: float, subject: Subject = UNKNOWN_SUBJECT) -> RenderedHit | None:
+        """Return the fresh hit for `request`, or None if it needs the full path.
+
+        The full path answers non-GET, no-cache, bypass, a miss, and what the access rules refuse.
+
+        Args:
+            request: The request.
+            now: The current time, in monotonic seconds.
+            subject: The client, where there are access rules.
+        """
         if request.method != "GET" or request.no_cache or request.target.bypass:
+            return None
+        if self.access is not None and not self.access.allows(subject, request):
             return None
         decision = self.policy.decide(request)
         return self.hit(request.target.key, decision.endpoint, now) if isinstance(decision, Cache) else None

@@ -13,6 +13,7 @@ from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.cache.shares import Shares
 from imdsproxy.clock import Clock
@@ -84,6 +85,7 @@ class Application:
         observers: Sequence[RequestObserver],
         peers: PeerLookup | None = None,
         names_clients: bool = False,
+        reload_access: Callable[[], None] = lambda: None,
         close: Callable[[], Awaitable[None]],
     ) -> None:
         """Join the parts.
@@ -98,6 +100,7 @@ class Application:
             observers: Are told of each answer, in this order.
             peers: Looks clients up; None for a lookup of its own.
             names_clients: Whether an observer uses the client's name.
+            reload_access: Reads the access file again, if there is one.
             close: Awaited when the lifespan ends.
         """
         self.proxy = proxy
@@ -109,6 +112,8 @@ class Application:
         self.observe = tell_all(observers)
         self.peers = peers or PeerLookup()
         self.names_clients = names_clients
+        self.access = proxy.access
+        self._reload_access = reload_access
         self.known_heads = KnownHeads(proxy, shares.heads)
         self._accepted_hosts = {False: accepted_hosts, True: replace(accepted_hosts, any_name=True)}
         self._readings = Readings(shares.readings)
@@ -161,13 +166,15 @@ class Application:
         """Return the host names accepted at a listener. A Unix socket accepts every name."""
         return self._accepted_hosts[unix]
 
-    def fresh_hit(
+    def fresh_hit(  # noqa: PLR0913  # the parts of a head, and its client
         self,
         raw: bytes,
         headers: Sequence[tuple[bytes, bytes]],
         now: float,
         accepted_hosts: AcceptedHosts,
         http_version: str = "1.1",
+        *,
+        subject: Subject = UNKNOWN_SUBJECT,
     ) -> tuple[RenderedHit, Key] | None:
         """Return the fresh hit for a GET, and its key, or None if the request needs the full path.
 
@@ -176,7 +183,7 @@ class Application:
         request = read("GET", raw, headers, accepted_hosts, http_version, readings=self._readings)
         if isinstance(request, Refusal):
             return None
-        hit = self.proxy.fresh_hit(request, now)
+        hit = self.proxy.fresh_hit(request, now, subject)
         return None if hit is None else (hit, request.target.key)
 
     def refuse(self, refusal: Refusal, client: str) -> bytes:
@@ -195,6 +202,11 @@ class Application:
     def begin_shutdown(self) -> None:
         """Report that the proxy is not ready any more."""
         self.readiness.stopping = True
+
+    def hang_up(self) -> None:
+        """Drop every cached entry, and read the access file again (SIGHUP)."""
+        self._reload_access()
+        self.drop_entries()
 
     def drop_entries(self) -> None:
         """Drop every cached entry."""
@@ -215,7 +227,9 @@ class Application:
             if len(body) > LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
             request = request._replace(body=body)
-        if self._is_crowded() and self.proxy.fresh_hit(request, self.clock.monotonic()) is None:
+        if self.access is not None and self.access.rules.of_programs:
+            await note_process(scope, self.peers)  # a rule names its program
+        elif self._is_crowded() and self.proxy.fresh_hit(request, self.clock.monotonic()) is None:
             await note_process(scope, self.peers)  # its user's processes take turns
         if client_has_left(scope):  # a fetch would start, and wait for a client that never leaves it
             return None

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from imdsproxy.access.subject import UNKNOWN_SUBJECT, subject_of
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import Client, KnownClient, description_of
 from imdsproxy.server.connection import Connection
@@ -69,11 +70,16 @@ class Arrivals:
         """Take a connection, and return whether its first request is served already."""
         if self._first is None:
             return self._pass_on(accepted, address)
+        # Where rules are set, the client is looked up at once: its port may soon be that of another user's socket.
+        peer = None if self._application.access is None else self._application.peers.find(accepted)
         data = _read(accepted, LONGEST_FIRST + 1, _STAYS_UNREAD)
         if not 0 < len(data) <= LONGEST_FIRST:
-            return self._pass_on(accepted, address)
-        peer = self._application.peers.find(accepted) if self._application.names_clients else None
-        answer = self._first.answer(data, _client(peer, address))
+            return self._pass_on(accepted, address, peer)
+        if peer is None and self._application.names_clients:
+            peer = self._application.peers.find(accepted)
+        subject = UNKNOWN_SUBJECT if peer is None else subject_of(peer)
+        client = _client(peer if self._application.names_clients else None, address)
+        answer = self._first.answer(data, client, subject)
         if answer is None:
             return self._pass_on(accepted, address, peer)
         message, last = answer

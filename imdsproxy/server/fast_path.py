@@ -8,8 +8,12 @@ this is known by its bytes, and is not parsed again. `first_request` does the sa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from imdsproxy.access.guard import Guard
+from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject, subject_of
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.protocol.messages import Key
 from imdsproxy.server.connection import Connection
@@ -17,6 +21,7 @@ from imdsproxy.server.crowd import Crowd
 from imdsproxy.server.first_request import FAST_VERSIONS, LONGEST_JOINED, is_last
 from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.held_bytes import HeldBytes
+from imdsproxy.server.known_heads import HeadsOfClient, KnownHeads
 from imdsproxy.server.parse_errors import LONGEST_HEAD
 
 _END = b"\r\n\r\n"
@@ -32,11 +37,13 @@ class FastPathConnection(Connection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._fresh_hit = self.app.fresh_hit
+        self._fresh_hit: Callable[..., tuple[RenderedHit, Key] | None] = self.app.fresh_hit
         self._observe = self.app.observe
         self._now = self.app.clock.monotonic
         self._accepted_hosts = self.app.accepted_hosts(unix=self.unix)
-        self._known_heads = self.app.known_heads
+        self._known_heads: KnownHeads | HeadsOfClient = self.app.known_heads
+        if self.app.access is not None:
+            self._admit(self.app.access, UNKNOWN_SUBJECT)
         self._answered = False
         self._rest = b""  # the part of the first answer that was not sent before there was a transport
         self._last = False  # the connection ends with the current answer
@@ -63,9 +70,16 @@ class FastPathConnection(Connection):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Start the connection, with the rest of an answer that was begun before."""
         super().connection_made(transport)
+        if self.app.access is not None:
+            self._admit(self.app.access, subject_of(self.peer()))
         if self._answered:
             rest, self._rest = self._rest, b""
             self._write(rest, b"")
+
+    def _admit(self, access: Guard, subject: Subject) -> None:
+        """Answer from now on what the access rules allow this client, and nothing else."""
+        self._known_heads = HeadsOfClient(self.app.known_heads, access, subject)
+        self._fresh_hit = partial(self.app.fresh_hit, subject=subject)
 
     def _receive(self, data: bytes) -> None:
         """Answer a known head; parse everything else."""

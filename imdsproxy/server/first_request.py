@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.records import Client
 from imdsproxy.server.head_rules import FRAMING
-from imdsproxy.server.known_heads import LONGEST_KNOWN
+from imdsproxy.server.known_heads import LONGEST_KNOWN, HeadsOfClient, KnownHeads
 from imdsproxy.server.parse_errors import MOST_FIELDS
 from imdsproxy.server.served import Served
 
@@ -69,7 +70,9 @@ class FirstRequests:
         self._unix = unix
         self._now = application.clock.monotonic
 
-    def answer(self, data: bytes, client: Client | None) -> tuple[bytes, bool] | None:
+    def answer(
+        self, data: bytes, client: Client | None, subject: Subject = UNKNOWN_SUBJECT
+    ) -> tuple[bytes, bool] | None:
         """Return the answer if these bytes are exactly one complete head and a fresh hit, otherwise None.
 
         Beside it is whether the connection ends with it.
@@ -77,9 +80,13 @@ class FirstRequests:
         Args:
             data: All bytes that the client has sent.
             client: The client, if it is known.
+            subject: The same, where there are access rules.
         """
         began = self._now()
-        found = self._known_heads.find(data, began, self._unix) or self._parse(data, began)
+        heads: KnownHeads | HeadsOfClient = self._known_heads
+        if self._application.access is not None:
+            heads = HeadsOfClient(self._known_heads, self._application.access, subject)
+        found = heads.find(data, began, self._unix) or self._parse(data, began, subject)
         if found is None or len(found[0].body) > LONGEST_JOINED:
             return None
         hit, last = found
@@ -87,7 +94,7 @@ class FirstRequests:
         self._application.observe(hit.served, self._now() - began, client, data)
         return (hit.last_head if last else hit.head) + hit.body, last
 
-    def _parse(self, data: bytes, now: float) -> tuple[RenderedHit, bool] | None:
+    def _parse(self, data: bytes, now: float, subject: Subject) -> tuple[RenderedHit, bool] | None:
         """Return the hit for a head that is not known, and whether the connection ends with it."""
         if not data.startswith(_GET) or data.find(_END) != len(data) - len(_END):
             return None
@@ -102,7 +109,9 @@ class FirstRequests:
             return None
         if not data.startswith(b"GET %b HTTP/" % head.url):  # the observers, too, are to find the target in it
             return None
-        found = self._application.fresh_hit(head.url, head.headers, now, self._accepted_hosts, head.version)
+        found = self._application.fresh_hit(
+            head.url, head.headers, now, self._accepted_hosts, head.version, subject=subject
+        )
         if found is None:
             return None
         hit, key = found

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from imdsproxy.access.guard import Guard
+from imdsproxy.access.subject import Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.cache.store import Slot
 from imdsproxy.protocol.messages import Key
@@ -56,6 +58,11 @@ class KnownHeads:
         """Return the fresh hit for a known head, and whether the connection ends with it, or None.
 
         Forget the head if its entry is no longer fresh.
+
+        Args:
+            head: The head.
+            now: The current time, in monotonic seconds.
+            unix: Whether it came by a Unix socket.
         """
         table = self._known[unix]
         known = table.get(head)
@@ -75,6 +82,12 @@ class KnownHeads:
             self._bytes -= len(head) + _OVERHEAD
             return None
         return hit, last
+
+    def key_of(self, head: bytes, unix: bool, /) -> Key | None:
+        """Return the key of the entry that answers a known head, or None if the head is not known."""
+        table = self._known[unix]
+        known = table.get(head) or table.get(_without_tracing(head))
+        return None if known is None else known[0].key
 
     def remember(self, head: bytes, key: Key, *, last: bool, unix: bool) -> None:
         """Remember a head that has just been answered from the entry of `key`, if it was seen before.
@@ -113,6 +126,23 @@ class KnownHeads:
 
     def __len__(self) -> int:
         return sum(map(len, self._known.values()))
+
+
+class HeadsOfClient:
+    """The known heads that the access rules allow one client. Any client may have made them known."""
+
+    def __init__(self, heads: KnownHeads, access: Guard, subject: Subject) -> None:
+        self.remember = heads.remember
+        self._heads = heads
+        self._access = access
+        self._subject = subject
+
+    def find(self, head: bytes, now: float, unix: bool, /) -> tuple[RenderedHit, bool] | None:
+        """Return the same as `KnownHeads.find`, if the rules have allowed this client what the head asks for."""
+        key = self._heads.key_of(head, unix)
+        if key is None or not self._access.remembers(self._subject, key):
+            return None
+        return self._heads.find(head, now, unix)
 
 
 def _without_tracing(head: bytes) -> bytes:

@@ -217,5 +217,5 @@ def _loop_factory(config: uvicorn.Config) -> Callable[[], asyncio.AbstractEventL
 async def _run(server: _Server, application: Served) -> None:
     # Windows has no SIGHUP, and its event loop handles no signals.
     if hasattr(signal, "SIGHUP"):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, application.drop_entries)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, application.hang_up)
     await server.serve(sockets=[])

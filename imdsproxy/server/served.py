@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from imdsproxy.access.guard import Guard
+from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.clock import Clock
 from imdsproxy.peers.lookup import PeerLookup
@@ -26,6 +28,8 @@ class Served(Protocol):
     """Tells every observer of an answer that the connection has written itself."""
     peers: PeerLookup
     """Looks clients up."""
+    access: Guard | None
+    """The access rules, by which every connection's client is looked up; None for no rules."""
     names_clients: bool
     """Whether an observer uses the client's name, so that every connection's client is looked up."""
 
@@ -37,13 +41,15 @@ class Served(Protocol):
         """Return the host names accepted at a listener."""
         ...
 
-    def fresh_hit(
+    def fresh_hit(  # noqa: PLR0913  # the parts of a head, and its client
         self,
         raw: bytes,
         headers: Sequence[tuple[bytes, bytes]],
         now: float,
         accepted_hosts: AcceptedHosts,
         http_version: str = "1.1",
+        *,
+        subject: Subject = UNKNOWN_SUBJECT,
     ) -> tuple[RenderedHit, Key] | None:
         """Return the fresh hit for a GET, and its key, or None if the request needs the full path."""
         ...
@@ -60,6 +66,6 @@ class Served(Protocol):
         """Report that the proxy is not ready any more."""
         ...
 
-    def drop_entries(self) -> None:
-        """Drop every cached entry."""
+    def hang_up(self) -> None:
+        """Drop every cached entry, and read the access file again (SIGHUP)."""
         ...

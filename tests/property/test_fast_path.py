@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
+from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.app import assemble, build
 from imdsproxy.cache.freshness import Entry, Freshness, lookup, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
@@ -414,8 +415,10 @@ class _Counted(Application):
         now: float,
         accepted_hosts: AcceptedHosts,
         http_version: str = "1.1",
+        *,
+        subject: Subject = UNKNOWN_SUBJECT,
     ) -> tuple[RenderedHit, Key] | None:
-        found = super().fresh_hit(raw, headers, now, accepted_hosts, http_version)
+        found = super().fresh_hit(raw, headers, now, accepted_hosts, http_version, subject=subject)
         self.ways["at once"] += found is not None
         return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import imdsproxy
-from imdsproxy.ops.metric_labels import REASONS, reason_label, status_class
+from imdsproxy.ops.metric_labels import ACCESS, REASONS, reason_label, status_class
 from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.messages import Failure, FailureKind
 
@@ -42,6 +42,7 @@ def refusals() -> Iterator[tuple[str, int]]:
 def test_every_reason_of_a_refusal_is_known_with_its_status_class() -> None:
     found = {reason: status_class(status) for reason, status in refusals()}
     found |= {kind.value: status_class(Failure(kind, "").refusal(1).status) for kind in FailureKind}
+    found[ACCESS] = status_class(403)  # written as access-RULE
     assert len(found) > 25
     assert found == {reason: status for reason, status in REASONS.items() if status != "2xx"}
 
@@ -53,6 +54,8 @@ def test_status_class(status: int, expected: str) -> None:
     assert status_class(status) == expected
 
 
-@pytest.mark.parametrize(("detail", "expected"), [(None, "none"), ("budget", "budget"), ("new", "other")])
+@pytest.mark.parametrize(
+    ("detail", "expected"), [(None, "none"), ("budget", "budget"), ("access-web", "access"), ("new", "other")]
+)
 def test_reason_label(detail: str | None, expected: str) -> None:
     assert reason_label(detail) == expected

@@ -13,6 +13,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strict_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from imdsproxy.access.decision import Verdict
+from imdsproxy.access.guard import RefusedAccess
+from imdsproxy.access.subject import Subject
 from imdsproxy.app import Parts, build
 from imdsproxy.cache.freshness import make_entry
 from imdsproxy.ops.metric_labels import ATTEMPT_STATUSES, RESPONSES, RETRY_REASONS
@@ -278,6 +281,7 @@ CONTRACT = {
     "imdsproxy_budget_available": {"class"},
     "imdsproxy_budget_wait_seconds": {"endpoint"},
     "imdsproxy_budget_refused": {"class"},
+    "imdsproxy_access_refused": {"rule", "mode"},
     "imdsproxy_cache_entries": set(),
     "imdsproxy_cache_bytes": set(),
     "imdsproxy_token_expiry_seconds": set(),
@@ -294,6 +298,7 @@ def exported(metrics: Metrics) -> dict[str, set[str]]:
     metrics.observe(served(), 0.1)
     metrics.observe_attempt(asked("200", retried_after="410"))
     metrics.observe_attempt(asked(None))
+    metrics.access.observe(RefusedAccess(Verdict(allowed=False, rule="web"), Subject(), "GET", "/", enforced=True))
     return {
         family.name: {label for sample in family.samples for label in sample.labels} - {"le"}
         for family in text_string_to_metric_families(metrics.text().decode())

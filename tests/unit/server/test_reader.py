@@ -249,7 +249,7 @@ def test_busy_connection_yields_to_others() -> None:
     uvloop = pytest.importorskip("uvloop", reason="Windows has no uvloop")
 
     async def steps() -> None:
-        config = uvicorn.Config(_SILENT, http=Connection, lifespan="off", log_config=None)
+        config = uvicorn.Config(_SILENT, http=Connection, lifespan="off", log_config=None, proxy_headers=False)
         config.load()
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()

@@ -1,0 +1,61 @@
+"""Put the access file in force at the start, and again when it has changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from imdsproxy.access.guard import Guard, RefusedAccess
+from imdsproxy.access.loading import rules_in_force
+from imdsproxy.access.rules import Mode, Rules
+from imdsproxy.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+
+
+def enforce(path: str | None, *, audit: bool, observers: Sequence[Callable[[RefusedAccess], None]]) -> Guard | None:
+    """Return the guard for an access file.
+
+    Args:
+        path: The file; None if there are no rules.
+        audit: Whether refusals are only told, whatever the mode of the file.
+        observers: Called with each refusal.
+
+    Raises:
+        SettingsError: The file is not sound.
+    """
+    if path is None:
+        return None
+
+    def tell(refused: RefusedAccess) -> None:
+        for observe in observers:
+            observe(refused)
+
+    rules, warnings = rules_in_force(path)
+    guard = Guard(rules, audit=audit, tell=tell)
+    _report(path, guard, warnings)
+    return guard
+
+
+def reload(path: str | None, guard: Guard | None) -> None:
+    """Put a file that has changed in force. If it is not sound, log why, and keep the rules."""
+    if path is None or guard is None:
+        return
+    try:
+        rules, warnings = rules_in_force(path)
+    except SettingsError as error:
+        fields: dict[str, object] = {"because": str(error), "rules": len(guard.rules.rules)}
+        logger.error("access file not taken up; the earlier rules stay in force", extra={"fields": fields})  # noqa: TRY400  # the reason is for people
+        return
+    guard.replace(rules)
+    _report(path, guard, warnings)
+
+
+def _report(path: str, guard: Guard, warnings: list[str]) -> None:
+    for warning in warnings:
+        logger.warning(warning)
+    rules: Rules = guard.rules
+    mode = rules.mode if rules.mode is Mode.DISABLED else Mode.ENFORCE if guard.enforces else Mode.AUDIT
+    fields: dict[str, object] = {"file": path, "rules": len(rules.rules), "mode": mode.value}
+    fields["default"] = "allow" if rules.default_allows else "deny"
+    logger.info("access rules in force", extra={"fields": fields})

@@ -1,0 +1,108 @@
+"""The rules in force, and the decisions that were made by them.
+
+The full path asks `refusal` about each request, before anything else is done with it: a client that may not have the
+answer neither joins a fetch nor costs one. The fast path asks `allows` with a parsed head, and `remembers` with a known
+one. Where either says no, the full path decides, so a refusal is worded, logged and counted in one place.
+
+A decision is remembered by the client and the key of the target. That is enough, because the fast path answers GET
+only, and no target with `bypass_cache`, so the key holds everything that the decision depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from imdsproxy.access.decision import Verdict, decide
+from imdsproxy.access.rules import DEFAULT, RESERVED, Mode, Rules
+from imdsproxy.access.subject import Subject
+from imdsproxy.protocol.messages import Key, Refusal, Request
+
+_MOST_REMEMBERED = 4096
+_LONGEST_REMEMBERED = 1024  # characters of a key
+
+
+class RefusedAccess(NamedTuple):
+    """A refusal that was made, or in audit mode one that would have been."""
+
+    verdict: Verdict
+    subject: Subject
+    method: str
+    path: str
+    enforced: bool
+    """Whether the client got the refusal."""
+
+
+class Guard:
+    """Refuses what the rules do not allow. `rules` can be replaced at any time."""
+
+    def __init__(
+        self, rules: Rules, *, audit: bool = False, tell: Callable[[RefusedAccess], None] = lambda _refused: None
+    ) -> None:
+        """Put rules in force.
+
+        Args:
+            rules: The rules.
+            audit: Whether refusals are only told, whatever the mode of the rules.
+            tell: Called with each refusal, in the step in which it is decided.
+        """
+        self._audit = audit
+        self._tell = tell
+        self.rules = rules
+        self._remembered: set[tuple[Subject, Key]] = set()
+
+    def replace(self, rules: Rules) -> None:
+        """Put other rules in force. Every decision that was remembered is forgotten."""
+        self.rules = rules
+        self._remembered = set()
+
+    @property
+    def enforces(self) -> bool:
+        """Whether a refusal is more than told."""
+        return self.rules.mode is Mode.ENFORCE and not self._audit
+
+    def refusal(self, subject: Subject, request: Request) -> Refusal | None:
+        """Return the refusal of a request, or None if it is to be served."""
+        verdict = self._decide(subject, request)
+        if verdict.allowed:
+            return None
+        path = request.target.path
+        self._tell(RefusedAccess(verdict, subject, request.method, path, self.enforces))
+        return _refusal(verdict, path) if self.enforces else None
+
+    def allows(self, subject: Subject, request: Request) -> bool:
+        """Return whether the rules allow a request of the fast path, and remember it if they do."""
+        if not self._decide(subject, request).allowed:
+            return False
+        key = request.target.key
+        if len(key) <= _LONGEST_REMEMBERED:
+            if len(self._remembered) >= _MOST_REMEMBERED:
+                self._remembered = set()
+            self._remembered.add((subject, key))
+        return True
+
+    def remembers(self, subject: Subject, key: Key) -> bool:
+        """Return whether `allows` has allowed this client a request with this key."""
+        return (subject, key) in self._remembered
+
+    def _decide(self, subject: Subject, request: Request) -> Verdict:
+        if self.rules.mode is Mode.DISABLED:
+            return Verdict(allowed=True, rule=DEFAULT)
+        return decide(self.rules, subject, request.method, request.target)
+
+
+_BY = {
+    DEFAULT: "no access rule allows it",
+    RESERVED: "the access rules reserve it for others",
+}
+
+
+def _refusal(verdict: Verdict, path: str) -> Refusal:
+    why = _BY.get(verdict.rule, f'the access rule "{verdict.rule}" refuses it')
+    return Refusal(
+        403,
+        f"access-{verdict.rule}",
+        "forbidden",
+        f"This client may not ask for {path[:100]}: {why}. See IMDSPROXY_ACCESS_FILE; "
+        '"imdsproxy access explain" shows the reason.',
+    )

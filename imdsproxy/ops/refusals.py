@@ -1,0 +1,41 @@
+"""The log of what the access rules refuse."""
+
+from __future__ import annotations
+
+import logging
+
+from imdsproxy.access.guard import RefusedAccess
+from imdsproxy.access.subject import Subject
+from imdsproxy.clock import Clock
+from imdsproxy.ops.log_limit import RepeatLimit
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_PATH = 200
+
+
+class RefusalLog:
+    """Logs refusals, at most one for each rule in a few seconds, because any client can cause them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._limit = RepeatLimit()
+
+    def __call__(self, refused: RefusedAccess) -> None:
+        """Log a refusal."""
+        rule = refused.verdict.rule
+        omitted = self._limit.admit(rule, self._clock.monotonic())
+        if omitted is None:
+            return
+        fields: dict[str, object] = {"rule": rule, "client": _client(refused.subject), "method": refused.method}
+        fields["path"] = refused.path[:_LONGEST_PATH]
+        if omitted:
+            fields["omitted"] = omitted
+        logger.warning("access refused" if refused.enforced else "access would be refused", extra={"fields": fields})
+
+
+def _client(subject: Subject) -> str:
+    """Return who was refused, in words."""
+    user = "" if subject.user is None else f"user {subject.user}"
+    known = filter(None, (user, subject.executable, subject.address))
+    return ", ".join(known) or "unknown"

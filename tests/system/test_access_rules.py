@@ -1,0 +1,60 @@
+"""Access rules behind the redirect: real users, clients with 169.254.169.254 built in, a warm cache."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.topology import ORDINARY_USER, PROXY_USER, Azure
+from tests.targets import INSTANCE, TOKEN, VERSIONS
+
+pytestmark = pytest.mark.system
+
+ANOTHER_USER = 9999
+ROOT = 0
+FILE = f"""\
+default = "deny"
+[[rule]]
+name = "named"
+user = {ORDINARY_USER}
+allow = "/metadata/instance"
+[[rule.token]]
+resource = "https://vault.azure.net"
+[[rule]]
+name = "all"
+anyone = true
+allow = "/metadata/versions"
+"""
+
+
+@pytest.fixture
+def file() -> Iterator[str]:
+    """Make the access file where the proxy's user may read it."""
+    with tempfile.TemporaryDirectory(prefix="imdsproxy") as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder, "access.toml")
+        path.write_text(FILE, encoding="ascii")
+        yield str(path)
+
+
+def test_only_named_users_get_tokens_however_they_call_imds(azure: Azure, file: str) -> None:
+    with azure.running_proxy(access_file=file) as proxy:
+        azure.redirect("--exclusive")
+        for _ in range(3):  # the first time cold, then warm
+            for target in (TOKEN, INSTANCE):
+                assert azure.vm.fetch(target, user=ORDINARY_USER).status == 200
+                for user in (ANOTHER_USER, ROOT):
+                    refused = azure.vm.fetch(target, user=user)
+                    assert (refused.status, refused.by_proxy) == (403, True), (target, user)
+                    assert b"access_token" not in refused.body
+        assert (
+            azure.vm.fetch(TOKEN.replace("vault.azure.net", "management.azure.com"), user=ORDINARY_USER).status == 403
+        )
+        assert azure.vm.fetch(VERSIONS, user=ANOTHER_USER).status == 200
+        assert len(azure.arrivals(TOKEN)) == 1, "only the cold one"
+        assert len(azure.arrivals(INSTANCE)) == 1
+        assert proxy.metric("imdsproxy_access_refused_total") == 13
+        assert azure.vm.fetch(TOKEN, user=PROXY_USER).by_proxy is False, "the exempt user calls IMDS itself"

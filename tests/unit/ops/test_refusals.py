@@ -1,0 +1,53 @@
+"""The log of refusals: one line a rule in five seconds."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from imdsproxy.access.decision import Verdict
+from imdsproxy.access.guard import RefusedAccess
+from imdsproxy.access.subject import Subject
+from imdsproxy.ops.metrics import Metrics
+from imdsproxy.ops.refusals import RefusalLog
+from imdsproxy.testing.clock import FakeClock
+
+
+def refused(rule: str = "web", *, enforced: bool = True, subject: Subject | None = None) -> RefusedAccess:
+    who = Subject(user=33, executable="/bin/a", address="127.0.0.1") if subject is None else subject
+    return RefusedAccess(Verdict(allowed=False, rule=rule), who, "GET", "/metadata/" + "a" * 300, enforced)
+
+
+def test_refusal_log_is_limited_by_rule(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    clock = FakeClock()
+    log = RefusalLog(clock)
+    for _ in range(3):
+        log(refused())
+    log(refused("other", enforced=False, subject=Subject()))
+    clock.advance(5)
+    log(refused())
+    assert [(record.message, record.__dict__["fields"]["rule"]) for record in caplog.records] == [
+        ("access refused", "web"),
+        ("access would be refused", "other"),
+        ("access refused", "web"),
+    ]
+    first, second, third = (record.__dict__["fields"] for record in caplog.records)
+    assert first == {
+        "rule": "web",
+        "client": "user 33, /bin/a, 127.0.0.1",
+        "method": "GET",
+        "path": "/metadata/" + "a" * 189 + "a",
+    }
+    assert second["client"] == "unknown"
+    assert third["omitted"] == 2
+
+
+def test_metrics_count_refusals_by_rule_and_mode() -> None:
+    metrics = Metrics()
+    metrics.access.observe(refused())
+    metrics.access.observe(refused(enforced=False))
+    text = metrics.text().decode()
+    assert 'imdsproxy_access_refused_total{mode="enforce",rule="web"} 1.0' in text
+    assert 'imdsproxy_access_refused_total{mode="audit",rule="web"} 1.0' in text
