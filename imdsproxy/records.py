@@ -51,6 +51,11 @@ class RequestRecord(NamedTuple):
     """One word for the reason: `detail` in Cache-Status and in the log."""
     fetch: int | None = None
     """The number of the fetch that the client waited for; None if it waited for none."""
+    upstream: str | None = None
+    """The status of the latest upstream attempt that the answer waited for, or the word for its failure; None if the
+    answer waited for none."""
+    waited: float | None = None
+    """Seconds that the fetch waited for its permits; None if the answer waited for no fetch."""
 
     def cache_status(self) -> bytes:
         """Return the Cache-Status member (RFC 9211 section 2)."""
@@ -163,8 +168,8 @@ class RequestObserver(Protocol):
             record: What happened.
             seconds: The time from the request to the end of the answer.
             client: The client; None if it is not known.
-            request: The request from its first byte, at least to the end of its target. Empty if the bytes were not a
-                request.
+            request: The request's head: from its first byte, at least to the end of its target, and to its end if an
+                observer uses the fields (`names_clients`). Empty if the bytes were not a request.
         """
         ...
 

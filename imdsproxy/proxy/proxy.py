@@ -211,7 +211,7 @@ class Proxy:
             failed = soon is None or has_failed(soon)
             if failed and lookup(stale, now) is not Freshness.MISS:
                 self.store.count_use(task.request.target.key)
-                return from_cache(stale, task.decision.endpoint, now, "stale-if-error")
+                return _with_fetch(from_cache(stale, task.decision.endpoint, now, "stale-if-error"), fetch)
         result = await self.fetches.result_of(fetch)
         while isinstance(result, NoPermit) and result.timed_out and not led:
             # The client that started it had waited longer, so this one has time left.
@@ -222,7 +222,7 @@ class Proxy:
             self._guard.withdraw_bypass(task.request.target.key)
         outcome = Outcome.BYPASS if kind else Outcome.MISS
         forward = "bypass" if task.shared else "request" if kind else "stale" if stale else "uri-miss"
-        return self._record(task, result, outcome if led else Outcome.COLLAPSED, forward)._replace(fetch=fetch.number)
+        return _with_fetch(self._record(task, result, outcome if led else Outcome.COLLAPSED, forward), fetch)
 
     def _forward(self, task: FetchTask) -> Waiting:
         """Forward a request whose answer is not stored, together with the same requests of other clients, or alone."""
@@ -233,9 +233,7 @@ class Proxy:
 
     async def _alone(self, task: FetchTask, fetch: StoredFetch) -> RequestRecord:
         result = await self.fetches.result_of(fetch)
-        return self._record(task, result, Outcome.BYPASS, "method" if task.once else "bypass")._replace(
-            fetch=fetch.number
-        )
+        return _with_fetch(self._record(task, result, Outcome.BYPASS, "method" if task.once else "bypass"), fetch)
 
     def _record(self, task: FetchTask, result: FetchResult | Failure, outcome: Outcome, forward: str) -> RequestRecord:
         return record_of(
@@ -246,3 +244,8 @@ class Proxy:
             now=self._clock.monotonic(),
             retry_base=self.fetcher.retry_rules.base,
         )
+
+
+def _with_fetch(record: RequestRecord, fetch: StoredFetch) -> RequestRecord:
+    """Return the record of an answer that waited for a fetch."""
+    return record._replace(fetch=fetch.number, upstream=fetch.latest, waited=fetch.waited)

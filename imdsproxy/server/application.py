@@ -42,6 +42,7 @@ from imdsproxy.server.asgi import (
     target,
     unless_gone,
 )
+from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.known_heads import KnownHeads
 from imdsproxy.server.operations import Operations
 from imdsproxy.server.parse_errors import written
@@ -99,7 +100,7 @@ class Application:
             clock: The clock.
             observers: Are told of each answer, in this order.
             peers: Looks clients up; None for a lookup of its own.
-            names_clients: Whether an observer uses the client's name.
+            names_clients: Whether an observer uses the client's name and the request's fields.
             reload_access: Reads the access file again, if there is one.
             close: Awaited when the lifespan ends.
         """
@@ -158,6 +159,8 @@ class Application:
         await send_record(served, self.date, send)
         wire = b"-" if isinstance(written, Refusal) else written
         head = scope["method"].encode("utf-8", "backslashreplace") + b" " + wire
+        if self.names_clients:
+            head = head_of(head, scope["headers"])
         now = self.clock.monotonic()
         self._history.count_answers(now)
         self.observe(served, now - began, scope.get("client"), head)

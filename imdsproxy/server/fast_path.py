@@ -125,7 +125,7 @@ class FastPathConnection(Connection):
         self._weight = 0
         self._end_request()
         exact = self._latest.startswith(b"GET %b HTTP/" % self.url)
-        self._answer(hit, self._began, self._latest if exact else head_of(self.url, self.headers))
+        self._answer(hit, self._began, self._latest if exact else head_of(b"GET " + self.url, self.headers))
         if exact:
             self._known_heads.remember(self._latest, key, last=self._last, unix=self.unix)  # exactly this head
 

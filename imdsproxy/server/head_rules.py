@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.server.parse_errors import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, UPGRADE_WITH_BODY
@@ -35,7 +35,12 @@ def refusal_of(target: bytes, headers: Sequence[tuple[bytes, bytes]], version: s
     return None
 
 
-def head_of(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return the head of a GET as observers read it, for a request whose own bytes are not exactly one head."""
-    fields = b"".join(b"\r\n%b: %b" % field for field in headers)
-    return b"GET %b HTTP/1.1%b\r\n\r\n" % (target, fields)
+def head_of(start: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return a head as observers read it, for a request whose own bytes are not exactly one head.
+
+    Args:
+        start: The method and the target, with a space between them.
+        headers: The fields.
+    """
+    fields = b"".join(b"\r\n%b: %b" % (name, value) for name, value in headers)
+    return b"%b HTTP/1.1%b\r\n\r\n" % (start, fields)

@@ -31,7 +31,8 @@ class Served(Protocol):
     access: Guard | None
     """The access rules, by which every connection's client is looked up; None for no rules."""
     names_clients: bool
-    """Whether an observer uses the client's name, so that every connection's client is looked up."""
+    """Whether an observer uses the request's fields and the client's name, so that every connection's client is looked
+    up."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""

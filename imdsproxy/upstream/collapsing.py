@@ -60,6 +60,10 @@ class CollapsedFetch(Generic[Result]):
         """Whether it continues after its last client has disconnected."""
         self.clients = 1
         """How many clients wait for it."""
+        self.waited = 0.0
+        """Seconds that it has waited for permits."""
+        self.latest: str | None = None
+        """The status of its latest upstream attempt, or the word for its failure; None before the first."""
 
     def note_failure(self) -> None:
         """Wake the clients that can be served stale, because an attempt has failed."""

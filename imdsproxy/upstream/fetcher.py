@@ -134,7 +134,7 @@ class Fetcher:
         wanted_at = self._clock.monotonic()
         place = task.place(fetch.ticket)
         if not await places.acquire(place, max_wait):
-            return self._report_no_permit(task, wanted_at, NoPermit(max(1, math.ceil(max_wait))))
+            return self._report_no_permit(task, fetch, wanted_at, NoPermit(max(1, math.ceil(max_wait))))
         try:
             return await self._try(task, fetch, before)
         finally:
@@ -150,7 +150,8 @@ class Fetcher:
         wanted_at = self._clock.monotonic()
         permit = await limiter.acquire(fetch.ticket)
         if isinstance(permit, NoPermit):
-            return self._report_no_permit(task, wanted_at, permit)
+            return self._report_no_permit(task, fetch, wanted_at, permit)
+        fetch.waited += permit.taken_at - wanted_at
         if not self.health.may_ask(fetch) or limiter.too_late(permit):
             limiter.release_unused(permit)
             return None
@@ -174,12 +175,13 @@ class Fetcher:
                 limiter.release_unused(permit)
             else:
                 limiter.release(permit, counts=answered and not decision.slow, answered=answered)
+        fetch.latest = _RECALLED if verdict is None else verdict.word
         self._report(
             UpstreamAttempt(
                 decision.endpoint,
                 decision.budget,
                 permit.taken_at - wanted_at,
-                _RECALLED if verdict is None else verdict.word,
+                fetch.latest,
                 self._clock.monotonic() - permit.taken_at,
                 retried_after=None if before is None else before.verdict.word,
                 client=task.client,
@@ -197,9 +199,10 @@ class Fetcher:
         fetch.note_failure()
         return None
 
-    def _report_no_permit(self, task: FetchTask, wanted_at: float, refusal: NoPermit) -> NoPermit:
+    def _report_no_permit(self, task: FetchTask, fetch: AnyFetch, wanted_at: float, refusal: NoPermit) -> NoPermit:
         decision = task.decision
         waited = self._clock.monotonic() - wanted_at
+        fetch.waited += waited
         self._report(
             UpstreamAttempt(
                 decision.endpoint, decision.budget, waited, None, client=task.client, target=task.request.target
