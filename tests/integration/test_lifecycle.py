@@ -749,8 +749,7 @@ def test_access_log_has_one_line_a_request_without_its_query(
         if line["logger"] == "imdsproxy.access"
     ]
     assert found == [
-        ("GET", target.partition("?")[0], status, outcome, endpoint)
-        for target, status, outcome, endpoint in requests
+        ("GET", target.partition("?")[0], status, outcome, endpoint) for target, status, outcome, endpoint in requests
     ]
     clients = {line["client"].strip('"').partition(" (")[0] for line in lines if line["logger"] == "imdsproxy.access"}
     assert clients == {f"user {os.getuid()}" if sys.platform == "linux" else "127.0.0.1"}
