@@ -59,7 +59,9 @@ lock:
 	$(LOCK) -o requirements/run.txt requirements/run.in
 	$(LOCK) -c requirements/run.txt -o requirements/emulator.txt requirements/emulator.in
 	$(LOCK) -c requirements/run.txt -o requirements/otel.txt requirements/otel.in
-	$(LOCK) -c requirements/emulator.txt -c requirements/otel.txt -o requirements/dev.txt requirements/dev.in
+	$(LOCK) -c requirements/run.txt -o requirements/kubernetes.txt requirements/kubernetes.in
+	$(LOCK) -c requirements/emulator.txt -c requirements/otel.txt -c requirements/kubernetes.txt \
+		-o requirements/dev.txt requirements/dev.in
 
 # A lock is complete: nothing beside it is installed (--no-deps), and nothing is built (--only-binary), because a build
 # fetches what no lock names. The user's index, proxy and certificates apply. Settings that would install elsewhere or

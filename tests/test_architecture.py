@@ -44,7 +44,7 @@ PURE = (
         "access/query",
     ),
     *("access/rules", "access/subject"),
-    "peers/sock_diag",
+    *("peers/pods", "peers/sock_diag"),
     *("cache/access_token", "cache/derive", "cache/freshness", "cache/rendered_hit"),
     *(
         "upstream/headers",
@@ -171,3 +171,12 @@ def test_opentelemetry_is_imported_by_one_module_that_is_imported_late() -> None
         node for node in ast.parse(FILES["app"].read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)
     ]
     assert "imdsproxy.ops.otlp" not in {node.module for node in at_import}
+
+
+def test_kubernetes_client_is_imported_by_one_module_that_no_module_imports_at_its_head() -> None:
+    extra = {"lightkube", "httpx2", "httpcore2", "msgspec", "yaml"}
+    assert [name for name in FILES if {full.split(".")[0] for full in imported(name)} & extra] == ["peers/kubernetes"]
+    for name, path in FILES.items():
+        head = ast.parse(path.read_text(encoding="utf-8")).body
+        at_import = {node.module for node in head if isinstance(node, ast.ImportFrom)}
+        assert "imdsproxy.peers.kubernetes" not in at_import, name

@@ -16,6 +16,16 @@ class PeerKind(StrEnum):
     """No connection: a request of the proxy's own, or a server that does not name its clients."""
 
 
+class Pod(NamedTuple):
+    """A pod of Kubernetes."""
+
+    namespace: str
+    name: str
+    service_account: str | None
+    """The name of its service account in that namespace; None if it has none, as the kubelet's static pods."""
+    labels: tuple[tuple[str, str], ...] = ()
+
+
 class Peer(NamedTuple):
     """What is known of a client. Every unknown part is None."""
 

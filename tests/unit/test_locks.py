@@ -11,7 +11,7 @@ import pytest
 
 from tests.kit import ROOT
 
-LOCKS = ("run", "emulator", "otel", "dev")
+LOCKS = ("run", "emulator", "otel", "kubernetes", "dev")
 _LOCKED = re.compile(r"([a-z0-9-]+)==([\w.]+)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 _FROM_A_LOCK = {"--require-hashes", "--no-deps", "--only-binary :all:"}
 _FROM_HERE = {"--no-index", "--no-deps", "--no-build-isolation"}
@@ -59,16 +59,16 @@ def test_lock_has_only_names_versions_and_hashes(name: str) -> None:
 
 
 def test_each_lock_includes_the_image_lock_and_the_one_for_development_includes_all() -> None:
-    run, emulator, otel, dev = map(locked, LOCKS)
-    assert run.items() < emulator.items() < dev.items()
-    assert run.items() < otel.items() < dev.items()
+    run, *extras, dev = map(locked, LOCKS)
+    for extra in extras:
+        assert run.items() < extra.items() < dev.items()
 
 
-def test_opentelemetry_is_in_the_lock_of_its_extra_only() -> None:
-    run, emulator, otel, _ = map(locked, LOCKS)
-    extra = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    for name in (re.split(r"[>=]", each)[0] for each in extra["otel"]):
-        assert [name in lock for lock in (run, emulator, otel)] == [False, False, True]
+@pytest.mark.parametrize("extra", ["otel", "kubernetes"])
+def test_what_an_extra_brings_is_in_its_lock_only(extra: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for name in (re.split(r"[>=]", each)[0] for each in project["optional-dependencies"][extra]):
+        assert [lock for lock in LOCKS if name in locked(lock)] == [extra, "dev"]
 
 
 def test_emulator_lock_has_cryptography_and_the_image_lock_has_not() -> None:
