@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 
 from tests.kit import ROOT
 from tests.monitoring import exported
+from tests.promtool import MISSING, program, promtool
 
 pytestmark = pytest.mark.any_python
 
@@ -84,6 +86,17 @@ def test_every_name_in_an_expression_is_exported(where: str, expression: str) ->
     assert metrics_of(expression)
 
 
+@pytest.mark.skipif(program() is None, reason=MISSING)
+def test_every_expression_is_valid_promql(tmp_path: Path) -> None:
+    plain = (text.replace("$__rate_interval", "5m").replace("$instance", ".*") for _, text in EXPRESSIONS)
+    records = [{"record": f"imdsproxy:number:{number}", "expr": text} for number, text in enumerate(plain)]
+    written = tmp_path / "rules.yaml"
+    written.write_text(yaml.safe_dump({"groups": [{"name": "expressions", "rules": records}]}))
+    status, said = promtool("check", "rules", str(written))
+    assert status == 0, said
+    assert f"{len(EXPRESSIONS)} rules found" in said
+
+
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [
@@ -154,7 +167,7 @@ def test_operations_page_has_no_alert_that_does_not_exist() -> None:
 
 
 @pytest.mark.parametrize("page", [OPERATIONS, MONITORING], ids=lambda page: page.name)
-def test_metrics_that_a_page_names_are_exported(page: Any) -> None:
+def test_metrics_that_a_page_names_are_exported(page: Path) -> None:
     named = set(re.findall(r"\b(?:imdsproxy|process|python)_\w+", page.read_text())) - {"python_version"}
     families = {*exported(), *(re.sub("_(bucket|count|sum)$", "", name) for name in exported())}
     assert not named - families
