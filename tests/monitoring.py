@@ -6,6 +6,9 @@ from functools import cache
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from imdsproxy.access.decision import Verdict
+from imdsproxy.access.guard import RefusedAccess
+from imdsproxy.access.subject import Subject
 from imdsproxy.protocol.messages import BudgetClass
 from imdsproxy.records import UpstreamAttempt
 from tests.scripted import Imds, Stage, ok, token
@@ -27,6 +30,7 @@ def full_text() -> bytes:
             metrics.observe(await stage.get(target), 0.01)
         metrics.observe_attempt(UpstreamAttempt("token", BudgetClass.IDENTITY, 0.2, "200", 0.3, "410"))
         metrics.observe_attempt(UpstreamAttempt("token", BudgetClass.IDENTITY, 0.2, None))
+        metrics.access.observe(RefusedAccess(Verdict(allowed=False, rule="web"), Subject(), "GET", "/", enforced=True))
         metrics.watch_readiness(lambda: True)
         metrics.watch_connections(lambda: 2, 100)
         text, _ = await metrics.answer("")
