@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.effort import FULL, QUICK, SMOKE, Effort
 from benchmarks.figures import BenchmarkError, Curve, Figure, Findings
 from benchmarks.machine import cores, open_files
-from benchmarks.measures import burst, cold_storm, curves, footprint, latency, new_connections, throughput
+from benchmarks.measures import burst, cold_storm, curves, footprint, latency, lookups, new_connections, throughput
 from benchmarks.report import description, goals, results, tables
 from benchmarks.servers.bench import Bench
 
@@ -32,6 +32,7 @@ _PARTS: Mapping[str, tuple[str, Part]] = {
     "entries": ("an increasing number of entries", curves.entries),
     "memory": ("memory after many different requests", footprint.mixed),
     "starts": ("the time to start", footprint.starts),
+    "peers": ("looking up a client", lookups.clients),
     "storm": ("a storm for one target", burst.one_target),
     "distinct": ("a storm for distinct targets", burst.distinct_targets),
     "cold": ("a cold storm", cold_storm.storm),

@@ -134,6 +134,9 @@ Client = tuple[str, int]
 """The name and port of a client, as ASGI has them: an address, or the process at the other end of a Unix socket."""
 
 
+_NO_NAME = "-"
+
+
 class KnownClient(tuple[str, int]):  # noqa: SLOT001  # a tuple can have no slots beside its items
     """A client that was looked up. It is what `Client` is, and has a description for people as well."""
 
@@ -143,6 +146,8 @@ class KnownClient(tuple[str, int]):  # noqa: SLOT001  # a tuple can have no slot
     def __new__(cls, peer: Peer, address: Client | None) -> Self:
         """Make the client of a connection; `address` is its address over TCP, and None at a Unix socket."""
         description = describe(peer)
+        if address is not None and description == _NO_NAME:  # the connection ended before the lookup
+            description = address[0]
         made = super().__new__(cls, address or (description, 0))
         made.description = description
         return made
@@ -152,7 +157,7 @@ def description_of(client: Client | None) -> str:
     """Return the name of a client for people, or `-` if it is not known."""
     if isinstance(client, KnownClient):
         return client.description
-    return client[0] if client else "-"
+    return client[0] if client else _NO_NAME
 
 
 class RequestObserver(Protocol):

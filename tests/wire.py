@@ -277,6 +277,10 @@ class Accepted:
 
     family = -1
 
+    def getpeername(self) -> tuple[str, int]:
+        """Refuse, as a connection that has ended does: the lookup of clients has tests of its own."""
+        raise OSError(107, "Transport endpoint is not connected")
+
     def __init__(self, loop: SteppedLoop, peer: tuple[str, int] | None, sent: bytes, share: float) -> None:
         """`share` is how much of an answer finds room in the socket's buffer."""
         self._loop = loop

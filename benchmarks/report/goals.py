@@ -25,6 +25,7 @@ _ALONE: Sequence[tuple[str, Bound, float]] = (
     ("memory_at_rest_mib", "at most", 40.0),
     ("memory_after_mixed_mib", "at most", 48.0),
     ("start_s", "at most", 0.5),
+    ("lookup_tcp_ms", "under", 0.01),
     ("storm_one_target_requests", "at most", 1),
     ("storm_most_in_a_second_requests", "at most", 5),
     ("cold_most_in_a_second_requests", "at most", 5),

@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 
 from imdsproxy.peers.processes import ProcessSearch, program_at
-from imdsproxy.peers.sock_diag import End, NoOwner, Owner, ask, plain, read_answer
+from imdsproxy.peers.sock_diag import End, NoOwner, Owner, ask, read_answer, unmapped
 from imdsproxy.peers.users import UserNames
 from imdsproxy.protocol.peer import Peer, PeerKind
 
@@ -114,17 +114,17 @@ class PeerLookup:
         peer = Peer(address=host, kind=PeerKind.TCP)
         if sys.platform != "linux":
             return peer._replace(unknown=_NOT_LINUX)
-        client = End(plain(host), port)
+        client = End(packed(host), port)
         owner = self._owner(client, _called(connection))
         if isinstance(owner, NoOwner):
             return peer._replace(unknown=owner.why)
         return self._named(peer._replace(user=owner.user, inode=owner.inode, cgroup=owner.cgroup))
 
     def _owner(self, client: End, called: End) -> Owner | NoOwner:
-        if type(client.address) is not type(called.address):
+        if len(client.address) != len(called.address):
             return NoOwner("the two ends of the connection have addresses of different families")
         owner = self._ask(client, called)
-        if isinstance(owner, NoOwner) and owner.missing and client.address.is_loopback:
+        if isinstance(owner, NoOwner) and owner.missing and client.is_loopback:
             return self._ask(client, called, _LOOPBACK_INTERFACE)  # the client's socket may be bound to it
         return owner
 
@@ -159,15 +159,22 @@ class PeerLookup:
         return peer._replace(user_name=self._names.of(peer.user))
 
 
+def packed(host: str) -> bytes:
+    """Return an address without its zone, as `End` has it. Raise OSError if it is none."""
+    if ":" in host:
+        return unmapped(socket.inet_pton(socket.AF_INET6, host.partition("%")[0]))
+    return socket.inet_pton(socket.AF_INET, host)
+
+
 def _called(connection: socket.SocketType) -> End:
     """Return the end that the client has called: this one, or before a redirect another one."""
     host, port = connection.getsockname()[:2]
     try:
         original = connection.getsockopt(socket.IPPROTO_IP, _ORIGINAL_DESTINATION, _SOCKADDR_IN.size)
         _, original_port, original_host = _SOCKADDR_IN.unpack(original)
-        return End(plain(socket.inet_ntoa(original_host)), int.from_bytes(original_port, "big"))
+        return End(original_host, int.from_bytes(original_port, "big"))
     except OSError:  # the kernel tracks no connections, or not this one
-        return End(plain(host), port)
+        return End(packed(host), port)
 
 
 def _overflow_user() -> int | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
-
-IPAddress = IPv4Address | IPv6Address
 
 _IPV4, _IPV6 = 2, 10  # AF_INET, AF_INET6 on Linux
 _TCP = 6
+_BYTES_V4 = 4
+_LOOPBACK_V4, _LOOPBACK_V6 = 127, b"\0" * 15 + b"\1"
+_MAPPED = b"\0" * 10 + b"\xff" * 2
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST = 1  # NLM_F_REQUEST
 _ERROR = 2  # NLMSG_ERROR
@@ -37,10 +37,21 @@ MESSAGE = _HEADER.size + _WANTED.size + _PORTS.size + 32 + _REST_OF_ID.size
 
 
 class End(NamedTuple):
-    """One end of a connection. A v4-mapped address is given as the IPv4 address."""
+    """One end of a connection."""
 
-    address: IPAddress
+    address: bytes
+    """The four bytes of an IPv4 address, which a v4-mapped one is as well, or the sixteen of an IPv6 address."""
     port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address is one of this machine's own loopback."""
+        return self.address == _LOOPBACK_V6 or (len(self.address) == _BYTES_V4 and self.address[0] == _LOOPBACK_V4)
+
+
+def unmapped(packed: bytes) -> bytes:
+    """Return an address of four or sixteen bytes; a v4-mapped one as the IPv4 address."""
+    return packed.removeprefix(_MAPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +81,14 @@ def ask(local: End, remote: End, sequence: int, interface: int = 0) -> bytes:
         sequence: A number that the answer repeats.
         interface: The interface to which the socket is bound (SO_BINDTODEVICE); 0 for an unbound socket.
     """
-    family = _IPV4 if isinstance(local.address, IPv4Address) else _IPV6
+    family = _IPV4 if len(local.address) == _BYTES_V4 else _IPV6
     return b"".join(
         (
             _HEADER.pack(MESSAGE, _SOCK_DIAG_BY_FAMILY, _REQUEST, sequence, 0),
             _WANTED.pack(family, _TCP, 0, _ANY_STATE),
             _PORTS.pack(local.port, remote.port),
-            local.address.packed.ljust(16, b"\0"),
-            remote.address.packed.ljust(16, b"\0"),
+            local.address.ljust(16, b"\0"),
+            remote.address.ljust(16, b"\0"),
             _REST_OF_ID.pack(interface, _NO_COOKIE, _NO_COOKIE),
         )
     )
@@ -127,15 +138,5 @@ def _cgroup(answer: bytes) -> int | None:
     return None
 
 
-def plain(text: str) -> IPAddress:
-    """Return an address without its zone; a v4-mapped one as the IPv4 address. Raise ValueError if it is none."""
-    address = IPv6Address(text.partition("%")[0]) if ":" in text else IPv4Address(text)
-    return _unmapped(address)
-
-
 def _end(family: int, packed: bytes, port: int) -> End:
-    return End(IPv4Address(packed[:4]) if family == _IPV4 else _unmapped(IPv6Address(packed)), port)
-
-
-def _unmapped(address: IPAddress) -> IPAddress:
-    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+    return End(packed[:_BYTES_V4] if family == _IPV4 else unmapped(packed), port)

@@ -179,6 +179,8 @@ def test_known_client_is_its_address_for_asgi_and_has_a_description() -> None:
     at_socket = KnownClient(Peer(user=33, process=12, kind=PeerKind.UNIX), None)
     assert at_socket == ("user 33, process 12", 0)
     assert description_of(at_socket) == "user 33, process 12"
+    assert description_of(KnownClient(Peer(unknown="it has ended"), ("10.0.0.7", 1))) == "10.0.0.7"
+    assert description_of(KnownClient(Peer(unknown="it has ended"), None)) == "-"
 
 
 @pytest.mark.parametrize(("client", "name"), [(("10.0.0.7", 1), "10.0.0.7"), (None, "-")])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.peers.lookup import PeerLookup
-from imdsproxy.peers.sock_diag import End, NoOwner, plain
+from imdsproxy.peers.lookup import PeerLookup, packed
+from imdsproxy.peers.sock_diag import End, NoOwner
 from imdsproxy.peers.users import UserNames
 from imdsproxy.protocol.peer import Peer, PeerKind, describe
 from tests.kit import wait_until
@@ -105,7 +105,7 @@ def test_client_in_time_wait_is_unknown_and_not_root(peers: PeerLookup) -> None:
         ends = client.getsockname(), client.getpeername()
         client.close()
         accepted.close()
-        one, other = (End(plain(host), port) for host, port in ends)
+        one, other = (End(packed(host), port) for host, port in ends)
         wait_until(lambda: _time_wait(one.port))
         found = peers._owner(one, other)
         assert isinstance(found, NoOwner)
@@ -120,7 +120,7 @@ def _time_wait(port: int) -> bool:
 def test_listener_at_the_clients_address_is_not_the_client(peers: PeerLookup) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        here = plain("127.0.0.1")
+        here = packed("127.0.0.1")
         found = peers._owner(End(here, port), End(here, 9))
         assert isinstance(found, NoOwner)
 

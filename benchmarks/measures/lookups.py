@@ -1,0 +1,65 @@
+"""What it costs to look up the client of a new connection."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from benchmarks.effort import Effort
+from benchmarks.figures import OURS, BenchmarkError, Figure
+from benchmarks.samples import median
+from benchmarks.servers.bench import Bench
+from imdsproxy.peers.lookup import PeerLookup
+
+_IN_A_ROUND = 200
+
+
+def clients(bench: Bench, effort: Effort) -> list[Figure]:
+    """Measure the lookup of clients over TCP and at a Unix socket, in this process and without a proxy."""
+    del bench
+    if sys.platform != "linux":
+        raise BenchmarkError("users are looked up on Linux only")
+    lookup = PeerLookup()
+    figures: list[Figure] = []
+    rounds = max(1, effort.miss_rounds)
+    for name, words, family in (
+        ("tcp", "over TCP on this machine", socket.AF_INET),
+        ("unix", "at a Unix socket", socket.AF_UNIX),
+    ):
+        with _accepted(family) as connection:
+            if lookup.find(connection).user is None:
+                raise BenchmarkError(f"the user {words} is unknown: {lookup.find(connection).unknown}")
+            taken = [_seconds(lambda accepted=connection: lookup.find(accepted)) for _ in range(rounds)]  # type: ignore[misc]
+        figures.append(
+            Figure(
+                name=f"lookup_{name}_ms",
+                what=f"looking up the client of a connection {words}",
+                unit="ms",
+                measured={OURS: median(taken) * 1000},
+                note="Once a connection at most, and never for a hit of the fast path.",
+            )
+        )
+    lookup.close()
+    return figures
+
+
+def _seconds(look: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    for _ in range(_IN_A_ROUND):
+        look()
+    return (time.perf_counter() - began) / _IN_A_ROUND
+
+
+@contextmanager
+def _accepted(family: socket.AddressFamily) -> Iterator[socket.socket]:
+    if family == socket.AF_UNIX:
+        client, accepted = socket.socketpair(family)
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            client = socket.create_connection(listening.getsockname())
+            accepted, _ = listening.accept()
+    with client, accepted:
+        yield accepted
