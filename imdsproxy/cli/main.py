@@ -3,7 +3,7 @@
 | status | means |
 |---|---|
 | 0 | success |
-| 1 | the output could not be written; for `check`, a warning; for `access explain`, the request is refused |
+| 1 | an error of imdsproxy itself; unwritable output; a warning of `check`; a refusal by `access explain` |
 | 2 | a command line, setting or machine that does not allow the command; for `check`, a failure |
 | 3 | no running proxy answers, for `status`, `purge` and `events` |
 | 130 | interrupted by Ctrl-C |
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _UNREAD_STATUS = 1
+_BUG_STATUS = 1
 _USAGE_STATUS = 2
 _NOT_RUNNING_STATUS = 3
 _INTERRUPTED_STATUS = 130
@@ -102,7 +103,15 @@ def _serve(arguments: list[str]) -> int:
     from imdsproxy.ops import logs  # noqa: PLC0415 - late, see above
 
     logs.configure(read.config.log_level, read.config.log_format)
-    return serve(read)
+    try:
+        return serve(read)
+    except ImdsproxyError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the interpreter's traceback would not have the form of the log
+        from imdsproxy.ops.start_errors import report_bug  # noqa: PLC0415 - late, see above
+
+        report_bug(error)
+        return _BUG_STATUS
 
 
 def _end_early(_signal: int, _frame: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Report why the proxy does not start, in the form of the log."""
+"""Report why the proxy does not start, or ends by an error of its own, in the form of the log."""
 
 from __future__ import annotations
 
@@ -25,3 +25,9 @@ def report(error: ImdsproxyError, log_format: str) -> None:
         return
     with contextlib.suppress(OSError):  # a missing reader does not change the exit status
         sys.stderr.write(f"{error.for_terminal()}\n")
+
+
+def report_bug(error: Exception) -> None:
+    """Log an error that no part of the proxy expects, with its traceback."""
+    logger.critical("imdsproxy was ended by an error of its own; please report it", exc_info=error)
+    logs.flush()

@@ -1,4 +1,4 @@
-"""A start that fails is reported in the form of the log: one JSON object, or lines for a person. Never a traceback."""
+"""A start that fails is reported in the form of the log: as one JSON object, or as lines for a person."""
 
 from __future__ import annotations
 
@@ -78,3 +78,24 @@ class TestStart:
         file = tmp_path / "config.toml"
         file.write_text(f'log_format = "{log_format}"\nport = "x"\n', encoding="utf-8")
         assert_reported(start([sys.executable, "-m", "imdsproxy"], config_file=file), log_format, "port")
+
+    def test_error_of_the_proxy_itself(self, log_format: str) -> None:
+        program = (
+            "import sys, imdsproxy.cli.serve as serve\n"
+            "from imdsproxy.cli.main import main\n"
+            "def fail(*_): raise RuntimeError('no reason\\nat all')\n"
+            "serve.serve = fail\n"
+            "sys.exit(main(['serve']))"
+        )
+        done = start([sys.executable, "-c", program], upstream=NOWHERE, log_format=log_format)
+        assert done.returncode == 1
+        message = "imdsproxy was ended by an error of its own; please report it"
+        if log_format == "json":
+            (line,) = done.stderr.splitlines()
+            entry = json.loads(line)
+            assert (entry["level"], entry["message"]) == ("critical", message)
+            assert "RuntimeError: no reason\nat all" in entry["exception"]
+        else:
+            first, *below = done.stderr.splitlines()
+            assert message in first
+            assert all(line.startswith("    ") for line in below)
