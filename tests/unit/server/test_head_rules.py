@@ -54,4 +54,4 @@ def test_head_is_refused_if_target_and_fields_are_longer_than_the_bound(more: in
     ],
 )
 def test_head_for_observers_has_the_target_and_every_field(fields: Fields, head: bytes) -> None:
-    assert head_of(b"/a?b", fields) == head
+    assert head_of(b"GET /a?b", fields) == head
