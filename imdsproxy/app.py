@@ -26,6 +26,7 @@ from imdsproxy.ops import logs
 from imdsproxy.ops.access_log import log_request
 from imdsproxy.ops.history import History
 from imdsproxy.ops.metrics import Metrics
+from imdsproxy.ops.pod_troubles import PodTroubleLog
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.refusals import RefusalLog
 from imdsproxy.ops.snapshot import take_snapshot
@@ -36,6 +37,8 @@ from imdsproxy.ops.token_figures import tokens_in_use
 from imdsproxy.ops.traces import Traces
 from imdsproxy.ops.trouble_log import TroubleLog
 from imdsproxy.ops.troubles import Troubles
+from imdsproxy.peers.pod_watch import PodWatch
+from imdsproxy.peers.pods import HELD_FOR, PodTable
 from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.address import IMDS
 from imdsproxy.protocol.failures import FailureRules
@@ -73,6 +76,8 @@ class Parts:
     """Cancel timers, and release what is shared with other processes."""
     traces: Traces | None = None
     """None unless traces are exported."""
+    pods: PodWatch | None = None
+    """None unless the pods of a node are watched."""
 
 
 def create_app(
@@ -141,6 +146,8 @@ def assemble(  # noqa: PLR0913  # the parts it joins
     async def close() -> None:
         await parts.proxy.fetches.close()
         await close_upstream()
+        if parts.pods is not None:
+            await parts.pods.close()
         parts.close()
         if traces is not None:
             await traces.close()
@@ -166,6 +173,7 @@ def assemble(  # noqa: PLR0913  # the parts it joins
         ],
         names_clients=config.access_log,
         reload_access=partial(reload, config.access_file, parts.proxy.access),
+        start=(lambda: None) if parts.pods is None else parts.pods.start,
         close=close,
     )
 
@@ -174,14 +182,16 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
     """Build the parts, without starting or connecting anything.
 
     Raises:
-        SettingsError: The access file or the file of a shared budget cannot be used, or traces cannot be exported as
-            they are set.
+        SettingsError: The access file or the file of a shared budget cannot be used, or traces cannot be exported or
+            pods watched as they are set.
     """
     metrics = Metrics()
+    pods = None if config.pods_of_node is None else _pods(config.pods_of_node, clock)
     access = enforce(
         config.access_file,
         audit=config.access_mode == "audit",
         observers=(metrics.access.observe, RefusalLog(clock)),
+        pod_at=None if pods is None else pods.find,
     )
     limiters, close = _limiters(config, clock)
     address = config.upstream
@@ -242,7 +252,19 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         troubles.close()
         close()
 
-    return Parts(proxy, metrics, history, _accepted_hosts(config, instance), shares, close_all, traces)
+    return Parts(proxy, metrics, history, _accepted_hosts(config, instance), shares, close_all, traces, pods)
+
+
+def _pods(node: str, clock: Clock) -> PodWatch:
+    try:
+        # Imported here, because the client takes memory and time, and is an extra.
+        from imdsproxy.peers.kubernetes import pods_of  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"IMDSPROXY_PODS_OF_NODE needs a client of Kubernetes, and {error.name} is not installed: install "
+            "imdsproxy with its extra kubernetes (requirements/kubernetes.txt), or unset it"
+        ) from None
+    return PodWatch(PodTable(node), pods_of(node), clock, PodTroubleLog(clock, node, HELD_FOR))
 
 
 def _traces(clock: Clock) -> Traces:

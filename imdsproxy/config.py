@@ -64,6 +64,7 @@ class Config:
     allowed_hosts: tuple[str, ...] = ()
     access_file: str | None = None
     access_mode: Literal["enforce", "audit"] = "enforce"
+    pods_of_node: str | None = None
     derive: bool = False
     warmup: tuple[str, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -9,17 +9,25 @@ from imdsproxy.access.guard import Guard, RefusedAccess
 from imdsproxy.access.loading import rules_in_force
 from imdsproxy.access.rules import Mode, Rules
 from imdsproxy.errors import SettingsError
+from imdsproxy.protocol.peer import Pod
 
 logger = logging.getLogger(__name__)
 
 
-def enforce(path: str | None, *, audit: bool, observers: Sequence[Callable[[RefusedAccess], None]]) -> Guard | None:
+def enforce(
+    path: str | None,
+    *,
+    audit: bool,
+    observers: Sequence[Callable[[RefusedAccess], None]],
+    pod_at: Callable[[str], Pod | None] | None = None,
+) -> Guard | None:
     """Return the guard for an access file.
 
     Args:
         path: The file; None if there are no rules.
         audit: Whether refusals are only told, whatever the mode of the file.
         observers: Called with each refusal.
+        pod_at: Returns the pod that has an address, or None if that is unknown; None if pods are never known.
 
     Raises:
         SettingsError: The file is not sound.
@@ -31,8 +39,8 @@ def enforce(path: str | None, *, audit: bool, observers: Sequence[Callable[[Refu
         for observe in observers:
             observe(refused)
 
-    rules, warnings = rules_in_force(path)
-    guard = Guard(rules, audit=audit, tell=tell)
+    rules, warnings = rules_in_force(path, pods_known=pod_at is not None)
+    guard = Guard(rules, audit=audit, tell=tell, pod_at=pod_at)
     _report(path, guard, warnings)
     return guard
 
@@ -42,7 +50,7 @@ def reload(path: str | None, guard: Guard | None) -> None:
     if path is None or guard is None:
         return
     try:
-        rules, warnings = rules_in_force(path)
+        rules, warnings = rules_in_force(path, pods_known=guard.knows_pods)
     except SettingsError as error:
         fields: dict[str, object] = {"because": str(error), "rules": len(guard.rules.rules)}
         logger.error("access file not taken up; the earlier rules stay in force", extra={"fields": fields})  # noqa: TRY400  # the reason is for people

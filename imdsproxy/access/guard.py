@@ -6,6 +6,9 @@ one. Where either says no, the full path decides, so a refusal is worded, logged
 
 A decision is remembered by the client and the key of the target. That is enough, because the fast path answers GET
 only, and no target with `bypass_cache`, so the key holds everything that the decision depends on.
+
+A user or program is known once for a connection. The pod that has an address is looked up for each decision, because a
+connection can begin before the address of a new pod is known, and last longer than what is known of the pod is used.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from imdsproxy.access.decision import Verdict, decide
 from imdsproxy.access.rules import DEFAULT, RESERVED, Mode, Rules
 from imdsproxy.access.subject import Subject
 from imdsproxy.protocol.messages import Key, Refusal, Request
+from imdsproxy.protocol.peer import Pod
 
 _MOST_REMEMBERED = 4096
 _LONGEST_REMEMBERED = 1024  # characters of a key
@@ -37,7 +41,12 @@ class Guard:
     """Refuses what the rules do not allow. `rules` can be replaced at any time."""
 
     def __init__(
-        self, rules: Rules, *, audit: bool = False, tell: Callable[[RefusedAccess], None] = lambda _refused: None
+        self,
+        rules: Rules,
+        *,
+        audit: bool = False,
+        tell: Callable[[RefusedAccess], None] = lambda _refused: None,
+        pod_at: Callable[[str], Pod | None] | None = None,
     ) -> None:
         """Put rules in force.
 
@@ -45,9 +54,11 @@ class Guard:
             rules: The rules.
             audit: Whether refusals are only told, whatever the mode of the rules.
             tell: Called with each refusal, in the step in which it is decided.
+            pod_at: Returns the pod that has an address, or None if that is unknown; None if pods are never known.
         """
         self._audit = audit
         self._tell = tell
+        self._pod_at = pod_at
         self.rules = rules
         self._remembered: set[tuple[Subject, Key]] = set()
 
@@ -57,12 +68,18 @@ class Guard:
         self._remembered = set()
 
     @property
+    def knows_pods(self) -> bool:
+        """Whether rules can name pods."""
+        return self._pod_at is not None
+
+    @property
     def enforces(self) -> bool:
         """Whether a refusal is more than told."""
         return self.rules.mode is Mode.ENFORCE and not self._audit
 
     def refusal(self, subject: Subject, request: Request) -> Refusal | None:
         """Return the refusal of a request, or None if it is to be served."""
+        subject = self._with_pod(subject)
         verdict = self._decide(subject, request)
         if verdict.allowed:
             return None
@@ -72,6 +89,7 @@ class Guard:
 
     def allows(self, subject: Subject, request: Request) -> bool:
         """Return whether the rules allow a request of the fast path, and remember it if they do."""
+        subject = self._with_pod(subject)
         if not self._decide(subject, request).allowed:
             return False
         key = request.target.key
@@ -83,7 +101,15 @@ class Guard:
 
     def remembers(self, subject: Subject, key: Key) -> bool:
         """Return whether `allows` has allowed this client a request with this key."""
-        return (subject, key) in self._remembered
+        return (self._with_pod(subject), key) in self._remembered
+
+    def _with_pod(self, subject: Subject) -> Subject:
+        if self._pod_at is None or subject.address is None:
+            return subject
+        pod = self._pod_at(subject.address)
+        return (
+            subject if pod is None else subject._replace(namespace=pod.namespace, service_account=pod.service_account)
+        )
 
     def _decide(self, subject: Subject, request: Request) -> Verdict:
         if self.rules.mode is Mode.DISABLED:

@@ -48,7 +48,7 @@ def rules_in_force(path: str, *, pods_known: bool = False) -> tuple[Rules, list[
         raise _unusable(
             path,
             f'the rule "{rules.of_pods}" names pods (namespace, service_account), and this proxy does not know the '
-            "pods of its clients; name an address range instead",
+            "pods of its clients; set IMDSPROXY_PODS_OF_NODE to its Kubernetes node, or name an address range instead",
         )
     names = machine_names()
     missing = list(dict.fromkeys(chain.from_iterable(_missing(rules, names))))

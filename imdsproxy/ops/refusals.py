@@ -37,5 +37,7 @@ class RefusalLog:
 def _client(subject: Subject) -> str:
     """Return who was refused, in words."""
     user = "" if subject.user is None else f"user {subject.user}"
-    known = filter(None, (user, subject.executable, subject.address))
+    account = "" if subject.service_account is None else f", service account {subject.service_account}"
+    pod = "" if subject.namespace is None else f"namespace {subject.namespace}{account}"
+    known = filter(None, (user, subject.executable, subject.address, pod))
     return ", ".join(known) or "unknown"

@@ -159,7 +159,7 @@ class KubernetesPods:
 _ERRORS = (httpx2.HTTPError, msgspec.MsgspecError, ConfigError, NotReadyError, UnicodeError)
 
 
-def in_cluster(folder: Path = SERVICE_ACCOUNT) -> KubeConfig:
+def _in_cluster(folder: Path) -> KubeConfig:
     """Return the configuration that Kubernetes gives to every pod.
 
     Raises:
@@ -175,9 +175,10 @@ def in_cluster(folder: Path = SERVICE_ACCOUNT) -> KubeConfig:
         ) from None
 
 
-def pods_of(node: str, folder: Path = SERVICE_ACCOUNT) -> KubernetesPods:
+def pods_of(node: str) -> KubernetesPods:
     """Return the API server of the cluster in which this process runs. Raises SettingsError."""
-    config = in_cluster(folder)
+    folder = SERVICE_ACCOUNT
+    config = _in_cluster(folder)
     try:
         return KubernetesPods(node, config)
     except OSError as error:  # no such file, or no certificate in it

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 from imdsproxy.clock import Clock
 from imdsproxy.peers.pods import ChangeKind, PodState, PodTable, TooManyPodsError
+from imdsproxy.protocol.peer import Pod
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,10 @@ class PodWatch:
         """Start the task, if it has not been started."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def find(self, address: str) -> Pod | None:
+        """Return the pod that has an address now, or None if that is unknown."""
+        return self.table.find(address, self._clock.monotonic())
 
     async def close(self) -> None:
         """End the task and close the connections."""

@@ -87,6 +87,7 @@ class Application:
         peers: PeerLookup | None = None,
         names_clients: bool = False,
         reload_access: Callable[[], None] = lambda: None,
+        start: Callable[[], None] = lambda: None,
         close: Callable[[], Awaitable[None]],
     ) -> None:
         """Join the parts.
@@ -102,6 +103,7 @@ class Application:
             peers: Looks clients up; None for a lookup of its own.
             names_clients: Whether an observer uses the client's name and the request's fields.
             reload_access: Reads the access file again, if there is one.
+            start: Called within the event loop when the lifespan begins, or with the first request if there is none.
             close: Awaited when the lifespan ends.
         """
         self.proxy = proxy
@@ -118,6 +120,7 @@ class Application:
         self.known_heads = KnownHeads(proxy, shares.heads)
         self._accepted_hosts = {False: accepted_hosts, True: replace(accepted_hosts, any_name=True)}
         self._readings = Readings(shares.readings)
+        self._start = start
         self._close = close
         self._getting_ready: asyncio.Task[None] | None = None
         self._pages = pages(readiness, metrics, status, self._lifespan, by_own_server)
@@ -257,6 +260,7 @@ class Application:
     def _get_ready(self) -> asyncio.Task[None]:
         if self._getting_ready is None:
             self._history.start(self.clock.monotonic())
+            self._start()
             self._getting_ready = asyncio.get_running_loop().create_task(self.readiness.become())
         return self._getting_ready
 

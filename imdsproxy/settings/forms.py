@@ -97,6 +97,11 @@ OptionalFile = Annotated[str | None, BeforeValidator(_none_if_empty), Form("FILE
 OptionalAccessFile = Annotated[
     str | None, BeforeValidator(_none_if_empty), Form("FILE", "a TOML or JSON file that can be read")
 ]
+OptionalNode = Annotated[
+    str | None,
+    PlainValidator(lambda value: None if value is None else places.read_node(value)),
+    Form("NAME", "the name of a Kubernetes node: labels of a-z, 0-9 and -, separated by dots"),
+]
 AccessMode = Annotated[
     Literal["enforce", "audit"], BeforeValidator(_lowered), Form("enforce|audit", "enforce or audit")
 ]

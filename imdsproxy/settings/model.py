@@ -27,6 +27,7 @@ from imdsproxy.settings.forms import (
     OptionalCount,
     OptionalFile,
     OptionalHost,
+    OptionalNode,
     OptionalPort,
     OptionalSocket,
     PathSeconds,
@@ -167,6 +168,13 @@ class Settings(BaseSettings):
         "enforce",
         description="What a refusal of ACCESS_FILE does: enforce answers 403; audit only logs and counts it. A file "
         "whose own mode is audit is never enforced.",
+    )
+    pods_of_node: OptionalNode = Field(
+        None,
+        description="Name of the Kubernetes node whose pods are watched at the API server, so that ACCESS_FILE can "
+        "name namespaces and service accounts. Needs the extra kubernetes, and a service account that may list and "
+        "watch pods. If it is unset, the API server is not asked.",
+        examples=["aks-nodepool1-12345678-vmss000000"],
     )
     derive: Switch = Field(
         default=False,

@@ -16,6 +16,7 @@ _LONGEST_SOCKET_PATH = 107  # bytes: what sockaddr_un holds on Linux, less the c
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+_NODE = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 # Resolvers read "127.1" and "0x7f000001" as addresses, so a name must not end in a number.
 _NUMBER_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[^\]]*:[^\]%]*)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
@@ -40,6 +41,14 @@ def read_host_names(value: object) -> tuple[str, ...]:
         if not _is_host_name(name):
             raise ValueError(f'"{shown(name)}" is not one')
     return tuple(dict.fromkeys(names))
+
+
+def read_node(value: object) -> str | None:
+    """Read the name of a Kubernetes node, which is a DNS subdomain (RFC 1123) in lower case; None where it is empty."""
+    text = text_of(value)
+    if text and not _NODE.fullmatch(text):
+        raise ValueError
+    return text or None
 
 
 def read_socket_path(value: object) -> str | None:

@@ -7,12 +7,15 @@ import contextlib
 import json
 import logging
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,16 +23,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from lightkube import KubeConfig
 from lightkube.config.models import Cluster, User
 
+from imdsproxy.app import create_app
 from imdsproxy.clock import SystemClock
+from imdsproxy.config import Config
+from imdsproxy.emulator import EmulatorServer
 from imdsproxy.errors import SettingsError
 from imdsproxy.ops.pod_troubles import PodTroubleLog
-from imdsproxy.peers import pod_watch
+from imdsproxy.peers import kubernetes, pod_watch
 from imdsproxy.peers.kubernetes import KubernetesPods, pods_of
 from imdsproxy.peers.pod_watch import PodWatch, pause_after
 from imdsproxy.peers.pods import HELD_FOR, PodTable
+from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.peer import Pod
+from imdsproxy.server.application import Application
 from imdsproxy.testing.clock import FakeClock
 from tests.api_server import NODE, ApiServer, begin, body, chunk, drop, pod, refusal, running, status
+from tests.kit import METADATA
+from tests.targets import INSTANCE, TOKEN
 
 PATIENCE = 20.0
 
@@ -368,8 +378,11 @@ def test_closing_ends_the_watch_at_any_moment() -> None:
 # In a cluster
 
 
-def credentials(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Return a folder as the kubelet makes it for a service account, and the API server's side of it."""
+def credentials(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, ssl.SSLContext]:
+    """Return a folder that the proxy takes for its service account's, and the API server's side of it."""
+    monkeypatch.setattr(kubernetes, "SERVICE_ACCOUNT", folder)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kubernetes")])
     now = datetime.now(UTC)
@@ -400,15 +413,14 @@ def credentials(folder: Path) -> tuple[Path, ssl.SSLContext]:
 def test_in_a_pod_the_service_account_is_used_and_its_new_token_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, context = credentials(tmp_path)
+    folder, context = credentials(tmp_path, monkeypatch)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
 
     async def test() -> None:
         async with running(context) as server:
             monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
             server.put(pod("x", "10.244.0.5"))
-            api = pods_of(NODE, folder)
+            api = pods_of(NODE)
             assert len((await api.list())[0]) == 1
             (folder / "token").write_text("second\n", encoding="ascii")
             server.faults.append(refusal(401))
@@ -426,14 +438,13 @@ def test_in_a_pod_the_service_account_is_used_and_its_new_token_too(
 def test_another_servers_certificate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    folder, _ = credentials(tmp_path / "one")
-    _, context = credentials(tmp_path / "two")
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    _, context = credentials(tmp_path / "two", monkeypatch)
+    credentials(tmp_path / "one", monkeypatch)
 
     async def test() -> None:
         async with running(context) as server:
             monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
-            api = pods_of(NODE, folder)
+            api = pods_of(NODE)
             with pytest.raises(pod_watch.ApiError, match="certificate verify failed"):
                 await api.list()
             await api.close()
@@ -444,13 +455,93 @@ def test_another_servers_certificate_is_refused(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("lacking", ["token", "namespace", "ca.crt", "host"])
 def test_outside_a_pod_the_start_is_refused(lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, _ = credentials(tmp_path)
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    folder, _ = credentials(tmp_path, monkeypatch)
     if lacking == "host":
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
     else:
         (folder / lacking).unlink()
     with pytest.raises(SettingsError, match="IMDSPROXY_PODS_OF_NODE") as error:
-        pods_of(NODE, folder)
+        pods_of(NODE)
     assert lacking.upper() in str(error.value).upper()
+
+
+# The whole proxy
+
+RULES = """
+default = "deny"
+
+[[rule]]
+name = "everyone"
+anyone = true
+allow = ["/metadata/instance"]
+
+[[rule]]
+name = "web"
+service_account = "shop/web"
+allow = ["/metadata/identity"]
+"""
+
+
+def test_rules_name_pods_and_an_unknown_address_gets_no_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imds: EmulatorServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, context = credentials(tmp_path, monkeypatch)
+    (tmp_path / "access.toml").write_text(RULES, encoding="ascii")
+    clock = FakeClock()
+    config = Config(
+        upstream=Address("127.0.0.1", imds.port), access_file=str(tmp_path / "access.toml"), pods_of_node=NODE
+    )
+
+    async def status_of(app: Application, address: str, target: str = TOKEN) -> int:
+        transport = httpx.ASGITransport(app, client=(address, 40000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return (await client.get(target, headers=METADATA)).status_code
+
+    async def becomes(app: Application, address: str, status: int) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while await status_of(app, address) != status:  # noqa: ASYNC110  # nothing tells of it
+                await asyncio.sleep(0.01)
+
+    async def test() -> None:
+        async with running(context) as server:
+            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+            server.put(pod("web", "10.244.0.5"))
+            server.put(pod("other", "10.244.0.6", account="other"))
+            app = create_app(config, clock)
+            assert server.requests == []
+            async with app._lifespan(app):
+                await until(lambda: server.watches)
+                assert await status_of(app, "10.244.0.5") == 200
+                # The token is cached from here on.
+                for address in ("10.244.0.6", "10.244.0.7", "10.0.0.4", "127.0.0.1"):
+                    assert await status_of(app, address) == 403, address
+                    assert await status_of(app, address, INSTANCE) == 200, address
+                server.put(pod("late", "10.244.0.7", created=9))
+                await becomes(app, "10.244.0.7", 200)
+                server.put(pod("web", "10.244.0.5", phase="Succeeded"))
+                await becomes(app, "10.244.0.5", 403)
+                app.hang_up()
+                assert "not taken up" not in caplog.text
+                assert await status_of(app, "10.244.0.7") == 200
+                clock.advance(HELD_FOR)
+                assert await status_of(app, "10.244.0.7") == 403
+            assert server.watches <= 1
+
+    run(test())
+    told = [record.__dict__["fields"]["client"] for record in caplog.records if record.message == "access refused"]
+    assert told[0] == "10.244.0.6, namespace shop, service account other"
+
+
+def test_start_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imdsproxy.peers.kubernetes", None)
+    with pytest.raises(SettingsError, match=r"requirements/kubernetes\.txt"):
+        create_app(Config(upstream=Address("127.0.0.1", 9), pods_of_node=NODE))
+
+
+def test_nothing_of_kubernetes_is_imported_unless_it_is_set() -> None:
+    program = (
+        "import sys; from imdsproxy.app import create_app; from imdsproxy.config import Config; create_app(Config()); "
+        "print([name for name in ('lightkube', 'httpx2', 'msgspec') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

@@ -10,7 +10,7 @@ from imdsproxy.access.guard import Guard, RefusedAccess
 from imdsproxy.access.rules import Grant, Mode, Rule, Rules
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject, Who, subject_of
 from imdsproxy.protocol.messages import Key, Request, Target
-from imdsproxy.protocol.peer import Peer, PeerKind
+from imdsproxy.protocol.peer import Peer, PeerKind, Pod
 from imdsproxy.protocol.target import read_target
 
 WEB, OTHER = Subject(user=33), Subject(user=34)
@@ -111,3 +111,46 @@ def test_subject_has_nothing_that_the_client_wrote_itself() -> None:
     peer = Peer("10.0.0.1", 33, 7, proxy="forged", executable="/bin/a", kind=PeerKind.UNIX)
     assert subject_of(peer) == Subject(user=33, executable="/bin/a", address="10.0.0.1", unix=True)
     assert subject_of(Peer()) == UNKNOWN_SUBJECT
+
+
+POD_RULES = Rules(
+    (
+        Rule("shop", (Who(namespaces=frozenset({"shop"})),), (GRANT,)),
+        Rule("web", (Who(service_accounts=frozenset({("shop", "web")})),), (Grant(("metadata", "attested")),)),
+    )
+)
+AT_5, AT_6 = Subject(address="10.244.0.5"), Subject(address="10.244.0.6")
+
+
+def test_pod_of_an_address_is_looked_up_for_each_decision() -> None:
+    pods = {"10.244.0.5": Pod("shop", "web-1", "web")}
+    told: list[RefusedAccess] = []
+    one = Guard(POD_RULES, tell=told.append, pod_at=pods.get)
+    assert one.refusal(AT_5, request()) is None
+    assert one.refusal(AT_5, request("/metadata/attested")) is None
+    assert one.allows(AT_5, request())
+    assert one.remembers(AT_5, key_of(request()))
+    assert one.refusal(AT_6, request()) is not None
+    assert not one.allows(AT_6, request())
+    assert not one.remembers(AT_6, key_of(request()))
+    pods["10.244.0.6"] = pods.pop("10.244.0.5")
+    assert one.refusal(AT_6, request()) is None
+    assert one.refusal(AT_5, request()) is not None
+    assert not one.allows(AT_5, request())
+    assert not one.remembers(AT_5, key_of(request()))
+    pods["10.244.0.6"] = Pod("shop", "static", None)
+    assert one.refusal(AT_6, request()) is None
+    assert one.refusal(AT_6, request("/metadata/attested")) is not None
+    assert [refused.subject.namespace for refused in told] == [None, None, "shop"]
+
+
+def test_client_without_an_address_is_no_pod() -> None:
+    one = Guard(POD_RULES, pod_at=lambda _address: Pod("shop", "web-1", "web"))
+    assert one.refusal(Subject(unix=True), request()) is not None
+    assert one.knows_pods
+    assert not Guard(POD_RULES).knows_pods
+    assert Guard(POD_RULES).refusal(AT_5, request()) is not None
+
+
+def key_of(one: Request) -> Key:
+    return one.target.key

@@ -51,6 +51,7 @@ DEFAULTS = {
     "allowed_hosts": (),
     "access_file": None,
     "access_mode": "enforce",
+    "pods_of_node": None,
     "derive": False,
     "warmup": (),
     "log_level": "info",
@@ -132,6 +133,9 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("access_file", "/etc/access.toml", "/etc/access.toml"),
         ("access_file", "", None),
         ("access_mode", "Audit", "audit"),
+        ("pods_of_node", "aks-nodepool1-12345678-vmss00000a", "aks-nodepool1-12345678-vmss00000a"),
+        ("pods_of_node", " ip-10.ec2.internal", "ip-10.ec2.internal"),
+        ("pods_of_node", "", None),
         (
             "warmup",
             "/metadata/instance?api-version=2021-02-01,/Metadata/versions",
@@ -158,6 +162,7 @@ PATHS = "path prefixes such as /metadata/instance, separated by commas, or a JSO
 HOSTS = "host names without scheme, port or wildcard, separated by commas, or a JSON array"
 STATUSES = "HTTP statuses from 400 to 599, separated by commas, or a JSON array"
 TARGETS = "targets under /metadata/, separated by commas, or a JSON array"
+NODE_NAME = "the name of a Kubernetes node: labels of a-z, 0-9 and -, separated by dots"
 UPSTREAM = "http://host[:port] or unix:/absolute/path"
 NOT_JSON = ": it begins like JSON, but is not valid JSON"
 
@@ -210,6 +215,9 @@ NOT_JSON = ": it begins like JSON, but is not valid JSON"
         ("deny", "/metadata/%69dentity", f'{PATHS}: "/metadata/%69dentity" is not one'),
         ("deny", "/metadata?x", f'{PATHS}: "/metadata?x" is not one'),
         ("access_mode", "off", "enforce or audit"),
+        ("pods_of_node", "Node", NODE_NAME),
+        ("pods_of_node", "a,spec.nodeName!=b", NODE_NAME),
+        ("pods_of_node", "node.", NODE_NAME),
         ("allowed_hosts", "http://a", f'{HOSTS}: "http://a" is not one'),
         ("allowed_hosts", "a:80", f'{HOSTS}: "a:80" is not one'),
         ("allowed_hosts", "*.example", f'{HOSTS}: "*.example" is not one'),
@@ -767,7 +775,15 @@ def test_sample_file_sets_exactly_the_defaults() -> None:
     loaded = load({"config_file": str(SAMPLE_FILE)}, {})
     assert loaded.settings.model_dump() == {**DEFAULTS, "config_file": str(SAMPLE_FILE)}
     unset = {name for name, source in loaded.sources.items() if source == "default"}
-    assert unset == {"uds", "admin_host", "admin_port", "identity_budget_requests", "budget_file", "access_file"}
+    assert unset == {
+        "uds",
+        "admin_host",
+        "admin_port",
+        "identity_budget_requests",
+        "budget_file",
+        "access_file",
+        "pods_of_node",
+    }
 
 
 def test_toml_file_round_trips(tmp_path: Path) -> None:
