@@ -26,8 +26,6 @@ def turn_of(peer: Peer) -> Turn:
     proxy = peer.proxy or ""
     if peer.user is not None:
         return f"user {peer.user}", _process_or_group(peer), proxy
-    if peer.process is not None:  # Windows
-        return "loopback", _process_or_group(peer), proxy
     return *_turn_of_address(peer.address or ""), proxy
 
 

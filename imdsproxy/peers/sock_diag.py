@@ -54,8 +54,7 @@ def unmapped(packed: bytes) -> bytes:
     return packed.removeprefix(_MAPPED)
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """The owner of a live socket."""
 
     user: int
@@ -119,8 +118,11 @@ def _refusal(code: int) -> NoOwner:
 
 def _owner(answer: bytes, local: End, remote: End) -> Owner | NoOwner:
     family, state, _, _, ports, source, target, _, _, _, _, _, user, inode = _FOUND.unpack_from(answer, _HEADER.size)
-    from_port, to_port = _PORTS.unpack(ports)
-    if (_end(family, source, from_port), _end(family, target, to_port)) != (local, remote):
+    if (
+        ports != _PORTS.pack(local.port, remote.port)
+        or _address(family, source) != local.address
+        or _address(family, target) != remote.address
+    ):
         return NoOwner("no socket of this network namespace is connected from this address and port", missing=True)
     if state not in LIVE_STATES or not inode:
         return NoOwner("the client has closed its socket")
@@ -138,5 +140,5 @@ def _cgroup(answer: bytes) -> int | None:
     return None
 
 
-def _end(family: int, packed: bytes, port: int) -> End:
-    return End(packed[:_BYTES_V4] if family == _IPV4 else unmapped(packed), port)
+def _address(family: int, packed: bytes) -> bytes:
+    return packed[:_BYTES_V4] if family == _IPV4 else unmapped(packed)

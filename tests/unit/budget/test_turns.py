@@ -26,7 +26,6 @@ from imdsproxy.protocol.peer import UNKNOWN, Peer
         (Peer(user=0, process=12), ("user 0", "12", "")),
         (Peer(user=0, process=12, cgroup=7), ("user 0", "12", "")),
         (Peer(address="127.0.0.1", user=0, cgroup=7, inode=1), ("user 0", "group 7", "")),
-        (Peer(address="127.0.0.1", process=12), ("loopback", "12", "")),
         (Peer(user=1000, proxy="abc"), ("user 1000", "", "abc")),
         (Peer(address="127.0.0.1", user=1000, process=12, proxy="abc"), ("user 1000", "12", "abc")),
     ],

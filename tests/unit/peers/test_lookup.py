@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -184,7 +185,8 @@ def test_user_without_a_number_in_this_namespace_is_unknown(peers: PeerLookup, m
 
 def test_name_of_a_user_follows_the_file(tmp_path: Path) -> None:
     file = tmp_path / "passwd"
-    names = UserNames(str(file))
+    seconds = count(step=2)
+    names = UserNames(str(file), lambda: next(seconds))
     assert names.of(33) is None
     file.write_text("root:x:0:0::/:\nwww:x:33:33::/:\nalias:x:33:33::/:\n\nbroken\nother:x:no:1:\n")
     assert (names.of(33), names.of(0), names.of(1)) == ("www", "root", None)
@@ -192,6 +194,15 @@ def test_name_of_a_user_follows_the_file(tmp_path: Path) -> None:
     assert names.of(33) == "web-server"
     file.unlink()
     assert names.of(33) is None
+
+
+def test_file_of_users_is_looked_at_once_a_second(tmp_path: Path) -> None:
+    file = tmp_path / "passwd"
+    times = iter([0.0, 0.9, 1.0])
+    names = UserNames(str(file), lambda: next(times))
+    assert names.of(33) is None
+    file.write_text("www:x:33:33::/:\n")
+    assert [names.of(33), names.of(33)] == [None, "www"]
 
 
 @pytest.mark.parametrize(
