@@ -63,6 +63,8 @@ FIGURES = {
     "hit_p99_ms": ALL | {DIRECT},
     "miss_adds_ms": CACHES | {DIRECT},
     "start_s": ALL,
+    "lookup_tcp_ms": {OURS},
+    "lookup_unix_ms": {OURS},
     "storm_one_target_requests": CACHES | {DIRECT},
     "storm_distinct_s": {OURS},
     "storm_most_in_a_second_requests": {OURS},
