@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from imdsproxy.emulator import EmulatorServer
+from imdsproxy.ops.history import RECALLED
+from imdsproxy.ops.metric_labels import NONE, OTHER, REASONS, STATUS_CLASSES
 from imdsproxy.policy.endpoints import ENDPOINTS
 from imdsproxy.protocol.messages import FailureKind
 from tests.kit import Answer, ProxyProcess, get, talk
@@ -112,12 +114,12 @@ def check_log(log: str) -> None:
 
 def check_labels(process: ProxyProcess) -> None:
     """Hold that the metrics are few, and that each label has one of the words that are known beforehand."""
-    words = {kind.value for kind in FailureKind}
+    words = {kind.value for kind in FailureKind} | {*REASONS, NONE, OTHER, RECALLED}
     text = get(process.port, "/-/metrics").body.decode()
     assert len(text) < 100_000, len(text)
     for line in text.splitlines():
         sample = _SAMPLE.match(line)
-        assert sample or "{" not in line or line.startswith("#"), line
+        assert sample or "{" not in line or line.startswith(("#", "python_gc_")), line
         for name, value in _LABEL.findall(sample["labels"]) if sample else ():
             match name:
                 case "endpoint":
@@ -126,7 +128,11 @@ def check_labels(process: ProxyProcess) -> None:
                     assert value in {"hit", "stale", "miss", "collapsed", "bypass", "refused", "error"}, line
                 case "status" | "reason":
                     assert value in words or re.fullmatch(r"[1-5]\d\d", value), line
+                case "status_class":
+                    assert value in {*STATUS_CLASSES, OTHER}, line
                 case "class":
                     assert value in {"general", "identity"}, line
+                case "version" | "python_version":
+                    assert re.fullmatch(r"[0-9a-z.+]+", value), line
                 case _:
                     assert name == "le", line
