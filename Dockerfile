@@ -8,6 +8,8 @@ ARG BASE=debian:12.12-slim
 
 FROM ${BASE} AS build
 ARG SOURCE_DATE_EPOCH=0
+# run, or kubernetes for a proxy that watches the pods of its node.
+ARG LOCK=run
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_ROOT_USER_ACTION=ignore PYTHONHASHSEED=0
 
 # The packages that Python, the wheels and nft load at run time; the tests load every library of the image. Left out
@@ -25,12 +27,12 @@ RUN apt-get update -q \
 
 # pip is installed elsewhere, so that it is never in the environment that it fills. Its configuration (an index, a
 # proxy, a certificate) can be passed as the secret pip.conf. The lock is complete: nothing is resolved, nothing is built.
-COPY requirements/run.txt /project/requirements/
+COPY requirements/${LOCK}.txt /project/requirements/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3.11 -m venv /tools \
     && python3.11 -m venv --without-pip /opt/imdsproxy \
     && /tools/bin/pip --python /opt/imdsproxy/bin/python install --require-hashes --no-deps --only-binary :all: \
-        -r /project/requirements/run.txt
+        -r /project/requirements/${LOCK}.txt
 
 # Compiled here, because nothing can be written later. Never compared with the sources, because those cannot change.
 COPY pyproject.toml README.md LICENSE /project/

