@@ -31,8 +31,10 @@ from imdsproxy.cache.freshness import Entry, Freshness, lookup, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
 from imdsproxy.ops import readiness
 from imdsproxy.ops.metrics import _Answers
+from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Failure, Headers, Key, Response
+from imdsproxy.protocol.peer import Peer
 from imdsproxy.protocol.request_parser import AcceptedHosts
 from imdsproxy.server.application import Application
 from imdsproxy.server.arrivals import Arrivals
@@ -42,6 +44,7 @@ from imdsproxy.server.fast_path import FastPathConnection, connection_class
 from imdsproxy.server.first_request import FirstRequests
 from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads
 from imdsproxy.server.run import uvicorn_config
+from tests.kit import ROOT
 from tests.scripted import DOWN, NOWHERE, SLOW, Imds, Sent, ok, status
 from tests.size import examples
 from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
@@ -320,6 +323,8 @@ class Told(NamedTuple):
     connection: int = 0
 
 
+EXAMPLE = ROOT / "config" / "access.toml"
+
 Step = Send | Repeat | Visit | Pass | Sky | Take | Leave | Told
 
 
@@ -334,10 +339,13 @@ class House(NamedTuple):
     cache_max_bytes: int = 1 << 24
     require_metadata_header: str = "credentials"
     unix: bool = False
+    rules: bool = False
+    """Whether the example of access rules is in force, by which a client gets the instance document and no tokens."""
 
     def settings(self) -> dict[str, Any]:
         values = self._asdict()
         del values["warm"], values["latency"], values["unix"]
+        values["access_file"] = str(EXAMPLE) if values.pop("rules") else None
         return values
 
 
@@ -396,6 +404,28 @@ class _CountedHeads(KnownHeads):
         return found
 
 
+class _NoKernel:
+    """Looks up clients that have no sockets: nothing is known of any of them but the address."""
+
+    def find(self, connection: Accepted) -> Peer:
+        return _peer_at(connection._peer)
+
+    def can_find_process(self, _peer: Peer) -> bool:
+        return False
+
+    def close(self) -> None:
+        return
+
+
+def _peer_at(address: tuple[str, int] | None) -> Peer:
+    return Peer(address=None if address is None else address[0], unknown="there is no socket")
+
+
+def _peer(connection: Connection) -> Peer:
+    """Return the client of a connection without a socket."""
+    return _peer_at(connection.transport.get_extra_info("peername"))
+
+
 class _Counted(Application):
     """An application that knows by which way it was asked how often."""
 
@@ -403,6 +433,7 @@ class _Counted(Application):
         super().__init__(**parts)
         self.ways: Counter[str] = Counter()
         self.known_heads = _CountedHeads(self, parts["shares"].heads)
+        self.peers = cast("PeerLookup", _NoKernel())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.ways["full"] += 1
@@ -504,7 +535,7 @@ class World:
         self.state = ServerState()
         self.ways = self.application.ways
         crowd = Crowd(10_000)
-        way = type(way.__name__, (way,), {"unix": house.unix, "crowd": crowd})
+        way = type(way.__name__, (way,), {"unix": house.unix, "crowd": crowd, "peer": _peer})
         self.config = uvicorn_config(self.application, way)
         self.config.load()
         self.way = way
@@ -795,6 +826,7 @@ HOUSES = st.builds(
     cache_max_bytes=st.sampled_from([1 << 24, 1 << 24, 12_400, 44_400]),
     require_metadata_header=st.sampled_from(["credentials", "credentials", "always", "never"]),
     unix=st.booleans(),
+    rules=st.sampled_from([False, False, True]),
 )
 
 # --- Properties
