@@ -126,8 +126,18 @@ def _users(process: int, folder: str) -> frozenset[int]:
 
 
 def program_of(process: int, folder: str = "/proc") -> str | None:
-    """Return the path of a process's program, or None if it may not be read."""
-    return _link(f"{folder}/{process}/exe")
+    """Return the path of a process's program, or None if it may not be read.
+
+    In a mount namespace of its own, which any user may have, a process can put another file at that path. So there is
+    no program either if this process sees another file there.
+    """
+    link = f"{folder}/{process}/exe"
+    program = _link(link)
+    if program is not None:
+        with contextlib.suppress(OSError):  # there is no such file here
+            if not os.path.samefile(program, link):  # noqa: PTH121  # text, as above
+                return None
+    return program
 
 
 def program_at(connection: socket.SocketType, process: int, user: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from imdsproxy.peers import processes
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.peers.processes import Holder, ProcessSearch, program_of, search, sees_everyone
 from imdsproxy.protocol.peer import Peer, PeerKind
+from tests.kit import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes have descriptors in /proc on Linux only")
 
@@ -147,3 +149,21 @@ def test_program_of_a_unix_client_that_has_ended_is_unknown(tmp_path: Path) -> N
                 assert (found.user, found.executable) == (os.getuid(), None)
                 assert client.stdin is not None
                 client.stdin.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount")
+def test_program_that_is_another_file_at_the_same_path_is_unknown() -> None:
+    """As any user can have it, with `unshare --map-root-user`."""
+    cat = os.path.realpath(shutil.which("cat") or "")
+    sleep = os.path.realpath(shutil.which("sleep") or "")
+    script = f"mount --bind {sleep} {cat} && exec {cat} 30"
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", script]) as process:
+        try:
+            wait_until(lambda: str(Path(f"/proc/{process.pid}/exe").readlink()) == cat)
+            assert program_of(process.pid) is None
+        finally:
+            process.kill()
+    with subprocess.Popen([sleep, "30"]) as process:
+        wait_until(lambda: str(Path(f"/proc/{process.pid}/exe").readlink()) == sleep)
+        assert program_of(process.pid) == sleep
+        process.kill()
