@@ -248,7 +248,6 @@ METRICS = {
     "imdsproxy_budget_available": ("gauge", {"class"}),
     "imdsproxy_budget_wait_seconds": ("histogram", {"endpoint"}),
     "imdsproxy_budget_refused_total": ("counter", {"class"}),
-    "imdsproxy_access_refused_total": ("counter", {"rule", "mode"}),
     "imdsproxy_cache_entries": ("gauge", set()),
     "imdsproxy_cache_bytes": ("gauge", set()),
     "imdsproxy_token_expiry_seconds": ("gauge", set()),

@@ -47,7 +47,7 @@ def test_no_page_shows_a_token_or_changes_anything(proxy: ProxyProcess, imds: Em
         ):
             answer = get(proxy.port, path + "?x=%3Cscript%3Einjected", {})
             assert token not in answer.body.decode()
-            if not path.startswith("/-/status"):  # which names a token by its audience
+            if "status" not in path and "metrics" not in path.lower():  # they name a token by its audience
                 assert "vault.azure.net" not in answer.body.decode()
             assert b"2018-02-01&" not in answer.body
             assert b"injected" not in answer.body
