@@ -37,6 +37,7 @@ from imdsproxy.ops.token_figures import tokens_in_use
 from imdsproxy.ops.traces import Traces
 from imdsproxy.ops.trouble_log import TroubleLog
 from imdsproxy.ops.troubles import Troubles
+from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.peers.pod_watch import PodWatch
 from imdsproxy.peers.pods import HELD_FOR, PodTable
 from imdsproxy.policy.policy import Policy
@@ -173,6 +174,7 @@ def assemble(  # noqa: PLR0913  # the parts it joins
         ],
         names_clients=config.access_log,
         reload_access=partial(reload, config.access_file, parts.proxy.access),
+        peers=PeerLookup(None if parts.pods is None else parts.pods.find),
         start=(lambda: None) if parts.pods is None else parts.pods.start,
         close=close,
     )

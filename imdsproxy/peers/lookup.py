@@ -16,13 +16,14 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 from imdsproxy.peers.processes import ProcessSearch, program_at
 from imdsproxy.peers.sock_diag import End, NoOwner, Owner, ask, read_answer, unmapped
 from imdsproxy.peers.users import UserNames
-from imdsproxy.protocol.peer import Peer, PeerKind
+from imdsproxy.protocol.peer import Peer, PeerKind, Pod
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,9 @@ _NOT_LINUX = "users are looked up on Linux only"
 class PeerLookup:
     """Looks clients up, with one netlink socket for all of them. Only the event loop's thread may use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, pod_at: Callable[[str], Pod | None] | None = None) -> None:
+        """Make a lookup. `pod_at` returns the pod that has an address, or None if that is unknown."""
+        self._pod_at = pod_at
         self._kernel: socket.socket | None = None
         self._refused: str | None = None
         self._sequence = count(1)
@@ -63,9 +66,13 @@ class PeerLookup:
         try:
             if connection.family == _UNIX:
                 return self._at_unix_socket(connection)
-            return self._over_tcp(connection)
+            return self._with_pod(self._over_tcp(connection))
         except (OSError, ValueError) as error:  # the connection has been reset, or is neither TCP nor Unix
             return Peer(unknown=f"the connection has ended ({error})")
+
+    def _with_pod(self, peer: Peer) -> Peer:
+        pod = None if self._pod_at is None or peer.address is None else self._pod_at(peer.address)
+        return peer if pod is None else peer._replace(pod=pod)
 
     def can_find_process(self, peer: Peer) -> bool:
         """Return whether a search may find the process of this client."""

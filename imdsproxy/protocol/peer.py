@@ -46,6 +46,8 @@ class Peer(NamedTuple):
     """The inode of the TCP socket at the other end, by which its process can be found."""
     cgroup: int | None = None
     """The id of the control group in which the TCP socket was made: of a systemd service, a container or a session."""
+    pod: Pod | None = None
+    """The pod that had the address when the connection was looked up."""
     unknown: str | None = None
     """Why the user or the process is unknown, in words for people; None if nothing is missing or nothing was asked."""
 
@@ -68,9 +70,10 @@ def no_client() -> Peer:
 
 
 def describe(peer: Peer) -> str:
-    """Return a client's name for people: its user and process, or else its address, or `-`."""
+    """Return a client's name for people: its user and process, or else its address and pod, or `-`."""
     if peer.user is None and peer.process is None:
-        return peer.address or "-"
+        address = peer.address or "-"
+        return address if peer.pod is None else f"{address} (pod {peer.pod.namespace}/{peer.pod.name})"
     parts = []
     if peer.user is not None:
         name = "" if peer.user_name is None else f" ({peer.user_name})"

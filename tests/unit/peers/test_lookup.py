@@ -16,7 +16,7 @@ import pytest
 from imdsproxy.peers.lookup import PeerLookup, packed
 from imdsproxy.peers.sock_diag import End, NoOwner
 from imdsproxy.peers.users import UserNames
-from imdsproxy.protocol.peer import Peer, PeerKind, describe
+from imdsproxy.protocol.peer import Peer, PeerKind, Pod, describe
 from tests.kit import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="users are looked up on Linux only")
@@ -44,6 +44,30 @@ def peers() -> Iterator[PeerLookup]:
     peers = PeerLookup()
     yield peers
     peers.close()
+
+
+@pytest.mark.parametrize("pod", [Pod("shop", "web-1", "web"), None])
+def test_client_has_the_pod_of_its_address(pod: Pod | None) -> None:
+    asked: list[str] = []
+
+    def pod_at(address: str) -> Pod | None:
+        asked.append(address)
+        return pod
+
+    peers = PeerLookup(pod_at)
+    with connected() as (_, accepted):
+        assert peers.find(accepted).pod is pod
+    left, right = socket.socketpair(socket.AF_UNIX)
+    with left, right:
+        assert peers.find(right).pod is None
+    peers.close()
+    assert asked == ["127.0.0.1"]
+
+
+def test_client_on_another_machine_is_described_by_its_address_and_pod() -> None:
+    assert describe(Peer("10.244.0.5", pod=Pod("shop", "web-1", "web"))) == "10.244.0.5 (pod shop/web-1)"
+    assert describe(Peer("10.244.0.5")) == "10.244.0.5"
+    assert describe(Peer("127.0.0.1", 33, pod=Pod("shop", "web-1", "web"))) == "user 33"
 
 
 def inode(one: socket.socket) -> int:
