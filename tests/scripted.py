@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
-from imdsproxy.app import Parts, build
 from imdsproxy.config import Config
+from imdsproxy.parts.parts import Parts, build
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Request, Response
 from imdsproxy.protocol.peer import Peer

@@ -13,10 +13,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from imdsproxy.app import Parts, build
 from imdsproxy.config import Config
 from imdsproxy.emulator.limits import Limits
 from imdsproxy.ops.readiness import Readiness
+from imdsproxy.parts.parts import Parts, build
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import Failure, FailureKind, Headers, Request, Response
 from imdsproxy.protocol.peer import Peer

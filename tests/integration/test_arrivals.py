@@ -17,8 +17,9 @@ from typing import Any, Self
 import pytest
 from uvicorn.server import ServerState
 
-from imdsproxy.app import assemble, build
+from imdsproxy.app import assemble
 from imdsproxy.clock import SystemClock
+from imdsproxy.parts.parts import build
 from imdsproxy.server.application import Application
 from imdsproxy.server.arrivals import Arrivals
 from imdsproxy.server.connection import Connection

@@ -26,11 +26,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
-from imdsproxy.app import assemble, build
+from imdsproxy.app import assemble
 from imdsproxy.cache.freshness import Entry, Freshness, lookup, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
 from imdsproxy.ops import readiness
 from imdsproxy.ops.metrics import _Answers
+from imdsproxy.parts.parts import build
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Failure, Headers, Key, Response

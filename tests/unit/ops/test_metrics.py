@@ -16,10 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from imdsproxy.access.decision import Verdict
 from imdsproxy.access.guard import RefusedAccess
 from imdsproxy.access.subject import Subject
-from imdsproxy.app import Parts, build
 from imdsproxy.cache.freshness import make_entry
 from imdsproxy.ops.metric_labels import ATTEMPT_STATUSES, RESPONSES, RETRY_REASONS
 from imdsproxy.ops.metrics import CONTENT_TYPE, OPENMETRICS, Metrics
+from imdsproxy.parts.parts import Parts, build
 from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.policy.endpoints import ENDPOINTS
 from imdsproxy.protocol.messages import BudgetClass, Key, Response

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imdsproxy.app import build
 from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
+from imdsproxy.parts.parts import build
 from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Key, Response
 from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads

@@ -1,0 +1,137 @@
+"""Build the parts: who asks IMDS, what is stored, who is told."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from imdsproxy.access.enforcement import enforce
+from imdsproxy.cache.shares import Shares, divide
+from imdsproxy.cache.store import Store
+from imdsproxy.clock import Clock
+from imdsproxy.config import Config
+from imdsproxy.ops.history import History
+from imdsproxy.ops.metrics import Metrics
+from imdsproxy.ops.refusals import RefusalLog
+from imdsproxy.ops.snapshot import take_snapshot
+from imdsproxy.ops.state_metrics import State
+from imdsproxy.ops.token_figures import tokens_in_use
+from imdsproxy.ops.traces import Traces
+from imdsproxy.ops.trouble_log import TroubleLog
+from imdsproxy.ops.troubles import Troubles
+from imdsproxy.parts.extras import export_traces, watch_pods
+from imdsproxy.parts.limiters import make_limiters
+from imdsproxy.peers.pod_watch import PodWatch
+from imdsproxy.policy.policy import Policy
+from imdsproxy.protocol.address import IMDS
+from imdsproxy.protocol.failures import FailureRules
+from imdsproxy.protocol.request_parser import AcceptedHosts
+from imdsproxy.proxy.proxy import Proxy
+from imdsproxy.upstream.fetcher import Fetcher
+from imdsproxy.upstream.retry import RetryRules
+from imdsproxy.upstream.task import Sender
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of an application."""
+
+    proxy: Proxy
+    metrics: Metrics
+    history: History
+    accepted_hosts: AcceptedHosts
+    shares: Shares
+    """How memory is divided among them."""
+    close: Callable[[], None] = lambda: None
+    """Cancel timers, and release what is shared with other processes."""
+    traces: Traces | None = None
+    """None unless traces are exported."""
+    pods: PodWatch | None = None
+    """None unless the pods of a node are watched."""
+
+
+def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
+    """Build the parts, without starting or connecting anything.
+
+    Raises:
+        SettingsError: The access file or the file of a shared budget cannot be used, or traces cannot be exported or
+            pods watched as they are set.
+    """
+    metrics = Metrics()
+    pods = None if config.pods_of_node is None else watch_pods(config.pods_of_node, clock)
+    access = enforce(
+        config.access_file,
+        audit=config.access_mode == "audit",
+        observers=(metrics.access.observe, RefusalLog(clock)),
+        pod_at=None if pods is None else pods.find,
+    )
+    limiters, close = make_limiters(config, clock)
+    address = config.upstream
+    instance = secrets.token_hex(8)
+    history = History(metrics.by_outcome)
+    shares = divide(config.cache_max_bytes)
+    store = Store(shares.entries, clock)
+    troubles = TroubleLog(Troubles(shares.entries), clock, store.token_life)
+    store.on_eviction = troubles.observe_eviction
+    traces = export_traces(clock) if config.traces else None
+    fetcher = Fetcher(
+        limiters=limiters,
+        upstream=upstream if traces is None else traces.sender(upstream, address),
+        failure_rules=FailureRules(config.retry_statuses),
+        retry_rules=RetryRules(config.retry_base, config.retry_max),
+        clock=clock,
+        instance=instance,
+        # Behind IMDS's own address may be a node's proxy, but only as long as a redirect is loaded.
+        proxied=None if address == IMDS else address.unix is not None,
+        stale_after=config.stale_after,
+        observers=[
+            metrics.observe_attempt,
+            lambda attempt: history.observe_attempt(attempt, clock.monotonic()),
+            troubles.observe_attempt,
+            *([traces.observe_attempt] if traces is not None else []),
+        ],
+    )
+    policy = Policy(
+        ttl=dict(config.ttl),
+        stale_if_error=dict(config.stale_if_error),
+        token_fresh=config.token_fresh,
+        negative_ttl=config.negative_ttl,
+        require_metadata=config.require_metadata_header,
+        allow=config.allow,
+        deny=config.deny,
+        memory=shares.routes,
+    )
+    proxy = Proxy(
+        policy=policy,
+        access=access,
+        store=store,
+        fetcher=fetcher,
+        clock=clock,
+        derives=config.derive,
+        max_keys=shares.keys,
+        on_rendering=history.count_answers,
+    )
+    metrics.watch(
+        State(
+            snapshot=lambda: take_snapshot(proxy),
+            tokens=lambda: tokens_in_use(store.slots(), history, clock.monotonic()),
+            history=history,
+            now=clock.monotonic,
+        )
+    )
+
+    def close_all() -> None:
+        troubles.close()
+        close()
+
+    return Parts(proxy, metrics, history, _accepted_hosts(config, instance), shares, close_all, traces, pods)
+
+
+def _accepted_hosts(config: Config, instance: str) -> AcceptedHosts:
+    address = config.upstream
+    authorities = {f"{IMDS.host}:{IMDS.port}"}
+    if address.unix is None:
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        authorities.add(f"{host}:{address.port}")
+    return AcceptedHosts(frozenset({"localhost", *config.allowed_hosts}), frozenset(authorities), instance)
