@@ -527,7 +527,6 @@ class World:
         config = replace(NOWHERE, deny=("/metadata/denied",), **house.settings())
         clock = VirtualClock()
         self.application = assemble(config, build(config, self.imds, clock), clock, _nothing_to_close, _Counted)
-        self.application.names_clients = False  # no kernel knows these connections, so the log has their addresses
         self.proxy = self.application.proxy
         if not issubclass(way, FastPathConnection):
             self._write_every_hit_anew()
