@@ -26,9 +26,9 @@ IPAddress = IPv4Address | IPv6Address
 
 HELD_FOR = 300.0
 """Seconds without a sign of the API server for which the table is used."""
-MOST_PODS = 1024
+MOST_PODS = 512
 """The number of pods with an address that a node may have. The kubelet's own limit is 110, and Azure's 250."""
-MOST_LABELS = 64
+MOST_LABELS = 32
 LONGEST_LABEL = 320
 """The number of characters of a label's name or value. The API allows 317 and 63."""
 

@@ -32,7 +32,7 @@ from imdsproxy.ops.pod_troubles import PodTroubleLog
 from imdsproxy.peers import kubernetes, pod_watch
 from imdsproxy.peers.kubernetes import KubernetesPods, pods_of
 from imdsproxy.peers.pod_watch import PodWatch, pause_after
-from imdsproxy.peers.pods import HELD_FOR, PodTable
+from imdsproxy.peers.pods import HELD_FOR, MOST_PODS, PodTable
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.peer import Pod
 from imdsproxy.server.application import Application
@@ -114,11 +114,11 @@ def test_pods_are_listed_and_followed() -> None:
 def test_long_list_comes_in_pages() -> None:
     async def test() -> None:
         async with running() as server:
-            for number in range(600):
+            for number in range(500):
                 server.put(pod(f"pod-{number}", f"10.244.{number // 250}.{number % 250 + 1}"))
             async with watching(server) as (table, _):
-                await until(lambda: len(table) == 600)
-        assert server.kinds()[:3] == ["list", "list", "list"]
+                await until(lambda: len(table) == 500)
+        assert server.kinds()[:2] == ["list", "list"]
 
     run(test())
 
@@ -344,13 +344,13 @@ def test_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_many_pods_are_a_failure_and_not_a_larger_table(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with running() as server:
-            for number in range(1025):
+            for number in range(MOST_PODS + 1):
                 server.put(pod(f"pod-{number}", f"10.244.{number // 250}.{number % 250 + 1}"))
             async with watching(server) as (table, pauses):
                 await until(lambda: pauses.seconds)
                 assert len(table) == 0
                 server.delete("pod-0")
-                await until(lambda: len(table) == 1024)
+                await until(lambda: len(table) == MOST_PODS)
 
     run(test())
     assert "pods cannot be watched" in caplog.text

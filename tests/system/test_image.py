@@ -26,7 +26,15 @@ from tests.targets import INSTANCE, TOKEN
 pytestmark = pytest.mark.system
 
 USER = 65532
-CONTEXT = ("imdsproxy", "container", "requirements/run.txt", "pyproject.toml", "README.md", "LICENSE")
+CONTEXT = (
+    "imdsproxy",
+    "container",
+    "requirements/run.txt",
+    "requirements/kubernetes.txt",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 _LOAD = """
 import importlib, os, subprocess
 from pathlib import Path

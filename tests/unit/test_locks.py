@@ -76,6 +76,15 @@ def test_emulator_lock_has_cryptography_and_the_image_lock_has_not() -> None:
     assert "cryptography" not in locked("run")
 
 
+def test_image_can_be_built_from_each_lock_that_its_page_names() -> None:
+    page = (ROOT / "docs" / "container.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| `LOCK` |"))
+    named = set(re.findall(r"`(\w+)`", row)) & set(LOCKS)
+    seen = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert named == {"run", "kubernetes"}
+    assert {line for line in seen if "requirements" in line} == {f"!requirements/{name}.txt" for name in named}
+
+
 def test_build_backend_is_the_locked_one() -> None:
     required = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
     line = locked("run")["flit-core"].split(" ", 1)[0]

@@ -129,7 +129,7 @@ def test_list_that_is_too_long_changes_nothing() -> None:
 
 def test_pod_beyond_the_bound_is_left_out_and_a_known_one_may_still_change() -> None:
     pods = table(*many(MOST_PODS))
-    with pytest.raises(TooManyPodsError, match="1024"):
+    with pytest.raises(TooManyPodsError, match="512"):
         pods.change(ChangeKind.ADDED, state("x", "10.0.0.1"), NOW)
     assert len(pods) == MOST_PODS
     assert name_at(pods, "10.0.0.1") is None
