@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-from tests import spread
+from tests import measured, spread
 from tests.size import LONG
 from tests.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
 
@@ -57,8 +57,9 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with what takes long."""
+    """Start with what takes long, and trace only what adds to the coverage."""
     spread.sort(items)
+    measured.leave_out(items)
 
 
 @pytest.hookimpl(optionalhook=True)

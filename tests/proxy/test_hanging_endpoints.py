@@ -15,7 +15,8 @@ from tests import virtual
 from tests.scripted import SLOW, Imds, Stage
 from tests.targets import EVENTS, TOKEN, VERSIONS
 
-pytestmark = pytest.mark.any_python
+# Measuring coverage would triple its time, and other tests reach the same branches.
+pytestmark = [pytest.mark.any_python, pytest.mark.no_cover]
 
 READ_TIMEOUT = 30.0
 

@@ -17,7 +17,8 @@ from tests import virtual
 from tests.scripted import Imds, Stage, token
 from tests.targets import EVENTS, INSTANCE, TOKEN
 
-pytestmark = pytest.mark.any_python
+# Measuring coverage would triple its time, and other tests reach the same branches.
+pytestmark = [pytest.mark.any_python, pytest.mark.no_cover]
 
 
 def leaf(number: int) -> str:

@@ -22,7 +22,7 @@ from tests import manifests
 from tests.kit import ROOT
 from tests.manifests import KINDS, LAYOUTS, MANIFESTS, RENDERED, Container, Document, Pod
 
-pytestmark = pytest.mark.any_python
+pytestmark = [pytest.mark.any_python, pytest.mark.no_cover]
 
 # Native sidecars are on by default from 1.29 on.
 VERSIONS = ("1.29", kubernetes_validate.latest_version().rpartition(".")[0])

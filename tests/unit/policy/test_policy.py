@@ -401,6 +401,7 @@ def test_negative_ttl_follows_the_setting(path: str, seconds: float) -> None:
     assert lifetimes(Policy(negative_ttl=seconds).decide(ask(path))).negative == seconds
 
 
+@pytest.mark.no_cover
 def test_flood_of_long_targets_is_remembered_within_bounds() -> None:
     policy = Policy(memory=200_000)
     policy.decide(ask("/metadata/instance"))

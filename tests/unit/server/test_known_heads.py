@@ -439,6 +439,7 @@ def test_head_keeps_no_evicted_entry_in_memory(way: str) -> None:
 STEPS = ("ask",) * 6 + ("put", "drop", "pass", "empty")
 
 
+@pytest.mark.no_cover
 @given(st.data())
 def test_known_heads_never_differ_from_the_full_path(data: st.DataObject) -> None:
     """A found hit is that of the entry in the cache at this moment, in the bytes of this moment; and fresh."""

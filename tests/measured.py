@@ -1,0 +1,27 @@
+"""Which tests the coverage of `make test` is measured in.
+
+Tracing doubles or triples the time of a test, whatever code it runs. The decisions are in `tests/unit` and
+`tests/proxy`, which alone have to reach every branch of the pure rooms. The tests left out here start processes, whose
+coverage only `make test-long` measures, or repeat with generated values what the tables of the others reach.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.size import LONG
+
+_ELSEWHERE = ("process", "system", "windows", "client", "large")
+"""Marks of the tests whose code runs in processes that they start."""
+_GENERATED = Path(__file__).parent / "property"
+
+
+def leave_out(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make test` runs without tracing; `make test-long` traces all but those marked by hand."""
+    if LONG:
+        return
+    for item in items:
+        if item.path.is_relative_to(_GENERATED) or any(item.get_closest_marker(mark) for mark in _ELSEWHERE):
+            item.add_marker("no_cover")
