@@ -19,7 +19,7 @@ from imdsproxy import __version__
 from tests.kit import ROOT, cache_status, is_hit, wait_until
 from tests.system.containers import Mount, contained, run_contained
 from tests.system.hosts import Host
-from tests.system.image import DOCKERFILE, Builder, Image, missing
+from tests.system.image import DOCKERFILE, Builder, Image, build_both, missing
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, Azure, HostedProxy
 from tests.targets import INSTANCE, TOKEN
 
@@ -62,13 +62,18 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
 
 
 @pytest.fixture(scope="session")
-def image(builder: Builder) -> Image:
-    return builder.unpack(builder.build("imdsproxy:test"))
+def images(builder: Builder) -> tuple[Image, Image]:
+    return build_both(builder)
 
 
 @pytest.fixture(scope="session")
-def redirect_image(builder: Builder) -> Image:
-    return builder.unpack(builder.build("imdsproxy:test-redirect", "--target=redirect"))
+def image(images: tuple[Image, Image]) -> Image:
+    return images[0]
+
+
+@pytest.fixture(scope="session")
+def redirect_image(images: tuple[Image, Image]) -> Image:
+    return images[1]
 
 
 @contextlib.contextmanager
