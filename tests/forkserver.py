@@ -191,6 +191,12 @@ def of_proxies() -> Forkserver:
     )
 
 
+@functools.cache
+def of_checks() -> Forkserver:
+    """Return the server that has imported the checks of a machine."""
+    return Forkserver(["imdsproxy.__main__", "imdsproxy.cli.check.command"])
+
+
 def _stream(wanted: IO[Any] | int, *, reads: bool) -> tuple[IO[str] | None, int | None]:
     """Return this process's end of a stream, and a descriptor for the other process that is to be closed here."""
     if wanted == subprocess.DEVNULL:

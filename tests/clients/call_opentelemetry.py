@@ -44,7 +44,7 @@ def exporter() -> Callable[[], Any]:
     return ask
 
 
-def main(order: dict[str, Any]) -> list[dict[str, Any]]:
+def asked(order: dict[str, Any]) -> list[dict[str, Any]]:
     ask = detector() if order["client"] == "detector" else exporter()
     found = []
     for turn in range(order.get("times", 1)):
@@ -56,6 +56,11 @@ def main(order: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Obey the command line."""
     guard.only_in_a_namespace()
-    json.dump(main(json.loads(sys.argv[1])), sys.stdout)
+    json.dump(asked(json.loads(sys.argv[1])), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

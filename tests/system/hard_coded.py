@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, Identity
 from imdsproxy.emulator.samples import sample_instance
 from tests.clients.callers import Got, command, environment
 from tests.clients.guard import network
+from tests.forkserver import Forkserver
 from tests.kit import ROOT
 from tests.system.hosts import Host
 from tests.system.topology import ORDINARY_USER
@@ -61,12 +62,22 @@ class Client:
         """Run it in a host to its end and return its output. Raise AssertionError if it fails."""
         with host.inside():
             env = environment(Path(os.devnull), MADE_NETWORK=network())
+        order = {**self.order, **more}
         if self.package:
             env["PYTHONPATH"] += f"{os.pathsep}{_code(self.package)}"
-        python = DEBIANS_PYTHON if self.package else sys.executable
-        variables = [f"{name}={value}" for name, value in env.items()]
-        asked = command(self.caller, {**self.order, **more}, python)
-        return json.loads(host.run("env", "-i", *variables, *asked, user=ORDINARY_USER, timeout=120).stdout)
+            variables = [f"{name}={value}" for name, value in env.items()]
+            asked = command(self.caller, order, DEBIANS_PYTHON)
+            return json.loads(host.run("env", "-i", *variables, *asked, user=ORDINARY_USER, timeout=120).stdout)
+        done = host.run_module(
+            f"tests.clients.{self.caller}",
+            json.dumps(order),
+            imported_by=_libraries,
+            env=env,
+            user=ORDINARY_USER,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{self.name}: {done.stderr}"
+        return json.loads(done.stdout)
 
     def found(self, host: Host) -> Any:
         """Run it, and return its result, to be compared with `truth`."""
@@ -84,6 +95,18 @@ def need(client: Client) -> None:
         pytest.fail(f"REQUIRE_SYSTEM_TESTS is set, but {client.missing}", pytrace=False)
     if client.missing:
         pytest.skip(client.missing)
+
+
+@functools.cache
+def _libraries() -> Forkserver:
+    """Return the server that has imported what the callers import, at once or when they are asked."""
+    return Forkserver(
+        [
+            *("tests.clients.call_azure_identity", "tests.clients.call_msal", "tests.clients.call_opentelemetry"),
+            "opentelemetry.resource.detector.azure.vm",
+            "azure.monitor.opentelemetry.exporter.statsbeat._statsbeat_metrics",
+        ]
+    )
 
 
 def _code(package: str) -> Path:

@@ -22,14 +22,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 from urllib.parse import urlsplit
 
 from tests import forkserver
-from tests.forkserver import ForkedProcess
+from tests.forkserver import ForkedProcess, Forkserver
 from tests.kernel import CLONE_NEWNET, call
 from tests.kit import METADATA, ROOT
 
@@ -141,6 +141,39 @@ class Host:
         if check:
             assert done.returncode == 0, f"{self.name}: {command} gave {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
+
+    def run_module(
+        self,
+        module: str,
+        *arguments: str,
+        imported_by: Callable[[], Forkserver],
+        env: Mapping[str, str],
+        user: int = ROOT_USER,
+        timeout: float = 30,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a module of the checkout to its end, and return its output as text, for any exit status.
+
+        Args:
+            module: A module with `main()`; run by `python -m module` where nothing can be forked.
+            arguments: The rest of the command line.
+            imported_by: Returns the server to fork from.
+            env: The whole environment.
+            user: The user and group of the process.
+            timeout: Seconds, after which TimeoutExpired is raised.
+        """
+        if not forkserver.AVAILABLE:
+            variables = [f"{name}={value}" for name, value in env.items()]
+            command = ("env", "-i", *variables, sys.executable, "-m", module, *arguments)
+            return self.run(*command, user=user, timeout=timeout, check=False)
+        pipe = subprocess.PIPE
+        process = imported_by().start(
+            module, arguments, env=env, user=user, network=self._network, stdout=pipe, stderr=pipe
+        )
+        try:
+            out, err = process.communicate(timeout)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess([module, *arguments], process.wait(), out, err)
 
     @contextlib.contextmanager
     def start(

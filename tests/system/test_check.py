@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests import forkserver
 from tests.kit import wait_until
-from tests.system.hosts import ROOT_USER, link
+from tests.system.hosts import ROOT_USER, environment, link
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, PROXY_USER, ROUTE_LOCALNET, Azure
 from tests.targets import INSTANCE
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.system
 
 # A kube-proxy is seen in all network namespaces.
 KUBE_PROXY = pytest.mark.xdist_group("a process called kube-proxy")
-CHECK = (sys.executable, "-m", "imdsproxy", "check", "--json")
+CHECK = ("imdsproxy.__main__", "check", "--json")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,14 @@ class Report:
 
 def check(azure: Azure, *flags: str, user: int = ROOT_USER, env: dict[str, str] | None = None) -> Report:
     """Run the command in vm, and hold its exit status to its findings."""
-    done = azure.vm.run(*CHECK, *flags, user=user, env=env, check=False, timeout=60)
+    done = azure.vm.run_module(
+        *CHECK,
+        *flags,
+        imported_by=forkserver.of_checks,
+        env={**environment(user), **(env or {})},
+        user=user,
+        timeout=60,
+    )
     assert done.stderr == ""
     report = json.loads(done.stdout)
     found = Report(done.returncode, {step["step"]: step for step in report["steps"]})
@@ -125,7 +133,7 @@ def test_token_is_asked_for_on_demand_only_and_never_shown(azure: Azure) -> None
     with azure.running_proxy():
         assert check(azure).code("identity") == "identity-not-asked"
         assert azure.arrivals("/metadata/identity/oauth2") == []
-        done = azure.vm.run(*CHECK, "--identity")
+        done = azure.vm.run(sys.executable, "-m", *CHECK, "--identity")
         assert "s to live" in done.stdout
         assert "eyJ" not in done.stdout + done.stderr
         unknown = check(azure, "--identity", "00000000-0000-0000-0000-000000000000")
