@@ -214,10 +214,11 @@ def test_flood_of_very_many_connections_stays_within_the_bound_of_the_defaults(
     holding: str, start: Starter, tmp_path: Path, kind: str
 ) -> None:
     _, sent = FLOODS[kind]
+    count = size(short=1500, full=4000)
     settings: dict[str, object] = {**SETTINGS, "header_timeout": 120}
     with listening_everywhere(start, holding, tmp_path, **settings) as everywhere, contextlib.ExitStack() as stack:
-        _flood(stack, everywhere, 4000, sent)
-        _holds(everywhere.process, DEFAULT, 4000, Config().max_body_bytes)
+        _flood(stack, everywhere, count, sent)
+        _holds(everywhere.process, DEFAULT, count, Config().max_body_bytes)
         _end(everywhere.process)
 
 
