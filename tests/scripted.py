@@ -145,6 +145,7 @@ class Stage:
         self.parts: Parts = build(replace(NOWHERE, **settings), self.imds, self.clock)
         self.proxy = self.parts.proxy
         self.accepted_hosts = AcceptedHosts(instance=self.parts.accepted_hosts.instance)
+        self._read: dict[tuple[str, str, Headers], Request] = {}
 
     @property
     def now(self) -> float:
@@ -153,9 +154,14 @@ class Stage:
     def request(
         self, target: str = INSTANCE, *, method: str = "GET", headers: Headers = (), body: bytes = b""
     ) -> Request:
-        fields = ((b"host", b"127.0.0.1"), (b"metadata", b"true"), *headers)
-        request = read(method, target.encode(), fields, self.accepted_hosts)
-        assert not isinstance(request, Refusal), request
+        """Return a request, read once for all that ask the same."""
+        wanted = (target, method, headers)
+        request = self._read.get(wanted)
+        if request is None:
+            fields = ((b"host", b"127.0.0.1"), (b"metadata", b"true"), *headers)
+            result = read(method, target.encode(), fields, self.accepted_hosts)
+            assert not isinstance(result, Refusal), result
+            request = self._read[wanted] = result
         return request._replace(body=body)
 
     async def get(self, target: str = INSTANCE, *, client: str | Peer = "", **more: Any) -> RequestRecord:
