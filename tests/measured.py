@@ -1,7 +1,7 @@
 """Which tests the coverage of `make test` is measured in.
 
 Tracing doubles or triples the time of a test, whatever code it runs. The decisions are in `tests/unit` and
-`tests/proxy`, which alone have to reach every branch of the pure rooms. The tests left out here start processes, whose
+`tests/proxy`, which alone have to reach every branch of the pure rooms. Those left out here talk to processes, whose
 coverage only `make test-long` measures, or repeat with generated values what the tables of the others reach.
 """
 
@@ -13,9 +13,10 @@ import pytest
 
 from tests.size import LONG
 
-_ELSEWHERE = ("process", "system", "windows", "client", "large")
+_ELSEWHERE = ("system", "windows", "client", "large")
 """Marks of the tests whose code runs in processes that they start."""
-_GENERATED = Path(__file__).parent / "property"
+_FOLDERS = tuple(Path(__file__).parent / folder for folder in ("property", "integration/attacks"))
+"""The first generates values; the second attacks processes."""
 
 
 def leave_out(items: list[pytest.Item]) -> None:
@@ -23,5 +24,6 @@ def leave_out(items: list[pytest.Item]) -> None:
     if LONG:
         return
     for item in items:
-        if item.path.is_relative_to(_GENERATED) or any(item.get_closest_marker(mark) for mark in _ELSEWHERE):
+        left_out = any(item.path.is_relative_to(folder) for folder in _FOLDERS)
+        if left_out or any(item.get_closest_marker(mark) for mark in _ELSEWHERE):
             item.add_marker("no_cover")
