@@ -96,6 +96,17 @@ def test_last_success_and_last_failure_are_kept_side_by_side() -> None:
     assert history.last_failure.words == "x" * 300
 
 
+def test_requests_and_refusals_are_counted_by_client() -> None:
+    some, other = Peer(user=1000, process=7), Peer(address="10.0.0.9")
+    history = begun()
+    for client, refused in ((some, False), (some, True), (other, False)):
+        history.count_request(client, refused=refused)
+    assert history.clients.top(10) == (
+        Use("user 1000, process 7", requests=2, refused=1),
+        Use("10.0.0.9", requests=1),
+    )
+
+
 def test_attempts_are_counted_by_status_client_and_use_of_the_budget() -> None:
     some, other = Peer(user=1000, process=7), Peer(address="10.0.0.9")
     history = after(
