@@ -80,7 +80,8 @@ class PodTable:
         self._held_for = held_for
         self._heard: float | None = None
         self._states: dict[str, PodState] = {}
-        self._by_address: dict[IPAddress, dict[str, PodState]] = {}
+        self._by_address: dict[str, dict[str, PodState]] = {}
+        self._owners: dict[str, Pod] = {}
 
     def __len__(self) -> int:
         return len(self._states)
@@ -90,7 +91,7 @@ class PodTable:
         kept = {state.uid: state for state in states if self._addresses(state)}
         if len(kept) > MOST_PODS:
             raise TooManyPodsError
-        self._states, self._by_address = {}, {}
+        self._states, self._by_address, self._owners = {}, {}, {}
         for state in kept.values():
             self._add(state)
         self._heard = now
@@ -119,17 +120,15 @@ class PodTable:
         """Return the pod that has an address, or None if that is unknown."""
         if not self.known(now):
             return None
-        try:
-            candidates = self._by_address.get(plain(address))
-        except ValueError:
-            return None
-        if not candidates:
-            return None
-        newest = max(state.created for state in candidates.values())
-        having = [state.pod for state in candidates.values() if state.created == newest]
-        return having[0] if len(having) == 1 else None
+        owner = self._owners.get(address)
+        if owner is None and ":" in address:  # an IPv6 address can be written in more than one way
+            try:
+                return self._owners.get(str(plain(address)))
+            except ValueError:
+                return None
+        return owner
 
-    def _addresses(self, state: PodState) -> set[IPAddress]:
+    def _addresses(self, state: PodState) -> set[str]:
         """Return the addresses by which a pod is known."""
         if state.finished or state.host_network or state.node != self.node:
             return set()
@@ -139,6 +138,7 @@ class PodTable:
         self._states[state.uid] = state
         for address in self._addresses(state):
             self._by_address.setdefault(address, {})[state.uid] = state
+            self._decide(address)
 
     def _remove(self, uid: str) -> None:
         state = self._states.pop(uid, None)
@@ -149,6 +149,16 @@ class PodTable:
             del having[uid]
             if not having:
                 del self._by_address[address]
+            self._decide(address)
+
+    def _decide(self, address: str) -> None:
+        """Note to whom an address belongs (rule 1). This is done here, because hits of the fast path call `find`."""
+        self._owners.pop(address, None)
+        candidates = self._by_address.get(address, {}).values()
+        newest = max((state.created for state in candidates), default="")
+        having = [state.pod for state in candidates if state.created == newest]
+        if len(having) == 1:
+            self._owners[address] = having[0]
 
 
 def bounded_labels(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -157,11 +167,12 @@ def bounded_labels(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(fitting)[:MOST_LABELS]
 
 
-def _parsed(addresses: Iterable[str]) -> set[IPAddress]:
+def _parsed(addresses: Iterable[str]) -> set[str]:
+    """Return addresses in the form in which the kernel writes them."""
     found = set()
     for address in addresses:
         try:
-            found.add(plain(address))
+            found.add(str(plain(address)))
         except ValueError:  # not an address; the API server checks them
             continue
     return found

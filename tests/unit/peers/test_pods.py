@@ -67,7 +67,7 @@ def test_every_way_to_write_an_address_finds_the_same_pod(address: str) -> None:
     assert name_at(table(state("x", "10.0.0.1", "fd00::1")), address) == "x"
 
 
-@pytest.mark.parametrize("address", ["", "-", "localhost", "10.0.0.300"])
+@pytest.mark.parametrize("address", ["", "-", "localhost", "10.0.0.300", "fe80::x", ":"])
 def test_what_is_no_address_is_unknown(address: str) -> None:
     assert table(state("x", "10.0.0.1")).find(address, NOW) is None
 
