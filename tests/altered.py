@@ -45,16 +45,16 @@ def counting(_: str) -> None:
     counts = {"read": 0, "known": 0}
     fresh_hit, find = Application.fresh_hit, KnownHeads.find
 
-    def counted_fresh_hit(*given: Any) -> Any:
+    def counted_fresh_hit(*given: Any, **named: Any) -> Any:
         counts["read"] += 1
-        return fresh_hit(*given)
+        return fresh_hit(*given, **named)
 
     def counted_find(*given: Any, **named: Any) -> Any:
         found = find(*given, **named)
         counts["known"] += found is not None
         return found
 
-    Application.fresh_hit, KnownHeads.find = counted_fresh_hit, counted_find  # type: ignore[method-assign, assignment]
+    Application.fresh_hit, KnownHeads.find = counted_fresh_hit, counted_find  # type: ignore[method-assign]
     atexit.register(lambda: sys.stderr.write(f"counted {counts['read']} {counts['known']}\n"))
 
 

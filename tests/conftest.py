@@ -44,11 +44,25 @@ for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Tracing makes a process take twice as long to start and to work, and there are a thousand of them. What the processes
-# of the tests themselves run is enough for every threshold; `make test-long` measures those that they start as well.
-if not LONG:
-    for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
-        del os.environ[name]
+
+def _trace_no_further_process() -> None:
+    """Let the processes that tests start run untraced, except in `make test-long`.
+
+    Tracing makes a process take twice as long to start and to work, and there are a thousand of them. What the
+    processes of the tests themselves run is enough for every threshold.
+    """
+    if not LONG:
+        for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
+            del os.environ[name]
+
+
+_trace_no_further_process()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Undo what pytest-cov does after each test with `no_cover`: it starts coverage again, with that of processes."""
+    _trace_no_further_process()
 
 
 def pytest_report_header() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -115,8 +116,19 @@ def test_one_clients_flood_does_not_starve_another(imds: EmulatorServer, start: 
         assert statuses[-1] == 200, f"{len(statuses)} tries, every one turned away"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="users at a Unix socket are told apart on Linux only")
-def test_many_loopback_addresses_do_not_starve_a_user_at_the_socket(
+# A process of its own that sends standard input to a Unix socket, and prints the status line of the answer.
+_OTHER_PROCESS = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as client:
+    client.settimeout(10)
+    client.connect(sys.argv[1])
+    client.sendall(sys.stdin.buffer.read())
+    print(client.makefile("rb").readline().decode())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart on Linux only")
+def test_many_loopback_addresses_do_not_starve_another_process(
     imds: EmulatorServer, start: Starter, tmp_path: Path
 ) -> None:
     uds = tmp_path / "socket"
@@ -133,13 +145,13 @@ def test_many_loopback_addresses_do_not_starve_a_user_at_the_socket(
         stream = stack.enter_context(waiting[-1].makefile("rb"))
         assert (answer := read_answer(stream)) is not None
         assert answer.status == 429
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(10)
-            client.connect(str(uds))
-            client.sendall(request(INSTANCE.encode() + b"&mine=1", HOST))
-            with client.makefile("rb") as answers:
-                assert (mine := read_answer(answers)) is not None
-                assert mine.status == 200
+        other = subprocess.run(
+            [sys.executable, "-I", "-c", _OTHER_PROCESS, str(uds)],
+            input=request(INSTANCE.encode() + b"&mine=1", HOST),
+            capture_output=True,
+            check=True,
+        )
+        assert other.stdout.split()[:2] == [b"HTTP/1.1", b"200"]
 
 
 def test_slow_scheduled_events_do_not_hold_the_whole_budget(start: Starter) -> None:
