@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import quote
@@ -29,7 +30,10 @@ PRESENCE_EXTENSION = "imdsproxy.presence"
 """The name there of the client's `Presence`."""
 
 PEER_EXTENSION = "imdsproxy.peer"
-"""The name there of the `Caller`, which knows the client."""
+"""The name there of a weak reference to the `Caller`, which knows the client.
+
+It is weak, because the connection refers to the scope, and such a circle would wait for the garbage collector.
+"""
 
 _PIPELINED = Refusal(
     400,
@@ -70,7 +74,7 @@ def extensions(target: bytes, presence: Presence, caller: Caller, *, admin: bool
         ADMIN_EXTENSION: admin,
         UNIX_EXTENSION: unix,
         PRESENCE_EXTENSION: presence,
-        PEER_EXTENSION: caller,
+        PEER_EXTENSION: weakref.ref(caller),
     }
 
 
@@ -138,8 +142,20 @@ async def note_process(scope: Scope, peers: PeerLookup) -> None:
         caller.note_peer(await peers.with_process(peer))
 
 
+class _Gone:
+    """A connection that has ended before its client mattered."""
+
+    def peer(self) -> Peer:
+        return Peer(unknown="the connection has ended")
+
+    def note_peer(self, peer: Peer | None) -> None:
+        del peer
+
+
 def _caller(scope: Scope) -> Caller | None:
-    return cast("Caller | None", extension(scope, PEER_EXTENSION))
+    """Return the connection, or None if the server is another than `imdsproxy serve`."""
+    reference = cast("weakref.ref[Caller] | None", extension(scope, PEER_EXTENSION))
+    return None if reference is None else reference() or _Gone()
 
 
 def target(scope: Scope, receive: Receive) -> bytes | Refusal:

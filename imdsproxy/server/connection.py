@@ -95,10 +95,6 @@ class Connection(TimedConnection):
         for cycle in self._cycles:  # uvicorn ends the newest only, and others would write to a closed connection
             _disconnect(cycle)
         super().connection_lost(exc)
-        # Each scope refers to this connection, and such a circle would wait for the garbage collector.
-        self._cycles.clear()
-        self.cycle = None
-        self.scope = None  # type: ignore[assignment]  # there is no further request
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process what was read into the shared buffer. After a full read, other connections come first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ def request(*hops: str) -> Request:
 
 
 def scope(peer: Peer) -> Any:
-    return {"client": ("127.0.0.1", 1), "extensions": {PEER_EXTENSION: _Caller(peer)}}
+    caller = _Caller(peer)
+    extensions = {PEER_EXTENSION: weakref.ref(caller)}
+    return {"client": ("127.0.0.1", 1), "extensions": extensions, "connection": caller}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,12 @@ def test_via_over_tcp_makes_no_turn() -> None:
     peer = Peer(address="10.0.0.7", kind=PeerKind.TCP)
     turns = {turn_of(peer_of(request(f"{number:016x}"), scope(peer))) for number in range(100)}
     assert turns == {turn_of(peer)}
+
+
+def test_client_of_a_connection_that_is_gone_is_unknown() -> None:
+    gone = scope(Peer(address="127.0.0.1", user=0, kind=PeerKind.TCP))
+    del gone["connection"]
+    assert peer_of(request(VIA), gone) == Peer(unknown="the connection has ended")
 
 
 @pytest.mark.parametrize("via", [(), (VIA,)])
