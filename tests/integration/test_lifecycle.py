@@ -145,6 +145,8 @@ def refuses(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # the listener was closed in the middle of the handshake
+        return False
     return False
 
 
