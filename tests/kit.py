@@ -55,6 +55,7 @@ def get(
         connection.close()
 
 
+_CRASHED = {-signal.SIGABRT, -signal.SIGSEGV}
 _numbers = itertools.count(1)
 
 
@@ -187,6 +188,7 @@ def running_proxy(
         if ready:
             wait_until(lambda: get(proxy.port, "/-/ready").status == 200)
         yield proxy
+        assert process.poll() not in _CRASHED, proxy.log
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(15) == 0, proxy.log

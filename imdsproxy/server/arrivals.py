@@ -144,14 +144,13 @@ class Arrivals:
 
     def _start_handover(self, accepted: socket.SocketType, connection: Connection) -> None:
         accepted.setblocking(False)  # noqa: FBT003  # the standard library's signature
-        task = self._loop.create_task(self._hand_over(accepted, connection))
+        task = self._loop.create_task(self._hand_over(_owned(accepted), connection))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-    async def _hand_over(self, accepted: socket.SocketType, connection: Connection) -> None:
+    async def _hand_over(self, accepted: socket.socket, connection: Connection) -> None:
         try:
-            # Event loops use nothing of `socket.socket` that `socket.SocketType` has not.
-            await self._loop.connect_accepted_socket(lambda: Reader(connection), cast("socket.socket", accepted))
+            await self._loop.connect_accepted_socket(lambda: Reader(connection), accepted)
         except OSError:
             self._crowd.leave(connection)
             accepted.close()
@@ -165,6 +164,17 @@ class Arrivals:
         with contextlib.suppress(OSError):  # the client may have disconnected
             accepted.send(answer, _WITHOUT_WAITING)
         accepted.close()
+
+
+def _owned(accepted: socket.SocketType) -> socket.socket:
+    """Return an accepted connection for the event loop to own, and leave the given object without it.
+
+    uvloop has its library close the descriptor. It detaches a `socket.socket` before; from the bare class under it, it
+    closes the number once more, and by then that can be a descriptor which a thread has just opened.
+    """
+    if type(accepted) is socket.SocketType:
+        return socket.socket(accepted.family, accepted.type, accepted.proto, accepted.detach())
+    return cast("socket.socket", accepted)
 
 
 def _client(peer: Peer | None, address: Address) -> Client | None:

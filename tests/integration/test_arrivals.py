@@ -112,7 +112,7 @@ class House:
     def _make(self) -> Connection:
         return self.way(config=self.uvicorn, server_state=self.state, app_state={}, _loop=self.loop)
 
-    def connect(self, sent: bytes = b"", *, send_buffer: int = 0) -> tuple[Client, socket.socket, Any]:
+    def connect(self, sent: bytes = b"", *, send_buffer: int = 0) -> tuple[Client, socket.SocketType, Any]:
         """Connect and send; return the client, and its connection and address as accept(2) returns them."""
         if self.unix:
             near, far = socket.socketpair()
@@ -128,7 +128,9 @@ class House:
             near.sendall(sent)
         near.setblocking(False)  # noqa: FBT003  # the standard library's signature
         client = Client(self.loop, self._stack.enter_context(near))
-        return client, self._stack.enter_context(far), address
+        accepted = socket.SocketType(far.family, far.type, far.proto, far.detach())  # as from an `Acceptor`
+        self._stack.callback(accepted.close)
+        return client, accepted, address
 
     async def take(self, sent: bytes = b"", *, send_buffer: int = 0) -> tuple[Client, bool]:
         """Connect, send, accept; return the client, and whether its request is served already."""
@@ -228,6 +230,20 @@ def test_hit_after_which_the_connection_ends_needs_no_transport(run: Run, unix: 
             assert b"; hit; " in answer
             assert b"\r\nconnection: close\r\n\r\n{" in answer
             assert house.state.total_requests == 3
+
+    run(main())
+
+
+def test_descriptor_of_a_connection_that_stays_is_the_event_loops_alone(run: Run, unix: bool) -> None:
+    """Otherwise it is closed twice, and the second time it can be the descriptor of something else."""
+
+    async def main() -> None:
+        async with House(asyncio.get_running_loop(), unix=unix) as house:
+            client, accepted, address = house.connect(head())
+            house.arrivals.take(accepted, address)
+            await house.arrivals.wait()
+            assert b" 200 " in await client.answer()
+            assert accepted.fileno() == -1
 
     run(main())
 
