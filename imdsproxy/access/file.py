@@ -26,15 +26,15 @@ from typing import TypeVar
 from imdsproxy.access import profile
 from imdsproxy.access.document import Node, read_document
 from imdsproxy.access.paths import read_path
-from imdsproxy.access.query import SYSTEM_ASSIGNED, TOKEN
-from imdsproxy.access.rules import OWN_NAMES, Grant, Mode, Rule, Rules, audience, identity
+from imdsproxy.access.query import IDENTITY_PARAMETERS, SYSTEM_ASSIGNED, TOKEN, comparable
+from imdsproxy.access.rules import OWN_NAMES, Grant, Mode, Rule, Rules, identity
 from imdsproxy.access.subject import Network, Who
 
 _TOP = frozenset({"default", "mode", "reserved", "rule"})
 _WHO = frozenset({"anyone", "user", "unix_user", "group", "executable", "address", "namespace", "service_account"})
 _RULE = _WHO | {"name", "allow", "deny", "token"}
 _TOKEN = frozenset({"identity", "resource"})
-_KINDS = frozenset({"client_id", "object_id", "resource_id"})
+_KINDS = frozenset(IDENTITY_PARAMETERS.values())
 _RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _MOST_ID = 2**32 - 2
@@ -165,7 +165,7 @@ def _token(node: Node) -> Grant:
         TOKEN,
         below=False,
         identities=frozenset(_each(keys, "identity", _identity)),
-        audiences=frozenset(_each(keys, "resource", lambda item: audience(item.text()))),
+        audiences=frozenset(_each(keys, "resource", lambda item: comparable(item.text()))),
     )
 
 

@@ -23,8 +23,8 @@ from typing import TypeVar
 
 from imdsproxy.access.document import Node
 from imdsproxy.access.paths import read_path
-from imdsproxy.access.query import AUDIENCE_PARAMETER, IDENTITY_PARAMETERS
-from imdsproxy.access.rules import OWN_NAMES, Grant, Mode, Rule, Rules, audience, identity
+from imdsproxy.access.query import AUDIENCE_PARAMETER, IDENTITY_PARAMETERS, comparable
+from imdsproxy.access.rules import OWN_NAMES, Grant, Mode, Rule, Rules, identity
 from imdsproxy.access.subject import Who
 
 _LISTS = frozenset({"privileges", "roles", "identities", "roleAssignments"})
@@ -108,7 +108,7 @@ def _grant(node: Node) -> Grant:
         if lower in IDENTITY_PARAMETERS:
             identities.add(identity(IDENTITY_PARAMETERS[lower], value))
         elif lower == AUDIENCE_PARAMETER:
-            audiences.add(audience(value))
+            audiences.add(comparable(value))
         else:
             others.append((lower, value.lower()))
     if len(identities) > 1 or len(audiences) > 1:

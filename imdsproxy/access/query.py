@@ -69,17 +69,12 @@ def read_query(method: str, target: Target) -> Query:
         return Query(unclear)
     kind, value = named[0] if named else (SYSTEM_ASSIGNED, "")
     resource = next((value for name, value in parameters if name == AUDIENCE_PARAMETER), None)
-    audience = None if resource is None else same_audience(resource)
-    return Query(None, (kind, same_identity(value)), audience, parameters)
+    audience = None if resource is None else comparable(resource)
+    return Query(None, (kind, comparable(value)), audience, parameters)
 
 
-def same_identity(value: str) -> str:
-    """Return an identity's name in the one spelling that is compared: ids of Azure have no case."""
-    return value.lower().rstrip("/")
-
-
-def same_audience(value: str) -> str:
-    """Return an audience in the one spelling that is compared."""
+def comparable(value: str) -> str:
+    """Return an audience or an identity's name in the one spelling that is compared: Azure's ids have no case."""
     return value.lower().rstrip("/")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from imdsproxy.access.query import Query, same_audience, same_identity
+from imdsproxy.access.query import Query, comparable
 from imdsproxy.access.subject import Names, Who
 from imdsproxy.policy.endpoints import Segments, within
 
@@ -75,12 +75,7 @@ class Grant:
 
 def identity(kind: str, value: str = "") -> tuple[str, str]:
     """Return an identity in the form in which identities are compared."""
-    return kind, same_identity(value)
-
-
-def audience(value: str) -> str:
-    """Return an audience in the form in which audiences are compared."""
-    return same_audience(value)
+    return kind, comparable(value)
 
 
 @dataclass(frozen=True, slots=True)

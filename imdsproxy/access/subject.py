@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from imdsproxy.protocol.host import plain
 from imdsproxy.protocol.peer import Peer, PeerKind
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -164,12 +165,10 @@ def _within(subject: Subject, networks: tuple[Network, ...]) -> bool | None:
     if subject.address is None:
         return False if subject.unix else None
     try:
-        address = ipaddress.ip_address(subject.address.partition("%")[0])
+        address = plain(subject.address)  # a v4-mapped one is an IPv4 client of an IPv6 listener
     except ValueError:
         return None
-    # An IPv4 client of an IPv6 listener (RFC 4291 section 2.5.5.2).
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in network for network in networks)
+    return any(address in network for network in networks)
 
 
 def _with_ids(users: frozenset[str | int], names: Names) -> frozenset[str | int]:

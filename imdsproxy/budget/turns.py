@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
+from imdsproxy.protocol.host import unmapped
 from imdsproxy.protocol.peer import Peer
 
 Turn = tuple[str, ...]
@@ -37,11 +38,9 @@ def _process_or_group(peer: Peer) -> str:
 
 def _turn_of_address(written: str) -> tuple[str, str]:
     try:
-        address = ipaddress.ip_address(written)
+        address = unmapped(ipaddress.ip_address(written))
     except ValueError:
         return written, ""
-    if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address
     if address.is_loopback:
         return "loopback", ""
     if isinstance(address, ipaddress.IPv4Address):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from imdsproxy.ops.counts import MostFrequent
+
 
 class Use(NamedTuple):
     """What one client has done since it is listed."""
@@ -25,11 +27,9 @@ class Attribution:
     """The clients that did most. A new client takes the place of the one that did least, and counts from zero."""
 
     def __init__(self, most_clients: int = 64) -> None:
-        self._most_clients = most_clients
         self._uses: dict[str, Use] = {}
-        self._weights: dict[str, int] = {}
-        """What decides who is listed. A new client takes over the weight of the one that it replaces (Space-Saving, as
-        `MostFrequent`), so that a client that does much is listed before long."""
+        self._listed = MostFrequent(most_clients)
+        """Decides who is listed. It counts what a replaced client did for the new one, and `Use` does not."""
 
     def add_request(self, name: str) -> None:
         """Count a request of a client."""
@@ -52,12 +52,7 @@ class Attribution:
         return tuple(ordered[:count])
 
     def _of(self, name: str) -> Use:
-        if name not in self._uses:
-            weight = 0
-            if len(self._uses) >= self._most_clients:
-                least = min(self._weights, key=self._weights.__getitem__)
-                weight = self._weights.pop(least)
-                del self._uses[least]
-            self._uses[name], self._weights[name] = Use(name), weight
-        self._weights[name] += 1
-        return self._uses[name]
+        replaced = self._listed.add(name)
+        if replaced is not None:
+            del self._uses[replaced]
+        return self._uses.setdefault(name, Use(name))

@@ -68,12 +68,14 @@ class MostFrequent:
         self._most_words = most_words
         self._counts: dict[str, int] = {}
 
-    def add(self, word: str) -> None:
-        """Count a word once."""
+    def add(self, word: str) -> str | None:
+        """Count a word once, and return the word that it replaces, if it does."""
+        rarest = None
         if word not in self._counts and len(self._counts) >= self._most_words:
             rarest = min(self._counts, key=self._counts.__getitem__)
             self._counts[word] = self._counts.pop(rarest)
         self._counts[word] = self._counts.get(word, 0) + 1
+        return rarest
 
     def top(self, count: int) -> tuple[tuple[str, int], ...]:
         """Return the most frequent words and their counts, the most frequent first."""

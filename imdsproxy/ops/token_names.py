@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+from imdsproxy.access.query import IDENTITY_PARAMETERS
 from imdsproxy.protocol.messages import Target
 
 DEFAULT_IDENTITY = "default"
 """The identity of a request that names none: the system-assigned one, or the only one there is."""
-_IDENTITIES = ("client_id", "object_id", "mi_res_id", "msi_res_id")
 _LONGEST_AUDIENCE = 200
 _DIGITS = 8
 
@@ -30,7 +30,7 @@ class TokenName(NamedTuple):
 
 def identity_of(target: Target) -> str:
     """Return the identity that a target names, or `""`. It is not to be shown."""
-    return next((value for name, value in reversed(target.parameters) if name in _IDENTITIES), "")
+    return next((value for name, value in reversed(target.parameters) if name in IDENTITY_PARAMETERS), "")
 
 
 def token_name(target: Target) -> TokenName:

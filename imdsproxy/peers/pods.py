@@ -18,11 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
 
+from imdsproxy.protocol.host import plain
 from imdsproxy.protocol.peer import Pod
-
-IPAddress = IPv4Address | IPv6Address
 
 HELD_FOR = 300.0
 """Seconds without a sign of the API server for which the table is used."""
@@ -176,11 +174,3 @@ def _parsed(addresses: Iterable[str]) -> set[str]:
         except ValueError:  # not an address; the API server checks them
             continue
     return found
-
-
-def plain(text: str) -> IPAddress:
-    """Return an address without its zone; a v4-mapped one as the IPv4 address. Raise ValueError if it is none."""
-    if ":" not in text:
-        return IPv4Address(text)
-    address = IPv6Address(text.partition("%")[0])
-    return address.ipv4_mapped or address

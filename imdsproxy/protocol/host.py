@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from imdsproxy.protocol.messages import IMDS_HOST
@@ -14,6 +15,19 @@ _IMDS_NUMBER = int(ipaddress.IPv4Address(IMDS_HOST))
 _NUMBER_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 # Clients write the base URL of a Unix socket with a single label such as `unix`, which names no host elsewhere.
 _PLACEHOLDER = re.compile(r"([a-z0-9\-_]+):[0-9]*")
+
+
+IPAddress = IPv4Address | IPv6Address
+
+
+def unmapped(address: IPAddress) -> IPAddress:
+    """Return an address; a v4-mapped one (RFC 4291 section 2.5.5.2) as the IPv4 address."""
+    return address if isinstance(address, IPv4Address) else address.ipv4_mapped or address
+
+
+def plain(text: str) -> IPAddress:
+    """Return an address without its zone, `unmapped`. Raise ValueError if the text is none."""
+    return IPv4Address(text) if ":" not in text else unmapped(IPv6Address(text.partition("%")[0]))
 
 
 class HostField(NamedTuple):

@@ -47,6 +47,10 @@ LONGEST_BODY = 65536
 """The maximum length in bytes of a request's body."""
 
 
+ENDED = Peer(unknown="the connection has ended")
+"""The client of a connection that had ended before it was looked up."""
+
+
 class Caller(Protocol):
     """A connection, as far as it knows its client."""
 
@@ -146,7 +150,7 @@ class _Gone:
     """A connection that has ended before its client mattered."""
 
     def peer(self) -> Peer:
-        return Peer(unknown="the connection has ended")
+        return ENDED
 
     def note_peer(self, peer: Peer | None) -> None:
         del peer

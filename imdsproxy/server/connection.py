@@ -17,6 +17,7 @@ from uvicorn.protocols.utils import get_remote_addr
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import KnownClient, description_of
+from imdsproxy.server.asgi import ENDED
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.flow import Brake, hung_up, unread
 from imdsproxy.server.held_bytes import SHARE
@@ -35,7 +36,6 @@ _CHECK = 1.0
 # Seconds that a client has for its first bytes, where there are too many connections.
 _CROWDED = 1.0
 # A request line whose method the parser does not know.
-_ENDED = "the connection has ended"
 _REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
 
 
@@ -81,7 +81,7 @@ class Connection(TimedConnection):
         """Return the client, and look it up the first time."""
         if self._peer is None:
             connection = self.transport.get_extra_info("socket")
-            self._peer = self.app.peers.find(connection) if connection is not None else Peer(unknown=_ENDED)
+            self._peer = self.app.peers.find(connection) if connection is not None else ENDED
         return self._peer
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -7,6 +7,7 @@ import re
 import sys
 
 from imdsproxy.protocol.address import Address
+from imdsproxy.protocol.host import IPAddress, unmapped
 from imdsproxy.settings.parsers import items_of, shown, text_of
 
 # Variables, so that tests on one system can test the rules for the others.
@@ -122,12 +123,11 @@ def _reached(host: str) -> frozenset[str]:
     return frozenset({host if address is None else str(address)})
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(text: str) -> IPAddress | None:
     try:
-        address = ipaddress.ip_address(text)
+        return unmapped(ipaddress.ip_address(text))
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _is_host_name(text: str) -> bool:

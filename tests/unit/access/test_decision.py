@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from imdsproxy.access.decision import Verdict, decide, explain
-from imdsproxy.access.rules import Grant, Mode, Rule, Rules, audience, identity
+from imdsproxy.access.query import comparable
+from imdsproxy.access.rules import Grant, Mode, Rule, Rules, identity
 from imdsproxy.access.subject import Names, Subject, Who
 from imdsproxy.policy.endpoints import split
 from imdsproxy.protocol.messages import Target
@@ -18,7 +19,7 @@ VAULT = Grant(
     split(TOKEN),
     below=False,
     identities=frozenset({identity("client_id", "AB"), identity("system-assigned")}),
-    audiences=frozenset({audience("https://vault.azure.net/")}),
+    audiences=frozenset({comparable("https://vault.azure.net/")}),
 )
 
 

@@ -178,7 +178,7 @@ def test_client_that_joined_a_fetch_is_linked_to_the_one_that_started_it(
         for number in fetches:
             scene.traces.observe_attempt(replace(SENT, fetch=number))
         scene.traces.leave(begun)
-        scene.traces.observe_attempt(replace(SENT, fetch=9))  # nobody asked for it
+        scene.traces.observe_attempt(replace(SENT, fetch=9))  # no client has asked for it
         scene.traces.observe(record, 1.0, None, b"GET /a")
 
     leader, joined = play(steps).tracer.spans
