@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """The number and the length of the rounds of each part; `load_seconds` is whole, because wrk takes no fractions."""
+    """The number and the length of the rounds of each part."""
 
     latency_rounds: int
     latency_requests: int
     load_rounds: int
-    load_seconds: int
+    load_seconds: float
     requests_for_memory: int
     curve_rounds: int
+    curve_seconds: float
     connections: tuple[int, ...]
     entries: tuple[int, ...]
     miss_rounds: int
@@ -35,6 +36,7 @@ FULL = Effort(
     load_seconds=3,
     requests_for_memory=1_000_000,
     curve_rounds=3,
+    curve_seconds=1,
     connections=(1, 8, 32, 128, 512, 1000, 2000, 4000),
     entries=(1, 10, 100, 1000, 10_000),
     miss_rounds=7,
@@ -54,6 +56,7 @@ QUICK = Effort(
     load_seconds=1,
     requests_for_memory=20_000,
     curve_rounds=1,
+    curve_seconds=1,
     connections=(1, 32, 500),
     entries=(1, 300),
     miss_rounds=3,
@@ -70,9 +73,10 @@ SMOKE = Effort(
     latency_rounds=1,
     latency_requests=50,
     load_rounds=1,
-    load_seconds=1,
-    requests_for_memory=2000,
+    load_seconds=0.2,
+    requests_for_memory=200,
     curve_rounds=1,
+    curve_seconds=0.2,
     connections=(1, 32),
     entries=(30,),
     miss_rounds=1,

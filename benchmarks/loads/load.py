@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -27,11 +29,11 @@ class Load:
     """A source of load; `words` names it in the report."""
 
     words: str
-    run: Callable[[int, Shape, int, int], Sample]
-    """Loads a port with a shape over a number of connections for whole seconds."""
+    run: Callable[[int, Shape, int, float], Sample]
+    """Loads a port with a shape over a number of connections for some seconds."""
 
-    def __call__(self, server: Running, shape: Shape, seconds: int, connections: int = CONNECTIONS) -> Sample:
-        """Load a server for whole seconds, and measure the processor time of both sides.
+    def __call__(self, server: Running, shape: Shape, seconds: float, connections: int = CONNECTIONS) -> Sample:
+        """Load a server, and measure the processor time of both sides.
 
         Raises:
             BenchmarkError: The server answered nothing, or the load failed.
@@ -56,25 +58,32 @@ def choose() -> Load:
     return Load("Load by wrk with one thread", lambda *wanted: _wrk(program, *wanted))
 
 
-def _wrk(program: str, port: int, shape: Shape, connections: int, seconds: int) -> Sample:
-    return wrk.read(_output(wrk.command(program, port, shape, connections, seconds), seconds))
+def _wrk(program: str, port: int, shape: Shape, connections: int, seconds: float) -> Sample:
+    return wrk.read(_output(wrk.command(program, port, shape, connections, seconds), seconds, wrk.early(seconds)))
 
 
-def _own(port: int, shape: Shape, connections: int, seconds: int) -> Sample:
+def _own(port: int, shape: Shape, connections: int, seconds: float) -> Sample:
     kept = "ends" if shape.ends else "stays"
     arguments = [str(port), shape.kind, str(shape.entries), kept, str(connections), str(seconds)]
     return Sample(**json.loads(_output([sys.executable, "-m", "benchmarks.loads.generator", *arguments], seconds)))
 
 
-def _output(command: list[str], seconds: int) -> str:
+def _output(command: list[str], seconds: float, interrupt_after: float | None = None) -> str:
     name = Path(command[0]).name
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds + _MARGIN)
-    except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"{name} did not end") from None
-    if done.returncode:
-        raise BenchmarkError(f"under load: {name}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            if interrupt_after is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(interrupt_after)
+                process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=seconds + _MARGIN)
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"{name} did not end") from None
+        finally:
+            process.kill()
+    if process.returncode:
+        raise BenchmarkError(f"under load: {name}: {(err or out).strip()}")
+    return out
 
 
 def _children_seconds() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -20,9 +21,9 @@ _BROKEN = re.compile(r"^ *Socket errors: connect (\d+), read (\d+), write (\d+),
 _MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
 
-def command(program: str, port: int, shape: Shape, connections: int, seconds: int) -> list[str]:
-    """Return the command line that loads a server at this port of 127.0.0.1."""
-    options = ["-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--timeout", _TIMEOUT, "--latency"]
+def command(program: str, port: int, shape: Shape, connections: int, seconds: float) -> list[str]:
+    """Return the command line that loads a server at this port of 127.0.0.1; wrk takes whole seconds, rounded up."""
+    options = ["-t", "1", "-c", str(connections), "-d", f"{math.ceil(seconds)}s", "--timeout", _TIMEOUT, "--latency"]
     url = f"http://127.0.0.1:{port}{INSTANCE}"
     match shape.kind:
         case "repeated":
@@ -33,6 +34,11 @@ def command(program: str, port: int, shape: Shape, connections: int, seconds: in
         case "entries":
             arguments = ["entries", str(shape.entries)]
     return [program, *options, "-s", str(_SCRIPT), url, "--", *arguments, *(["close"] if shape.ends else [])]
+
+
+def early(seconds: float) -> float | None:
+    """Return the seconds after which to interrupt wrk, which then prints its report; None if it ends by itself."""
+    return None if seconds == math.ceil(seconds) else seconds
 
 
 def read(text: str) -> Sample:

@@ -20,7 +20,6 @@ from benchmarks.servers.bench import NO_WAIT, Bench, Server
 
 _MANY = 1000
 _AT_ONCE = 8
-_SECONDS = 1
 # Each of the caches then holds ten thousand instance documents.
 _MEGABYTES = 64
 _EMPTY: Mapping[str, Mapping[str, Sequence[float]]] = {"rate": {}, "p99_ms": {}, "longest_ms": {}, "processor_ms": {}}
@@ -35,7 +34,7 @@ def connections(bench: Bench, effort: Effort) -> list[Curve]:
     with bench.emulator() as emulator, bench.all(emulator) as servers:
         arrivals = Arrivals(emulator)
         curve = _curve(
-            lambda server, point: chosen(server.running, REPEATED, _seconds(point), point),
+            lambda server, point: chosen(server.running, REPEATED, _seconds(point, effort), point),
             [server for server in servers if server.name != PLAIN],
             points,
             effort.curve_rounds,
@@ -72,7 +71,7 @@ def entries(bench: Bench, effort: Effort) -> list[Curve]:
                     _fill(server, most.targets(), arrivals)
                 measured.append(server)
         curve = _curve(
-            lambda server, point: chosen(server.running, Shape("entries", point), _SECONDS),
+            lambda server, point: chosen(server.running, Shape("entries", point), effort.curve_seconds),
             measured,
             effort.entries,
             effort.curve_rounds,
@@ -124,8 +123,8 @@ def _medians(
     return {name: [median([value(each) for each in at]) for at in rows] for name, rows in samples.items()}
 
 
-def _seconds(point: int) -> int:
-    return 2 if point >= _MANY else 1
+def _seconds(point: int, effort: Effort) -> float:
+    return effort.curve_seconds * (2 if point >= _MANY else 1)
 
 
 def _fill(server: Server, targets: Sequence[str], arrivals: Arrivals) -> None:

@@ -37,7 +37,7 @@ from benchmarks.figures import (
     Unit,
 )
 from benchmarks.loads import generator, wrk
-from benchmarks.loads.shapes import DIFFERING, Kind, Shape
+from benchmarks.loads.shapes import DIFFERING, REPEATED, Kind, Shape
 from benchmarks.machine import open_files, procfs, programs
 from benchmarks.measures.rounds import rotated
 from benchmarks.report import goals, picture, svg, tables
@@ -367,6 +367,13 @@ def test_load_whose_connections_end_says_so_in_each_request(kind: Kind) -> None:
     without, with_end = (wrk.command("wrk", 1, shape, 32, 1) for shape in (stays, ends))
     assert set(with_end) - set(without) <= {"Connection: close", "close"}
     assert len(with_end) > len(without)
+
+
+@pytest.mark.parametrize(("seconds", "flag", "early"), [(0.2, "1s", 0.2), (1, "1s", None), (2.5, "3s", 2.5)])
+def test_wrk_is_interrupted_where_a_load_takes_no_whole_seconds(seconds: float, flag: str, early: float | None) -> None:
+    command = wrk.command("wrk", 1, REPEATED, 32, seconds)
+    assert command[command.index("-d") + 1] == flag
+    assert wrk.early(seconds) == early
 
 
 @pytest.mark.parametrize(
