@@ -24,6 +24,7 @@ from imdsproxy.ops.start_errors import report
 from imdsproxy.ops.status_reader import About, StatusReader
 from imdsproxy.parts.parts import Parts, build
 from imdsproxy.peers.lookup import PeerLookup
+from imdsproxy.protocol.client_ranges import ClientRanges
 from imdsproxy.server.application import Application
 from imdsproxy.server.traced import TracedApplication
 from imdsproxy.upstream.client import UpstreamClient
@@ -128,6 +129,7 @@ def assemble(  # noqa: PLR0913  # the parts it joins
             *([traces.observe] if traces is not None else []),
         ],
         names_clients=config.access_log,
+        clients=ClientRanges(config.clients) if config.clients else None,
         reload_access=partial(reload, config.access_file, parts.proxy.access),
         peers=PeerLookup(None if parts.pods is None else parts.pods.find),
         start=(lambda: None) if parts.pods is None else parts.pods.start,

@@ -62,6 +62,7 @@ class Config:
     allow: tuple[str, ...] = ("/metadata",)
     deny: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
     access_file: str | None = None
     access_mode: Literal["enforce", "audit"] = "enforce"
     pods_of_node: str | None = None

@@ -75,9 +75,10 @@ def _report(listeners: Sequence[Listener], config: Config, announce: Callable[[s
     for listener in listeners:
         more = {"serves": "/-/"} if listener.admin else {"upstream": str(config.upstream)}
         logger.info("listening", extra={"fields": {"address": listener.url, **more}})
-        if listener.reaches_out and not listener.admin:
+        if listener.reaches_out and not listener.admin and not config.clients:
             logger.warning(
                 "other machines may reach this address, and every client that reaches it gets this VM's tokens; "
-                "set IMDSPROXY_HOST=127.0.0.1 to listen on this machine only"
+                "set IMDSPROXY_HOST=127.0.0.1 to listen on this machine only, "
+                "or IMDSPROXY_CLIENTS to the address ranges that may ask"
             )
     announce(listeners[0].url)

@@ -31,7 +31,7 @@ REASONS: Mapping[str, str] = {
     "stale-if-error": "2xx",
     **dict.fromkeys(
         (
-            *(ACCESS, "admin-only", "bad-host", "bad-target", "body-too-long", "browser", "budget", "denied"),
+            *(ACCESS, "admin-only", "bad-host", "bad-target", "body-too-long", "browser", "budget", "client", "denied"),
             *("head-too-long", "host", "malformed", "metadata-header", "method", "other-host", "outside"),
             *("pipelined", "request-timeout", "upgrade-with-body", "x-forwarded-for"),
         ),

@@ -1,4 +1,4 @@
-"""The log of what the access rules refuse."""
+"""The log of refused clients: by the access rules, or by their address."""
 
 from __future__ import annotations
 
@@ -32,6 +32,24 @@ class RefusalLog:
         if omitted:
             fields["omitted"] = omitted
         logger.warning("access refused" if refused.enforced else "access would be refused", extra={"fields": fields})
+
+
+class OutsiderLog:
+    """Logs clients outside IMDSPROXY_CLIENTS, at most one in a few seconds, because they can connect at any rate."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._limit = RepeatLimit()
+
+    def __call__(self, address: str) -> None:
+        """Log that a client was refused."""
+        omitted = self._limit.admit(None, self._clock.monotonic())
+        if omitted is None:
+            return
+        fields: dict[str, object] = {"client": address, "setting": "IMDSPROXY_CLIENTS"}
+        if omitted:
+            fields["omitted"] = omitted
+        logger.warning("client refused", extra={"fields": fields})
 
 
 def _client(subject: Subject) -> str:

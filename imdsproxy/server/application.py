@@ -21,9 +21,11 @@ from imdsproxy.ops.history import History
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.pages import pages
 from imdsproxy.ops.readiness import Readiness
+from imdsproxy.ops.refusals import OutsiderLog
 from imdsproxy.ops.status_reader import StatusReader
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.cache_status import ENDING
+from imdsproxy.protocol.client_ranges import ClientRanges
 from imdsproxy.protocol.messages import Key, Refusal, Request
 from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
 from imdsproxy.proxy.proxy import Proxy
@@ -45,7 +47,7 @@ from imdsproxy.server.asgi import (
 from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.known_heads import KnownHeads
 from imdsproxy.server.operations import Operations
-from imdsproxy.server.parse_errors import written
+from imdsproxy.server.parse_errors import NOT_A_CLIENT, written
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -86,6 +88,7 @@ class Application:
         observers: Sequence[RequestObserver],
         peers: PeerLookup | None = None,
         names_clients: bool = False,
+        clients: ClientRanges | None = None,
         reload_access: Callable[[], None] = lambda: None,
         start: Callable[[], None] = lambda: None,
         close: Callable[[], Awaitable[None]],
@@ -102,6 +105,7 @@ class Application:
             observers: Are told of each answer, in this order.
             peers: Looks clients up; None for a lookup of its own.
             names_clients: Whether an observer uses the client's name and the request's fields.
+            clients: The address ranges that may ask at all; None for every client.
             reload_access: Reads the access file again, if there is one.
             start: Called within the event loop when the lifespan begins, or with the first request if there is none.
             close: Awaited when the lifespan ends.
@@ -116,6 +120,8 @@ class Application:
         self.peers = peers or PeerLookup()
         self.names_clients = names_clients
         self.access = proxy.access
+        self._clients = clients
+        self._note_outsider = OutsiderLog(clock)
         self._reload_access = reload_access
         self.known_heads = KnownHeads(proxy, shares.heads)
         self._accepted_hosts = {False: accepted_hosts, True: replace(accepted_hosts, any_name=True)}
@@ -130,6 +136,11 @@ class Application:
         """Serve one request, or the lifespan."""
         if scope["type"] != "http":
             await self._pages(scope, receive, send)
+            return
+        if self._clients is not None and not by_own_server(scope) and self._serves_outsider(scope):
+            served = refused(NOT_A_CLIENT)
+            self.observe(served, 0.0, scope["client"], b"")
+            await send_record(served, self.date, send)
             return
         began = self.clock.monotonic()
         if self._getting_ready is None:  # a server without lifespan events
@@ -197,6 +208,19 @@ class Application:
         self.observe(refused(refusal), 0.0, (client, 0), b"")
         return written(refusal, self.date())
 
+    def is_outsider(self, address: str, local: Callable[[], str]) -> bool:
+        """Return whether a client is outside IMDSPROXY_CLIENTS, which is logged: its answer is NOT_A_CLIENT.
+
+        Args:
+            address: The client's address.
+            local: Returns the address at which the client is connected. If it is the client's own as well, the client
+                is on this machine: the kernel drops packets from elsewhere that carry one of its addresses.
+        """
+        if self._clients is None or self._clients.include(address) or address == local():
+            return False
+        self._note_outsider(address)
+        return True
+
     def date(self) -> tuple[bytes, bytes]:
         """Return the Date of an answer that begins here (RFC 9110 section 6.6.1)."""
         return b"date", formatdate(self.clock.wall(), usegmt=True).encode("ascii")
@@ -252,6 +276,13 @@ class Application:
             if client.peer is not None:
                 self._history.count_request(client.peer, refused=record is not None and record.outcome is _REFUSED)
         return record
+
+    def _serves_outsider(self, scope: Scope) -> bool:
+        """Return whether another server names a client that may not ask."""
+        client, server = scope.get("client"), scope.get("server")
+        if client is None or by_unix_socket(scope):
+            return False
+        return self.is_outsider(client[0], lambda: server[0] if server else "")
 
     def _is_crowded(self) -> bool:
         """Return whether requests wait for permits, so that turns matter."""

@@ -14,7 +14,7 @@ from imdsproxy.records import Client, KnownClient, description_of
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.first_request import LONGEST_FIRST, FirstRequests
-from imdsproxy.server.parse_errors import TOO_MANY
+from imdsproxy.server.parse_errors import NOT_A_CLIENT, TOO_MANY
 from imdsproxy.server.read_buffer import LONGEST_READ
 from imdsproxy.server.reader import Reader
 from imdsproxy.server.served import Served
@@ -70,6 +70,10 @@ class Arrivals:
         """Take a connection, and return whether its first request is served already."""
         if self._first is None:
             return self._pass_on(accepted, address)
+        if isinstance(address, tuple) and self._application.is_outsider(address[0], lambda: _local(accepted)):
+            _read(accepted, LONGEST_READ)  # as in `_pass_on`
+            _end(accepted, self._application.refuse(NOT_A_CLIENT, address[0]))
+            return True
         # Where rules are set, the client is looked up at once: its port may soon be that of another user's socket.
         peer = None if self._application.access is None else self._application.peers.find(accepted)
         data = _read(accepted, LONGEST_FIRST + 1, _STAYS_UNREAD)
@@ -161,9 +165,19 @@ class Arrivals:
             peer = self._application.peers.find(accepted)
         client = _client(peer, address)
         answer = self._application.refuse(TOO_MANY, description_of(client))
-        with contextlib.suppress(OSError):  # the client may have disconnected
-            accepted.send(answer, _WITHOUT_WAITING)
-        accepted.close()
+        _end(accepted, answer)
+
+
+def _local(accepted: socket.SocketType) -> str:
+    """Return the address at which a client is connected."""
+    return str(accepted.getsockname()[0])
+
+
+def _end(accepted: socket.SocketType, answer: bytes) -> None:
+    """Send the answer, and close."""
+    with contextlib.suppress(OSError):  # the client may have disconnected
+        accepted.send(answer, _WITHOUT_WAITING)
+    accepted.close()
 
 
 def _owned(accepted: socket.SocketType) -> socket.socket:

@@ -21,7 +21,7 @@ from imdsproxy.server.asgi import ENDED
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.flow import Brake, hung_up, unread
 from imdsproxy.server.held_bytes import SHARE
-from imdsproxy.server.parse_errors import TOO_MANY, UNKNOWN_METHOD
+from imdsproxy.server.parse_errors import NOT_A_CLIENT, TOO_MANY, UNKNOWN_METHOD
 from imdsproxy.server.presence import Presence
 from imdsproxy.server.read_buffer import BUFFER, LONGEST_READ
 from imdsproxy.server.served import Served
@@ -42,7 +42,7 @@ _REQUEST_LINE = re.compile(rb"[A-Za-z]{1,20} [/h*][!-~]* HTTP/1\.[01]\r\n")
 class Connection(TimedConnection):
     """A connection on the full path: each request goes to the application."""
 
-    __slots__ = ("_latest", "_watch_for_end", "admission")
+    __slots__ = ("_latest", "_unwelcome", "_watch_for_end", "admission")
 
     app: Served
     crowd: Crowd | None = None
@@ -54,6 +54,7 @@ class Connection(TimedConnection):
         super().__init__(*args, **kwargs)
         self._latest = b""  # the bytes of the current read
         self._watch_for_end: asyncio.TimerHandle | None = None  # the client has sent all that it will send
+        self._unwelcome = TOO_MANY  # the refusal of a connection that does not stay
         self.admission: Admission | None = None  # None until the crowd has been asked
 
     @property
@@ -68,14 +69,24 @@ class Connection(TimedConnection):
         transport.set_write_buffer_limits(high=SHARE)
         if self.client is None:  # `Arrivals` knows it from accept(2)
             self.client = get_remote_addr(transport)
+        if self.admission is None and self._is_outsider():  # `Arrivals` asks before there is a transport
+            self._unwelcome = NOT_A_CLIENT
+            self.admission = _ANSWER
         if self.app.names_clients:
             self.client = KnownClient(self.peer(), self.client)
         if self.crowd is not None and self.admission is None:  # `Arrivals` asks before there is a transport
             self.admission = self.crowd.admit(self, self._made, admin=self.admin)
         if self.admission is Admission.CLOSE:
-            self._refuse(TOO_MANY)
+            self._refuse(self._unwelcome)
         elif self.admission is _ANSWER:
-            self._deadline = self.loop.call_later(_CROWDED, self._refuse, TOO_MANY)
+            self._deadline = self.loop.call_later(_CROWDED, self._refuse, self._unwelcome)
+
+    def _is_outsider(self) -> bool:
+        """Return whether the client may not ask at all. The pages under `/-/` are for every client."""
+        if self.admin or self.unix or self.client is None:
+            return False
+        local = self.transport.get_extra_info("sockname")
+        return self.app.is_outsider(self.client[0], lambda: local[0])
 
     def peer(self) -> Peer:
         """Return the client, and look it up the first time."""
@@ -101,14 +112,14 @@ class Connection(TimedConnection):
         if nbytes == LONGEST_READ:  # there is probably more
             self.flow.yield_turn(self.loop)
         if self.admission is _ANSWER:
-            self._refuse(TOO_MANY)
+            self._refuse(self._unwelcome)
         else:
             self._receive(BUFFER[:nbytes].tobytes())
 
     def data_received(self, data: bytes | bytearray | memoryview) -> None:
         """Process what was read, as bytes: an event loop may pass a bytearray, which can change later."""
         if self.admission is _ANSWER:
-            self._refuse(TOO_MANY)
+            self._refuse(self._unwelcome)
         else:
             self._receive(bytes(data))
 

@@ -29,6 +29,13 @@ UPGRADE_WITH_BODY = Refusal(
     "invalid_request",
     "A request with Upgrade must not have a body here; send it without Upgrade.",
 )
+NOT_A_CLIENT = Refusal(
+    403,
+    "client",
+    "forbidden",
+    "This proxy answers only clients of the address ranges in IMDSPROXY_CLIENTS, and yours is none of them; "
+    "ask the proxy of your own machine, or have its operator add your range.",
+)
 TOO_MANY = Refusal(
     503,
     "connections",

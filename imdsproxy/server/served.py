@@ -59,6 +59,10 @@ class Served(Protocol):
         """Return the answer to bytes that are not a valid request, and tell every observer."""
         ...
 
+    def is_outsider(self, address: str, local: Callable[[], str]) -> bool:
+        """Return whether the client with this address, connected to the one that `local` returns, may not ask."""
+        ...
+
     def watch_connections(self, count: Callable[[], int], limit: int) -> None:
         """Show the number of connections that this function returns, and their limit, in the metrics."""
         ...

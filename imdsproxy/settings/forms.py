@@ -78,6 +78,11 @@ HostNames = Annotated[
     PlainValidator(places.read_host_names),
     Form("NAME,...", "host names without scheme, port or wildcard, separated by commas, or a JSON array"),
 ]
+Ranges = Annotated[
+    tuple[str, ...],
+    PlainValidator(values.read_ranges),
+    Form("RANGE,...", "address ranges such as 10.244.3.0/24, separated by commas, or a JSON array"),
+]
 Port = Annotated[int, Field(ge=0, le=65535), _PORT]
 OptionalPort = Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_none_if_empty), _PORT]
 Upstream = Annotated[

@@ -34,6 +34,7 @@ from imdsproxy.settings.forms import (
     Port,
     PositiveSeconds,
     Prefixes,
+    Ranges,
     Seconds,
     Statuses,
     Switch,
@@ -157,6 +158,13 @@ class Settings(BaseSettings):
         (),
         description="Host names accepted in the Host header beside localhost. An IP address is always accepted; on "
         "the Unix socket every name is.",
+    )
+    clients: Ranges = Field(
+        (),
+        description="Address ranges whose clients may ask at all, beside this machine's loopback and the Unix socket. "
+        "Any other client gets 403, on every page but those of ADMIN_PORT. If it is empty, every client that reaches "
+        "the proxy may ask.",
+        examples=["10.244.3.0/24,10.0.0.4"],
     )
     access_file: OptionalAccessFile = Field(
         None,

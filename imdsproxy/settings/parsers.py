@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import unquote
 
+from imdsproxy.protocol.client_ranges import read_range
+
 LONGEST_SECONDS = 31_536_000
 """A year. A longer time is a mistake, and an event loop's timers do not accept every float."""
 
@@ -56,6 +58,17 @@ def read_prefixes(value: object) -> tuple[str, ...]:
         if not f"{prefix}/".startswith("/metadata/"):
             raise ValueError(f'"{shown(prefix)}" is not under /metadata, and nothing else is forwarded')
     return prefixes
+
+
+def read_ranges(value: object) -> tuple[str, ...]:
+    """Read address ranges, in the order given."""
+    ranges = []
+    for item in items_of(value):
+        try:
+            ranges.append(read_range(item))
+        except ValueError as error:
+            raise ValueError(f'"{shown(item)}" {error}') from None
+    return tuple(dict.fromkeys(ranges))
 
 
 def read_path_seconds(value: object) -> tuple[tuple[str, float], ...]:

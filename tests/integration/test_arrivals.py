@@ -26,6 +26,7 @@ from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import ANSWERED, Crowd
 from imdsproxy.server.fast_path import connection_class
 from imdsproxy.server.first_request import LONGEST_JOINED, FirstRequests
+from imdsproxy.server.reader import Reader
 from imdsproxy.server.run import uvicorn_config
 from tests.scripted import NOWHERE, Imds, ok
 from tests.targets import INSTANCE, TOKEN
@@ -71,9 +72,10 @@ class House:
         limit: int = 1000,
         fast: bool = True,
         access_log: bool = False,
+        clients: tuple[str, ...] = (),
     ) -> None:
         clock = SystemClock()
-        config = replace(NOWHERE, access_log=access_log, ttl=(("/metadata/instance", 600.0),))
+        config = replace(NOWHERE, access_log=access_log, clients=clients, ttl=(("/metadata/instance", 600.0),))
         self.loop = loop
         self.unix = unix
         self.crowd = Crowd(limit)
@@ -446,3 +448,96 @@ def test_first_answers_are_logged_with_their_client(run: Run, unix: bool, caplog
     assert lines[0]["client"].startswith(f"user {os.getuid()} ")
     assert (f", process {os.getpid()}" in lines[0]["client"]) is unix
     assert {line["path"] for line in lines} == {"/metadata/instance"}
+
+
+OUTSIDER = ("10.0.0.9", 40000)
+INSIDER = ("10.244.3.7", 40000)
+POD_RANGE = ("10.244.3.0/24",)
+
+
+def _refused_outsiders(house: House) -> int:
+    return house.application.metrics.requests.responses()["4xx", "client"]
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast path", "full path"])
+def test_outsider_gets_403_before_anything_is_made_for_it(run: Run, fast: bool) -> None:
+    async def visit() -> None:
+        async with House(asyncio.get_running_loop(), unix=False, clients=POD_RANGE) as house:
+            await house.warm(INSTANCE)
+            sent = head() if fast else head(UNKNOWN)
+            client, accepted, _ = house.connect(sent)
+            assert house.arrivals.take(accepted, OUTSIDER)
+            answer = await client.read_all()
+            assert answer.startswith(b"HTTP/1.1 403 ")
+            assert b"cache-status: imdsproxy; detail=client\r\n" in answer
+            assert b"IMDSPROXY_CLIENTS" in answer
+            assert (house.members, house.connections, _refused_outsiders(house)) == (0, [], 1)
+
+            # A client of the range gets the same document.
+            client, accepted, _ = house.connect(sent)
+            house.arrivals.take(accepted, INSIDER)
+            await house.arrivals.wait()
+            assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+            assert _refused_outsiders(house) == 1
+
+    run(visit())
+
+
+def test_outsider_without_a_request_yet_is_not_waited_for(run: Run) -> None:
+    async def visit() -> None:
+        async with House(asyncio.get_running_loop(), unix=False, clients=POD_RANGE) as house:
+            client, accepted, _ = house.connect()
+            assert house.arrivals.take(accepted, OUTSIDER)
+            assert (await client.read_all()).startswith(b"HTTP/1.1 403 ")
+            assert house.members == 0
+
+    run(visit())
+
+
+def test_loopback_and_the_unix_socket_may_ask_in_any_case(run: Run, unix: bool) -> None:
+    async def visit() -> None:
+        async with House(asyncio.get_running_loop(), unix=unix, clients=POD_RANGE) as house:
+            client, _ = await house.take(head(UNKNOWN, CLOSE))
+            assert (await client.read_all()).startswith(b"HTTP/1.1 200 ")
+
+    run(visit())
+
+
+def test_client_with_the_address_that_it_is_connected_to_is_this_machine(run: Run) -> None:
+    async def visit() -> None:
+        async with House(asyncio.get_running_loop(), unix=False, clients=POD_RANGE) as house:
+            assert house.application.is_outsider("169.254.20.10", lambda: "169.254.20.10") is False
+            assert house.application.is_outsider("169.254.20.10", lambda: "10.0.0.4") is True
+
+    run(visit())
+
+
+@pytest.mark.parametrize(("address", "status"), [(OUTSIDER, b"403"), (INSIDER, b"200")])
+def test_outsider_is_turned_away_where_the_event_loop_accepts(
+    run: Run, address: tuple[str, int], status: bytes
+) -> None:
+    async def visit() -> None:
+        loop = asyncio.get_running_loop()
+        async with House(loop, unix=False, clients=POD_RANGE) as house:
+            client, accepted, _ = house.connect(head(fields=CLOSE))
+            connection = house._make()
+            connection.client = address
+            owned = socket.socket(accepted.family, accepted.type, accepted.proto, accepted.detach())
+            owned.setblocking(False)  # noqa: FBT003  # the standard library's signature
+            await loop.connect_accepted_socket(lambda: Reader(connection), owned)
+            assert (await client.read_all()).startswith(b"HTTP/1.1 " + status)
+
+    run(visit())
+
+
+def test_admin_listener_serves_every_client(run: Run) -> None:
+    async def visit() -> None:
+        loop = asyncio.get_running_loop()
+        async with House(loop, unix=False, clients=POD_RANGE, fast=False) as house:
+            client, accepted, _ = house.connect(head("/-/healthy", CLOSE))
+            house.way.admin = True
+            house.arrivals.take(accepted, OUTSIDER)
+            await house.arrivals.wait()
+            assert (await client.read_all()).startswith(b"HTTP/1.1 200 ")
+
+    run(visit())

@@ -205,3 +205,19 @@ def test_settings_are_read_from_the_environment_by_default(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("imdsproxy: IMDSPROXY_MAX_WAIT ")
+
+
+def test_other_servers_client_outside_the_ranges_gets_403(fresh_imds: EmulatorServer) -> None:
+    async def running() -> None:
+        flags = {"upstream": fresh_imds.url, "clients": "10.244.3.0/24"}
+        application = create_app(load(flags, {}).settings.config())
+        async with asyncio.timeout(30), alive(application):
+            for address, status in (("10.0.0.9", 403), ("10.244.3.7", 200), ("127.0.0.1", 200)):
+                transport = httpx.ASGITransport(application, client=(address, 40000))
+                async with Client(transport=transport, base_url="http://127.0.0.1", headers=METADATA) as client:
+                    answer = await client.get(INSTANCE)
+                    assert answer.status_code == status, address
+                    assert (await client.get("/-/healthy")).status_code == status, address
+            assert application.metrics.requests.responses()["4xx", "client"] == 2
+
+    asyncio.run(running())

@@ -10,7 +10,7 @@ from imdsproxy.access.decision import Verdict
 from imdsproxy.access.guard import RefusedAccess
 from imdsproxy.access.subject import Subject
 from imdsproxy.ops.metrics import Metrics
-from imdsproxy.ops.refusals import RefusalLog
+from imdsproxy.ops.refusals import OutsiderLog, RefusalLog
 from imdsproxy.testing.clock import FakeClock
 
 
@@ -51,3 +51,17 @@ def test_metrics_count_refusals_by_rule_and_mode() -> None:
     text = metrics.text().decode()
     assert 'imdsproxy_access_refused_total{mode="enforce",rule="web"} 1.0' in text
     assert 'imdsproxy_access_refused_total{mode="audit",rule="web"} 1.0' in text
+
+
+def test_outsider_log_is_limited_whatever_the_address(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    clock = FakeClock()
+    log = OutsiderLog(clock)
+    for number in range(3):
+        log(f"10.0.0.{number}")
+    clock.advance(5)
+    log("10.0.0.9")
+    assert [(record.message, record.__dict__["fields"]) for record in caplog.records] == [
+        ("client refused", {"client": "10.0.0.0", "setting": "IMDSPROXY_CLIENTS"}),
+        ("client refused", {"client": "10.0.0.9", "setting": "IMDSPROXY_CLIENTS", "omitted": 2}),
+    ]

@@ -52,6 +52,7 @@ DEFAULTS = {
     "access_file": None,
     "access_mode": "enforce",
     "pods_of_node": None,
+    "clients": (),
     "derive": False,
     "warmup": (),
     "log_level": "info",
@@ -132,6 +133,9 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("allowed_hosts", "IMDS.example, my_proxy,", ("imds.example", "my_proxy")),
         ("access_file", "/etc/access.toml", "/etc/access.toml"),
         ("access_file", "", None),
+        ("clients", "10.244.3.0/24, 10.0.0.4,10.0.0.4/32", ("10.244.3.0/24", "10.0.0.4/32")),
+        ("clients", '["FD00::/16"]', ("fd00::/16",)),
+        ("clients", "", ()),
         ("access_mode", "Audit", "audit"),
         ("pods_of_node", "aks-nodepool1-12345678-vmss00000a", "aks-nodepool1-12345678-vmss00000a"),
         ("pods_of_node", " ip-10.ec2.internal", "ip-10.ec2.internal"),
@@ -159,6 +163,8 @@ ABOVE_ZERO = "a number of seconds above 0, at most 31536000"
 SECONDS = "a number of seconds from 0 to 31536000"
 MAP = "path=seconds pairs under /metadata, separated by commas, or a JSON object"
 PATHS = "path prefixes such as /metadata/instance, separated by commas, or a JSON array"
+RANGES = "address ranges such as 10.244.3.0/24, separated by commas, or a JSON array"
+ALONE = "address alone"
 HOSTS = "host names without scheme, port or wildcard, separated by commas, or a JSON array"
 STATUSES = "HTTP statuses from 400 to 599, separated by commas, or a JSON array"
 TARGETS = "targets under /metadata/, separated by commas, or a JSON array"
@@ -215,6 +221,8 @@ NOT_JSON = ": it begins like JSON, but is not valid JSON"
         ("deny", "/metadata/%69dentity", f'{PATHS}: "/metadata/%69dentity" is not one'),
         ("deny", "/metadata?x", f'{PATHS}: "/metadata?x" is not one'),
         ("access_mode", "off", "enforce or audit"),
+        ("clients", "pods", f'{RANGES}: "pods" is not one'),
+        ("clients", "10.0.0.4/24", f'{RANGES}: "10.0.0.4/24" begins within a range; write 10.0.0.0/24, or the {ALONE}'),
         ("pods_of_node", "Node", NODE_NAME),
         ("pods_of_node", "a,spec.nodeName!=b", NODE_NAME),
         ("pods_of_node", "node.", NODE_NAME),
