@@ -6,6 +6,7 @@ Only this module hands the settings to the parts that use them.
 from __future__ import annotations
 
 import logging
+import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -84,7 +85,7 @@ def _application(config: Config, clock: Clock, settings: tuple[SettingInForce, .
         read_timeout=config.read_timeout,
         max_body_bytes=config.max_body_bytes,
     )
-    parts = build(config, upstream, clock)
+    parts = build(config, upstream, clock, secrets.token_bytes(16))
     application = Application if parts.traces is None else partial(TracedApplication, traces=parts.traces)
     return assemble(config, parts, clock, upstream.close, application, settings=settings)
 

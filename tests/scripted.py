@@ -137,12 +137,12 @@ def in_turn(*answers: Response | Failure) -> Behaviour:
 class Stage:
     """A proxy, its IMDS and its clock."""
 
-    def __init__(self, imds: Imds | None = None, **settings: Any) -> None:
+    def __init__(self, imds: Imds | None = None, *, seed: bytes = b"", **settings: Any) -> None:
         self.imds = imds or Imds()
         self.clock = VirtualClock()
         if "upstream" in settings:
             settings["upstream"] = parse_upstream(settings["upstream"])
-        self.parts: Parts = build(replace(NOWHERE, **settings), self.imds, self.clock)
+        self.parts: Parts = build(replace(NOWHERE, **settings), self.imds, self.clock, seed)
         self.proxy = self.parts.proxy
         self.accepted_hosts = AcceptedHosts(instance=self.parts.accepted_hosts.instance)
         self._read: dict[tuple[str, str, Headers], Request] = {}

@@ -14,7 +14,7 @@ from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Key, Target
 
 _A_DAY = 86400.0
-_RENEWABLE = frozenset({Freshness.FRESH, Freshness.REVALIDATE})
+_RENEWABLE = frozenset({Freshness.FRESH, Freshness.EXPIRING, Freshness.REVALIDATE})
 
 
 class DerivedEntries:

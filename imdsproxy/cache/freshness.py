@@ -9,6 +9,7 @@ included). An entry is therefore never used longer than its lifetime after IMDS 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,6 +28,8 @@ class Freshness(Enum):
     """How an entry may be used."""
 
     FRESH = "fresh"
+    EXPIRING = "expiring"
+    """Fresh; is refreshed in the background a little before it has to be (`refresh_spread`)."""
     REVALIDATE = "revalidate"
     """Stale; may be served while it is refreshed in the background (RFC 5861 section 3)."""
     ON_ERROR = "on-error"
@@ -48,6 +51,8 @@ class Plan(Enum):
 _PLANS = {
     (Freshness.FRESH, False): Plan.SERVE,
     (Freshness.FRESH, True): Plan.SERVE,
+    (Freshness.EXPIRING, False): Plan.SERVE_AND_REFRESH,
+    (Freshness.EXPIRING, True): Plan.SERVE,
     (Freshness.REVALIDATE, False): Plan.SERVE_AND_REFRESH,
     (Freshness.REVALIDATE, True): Plan.SERVE_AND_REFRESH,
     (Freshness.ON_ERROR, False): Plan.FETCH_OR_STALE,
@@ -71,6 +76,8 @@ class Entry:
     """The seconds that the answer had spent in other caches when it arrived."""
     derived: bool = False
     """Whether it was cut out of the entry of a whole."""
+    refresh_from: float = math.inf
+    """From when it is refreshed although it is still fresh."""
 
     @property
     def written_at(self) -> float:
@@ -107,7 +114,7 @@ def lookup(entry: Entry | None, now: float) -> Freshness:
     if entry is None:
         return Freshness.MISS
     if now < entry.fresh_until:
-        return Freshness.FRESH
+        return Freshness.FRESH if now < entry.refresh_from else Freshness.EXPIRING
     if now < entry.revalidate_until:
         return Freshness.REVALIDATE
     return Freshness.ON_ERROR if now < entry.error_until else Freshness.MISS

@@ -81,10 +81,15 @@ def write(
 
 
 def same_until(entry: Entry, now: float) -> float:
-    """Return the moment until which the hit of a fresh entry stays the same bytes. It stays fresh until then."""
+    """Return the moment until which the hit of a fresh entry stays the same bytes.
+
+    Until then it stays fresh, and its refresh does not become due.
+    """
     older = entry.sent_at + max(0, int(now - entry.sent_at)) + 1
     nearer = entry.fresh_until - math.floor(entry.fresh_until - now)
     until = min(older, nearer)
+    if now < entry.refresh_from:
+        until = min(until, entry.refresh_from)
     if entry.token is not None:
         left = entry.token.expires_in - (now - entry.sent_at)  # rounded as in the body
         until = min(until, now + left - math.floor(left))

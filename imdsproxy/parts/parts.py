@@ -51,8 +51,14 @@ class Parts:
     """None unless the pods of a node are watched."""
 
 
-def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
+def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> Parts:
     """Build the parts, without starting or connecting anything.
+
+    Args:
+        config: The settings.
+        upstream: Sends single requests.
+        clock: The clock.
+        seed: Spreads this process's refreshes; without one, nothing is refreshed early.
 
     Raises:
         SettingsError: The access file or the file of a shared budget cannot be used, or traces cannot be exported or
@@ -110,6 +116,7 @@ def build(config: Config, upstream: Sender, clock: Clock) -> Parts:
         clock=clock,
         derives=config.derive,
         max_keys=shares.keys,
+        seed=seed,
         on_rendering=history.count_answers,
     )
     metrics.watch(

@@ -52,6 +52,7 @@ class Proxy:
         access: Guard | None = None,
         derives: bool = False,
         max_keys: int = 4096,
+        seed: bytes = b"",
         on_rendering: Callable[[float], None] = lambda _now: None,
     ) -> None:
         """Join the parts.
@@ -64,6 +65,7 @@ class Proxy:
             access: The access rules; None for no rules.
             derives: Whether parts are answered from stored wholes.
             max_keys: How many keys each table of keys may hold.
+            seed: Spreads this process's refreshes (`cache.refresh_spread`); without one, nothing is refreshed early.
             on_rendering: Called with the monotonic time when a hit is rendered, once a second for each entry in use.
         """
         self.policy = policy
@@ -73,7 +75,7 @@ class Proxy:
         self._clock = clock
         self._derived = DerivedEntries(store, clock, max_keys) if derives else None
         self._guard = RefreshGuard(clock, max_keys)
-        self.fetches = StoredFetches(store, fetcher, self._guard, self._derived, clock)
+        self.fetches = StoredFetches(store, fetcher, self._guard, self._derived, clock, seed)
         self._on_rendering = on_rendering
 
     def answer(self, request: Request, client: Client = no_client) -> RequestRecord | Waiting:
@@ -130,7 +132,7 @@ class Proxy:
         return self.hit(request.target.key, decision.endpoint, now) if isinstance(decision, Cache) else None
 
     def hit(self, key: Key, endpoint: str, now: float) -> RenderedHit | None:
-        """Return the hit of a key, or None if there is no fresh entry.
+        """Return the hit of a key, or None if there is no fresh entry, or if its refresh is due.
 
         It is rendered once a second, and only that counts as a use of the entry.
         """
@@ -139,11 +141,21 @@ class Proxy:
             return slot.hit
         slot = self.store.find(key)
         entry = None if slot is None else slot.entry
-        if slot is None or entry is None or lookup(entry, now) is not Freshness.FRESH:
+        if slot is None or entry is None:
+            return None
+        freshness = lookup(entry, now)
+        if freshness is Freshness.EXPIRING and not self._refresh_is_due(key, now):
+            freshness = Freshness.FRESH
+        if freshness is not Freshness.FRESH:
             return None
         slot.hit = write(entry, endpoint, now, slot.hit, slot.uses)
         self._on_rendering(now)
         return slot.hit
+
+    def _refresh_is_due(self, key: Key, now: float) -> bool:
+        """Return whether a request for this key, whose entry is about to expire, starts its refresh."""
+        under_way = self.fetches.under_way((key, "")) is not None
+        return not under_way and self._guard.paused(key) is None and not self.fetcher.health.fails(now)
 
     def _not_fresh(self, task: FetchTask, decision: Cache, entry: Entry | None, now: float) -> RequestRecord | Waiting:
         """Perform the plan for a request without a fresh entry of its own."""

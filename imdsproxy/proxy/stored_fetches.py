@@ -10,6 +10,7 @@ from imdsproxy.budget.limiter import NoPermit
 from imdsproxy.cache.derived_entries import DerivedEntries
 from imdsproxy.cache.freshness import aged_by_wait, make_entry, replaces
 from imdsproxy.cache.refresh_guard import RefreshGuard
+from imdsproxy.cache.refresh_spread import spread
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
 from imdsproxy.policy.decisions import Cache, Forward
@@ -28,16 +29,32 @@ StoredFetch = CollapsedFetch[FetchResult]
 class StoredFetches(CollapsedFetches[FetchResult]):
     """The fetches of one proxy that are under way."""
 
-    def __init__(
-        self, store: Store, fetcher: Fetcher, guard: RefreshGuard, derived: DerivedEntries | None, clock: Clock
+    def __init__(  # noqa: PLR0913, PLR0917  # the parts it works with
+        self,
+        store: Store,
+        fetcher: Fetcher,
+        guard: RefreshGuard,
+        derived: DerivedEntries | None,
+        clock: Clock,
+        seed: bytes = b"",
     ) -> None:
-        """Join the parts. `derived` is None unless entries are derived from others."""
+        """Join the parts.
+
+        Args:
+            store: Keeps the entries.
+            fetcher: Sends to IMDS.
+            guard: Limits the refreshes of a key.
+            derived: None unless entries are derived from others.
+            clock: The clock.
+            seed: Spreads the refreshes (`cache.refresh_spread`); without one, nothing is refreshed early.
+        """
         super().__init__()
         self._store = store
         self._fetcher = fetcher
         self._guard = guard
         self._derived = derived
         self._clock = clock
+        self._seed = seed
 
     def join_or_start(
         self, task: FetchTask, kind: str = "", *, background: bool = False, max_wait: float = math.inf
@@ -113,6 +130,8 @@ class StoredFetches(CollapsedFetches[FetchResult]):
             entry = None  # the error may be about `bypass_cache`, which is not part of the key
         elif self._derived is not None and result.status != 200:
             self._derived.deny(key, fetched.sent_at)
+        if entry is not None:
+            entry = spread(entry, key, self._seed)
         stored = (
             entry is not None
             and fetch.keeps

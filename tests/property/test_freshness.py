@@ -14,7 +14,7 @@ from imdsproxy.cache.freshness import Freshness, Plan, lookup, make_entry, plan
 from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Response
 
-ORDER = [Freshness.FRESH, Freshness.REVALIDATE, Freshness.ON_ERROR, Freshness.MISS]
+ORDER = [Freshness.FRESH, Freshness.EXPIRING, Freshness.REVALIDATE, Freshness.ON_ERROR, Freshness.MISS]
 
 
 def ticks(low: float, high: float) -> st.SearchStrategy[float]:

@@ -29,7 +29,7 @@ def leaf(number: int) -> str:
     return f"/metadata/instance/compute/tagsList/{number}?api-version=2021-02-01"
 
 
-def chained(*answers: Response | Failure, **settings: object) -> Stage:
+def chained(*answers: Response | Failure, **settings: Any) -> Stage:
     return Stage(Imds(in_turn(*(answers or (by_daemon(ok()),)))), **{"upstream": DAEMON, **settings})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from typing import Any
 
 import pytest
 
@@ -386,7 +387,7 @@ class TestNeverStale:
     @pytest.mark.parametrize(
         "general", [{}, {"stale_if_error": (("/metadata", 3600.0),), "ttl": (("/metadata", 60.0),)}]
     )
-    def test_failure_after_its_second_is_reported(self, failure: str, general: dict[str, object]) -> None:
+    def test_failure_after_its_second_is_reported(self, failure: str, general: dict[str, Any]) -> None:
         async def scenario() -> None:
             result = FAILURES[failure]
             told = result.status if isinstance(result, Response) else result.refusal(1).status
