@@ -18,14 +18,22 @@ from imdsproxy.emulator import attested, documents, samples
 from imdsproxy.emulator.events import EVENT_VERSIONS, ScheduledEvents
 from imdsproxy.emulator.identity import ManagedIdentity
 from imdsproxy.emulator.messages import TEXT_TYPE, Answer, Request, failure, json_answer
+from imdsproxy.emulator.vm.presets import linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from imdsproxy.emulator.vm.model import VirtualMachine
 
 _NO_VERSION = (
     "Bad request. api-version is invalid or was not specified in the request. "
     "For more information refer to aka.ms/azureimds"
 )
+# As IMDS said it in 2020, for a request without a version. Not verified: what it said then of an unknown one.
+_NO_VERSION_IN_2020 = (
+    "Bad request. api-version was not specified in the request. For more information refer to aka.ms/azureimds"
+)
+_LAST_OF_2020 = "2020-10-01"
 _NO_LOAD_BALANCER = (
     "No load balancer metadata is found. "
     "Please check if your VM is using any non-basic SKU load balancer and retry later."
@@ -38,14 +46,16 @@ _NEWEST_LISTED = 3
 class Machine:
     """What IMDS knows about one virtual machine. Any part may be replaced while it is served.
 
-    `extra` has answers for further paths that are 404 by default, such as `identity/getplatformmetadata`.
+    `vm` is what was described; the other parts begin as it says. `extra` has answers for further paths that are 404 by
+    default, such as `identity/getplatformmetadata`.
     """
 
+    vm: VirtualMachine = field(default_factory=linux)
     instance: dict[str, Any] = field(default_factory=samples.sample_instance)
     identity: ManagedIdentity = field(default_factory=ManagedIdentity)
     events: ScheduledEvents = field(default_factory=ScheduledEvents)
     signer: attested.Signer = field(default_factory=attested.Signer)
-    load_balancer: dict[str, Any] | None = field(default_factory=samples.sample_load_balancer)
+    load_balancer: Mapping[str, Any] | None = field(default_factory=samples.sample_load_balancer)
     extra: Mapping[str, Answer] = field(default_factory=dict)
 
 
@@ -65,6 +75,12 @@ class _Endpoint:
     answer: Callable[[Machine, _Call], Answer]
     versions: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("GET",)
+
+    def offered(self, vm: VirtualMachine) -> tuple[str, ...]:
+        """Return the versions that the region of a machine offers, oldest first."""
+        if self.versions is EVENT_VERSIONS:
+            return self.versions if vm.event_versions is None else vm.event_versions
+        return tuple(version for version in vm.versions if version >= self.versions[0])
 
 
 def is_identity(segments: tuple[str, ...]) -> bool:
@@ -110,14 +126,25 @@ def _call(machine: Machine, endpoint: _Endpoint, route: tuple[str, ...], request
     if len(parameters) != len(request.query):
         return failure(400, identity, "Bad request. Query parameter names must not be repeated")
     version = parameters.get("api-version", "")
-    if endpoint.versions and version not in endpoint.versions:
-        newest = endpoint.versions[: -_NEWEST_LISTED - 1 : -1]
-        return json_answer({"error": _NO_VERSION, "newest-versions": newest}, 400)
+    if endpoint.versions:
+        offered = endpoint.offered(machine.vm)
+        if version not in offered:
+            return _wrong_version(machine.vm, version, offered)
     return endpoint.answer(machine, _Call(request, parameters, version, route, now))
 
 
+def _wrong_version(vm: VirtualMachine, version: str, offered: tuple[str, ...]) -> Answer:
+    """Return the error about a version that is missing or that this machine's region does not offer."""
+    in_2020 = not version and vm.versions[-1] <= _LAST_OF_2020
+    message = _NO_VERSION_IN_2020 if in_2020 else _NO_VERSION
+    return json_answer({"error": message, "newest-versions": offered[: -_NEWEST_LISTED - 1 : -1]}, 400)
+
+
 def _instance(machine: Machine, call: _Call) -> Answer:
-    element = documents.at_version(machine.instance, call.version)
+    known = machine.instance
+    if machine.vm.classic:
+        known = {name: part for name, part in known.items() if name != "compute"}
+    element = documents.at_version(known, call.version, machine.vm.first_version_of())
     extended = call.parameters.get("extended", "").lower() == "true"
     if extended and not call.route and call.version >= documents.EXTENDED_SINCE:
         element |= documents.extended_part()
@@ -126,7 +153,7 @@ def _instance(machine: Machine, call: _Call) -> Answer:
         if element is None:
             return failure(404)
     form = call.parameters.get("format", "json").lower()
-    if form == "json" and not isinstance(element, str):
+    if form == "json" and isinstance(element, dict | list):
         return json_answer(element)
     if form == "text":
         return Answer(200, _text(element).encode(), TEXT_TYPE)
@@ -144,10 +171,10 @@ def _child(element: Any, segment: str) -> Any:
 
 def _text(element: Any) -> str:
     """Return the value of a leaf, or one child a line, containers with `/` (older pages; not verified)."""
-    if isinstance(element, str):
-        return element
+    if not isinstance(element, dict | list):
+        return element if isinstance(element, str) else json.dumps(element)
     children = element.items() if isinstance(element, dict) else enumerate(element)
-    return "\n".join(f"{name}" if isinstance(child, str) else f"{name}/" for name, child in children)
+    return "\n".join(f"{name}/" if isinstance(child, dict | list) else f"{name}" for name, child in children)
 
 
 def _token(machine: Machine, call: _Call) -> Answer:
@@ -163,7 +190,9 @@ def _token(machine: Machine, call: _Call) -> Answer:
 
 def _attested(machine: Machine, call: _Call) -> Answer:
     nonce = call.parameters.get("nonce")
-    document = attested.payload(machine.instance["compute"], nonce, call.version, call.now)
+    compute = machine.instance.get("compute", {})
+    signed = {"vmId": compute.get("vmId", "")} if machine.vm.classic else compute
+    document = attested.payload(signed, nonce, call.version, call.now)
     return json_answer({"encoding": "pkcs7", "signature": machine.signer.sign(document)})
 
 
@@ -191,8 +220,8 @@ def _load_balancer(machine: Machine, _call: _Call) -> Answer:
     return json_answer(machine.load_balancer)
 
 
-def _versions(_machine: Machine, _call: _Call) -> Answer:
-    return json_answer({"apiVersions": documents.INSTANCE_VERSIONS})
+def _versions(machine: Machine, _call: _Call) -> Answer:
+    return json_answer({"apiVersions": machine.vm.versions})
 
 
 def _info(machine: Machine, _call: _Call) -> Answer:

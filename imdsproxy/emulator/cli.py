@@ -6,27 +6,35 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import math
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from imdsproxy.emulator.emulator import Emulator
-from imdsproxy.emulator.faults import Fault
+from imdsproxy.emulator.flag_values import count, fault, port, seconds
 from imdsproxy.emulator.server import serving
+from imdsproxy.emulator.vm.loading import load
+from imdsproxy.emulator.vm.model import VmError
+from imdsproxy.emulator.vm.presets import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from imdsproxy.emulator.vm.model import VirtualMachine
+
 PROGRAM = "imdsproxy emulator"
 DEFAULT_PORT = 8255
-_LAST_PORT = 65_535
 _USAGE_ERROR = 2
 
 _FAULT_HELP = (
     "add a fault; may be repeated. A fault is a comma-separated list of what happens (status=N, hang, reset, truncate "
     "or garbage, and latency=SECONDS) and when (for=SECONDS, times=N, share=0..1, path=PREFIX); retry-after=TEXT goes "
     "with a status. Examples: status=410,for=20; status=500,share=0.1,path=/metadata/instance; hang,times=1"
+)
+_SET_HELP = (
+    "change one field of the machine; may be repeated. A field is one of the instance document, as compute.location or "
+    "network.interface.0.macAddress, or one of cloud, classic, user-data, identities, tenant-id, token-life, versions, "
+    "newest-version, event-versions, load-balancer. Examples: compute.tags=env:test;team:web; identities=system,web"
 )
 
 
@@ -46,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = make_parser().parse_args(argv)
     except SystemExit as exit_:
         return int(exit_.code or 0)
-    return asyncio.run(_serve(options))
+    try:
+        machine = load(options.vm, options.preset, options.set)
+    except VmError as error:
+        _write(sys.stderr, f"{PROGRAM}: {error}\n")
+        return _USAGE_ERROR
+    return asyncio.run(_serve(options, machine))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,20 +69,38 @@ def make_parser() -> argparse.ArgumentParser:
         description="Azure's Instance Metadata Service, emulated on this machine.",
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    add("--port", type=_port, default=DEFAULT_PORT, help="port to listen on, 0 for a free one (%(default)s)")
-    add("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="time added to every answer (0)")
-    add("--rate", type=_count, default=5, metavar="N", help="requests a second, 0 for no limit (%(default)s)")
-    add("--identity-rate", type=_count, default=20, metavar="N", help="the same for identity (%(default)s)")
-    add("--token-life", type=_seconds, default=86_400.0, metavar="SECONDS", help="lifetime of an access token (86400)")
-    add("--fault", type=_fault, action="append", default=[], metavar="SPEC", help=_FAULT_HELP)
-    add("--quiet", action="store_true", help="print only the address")
+    _add_serving(parser.add_argument_group("where it listens, and how"))
+    _add_machine(parser.add_argument_group("the virtual machine"))
+    _add_trouble(parser.add_argument_group("limits and trouble"))
     return parser
 
 
-async def _serve(options: argparse.Namespace) -> int:
+def _add_serving(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    add("--port", type=port, default=DEFAULT_PORT, help="port to listen on, 0 for a free one (%(default)s)")
+    add("--quiet", action="store_true", help="print only the address")
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--vm", metavar="FILE", help="its description, .toml or .yaml, or an instance document that IMDS sent, .json")
+    add("--preset", choices=PRESETS, metavar="NAME", help=f"the machine to begin with: {', '.join(PRESETS)} (linux)")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help=_SET_HELP)
+    add("--token-life", type=seconds, metavar="SECONDS", help="lifetime of an access token (86400)")
+
+
+def _add_trouble(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--latency", type=seconds, default=0.0, metavar="SECONDS", help="time added to every answer (0)")
+    add("--rate", type=count, default=5, metavar="N", help="requests a second, 0 for no limit (%(default)s)")
+    add("--identity-rate", type=count, default=20, metavar="N", help="the same for identity (%(default)s)")
+    add("--fault", type=fault, action="append", default=[], metavar="SPEC", help=_FAULT_HELP)
+
+
+async def _serve(options: argparse.Namespace, machine: VirtualMachine) -> int:
     emulator = Emulator(
+        machine=machine,
         rate=options.rate,
         identity_rate=options.identity_rate,
         token_life=options.token_life,
@@ -128,39 +159,3 @@ def _set_by_signals(stop: asyncio.Event) -> Iterator[None]:
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
             signal.signal(number, handler)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give a number from 0 to {_LAST_PORT}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate; give a whole number, 0 for no limit")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; give seconds, 0 or more, e.g. 0.2")
-    return seconds
-
-
-def _fault(text: str) -> Fault:
-    """Read a fault such as `status=410,for=20` or `hang,times=1`."""
-    mapping: dict[str, str | bool] = {}
-    try:
-        for item in text.split(","):
-            key, equals, value = item.strip().partition("=")
-            if key in mapping:
-                raise ValueError(f"{key} is given twice")  # noqa: TRY301 - reported like every other mistake
-            mapping[key] = value if equals else True
-        return Fault.from_mapping(mapping)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}; e.g. status=410,for=20") from None

@@ -5,7 +5,10 @@ Source: Microsoft's IMDS page of December 2020, and for later fields the same pa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 INSTANCE_VERSIONS = (
     *("2017-03-01", "2017-04-02", "2017-08-01", "2017-10-01", "2017-12-01", "2018-02-01", "2018-04-02"),
@@ -75,17 +78,24 @@ INTRODUCED = {
 }
 
 
-def at_version(tree: Any, version: str, name: str = "") -> Any:
-    """Return a copy of a tree with only the fields of this api-version; `name` is the dotted name of its root."""
+def at_version(tree: Any, version: str, introduced: Mapping[str, str] = INTRODUCED, name: str = "") -> Any:
+    """Return a copy of a tree with only the fields of this api-version.
+
+    Args:
+        tree: A document, or a part of one.
+        version: The api-version.
+        introduced: The first api-version of each field.
+        name: The dotted name of the root of the tree, without array indices.
+    """
     if isinstance(tree, list):
-        return [at_version(item, version, name) for item in tree]
+        return [at_version(item, version, introduced, name) for item in tree]
     if not isinstance(tree, dict):
         return tree
     kept = {}
     for key, child in tree.items():
         child_name = f"{name}.{key}" if name else key
-        if INTRODUCED.get(child_name, "") <= version:
-            kept[key] = at_version(child, version, child_name)
+        if introduced.get(child_name, "") <= version:
+            kept[key] = at_version(child, version, introduced, child_name)
     return kept
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ from imdsproxy.emulator import answers
 from imdsproxy.emulator.answers import Machine, is_identity
 from imdsproxy.emulator.events import ScheduledEvents
 from imdsproxy.emulator.faults import Fault, Faults
-from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, Identity, ManagedIdentity
+from imdsproxy.emulator.identity import ManagedIdentity
 from imdsproxy.emulator.limits import Limits
 from imdsproxy.emulator.messages import Answer, Request, failure
-from imdsproxy.emulator.samples import sample_instance, sample_load_balancer
+from imdsproxy.emulator.vm.presets import linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from imdsproxy.emulator.vm.model import Identity, VirtualMachine
 
 SERVER = "IMDS/150.870.65.1854"
 MOST_ARRIVALS = 100_000
@@ -57,10 +60,11 @@ class Emulator:
     """All of IMDS except the socket. `faults`, `events`, `instance` and `arrivals` may be used from any thread.
 
     Args:
-        instance: The instance document; None is the sample.
-        identities: The managed identities of the machine.
-        token_life: The lifetime of an access token, in seconds.
-        load_balancer: Whether the machine is behind a load balancer.
+        machine: The virtual machine; None is the preset `linux`.
+        instance: The instance document; None is that of `machine`.
+        identities: The managed identities of the machine; None is those of `machine`.
+        token_life: The lifetime of an access token, in seconds; None is that of `machine`.
+        load_balancer: Whether the machine is behind the load balancer that `machine` describes.
         extra: Answers for further paths below `/metadata/`.
         rate: Requests a second, 0 for no limit.
         identity_rate: Identity requests a second, 0 for no limit.
@@ -76,9 +80,10 @@ class Emulator:
     def __init__(  # noqa: PLR0913 - one keyword for each property that can be set
         self,
         *,
+        machine: VirtualMachine | None = None,
         instance: dict[str, Any] | None = None,
-        identities: Sequence[Identity] = (SYSTEM_ASSIGNED, *USER_ASSIGNED),
-        token_life: float = 86_400,
+        identities: Sequence[Identity] | None = None,
+        token_life: float | None = None,
         load_balancer: bool = True,
         extra: Mapping[str, Answer] | None = None,
         rate: int = 5,
@@ -91,11 +96,20 @@ class Emulator:
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        vm = linux() if machine is None else machine
+        vm = replace(
+            vm,
+            instance=vm.instance if instance is None else instance,
+            identities=vm.identities if identities is None else tuple(identities),
+            token_life=vm.token_life if token_life is None else token_life,
+            load_balancer=vm.load_balancer if load_balancer else None,
+        )
         self.machine = Machine(
-            instance=sample_instance() if instance is None else instance,
-            identity=ManagedIdentity(identities, token_life),
+            vm=vm,
+            instance=copy.deepcopy(dict(vm.instance)) if instance is None else instance,
+            identity=ManagedIdentity(vm.identities, vm.token_life, vm.tenant_id),
             events=ScheduledEvents(enable_delay, wall),
-            load_balancer=sample_load_balancer() if load_balancer else None,
+            load_balancer=vm.load_balancer,
             extra=extra or {},
         )
         self.limits = Limits(

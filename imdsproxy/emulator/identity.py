@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imdsproxy.emulator.messages import compact
-from imdsproxy.emulator.samples import GROUP
+from imdsproxy.emulator.vm.model import Identity
+from imdsproxy.emulator.vm.presets import SYSTEM_ASSIGNED, TENANT, USER_ASSIGNED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+__all__ = ["ONE_SELECTOR", "SEVERAL", "SYSTEM_ASSIGNED", "USER_ASSIGNED", "Identity", "ManagedIdentity"]
 
 NOT_FOUND = "Identity not found"
 SEVERAL = (
@@ -26,28 +29,6 @@ ONE_SELECTOR = "Specify only one of client_id, object_id, msi_res_id and mi_res_
 _RENEW_BEFORE = 300.0
 _BACKDATED = 300
 _MOST_TOKENS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """One identity of the machine. The system-assigned identity has an empty `resource_id`."""
-
-    client_id: str
-    object_id: str
-    resource_id: str = ""
-
-
-def _user_assigned(client_id: str, object_id: str, name: str) -> Identity:
-    kind = "providers/Microsoft.ManagedIdentity/userAssignedIdentities"
-    return Identity(client_id, object_id, f"{GROUP}/{kind}/{name}")
-
-
-SYSTEM_ASSIGNED = Identity("e0000000-0000-4000-8000-00000000c110", "e0000000-0000-4000-8000-000000000b10")
-USER_ASSIGNED = (
-    _user_assigned("e0000000-0000-4000-8000-00000000c111", "e0000000-0000-4000-8000-000000000b11", "first"),
-    _user_assigned("e0000000-0000-4000-8000-00000000c112", "e0000000-0000-4000-8000-000000000b12", "second"),
-)
-TENANT = "e0000000-0000-4000-8000-00000000a7e1"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
-"""The sample documents of one virtual machine.
+"""The sample documents of two virtual machines, one with Linux and one with Windows.
 
-Values: Microsoft's IMDS page of December 2020, and for later fields the same page of 2025. The subscription and the
-public address are invented. An empty value stands for a property that the machine lacks.
+The Windows machine is that of the large samples of Microsoft's IMDS page of December 2020, value by value and in its
+order. It has only the fields that they show, so no `provider`, no `customData` and no `tagsList`. The Linux machine has
+the values of the page's small samples, and the fields of the same page of 2025. Its subscription and its public
+addresses are invented. An empty value stands for a property that the machine lacks.
 """
 
 from __future__ import annotations
@@ -9,17 +11,27 @@ from __future__ import annotations
 from typing import Any
 
 SUBSCRIPTION = "e0000000-0000-4000-8000-0000000005ab"
-GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/macikgo-test-may-23"
+GROUP_NAME = "macikgo-test-may-23"
+GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP_NAME}"
+# As the page writes it.
+WINDOWS_SUBSCRIPTION = "xxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxx"
+WINDOWS_GROUP = f"/subscriptions/{WINDOWS_SUBSCRIPTION}/resourceGroups/{GROUP_NAME}"
 
 
 def sample_instance() -> dict[str, Any]:
-    """Return a new instance document, with keys in the order of IMDS and every primitive a string."""
-    return {"compute": _compute(), "network": _network()}
+    """Return a new instance document of the Linux machine, with keys in the order of IMDS and strings as values."""
+    return {"compute": _compute(), "network": _network("10.1.0.4", "203.0.113.4", "10.1.0.0", "24", "000D3AF806EC")}
+
+
+def windows_instance() -> dict[str, Any]:
+    """Return a new instance document of the Windows machine."""
+    network = _network("10.144.133.132", "", "10.144.133.128", "26", "0011AAFFBB22")
+    return {"compute": _windows_compute(), "network": network}
 
 
 def sample_load_balancer() -> dict[str, Any]:
     """Return a new load balancer document, whose ports are integers."""
-    addresses = {"frontendIpAddress": "203.0.113.7", "privateIpAddress": "10.144.133.132"}
+    addresses = {"frontendIpAddress": "203.0.113.7", "privateIpAddress": "10.1.0.4"}
     return {
         "loadbalancer": {
             "publicIpAddresses": [dict(addresses)],
@@ -29,7 +41,7 @@ def sample_load_balancer() -> dict[str, Any]:
                     "protocol": "tcp",
                     "frontendPort": 80,
                     "backendPort": 443,
-                    "privateIpAddress": "10.144.133.132",
+                    "privateIpAddress": "10.1.0.4",
                 },
             ],
             "outboundRules": [dict(addresses)],
@@ -46,7 +58,7 @@ def _compute() -> dict[str, Any]:
         "extendedLocation": {"name": "", "type": ""},
         "host": {"id": ""},
         "hostGroup": {"id": ""},
-        "isHostCompatibilityLayerVm": "true",
+        "isHostCompatibilityLayerVm": "false",
         "licenseType": "",
         "location": "westus",
         "name": "examplevmname",
@@ -58,25 +70,22 @@ def _compute() -> dict[str, Any]:
         },
         "osType": "Linux",
         "physicalZone": "",
-        "placementGroupId": "f67c14ab-e92c-408c-ae2d-da15866ec79a",
-        "plan": {"name": "planName", "product": "planProduct", "publisher": "planPublisher"},
-        "platformFaultDomain": "36",
+        "placementGroupId": "",
+        "plan": {"name": "", "product": "", "publisher": ""},
+        "platformFaultDomain": "0",
         "platformSubFaultDomain": "",
-        "platformUpdateDomain": "42",
+        "platformUpdateDomain": "0",
         "priority": "Regular",
         "provider": "Microsoft.Compute",
-        "publicKeys": [
-            {"keyData": "ssh-rsa 0", "path": "/home/user/.ssh/authorized_keys0"},
-            {"keyData": "ssh-rsa 1", "path": "/home/user/.ssh/authorized_keys1"},
-        ],
+        "publicKeys": _public_keys(),
         "publisher": "Canonical",
-        "resourceGroupName": "macikgo-test-may-23",
+        "resourceGroupName": GROUP_NAME,
         "resourceId": f"{GROUP}/providers/Microsoft.Compute/virtualMachines/examplevmname",
         "securityProfile": {
             "encryptionAtHost": "false",
             "secureBootEnabled": "true",
             "securityType": "TrustedLaunch",
-            "virtualTpmEnabled": "false",
+            "virtualTpmEnabled": "true",
         },
         "sku": "16.04.0-LTS",
         "storageProfile": {
@@ -85,36 +94,52 @@ def _compute() -> dict[str, Any]:
                 "communityGalleryImageId": "",
                 "exactVersion": "",
                 "id": "",
-                "offer": "UbuntuServer",
-                "publisher": "Canonical",
-                "sharedGalleryImageId": "",
-                "sku": "16.04.0-LTS",
-                "version": "latest",
+                **_IMAGE,
             },
             "osDisk": _os_disk(),
             "resourceDisk": {"size": "4096"},
         },
         "subscriptionId": SUBSCRIPTION,
-        "tags": "baz:bash;foo:bar",
-        "tagsList": [{"name": "baz", "value": "bash"}, {"name": "foo", "value": "bar"}],
+        "tags": "Department:IT;Environment:Test;Role:WebRole",
+        "tagsList": [
+            {"name": "Department", "value": "IT"},
+            {"name": "Environment", "value": "Test"},
+            {"name": "Role", "value": "WebRole"},
+        ],
         "userData": "",
         "version": "15.05.22",
         "virtualMachineScaleSet": {"id": ""},
-        "vmId": "02aab8a4-74ef-476e-8182-f6d2ba4166a6",
-        "vmScaleSetName": "crpteste9vflji9",
+        "vmId": "5c08b38e-4d57-4c23-ac45-aca61037f084",
+        "vmScaleSetName": "",
         "vmSize": "Standard_A3",
         "zone": "",
     }
 
 
-def _disk(name: str) -> dict[str, Any]:
+_IMAGE = {
+    "offer": "UbuntuServer",
+    "publisher": "Canonical",
+    "sharedGalleryImageId": "",
+    "sku": "16.04.0-LTS",
+    "version": "latest",
+}
+
+
+def _public_keys() -> list[dict[str, str]]:
+    return [
+        {"keyData": "ssh-rsa 0", "path": "/home/user/.ssh/authorized_keys0"},
+        {"keyData": "ssh-rsa 1", "path": "/home/user/.ssh/authorized_keys1"},
+    ]
+
+
+def _disk(name: str, group: str = GROUP) -> dict[str, Any]:
     return {
         "caching": "None",
         "createOption": "Empty",
         "diskSizeGB": "1024",
         "image": {"uri": ""},
         "managedDisk": {
-            "id": f"{GROUP}/providers/Microsoft.Compute/disks/{name}",
+            "id": f"{group}/providers/Microsoft.Compute/disks/{name}",
             "storageAccountType": "Standard_LRS",
         },
         "name": name,
@@ -150,16 +175,80 @@ def _alphabetical(fields: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(fields.items(), key=lambda item: item[0].lower()))
 
 
-def _network() -> dict[str, Any]:
+def _network(private: str, public: str, subnet: str, prefix: str, mac: str) -> dict[str, Any]:
     return {
         "interface": [
             {
                 "ipv4": {
-                    "ipAddress": [{"privateIpAddress": "10.144.133.132", "publicIpAddress": ""}],
-                    "subnet": [{"address": "10.144.133.128", "prefix": "26"}],
+                    "ipAddress": [{"privateIpAddress": private, "publicIpAddress": public}],
+                    "subnet": [{"address": subnet, "prefix": prefix}],
                 },
-                "ipv6": {"ipAddress": [{"privateIpAddress": "b4bc:8fce:f33b:4990:cced:d94e:ab4f:6ea0"}]},
-                "macAddress": "0011AAFFBB22",
+                "ipv6": {"ipAddress": []},
+                "macAddress": mac,
             },
         ],
+    }
+
+
+def _windows_compute() -> dict[str, Any]:
+    return {
+        "azEnvironment": "AZUREPUBLICCLOUD",
+        "isHostCompatibilityLayerVm": "true",
+        "licenseType": "Windows_Client",
+        "location": "westus",
+        "name": "examplevmname",
+        "offer": "Windows",
+        "osProfile": {
+            "adminUsername": "admin",
+            "computerName": "examplevmname",
+            "disablePasswordAuthentication": "true",
+        },
+        "osType": "linux",
+        "placementGroupId": "f67c14ab-e92c-408c-ae2d-da15866ec79a",
+        "plan": {"name": "planName", "product": "planProduct", "publisher": "planPublisher"},
+        "platformFaultDomain": "36",
+        "platformUpdateDomain": "42",
+        "publicKeys": _public_keys(),
+        "publisher": "RDFE-Test-Microsoft-Windows-Server-Group",
+        "resourceGroupName": GROUP_NAME,
+        "resourceId": f"{WINDOWS_GROUP}/providers/Microsoft.Compute/virtualMachines/examplevmname",
+        "securityProfile": {"secureBootEnabled": "true", "virtualTpmEnabled": "false"},
+        "sku": "Windows-Server-2012-R2-Datacenter",
+        "storageProfile": _windows_storage(),
+        "subscriptionId": WINDOWS_SUBSCRIPTION,
+        "tags": "baz:bash;foo:bar",
+        "version": "15.05.22",
+        "vmId": "02aab8a4-74ef-476e-8182-f6d2ba4166a6",
+        "vmScaleSetName": "crpteste9vflji9",
+        "vmSize": "Standard_A3",
+        "zone": "",
+    }
+
+
+def _windows_storage() -> dict[str, Any]:
+    data_disk = _alphabetical({**_disk("exampledatadiskname", WINDOWS_GROUP), "lun": "0"})
+    plain = _disk("exampleosdiskname", WINDOWS_GROUP)
+    return {
+        "dataDisks": [data_disk],
+        "imageReference": {
+            "id": "",
+            "offer": "UbuntuServer",
+            "publisher": "Canonical",
+            "sku": "16.04.0-LTS",
+            "version": "latest",
+        },
+        # The page has diskSizeGB before diffDiskSettings.
+        "osDisk": {
+            "caching": "ReadWrite",
+            "createOption": "FromImage",
+            "diskSizeGB": "30",
+            "diffDiskSettings": {"option": "Local"},
+            "encryptionSettings": {"enabled": "false"},
+            "image": {"uri": ""},
+            "managedDisk": plain["managedDisk"],
+            "name": "exampleosdiskname",
+            "osType": "Linux",
+            "vhd": {"uri": ""},
+            "writeAcceleratorEnabled": "false",
+        },
     }

@@ -173,12 +173,12 @@ class TestInstance:
     @pytest.mark.parametrize(
         ("route", "status", "content_type", "body"),
         [
-            ("compute/vmId?format=text", 200, "text", b"02aab8a4-74ef-476e-8182-f6d2ba4166a6"),
-            ("COMPUTE/VMID?FORMAT=TEXT", 200, "text", b"02aab8a4-74ef-476e-8182-f6d2ba4166a6"),
+            ("compute/vmId?format=text", 200, "text", b"5c08b38e-4d57-4c23-ac45-aca61037f084"),
+            ("COMPUTE/VMID?FORMAT=TEXT", 200, "text", b"5c08b38e-4d57-4c23-ac45-aca61037f084"),
             ("compute/zone?format=text", 200, "text", b""),
-            ("compute/tagsList/1/value?format=text", 200, "text", b"bar"),
-            ("network/interface/0/ipv4/ipAddress/0/privateIpAddress?format=text", 200, "text", b"10.144.133.132"),
-            ("network/interface/0/ipv4/subnet/0/", 200, "json", b'{"address":"10.144.133.128","prefix":"26"}'),
+            ("compute/tagsList/1/value?format=text", 200, "text", b"Test"),
+            ("network/interface/0/ipv4/ipAddress/0/privateIpAddress?format=text", 200, "text", b"10.1.0.4"),
+            ("network/interface/0/ipv4/subnet/0/", 200, "json", b'{"address":"10.1.0.0","prefix":"24"}'),
             ("compute/vmId", 400, "json", None),
             ("compute/vmId?format=json", 400, "json", None),
             ("compute/vmId?format=xml", 400, "json", None),

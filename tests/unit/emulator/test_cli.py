@@ -23,6 +23,9 @@ from imdsproxy.emulator.faults import Fault
         (["--latency", "soon"], "--latency: 'soon' is not a duration; give seconds, 0 or more"),
         (["--token-life", "-1"], "--token-life: '-1' is not a duration"),
         (["--latency", "inf"], "--latency: 'inf' is not a duration"),
+        (["--preset", "solaris"], "--preset: invalid choice: 'solaris'"),
+        (["--set", "compute.tag=a:b"], "--set compute.tag=a:b: compute.tag is not a field; did you mean compute.tags"),
+        (["--vm", "nothing.toml"], "nothing.toml: cannot be read: No such file or directory; check the path"),
         (["--prot", "1"], "unrecognized arguments: --prot 1 (--help lists every flag)"),
     ],
 )
@@ -57,4 +60,5 @@ def test_fault_flags_are_parsed(spec: str, fault: Fault) -> None:
 def test_defaults_are_those_of_imds() -> None:
     options = make_parser().parse_args([])
     assert (options.host, options.port, options.rate, options.identity_rate) == ("127.0.0.1", 8255, 5, 20)
-    assert (options.token_life, options.latency, options.fault, options.quiet) == (86_400, 0, [], False)
+    assert (options.token_life, options.latency, options.fault, options.quiet) == (None, 0, [], False)
+    assert (options.vm, options.preset, options.set) == (None, None, [])
