@@ -43,6 +43,7 @@ PURE = (
     *("ops/imds_words", "ops/log_limit", "ops/media_types", "ops/metric_labels", "ops/pending_events", "ops/spans"),
     *("ops/status", "ops/tallies", "ops/token_names", "ops/token_troubles", "ops/troubles"),
     *("server/accepting", "server/head_rules", "server/parse_errors", "server/purge"),
+    *("emulator/schedule", "emulator/timeline"),
     *("cli/nftables", "cli/running/event_lines", "cli/running/status_text", "cli/tcp_table", "cli/tour_text"),
     *("cli/check/answers", "cli/check/documents", "cli/check/facts", "cli/check/finding", "cli/check/report"),
     *("cli/check/ruleset", "cli/check/steps"),

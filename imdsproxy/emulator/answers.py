@@ -11,6 +11,7 @@ The wordings are those of IMDS, as documented or captured. Not verified against 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ _NO_LOAD_BALANCER = (
 )
 _NO_HEADER = "Required metadata header not specified"
 _NEWEST_LISTED = 3
+_DATED = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 @dataclass(slots=True)
@@ -129,6 +131,8 @@ def _call(machine: Machine, endpoint: _Endpoint, route: tuple[str, ...], request
     if endpoint.versions:
         offered = endpoint.offered(machine.vm)
         if version not in offered:
+            if endpoint.versions is EVENT_VERSIONS and _DATED.fullmatch(version):
+                return failure(404)  # what public node agents expect of a region that does not know the version yet
             return _wrong_version(machine.vm, version, offered)
     return endpoint.answer(machine, _Call(request, parameters, version, route, now))
 

@@ -10,8 +10,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from imdsproxy.emulator import events_command
 from imdsproxy.emulator.emulator import Emulator
-from imdsproxy.emulator.flag_values import count, fault, port, seconds
+from imdsproxy.emulator.flag_values import count, fault, port, seconds, speed, timeline
 from imdsproxy.emulator.server import serving
 from imdsproxy.emulator.vm.loading import load
 from imdsproxy.emulator.vm.model import VmError
@@ -50,8 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 2 after one line on standard error.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["events"]:
+        return events_command.main(arguments[1:])
     try:
-        options = make_parser().parse_args(argv)
+        options = make_parser().parse_args(arguments)
     except SystemExit as exit_:
         return int(exit_.code or 0)
     try:
@@ -67,10 +71,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         description="Azure's Instance Metadata Service, emulated on this machine.",
+        epilog=f"`{events_command.PROGRAM} --help`: the scheduled events of a running emulator.",
         allow_abbrev=False,
     )
     _add_serving(parser.add_argument_group("where it listens, and how"))
     _add_machine(parser.add_argument_group("the virtual machine"))
+    _add_events(parser.add_argument_group("scheduled events"))
     _add_trouble(parser.add_argument_group("limits and trouble"))
     return parser
 
@@ -90,6 +96,12 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     add("--token-life", type=seconds, metavar="SECONDS", help="lifetime of an access token (86400)")
 
 
+def _add_events(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--events", type=timeline, default=[], metavar="FILE", help="a timeline of scheduled events, TOML or JSON")
+    add("--speed", type=speed, default=1.0, metavar="N", help="pass scheduled events N times as fast (1)")
+
+
 def _add_trouble(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--latency", type=seconds, default=0.0, metavar="SECONDS", help="time added to every answer (0)")
@@ -105,6 +117,7 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine) -> int:
         identity_rate=options.identity_rate,
         token_life=options.token_life,
         latency=options.latency,
+        speed=options.speed,
     )
     if options.quiet:
         logging.getLogger("imdsproxy.emulator").setLevel(logging.ERROR)
@@ -118,8 +131,10 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine) -> int:
             advice = "choose another --host or --port (0 takes a free one)"
             _write(sys.stderr, f"{PROGRAM}: cannot listen: {reason}; {advice}\n")
             return _USAGE_ERROR
-        # Added only now, so that `for=20` counts from the start of serving.
+        # Added only now, so that `for=20` and `at = 20` count from the start of serving.
         emulator.faults.add(*options.fault)
+        for event in options.events:
+            emulator.events.add(**event)
         _write(sys.stdout, f"emulator: {server.url}\n")
         if not options.quiet:
             target = f"{server.url}/metadata/instance?api-version=2021-02-01"

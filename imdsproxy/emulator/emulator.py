@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import secrets
 import threading
 import time
 import uuid
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from imdsproxy.emulator import answers
 from imdsproxy.emulator.answers import Machine, is_identity
-from imdsproxy.emulator.events import ScheduledEvents
+from imdsproxy.emulator.events import DEFAULT_NAME, ScheduledEvents
 from imdsproxy.emulator.faults import Fault, Faults
 from imdsproxy.emulator.identity import ManagedIdentity
 from imdsproxy.emulator.limits import Limits
@@ -71,6 +72,7 @@ class Emulator:
         identity_concurrency: Identity requests at once, 0 for no limit.
         identity_shares_general: Whether identity requests also count against `rate`.
         enable_delay: The seconds that the first request for scheduled events takes.
+        speed: How much faster than the clock the scheduled events pass.
         latency: Seconds added to every answer.
         seed: The seed of the random choice by a fault's `share`.
         monotonic: The monotonic clock.
@@ -91,6 +93,7 @@ class Emulator:
         identity_concurrency: int = 5,
         identity_shares_general: bool = False,
         enable_delay: float = 0.0,
+        speed: float = 1.0,
         latency: float = 0.0,
         seed: int = 0,
         monotonic: Callable[[], float] = time.monotonic,
@@ -108,7 +111,7 @@ class Emulator:
             vm=vm,
             instance=copy.deepcopy(dict(vm.instance)) if instance is None else instance,
             identity=ManagedIdentity(vm.identities, vm.token_life, vm.tenant_id),
-            events=ScheduledEvents(enable_delay, wall),
+            events=ScheduledEvents(enable_delay, wall, self._name, speed),
             load_balancer=vm.load_balancer,
             extra=extra or {},
         )
@@ -125,6 +128,7 @@ class Emulator:
         self._arrivals: deque[Arrival] = deque(maxlen=MOST_ARRIVALS)
         self._arrived = 0
         self._lock = threading.Lock()
+        self.page_token = secrets.token_urlsafe()
 
     @property
     def instance(self) -> dict[str, Any]:
@@ -152,9 +156,23 @@ class Emulator:
             forgotten = self._arrived - len(self._arrivals)
             return list(self._arrivals)[max(0, index - forgotten) :]
 
+    @property
+    def arrived(self) -> int:
+        """The number of arrivals since the last reset."""
+        with self._lock:
+            return self._arrived
+
+    def now(self) -> float:
+        """Return the time in which `Arrival.at` counts."""
+        return self._monotonic()
+
+    def _name(self) -> str:
+        return str(self.machine.instance.get("compute", {}).get("name", DEFAULT_NAME))
+
     def reset(self) -> None:
-        """Drop all arrivals and all faults."""
+        """Drop all arrivals, all faults and all scheduled events."""
         self.faults.clear()
+        self.events.reset()
         with self._lock:
             self._arrivals.clear()
             self._arrived = 0

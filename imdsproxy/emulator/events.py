@@ -1,145 +1,210 @@
-"""Scheduled events of the virtual machine, and their approval.
+"""The scheduled events of one virtual machine, whose time can run faster. Safe to use from any thread.
 
-Source: Microsoft's scheduled-events page. Times are seconds since 1970. Safe to use from any thread.
+Their life is in `schedule`. Times are seconds since 1970 by the machine's clock, whatever the speed.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
-from dataclasses import dataclass, replace
-from email.utils import formatdate
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from imdsproxy.emulator.schedule import (
+    EVENT_VERSIONS,
+    UNKNOWN_DURATION,
+    Event,
+    EventError,
+    Schedule,
+    UnknownEventError,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-EVENT_VERSIONS = (*("2017-03-01", "2017-08-01", "2017-11-01", "2019-01-01", "2019-04-01", "2019-08-01", "2020-07-01"),)
-# The shortest notice of each type, in seconds. Below: the first api-version of a type and of a field.
-_NOTICE = {"Freeze": 900.0, "Reboot": 900.0, "Redeploy": 600.0, "Preempt": 30.0, "Terminate": 300.0}
-_TYPE_INTRODUCED = {"Preempt": "2017-11-01", "Terminate": "2019-01-01"}
-_FIELD_INTRODUCED = {
-    "Description": "2019-04-01",
-    "EventSource": "2019-08-01",
-    "DurationInSeconds": "2020-07-01",
-}
-_BARE_NAMES_SINCE = "2017-08-01"
+__all__ = ["EVENT_VERSIONS", "ScheduledEvents"]
+
+DEFAULT_NAME = "examplevmname"
 LAPSES_AFTER = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One event; `duration` is in seconds, -1 if it is not known."""
+class Pace:
+    """A time that runs `speed` times as fast as the machine's clock, from `origin` on."""
 
-    event_id: str
-    event_type: str
-    resources: tuple[str, ...]
-    not_before: float
-    description: str
-    source: str
-    duration: int
-    started: bool = False
+    origin: float
+    speed: float = 1.0
 
-    def document(self, version: str) -> dict[str, Any]:
-        """Return the event with the fields of this api-version. NotBefore is empty once it has started."""
-        prefix = "" if version >= _BARE_NAMES_SINCE else "_"
-        everything = {
-            "EventId": self.event_id,
-            "EventStatus": "Started" if self.started else "Scheduled",
-            "EventType": self.event_type,
-            "ResourceType": "VirtualMachine",
-            "Resources": [prefix + name for name in self.resources],
-            "NotBefore": "" if self.started else formatdate(self.not_before, usegmt=True),
-            "Description": self.description,
-            "EventSource": self.source,
-            "DurationInSeconds": self.duration,
-        }
-        return {name: value for name, value in everything.items() if _FIELD_INTRODUCED.get(name, "") <= version}
+    def inner(self, now: float) -> float:
+        """Return the fast time at a moment of the machine's clock."""
+        return now if self.speed == 1 else self.origin + (now - self.origin) * self.speed
+
+    def outer(self, moment: float) -> float:
+        """Return when the machine's clock shows a moment of the fast time."""
+        return moment if self.speed == 1 else self.origin + (moment - self.origin) / self.speed
 
 
 class ScheduledEvents:
-    """The list of events. Each change increases its incarnation by one."""
+    """The events that are announced, and those that will be.
 
-    def __init__(self, enable_delay: float = 0.0, wall: Callable[[], float] = time.time) -> None:
+    Args:
+        enable_delay: The seconds that the first request takes, in the time of the events.
+        wall: The machine's clock.
+        name: Returns the name of this machine, which an event concerns unless it names others.
+        speed: How much faster than the machine's clock the time of the events runs. NotBefore is by the machine's
+            clock all the same, so that a client can compare it with its own.
+
+    Raises:
+        ValueError: The speed is not a positive number.
+    """
+
+    def __init__(
+        self,
+        enable_delay: float = 0.0,
+        wall: Callable[[], float] = time.time,
+        name: Callable[[], str] = lambda: DEFAULT_NAME,
+        speed: float = 1.0,
+    ) -> None:
+        if not 0 < speed < math.inf:
+            raise ValueError(f"speed must be more than 0, not {speed}")
         self.enable_delay = enable_delay
-        self.incarnation = 1
         self._wall = wall
-        self._events: dict[str, Event] = {}
+        self._name = name
+        self._pace = Pace(wall(), speed)
+        self._schedule = Schedule()
         self._enabled_at = 0.0
         self._requested_at: float | None = None
         self._lock = threading.Lock()
+
+    @property
+    def incarnation(self) -> int:
+        """The incarnation of the document at this moment."""
+        with self._lock:
+            return self._at(self._wall()).incarnation
 
     def add(  # noqa: PLR0913 - one keyword for each property of an event
         self,
         event_type: str = "Reboot",
         *,
         notice: float | None = None,
-        resources: Sequence[str] = ("examplevmname",),
+        resources: Sequence[str] | None = None,
         event_id: str | None = None,
-        description: str = "Virtual machine is going to be restarted as requested by authorized user.",
+        description: str | None = None,
         source: str = "Platform",
-        duration: int = -1,
+        duration: float = UNKNOWN_DURATION,
+        after: float = 0.0,
+        cancel_after: float | None = None,
     ) -> str:
         """Schedule an event, and return its id.
 
         Args:
-            event_type: One of Freeze, Reboot, Redeploy, Preempt and Terminate.
-            notice: Seconds until the event; None is the shortest notice of its type.
-            resources: The names of the machines.
+            event_type: A name of `schedule.KINDS`, also as IMDS writes it.
+            notice: Seconds from its announcement to its NotBefore; None is the shortest notice of its type.
+            resources: The names of the machines; None is this machine.
             event_id: None makes one.
-            description: The text of the event.
+            description: The text of the event; None is one of its type.
             source: `Platform` or `User`.
             duration: Seconds, -1 if not known.
+            after: Seconds from now to its announcement.
+            cancel_after: Seconds from its announcement to its cancellation, if it has not started by then.
 
         Raises:
-            ValueError: There is no such type.
+            EventError: There is no such type, a value has no meaning, or the id is taken.
         """
-        if event_type not in _NOTICE:
-            raise ValueError(f"no event type {event_type!r}; known are {', '.join(_NOTICE)}")
+        kind = kind_of(event_type)
+        notice = kind.notice if notice is None else notice
+        cancelled = math.inf if cancel_after is None else cancel_after
+        _check("notice", notice)
+        _check("after", after)
+        _check("cancel_after", 0.0 if cancel_after is None else cancel_after)
+        _check("duration", 0.0 if duration == UNKNOWN_DURATION else duration)
+        if source not in {"Platform", "User"}:
+            raise EventError(f"source must be Platform or User, not {source!r}")
         event_id = event_id or str(uuid.uuid4()).upper()
-        not_before = self._wall() + (_NOTICE[event_type] if notice is None else notice)
-        event = Event(event_id, event_type, tuple(resources), not_before, description, source, duration)
         with self._lock:
-            self._events[event_id.lower()] = event
-            self.incarnation += 1
+            schedule = self._at(self._wall())
+            announced = schedule.now + after
+            event = Event(
+                event_id,
+                kind.event_type,
+                (self._name(),) if resources is None else tuple(resources),
+                announced,
+                announced + notice,
+                kind.description if description is None else description,
+                source,
+                duration,
+                cancelled_at=announced + cancelled,
+            )
+            self._schedule = schedule.with_event(event)
         return event_id
 
     def remove(self, event_id: str) -> None:
-        """Drop an event; raise KeyError if there is no event of this id."""
+        """Drop an event; raise UnknownEventError, a KeyError, if there is no event of this id."""
         with self._lock:
-            del self._events[event_id.lower()]
-            self.incarnation += 1
+            self._schedule = self._at(self._wall()).without(event_id)
+
+    def cancel(self, event_id: str) -> None:
+        """Cancel an event; raise EventError if there is none of this id, or if it has started."""
+        with self._lock:
+            self._schedule = self._at(self._wall()).cancelled(event_id)
 
     def clear(self) -> None:
-        """Drop every event."""
-        for event_id in list(self._events):
-            self.remove(event_id)
+        """Drop every event, also those that are not announced yet. The incarnation goes on growing."""
+        with self._lock:
+            schedule = self._at(self._wall())
+            for event in schedule.events:
+                schedule = schedule.without(event.event_id)
+            self._schedule = schedule
+
+    def reset(self) -> None:
+        """Drop every event, and forget that scheduled events were enabled."""
+        self.clear()
+        with self._lock:
+            self._requested_at = None
 
     def start(self, event_ids: Sequence[str], now: float) -> bool:
         """Start events that their machine has approved.
 
         Returns:
-            False, with nothing changed, if one of them does not exist. What IMDS does then is not verified.
+            False, with nothing changed, if one of them is not listed. What IMDS does then is not verified.
         """
         with self._lock:
-            self._start_due(now)
-            wanted = [event_id.lower() for event_id in event_ids]
-            if not all(event_id in self._events for event_id in wanted):
-                return False
-            for event_id in wanted:
-                self._start(event_id)
-            return True
+            approved = self._at(now).approved(event_ids)
+            self._schedule = approved or self._schedule
+            return approved is not None
+
+    def approve(self, event_id: str) -> None:
+        """Start an event at once, as its machine would; raise UnknownEventError if it is not listed."""
+        if not self.start([event_id], self._wall()):
+            raise UnknownEventError(f"no event {event_id!r} is listed")
 
     def document(self, version: str, now: float) -> dict[str, Any]:
-        """Return the whole document. An event whose time has come starts by itself."""
+        """Return the document of an api-version."""
         with self._lock:
-            self._start_due(now)
-            shown = [event for event in self._events.values() if _TYPE_INTRODUCED.get(event.event_type, "") <= version]
-            return {
-                "DocumentIncarnation": self.incarnation,
-                "Events": [event.document(version) for event in shown],
-            }
+            return self._at(now).document(version, self._pace.outer)
+
+    def listing(self) -> dict[str, Any]:
+        """Return the document of the newest api-version, with the events that are not announced yet.
+
+        Each event has `Phase`, `StartsIn` and `EndsIn` as well: seconds by the machine's clock, None for never.
+        """
+        with self._lock:
+            schedule = self._at(self._wall())
+            events = [
+                event.document(EVENT_VERSIONS[-1], schedule.now, self._pace.outer)
+                | {
+                    "Phase": event.phase(schedule.now).value,
+                    "AnnouncedIn": self._seconds(event.announced_at - schedule.now),
+                    "StartsIn": self._seconds(event.starts_at - schedule.now),
+                    "EndsIn": self._seconds(event.ends_at - schedule.now),
+                }
+                for event in schedule.events
+            ]
+            enabled = self._requested_at is not None
+            return {"DocumentIncarnation": schedule.incarnation, "Enabled": enabled, "Events": events}
 
     def enable(self, now: float) -> float:
         """Count a GET, and return the seconds that it has to wait.
@@ -147,18 +212,20 @@ class ScheduledEvents:
         The first GET, and the first one after 24 h without any, enables scheduled events, which takes `enable_delay`.
         """
         with self._lock:
-            if self._requested_at is None or now - self._requested_at > LAPSES_AFTER:
-                self._enabled_at = now + self.enable_delay
-            self._requested_at = now
-            return max(0.0, self._enabled_at - now)
+            moment = self._pace.inner(now)
+            if self._requested_at is None or moment - self._requested_at > LAPSES_AFTER:
+                self._enabled_at = moment + self.enable_delay
+            self._requested_at = moment
+            return max(0.0, self._enabled_at - moment) / self._pace.speed
 
-    def _start_due(self, now: float) -> None:
-        for event_id, event in self._events.items():
-            if event.not_before <= now:
-                self._start(event_id)
+    def _at(self, now: float) -> Schedule:
+        self._schedule = self._schedule.at(self._pace.inner(now))
+        return self._schedule
 
-    def _start(self, event_id: str) -> None:
-        event = self._events[event_id]
-        if not event.started:
-            self._events[event_id] = replace(event, started=True)
-            self.incarnation += 1
+    def _seconds(self, span: float) -> float | None:
+        return round(max(0.0, span) / self._pace.speed, 3) if math.isfinite(span) else None
+
+
+def _check(name: str, seconds: float) -> None:
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise EventError(f"{name} must be 0 or more seconds, not {seconds}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import threading
@@ -100,6 +101,7 @@ class Fault:
 
 @dataclass(slots=True)
 class _Scripted:
+    fault_id: int
     fault: Fault
     prefix: tuple[str, ...]
     until: float
@@ -114,15 +116,49 @@ class Faults:
         self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._lock = threading.Lock()
         self._scripted: list[_Scripted] = []
+        self._ids = itertools.count(1)
 
-    def add(self, *faults: Fault) -> None:
-        """Add faults, in force from now on."""
+    def add(self, *faults: Fault) -> list[int]:
+        """Add faults, in force from now on, and return their ids."""
         now = self._monotonic()
+        added = []
         with self._lock:
             for fault in faults:
                 prefix = tuple(segment.lower() for segment in segments_of(fault.path))
                 until = math.inf if fault.seconds is None else now + fault.seconds
-                self._scripted.append(_Scripted(fault, prefix, until, fault.times))
+                added.append(next(self._ids))
+                self._scripted.append(_Scripted(added[-1], fault, prefix, until, fault.times))
+        return added
+
+    def remove(self, fault_id: int) -> None:
+        """Drop one fault; raise KeyError if none of this id is in force."""
+        with self._lock:
+            self._drop_spent(self._monotonic())
+            kept = [each for each in self._scripted if each.fault_id != fault_id]
+            if len(kept) == len(self._scripted):
+                raise KeyError(fault_id)
+            self._scripted = kept
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Return the faults in force: what differs from the defaults, `id`, and `left`, the seconds and times left."""
+        now = self._monotonic()
+        with self._lock:
+            self._drop_spent(now)
+            return [
+                {
+                    "id": each.fault_id,
+                    **{
+                        field.name: getattr(each.fault, field.name)
+                        for field in fields(Fault)
+                        if field.name == "path" or getattr(each.fault, field.name) != field.default
+                    },
+                    "left": {
+                        "seconds": None if math.isinf(each.until) else round(each.until - now, 3),
+                        "times": each.left,
+                    },
+                }
+                for each in self._scripted
+            ]
 
     def clear(self) -> None:
         """Drop every fault."""

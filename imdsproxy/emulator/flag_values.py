@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
+from typing import Any
 
+from imdsproxy.emulator.events import ScheduledEvents
 from imdsproxy.emulator.faults import Fault
+from imdsproxy.emulator.timeline import read_timeline
 
 LAST_PORT = 65_535
 
@@ -33,6 +37,28 @@ def seconds(text: str) -> float:
     if not 0 <= duration < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration; give seconds, 0 or more, e.g. 0.2")
     return duration
+
+
+def speed(text: str) -> float:
+    """Read how much faster than the clock time passes."""
+    factor = seconds(text)
+    if not factor:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a speed; give a number above 0, e.g. 60")
+    return factor
+
+
+def timeline(path: str) -> list[dict[str, Any]]:
+    """Read a timeline file, and return the arguments of `ScheduledEvents.add` for each event."""
+    try:
+        events = read_timeline(Path(path).read_text(encoding="utf-8"))
+        plan = ScheduledEvents()  # refuses here what the emulator would refuse after the start
+        for event in events:
+            plan.add(**event)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {path!r}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{path!r}: {error}") from None
+    return events
 
 
 def fault(text: str) -> Fault:

@@ -12,6 +12,7 @@ import pytest
 
 from imdsproxy.cli.command_line import COMMANDS, make_parser, parse
 from imdsproxy.emulator import cli as emulator
+from imdsproxy.emulator import events_command
 from imdsproxy.settings import report
 from imdsproxy.settings.model import Settings, environment_name
 from tests import documents
@@ -71,6 +72,8 @@ def parse_line(line: str) -> None:
     match words:
         case [] | ["--version"] | [*_, "--help"]:
             return
+        case ["emulator", "events", *rest]:
+            events_command.make_parser().parse_args(rest)
         case ["emulator", *rest]:
             emulator.make_parser().parse_args(rest)
         case ["access", "explain", *rest]:

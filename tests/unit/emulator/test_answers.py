@@ -101,10 +101,16 @@ class TestCommonRules:
     def test_unknown_version_lists_the_newest(self, path: str, query: str) -> None:
         assert (ask(path + query).status, ask(path + query).body) == (400, NO_VERSION)
 
+    @pytest.mark.parametrize(
+        ("version", "status"), [("2021-02-01", 404), ("2030-01-01", 404), ("latest", 400), ("", 400)]
+    )
+    def test_version_of_events_that_the_region_does_not_know_is_404(self, version: str, status: int) -> None:
+        assert ask(f"/metadata/scheduledevents?api-version={version}").status == status
+
     def test_scheduled_events_have_their_own_versions(self) -> None:
         assert all(ask(f"/metadata/scheduledevents?api-version={version}").status == 200 for version in EVENT_VERSIONS)
-        newest = read(ask("/metadata/scheduledevents?api-version=2021-02-01"))["newest-versions"]
-        assert newest == ["2020-07-01", "2019-08-01", "2019-04-01"]
+        newest = read(ask("/metadata/scheduledevents"))["newest-versions"]
+        assert newest == ["2024-07-09", "2020-07-01", "2019-08-01"]
 
     @pytest.mark.parametrize(
         ("path", "first", "last_without"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from imdsproxy.emulator.cli import main, make_parser
@@ -26,6 +28,9 @@ from imdsproxy.emulator.faults import Fault
         (["--preset", "solaris"], "--preset: invalid choice: 'solaris'"),
         (["--set", "compute.tag=a:b"], "--set compute.tag=a:b: compute.tag is not a field; did you mean compute.tags"),
         (["--vm", "nothing.toml"], "nothing.toml: cannot be read: No such file or directory; check the path"),
+        (["--speed", "0"], "--speed: '0' is not a speed; give a number above 0, e.g. 60"),
+        (["--speed", "fast"], "--speed: 'fast' is not a duration"),
+        (["--events", "/nowhere/x"], "--events: cannot read '/nowhere/x': No such file or directory"),
         (["--prot", "1"], "unrecognized arguments: --prot 1 (--help lists every flag)"),
     ],
 )
@@ -62,3 +67,25 @@ def test_defaults_are_those_of_imds() -> None:
     assert (options.host, options.port, options.rate, options.identity_rate) == ("127.0.0.1", 8255, 5, 20)
     assert (options.token_life, options.latency, options.fault, options.quiet) == (None, 0, [], False)
     assert (options.vm, options.preset, options.set) == (None, None, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[event]]", "event 1: the event has no type"),
+        ('[{"type": "Freeze", "id": "A"}, {"type": "Freeze", "id": "a"}]', "there is already an event 'a'"),
+        ('[{"type": "Freeze", "source": "Nature"}]', "source must be Platform or User, not 'Nature'"),
+    ],
+)
+def test_faulty_timeline_is_one_line(text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "events"
+    file.write_text(text, encoding="utf-8")
+    assert main(["--events", str(file)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_timeline_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "events.toml"
+    file.write_text('[[event]]\ntype = "reboot"\nnotice = "15m"\n', encoding="utf-8")
+    options = make_parser().parse_args(["--events", str(file), "--speed", "60"])
+    assert (options.events, options.speed) == ([{"event_type": "reboot", "notice": 900.0}], 60)

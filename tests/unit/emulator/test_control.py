@@ -54,8 +54,9 @@ def test_indices_stay_valid_when_the_oldest_are_dropped(monkeypatch: pytest.Monk
 
 def test_faults_are_added_and_cleared() -> None:
     emulator = Emulator()
-    assert ask(emulator, "POST", "/-/faults", {"status": 410, "for": 20}) == (200, {"faults": 1})
-    assert ask(emulator, "POST", "/-/faults", [{"hang": True}, {"latency": 1}]) == (200, {"faults": 3})
+    assert ask(emulator, "POST", "/-/faults", {"status": 410, "for": 20}) == (200, {"faults": 1, "ids": [1]})
+    added = ask(emulator, "POST", "/-/faults", [{"hang": True}, {"latency": 1}])
+    assert added == (200, {"faults": 3, "ids": [2, 3]})
     assert ask(emulator, "DELETE", "/-/faults") == (200, {"faults": 0})
     assert len(emulator.faults) == 0
 
@@ -101,6 +102,9 @@ def test_events_are_added_and_cleared() -> None:
         ({"EventType": "Nap"}, "no event type 'Nap'"),
         ({"EventId": 5}, "EventId cannot be 5"),
         ({"NoticeInSeconds": "5"}, "NoticeInSeconds cannot be '5'"),
+        ({"NoticeInSeconds": True}, "NoticeInSeconds cannot be True"),
+        ({"Resources": [1]}, "Resources cannot be [1]; give a list of names"),
+        ({"CancelAfterSeconds": -1}, "cancel_after must be 0 or more seconds"),
         ([], "the body must be a JSON object"),
     ],
 )
@@ -110,12 +114,70 @@ def test_invalid_event_is_refused(body: Any, words: str) -> None:
     assert words in document["error"]
 
 
-def test_reset_drops_arrivals_and_faults() -> None:
+def test_one_fault_is_removed_and_the_others_are_listed() -> None:
+    emulator = Emulator(monotonic=lambda: 7.0)
+    ask(emulator, "POST", "/-/faults", [{"status": 410, "for": 20}, {"hang": True, "times": 2, "path": "/metadata"}])
+    second = {"id": 2, "path": "/metadata", "hang": True, "times": 2, "left": {"seconds": None, "times": 2}}
+    first = {"id": 1, "path": "/", "status": 410, "seconds": 20.0, "left": {"seconds": 20.0, "times": None}}
+    assert ask(emulator, "GET", "/-/faults") == (200, [first, second])
+    assert ask(emulator, "DELETE", "/-/faults/1") == (200, {"faults": 1})
+    assert ask(emulator, "GET", "/-/faults") == (200, [second])
+    for name in ("1", "9", "x"):
+        assert ask(emulator, "DELETE", f"/-/faults/{name}") == (404, {"error": f"no fault '{name}'"})
+
+
+def test_fault_that_is_spent_is_no_longer_listed() -> None:
+    now = [0.0]
+    emulator = Emulator(monotonic=lambda: now[0])
+    ask(emulator, "POST", "/-/faults", {"status": 410, "for": 20})
+    now[0] = 20.0
+    assert ask(emulator, "GET", "/-/faults") == (200, [])
+    assert ask(emulator, "DELETE", "/-/faults/1")[0] == 404
+
+
+def test_one_event_is_removed_cancelled_or_approved() -> None:
+    emulator = Emulator(wall=lambda: 1_700_000_000.0)
+    for name in ("A", "B", "C/D"):
+        assert ask(emulator, "POST", "/-/events", {"EventId": name, "DurationInSeconds": 9}) == (200, {"EventId": name})
+    assert ask(emulator, "POST", "/-/events", {"EventId": "b"})[0] == 400
+    status, listing = ask(emulator, "POST", "/-/events/b/approve")
+    assert (status, [event["Phase"] for event in listing["Events"]]) == (200, ["Scheduled", "Started", "Scheduled"])
+    assert ask(emulator, "POST", "/-/events/B/cancel") == (
+        409,
+        {"error": "event 'B' has started and can no longer be cancelled; remove it instead"},
+    )
+    assert [each["EventId"] for each in ask(emulator, "POST", "/-/events/A/cancel")[1]["Events"]] == ["B", "C/D"]
+    assert [each["EventId"] for each in ask(emulator, "DELETE", "/-/events/C%2FD")[1]["Events"]] == ["B"]
+    assert ask(emulator, "GET", "/-/events") == (200, emulator.events.listing())
+
+
+def test_missing_event_is_404_with_its_id() -> None:
     emulator = Emulator()
+    for method, path in (("DELETE", "X"), ("POST", "X/cancel"), ("POST", "X/approve")):
+        status, document = ask(emulator, method, f"/-/events/{path}")
+        assert (status, "no event 'X'" in document["error"]) == (404, True)
+
+
+def test_state_is_everything_at_once() -> None:
+    emulator = Emulator(monotonic=lambda: 7.0)
+    arrive(emulator, "/a", "/b")
+    emulator.faults.add(Fault(hang=True))
+    status, document = ask(emulator, "GET", "/-/state", since="1")
+    assert status == 200
+    assert (document["now"], document["next"]) == (7.0, 2)
+    assert [arrival["target"] for arrival in document["arrivals"]] == ["/b"]
+    assert document["faults"] == emulator.faults.listing()
+    assert document["events"] == {"DocumentIncarnation": 1, "Enabled": False, "Events": []}
+
+
+def test_reset_drops_arrivals_faults_and_events() -> None:
+    emulator = Emulator()
+    emulator.events.add()
     arrive(emulator, "/a")
     emulator.faults.add(Fault(hang=True))
     assert ask(emulator, "POST", "/-/reset")[0] == 200
     assert (emulator.arrivals, len(emulator.faults)) == ([], 0)
+    assert emulator.events.listing() == {"DocumentIncarnation": 3, "Enabled": False, "Events": []}
     arrive(emulator, "/b")
     assert [arrival.target for arrival in emulator.arrivals_since(0)] == [b"/b"]
 
@@ -124,3 +186,12 @@ def test_other_path_is_404() -> None:
     assert ask(Emulator(), "GET", "/-/metrics")[0] == 404
     given = control(Emulator(), Request("POST", "/-/healthy"))
     assert (given.status, given.headers) == (405, (("allow", "GET"),))
+    for path in (
+        "/-/faults/",
+        "/-/events/",
+        "/-/events/x/",
+        "/-/events//cancel",
+        "/-/events/x/cancel/y",
+        "/-//healthy",
+    ):
+        assert ask(Emulator(), "POST", path)[0] == 404
