@@ -131,6 +131,7 @@ def assemble(  # noqa: PLR0913  # the parts it joins
         ],
         names_clients=config.access_log,
         clients=ClientRanges(config.clients) if config.clients else None,
+        on_drop=parts.forget_kept,
         reload_access=partial(reload, config.access_file, parts.proxy.access),
         peers=PeerLookup(None if parts.pods is None else parts.pods.find),
         start=(lambda: None) if parts.pods is None else parts.pods.start,

@@ -66,6 +66,7 @@ class Config:
     access_file: str | None = None
     access_mode: Literal["enforce", "audit"] = "enforce"
     pods_of_node: str | None = None
+    handover_file: str | None = None
     derive: bool = False
     warmup: tuple[str, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -16,7 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "imdsproxy"
 FLOORS = (
-    {"protocol", "clock", "errors", "emulator", "__init__"},
+    {"protocol", "clock", "errors", "files", "emulator", "__init__"},
     {"config", "policy", "records", "budget", "peers"},
     {"settings", "cache", "upstream", "access"},
     {"proxy"},
@@ -37,7 +37,14 @@ PURE = (
     *("access/decision", "access/document", "access/file", "access/guard", "access/paths", "access/profile"),
     *("access/query", "access/rules", "access/subject"),
     *("peers/pods", "peers/sock_diag"),
-    *("cache/access_token", "cache/derive", "cache/freshness", "cache/refresh_spread", "cache/rendered_hit"),
+    *(
+        "cache/access_token",
+        "cache/derive",
+        "cache/freshness",
+        "cache/handover",
+        "cache/refresh_spread",
+        "cache/rendered_hit",
+    ),
     *("upstream/headers", "upstream/health", "upstream/retry"),
     *("ops/attribution", "ops/budget_troubles", "ops/counts", "ops/episodes", "ops/history", "ops/imds_troubles"),
     *("ops/imds_words", "ops/log_limit", "ops/media_types", "ops/metric_labels", "ops/pending_events", "ops/spans"),

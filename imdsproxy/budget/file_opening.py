@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from imdsproxy import files
 from imdsproxy.budget import shared_record as records
-from imdsproxy.budget.file_trust import doubt, exposed
 from imdsproxy.errors import BudgetFileError
 
 assert sys.platform == "linux"  # noqa: S101  # as in `shared_file`
 
-_OWNER_AND_GROUP = 0o660
-_OPENED = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_OWNER_AND_GROUP = 0o660  # the group shares it
 
 
 def open_or_make(path: Path, new: Callable[[], bytes], complain: Callable[[str], None]) -> int:
@@ -34,7 +32,7 @@ def open_or_make(path: Path, new: Callable[[], bytes], complain: Callable[[str],
     """
     while True:
         try:
-            descriptor = os.open(path, _OPENED)
+            descriptor = os.open(path, os.O_RDWR | files.OPENED)
         except FileNotFoundError:
             with contextlib.suppress(FileExistsError):  # another process was first, and its file will do
                 make(path, new(), os.link)
@@ -52,31 +50,17 @@ def open_or_make(path: Path, new: Callable[[], bytes], complain: Callable[[str],
 
 
 def make(path: Path, content: bytes, put: Callable[[Path, Path], object]) -> None:
-    """Make a complete file or none, so that no process ever sees a part of one.
-
-    Args:
-        path: The path of the file.
-        content: Its content.
-        put: Moves the finished file to its path: `os.link`, or `os.replace` if there may be one already.
-    """
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(unfinished, _OPENED | os.O_CREAT | os.O_EXCL, _OWNER_AND_GROUP)
-    try:
-        os.fchmod(descriptor, _OWNER_AND_GROUP)  # independent of the umask, because the group shares it
-        os.pwrite(descriptor, content, 0)
-        put(unfinished, path)
-    finally:
-        os.close(descriptor)
-        unfinished.unlink(missing_ok=True)
+    """Make the file of a budget; see `files.make`."""
+    files.make(path, content, put, _OWNER_AND_GROUP)
 
 
 def _check(descriptor: int, parent: Path, complain: Callable[[str], None]) -> None:
     folder = parent.stat()
     file = os.fstat(descriptor)
-    why = doubt(file, folder, os.geteuid(), {os.getegid(), *os.getgroups()})
+    why = files.doubt(file, folder, os.geteuid(), {os.getegid(), *os.getgroups()})
     if why is None and records.foreign(os.pread(descriptor, len(records.MAGIC), 0)):
         why = "it is not a budget file; name another"
     if why is not None:
         raise BudgetFileError(why)
-    if exposed(folder):
+    if files.exposed(folder):
         complain("is in a folder that every user can write to; name a file in another folder")

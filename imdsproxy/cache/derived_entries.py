@@ -23,6 +23,8 @@ class DerivedEntries:
     def __init__(self, store: Store, clock: Clock, max_keys: int = 4096) -> None:
         """Remember at most `max_keys` keys for which IMDS had no document."""
         self._store = store
+        self.cut_from = -math.inf
+        """Wholes that are older than this are not cut, because an earlier process may have learned of a denial."""
         # When a request was sent that IMDS answered without a document. An older whole must not contradict that.
         self._denied_at: TTLCache[int, float] = TTLCache(max_keys, _A_DAY, clock.monotonic)
 
@@ -35,7 +37,7 @@ class DerivedEntries:
         fetched by itself if its whole is no longer requested, or if IMDS fails for the whole.
         """
         entry, renewal = own, None
-        denied_at = self._denied_at.get(hash(target.key), -math.inf)
+        denied_at = max(self.cut_from, self._denied_at.get(hash(target.key), -math.inf))
         for key, way in wholes(target):
             whole = self._store.get(key)
             if whole is None or whole.sent_at <= denied_at:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ class Parts:
     """None unless traces are exported."""
     pods: PodWatch | None = None
     """None unless the pods of a node are watched."""
+    forget_kept: Callable[[], None] = lambda: None
+    """Remove what another process has left for the next one, because entries were dropped."""
 
 
 def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> Parts:
@@ -61,8 +64,8 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
         seed: Spreads this process's refreshes; without one, nothing is refreshed early.
 
     Raises:
-        SettingsError: The access file or the file of a shared budget cannot be used, or traces cannot be exported or
-            pods watched as they are set.
+        SettingsError: The access file, the file of a shared budget or the handover file cannot be used, or traces
+            cannot be exported or pods watched as they are set.
     """
     metrics = Metrics()
     pods = None if config.pods_of_node is None else watch_pods(config.pods_of_node, clock)
@@ -128,11 +131,27 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
         )
     )
 
+    leave, forget_kept = _take_over(config, proxy, clock)
+
     def close_all() -> None:
+        leave()
         troubles.close()
         close()
 
-    return Parts(proxy, metrics, history, _accepted_hosts(config, instance), shares, close_all, traces, pods)
+    return Parts(
+        proxy, metrics, history, _accepted_hosts(config, instance), shares, close_all, traces, pods, forget_kept
+    )
+
+
+def _take_over(config: Config, proxy: Proxy, clock: Clock) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Take over what the last process left. Return the functions that leave entries, and forget those left."""
+    if sys.platform == "linux" and config.handover_file is not None:  # the setting is refused elsewhere
+        from imdsproxy.parts.handover import Handover  # noqa: PLC0415  # Linux only
+
+        handover = Handover(config.handover_file, proxy, clock, config.upstream)
+        handover.take()
+        return handover.leave, handover.forget
+    return lambda: None, lambda: None
 
 
 def _accepted_hosts(config: Config, instance: str) -> AcceptedHosts:

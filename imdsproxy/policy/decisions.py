@@ -53,6 +53,8 @@ class Cache:
     budget: BudgetClass
     lifetimes: Lifetimes
     slow: bool = False
+    handed_over: bool = False
+    """Whether its entry may be kept for the next process (`HANDOVER_FILE`)."""
 
 
 Decision = Refuse | Forward | Cache

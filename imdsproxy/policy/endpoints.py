@@ -44,6 +44,8 @@ class Row:
     """Whether the answer is an access token, whose own life bounds its lifetimes."""
     slow: bool = False
     """Whether IMDS may take two minutes to answer (Microsoft's scheduled-events page)."""
+    handed_over: bool = False
+    """Whether its entries may be kept for the next process: no credential, no proof, no event."""
 
 
 def split(path: str) -> Segments:
@@ -56,21 +58,24 @@ def within(segments: Segments, prefixes: tuple[Segments, ...]) -> bool:
     return any(segments[: len(prefix)] == prefix for prefix in prefixes)
 
 
-def _row(path: str, endpoint: str, fresh: float = 0.0, stale: float = 0.0, *, refreshes: bool = False) -> Row:
-    return Row(split(path), endpoint, fresh, refreshes, stale)
+def _row(path: str, endpoint: str, fresh: float = 0.0, stale: float = 0.0) -> Row:
+    return Row(split(path), endpoint, fresh, stale_if_error=stale)
+
+
+def _description(path: str, endpoint: str, fresh: float) -> Row:
+    """Return the row of a document that describes the VM."""
+    return Row(split(path), endpoint, fresh, refreshes=True, stale_if_error=_HOUR, handed_over=True)
 
 
 _IDENTITY = BudgetClass.IDENTITY
 _TABLE = (
     _row("/metadata", "other"),
+    # Not handed over, because each process asks for it at its start to learn whether IMDS answers.
     _row("/metadata/versions", "versions", _HOUR, 24 * _HOUR),
-    _row("/metadata/instance", "instance", 60, _HOUR, refreshes=True),
-    *(
-        _row(f"/metadata/instance/compute/{leaf}", "instance", 300, _HOUR, refreshes=True)
-        for leaf in sorted(STABLE_LEAVES)
-    ),
-    _row("/metadata/instance/network", "instance", 30, _HOUR, refreshes=True),
-    _row("/metadata/loadbalancer", "loadbalancer", 30, _HOUR, refreshes=True),
+    _description("/metadata/instance", "instance", 60),
+    *(_description(f"/metadata/instance/compute/{leaf}", "instance", 300) for leaf in sorted(STABLE_LEAVES)),
+    _description("/metadata/instance/network", "instance", 30),
+    _description("/metadata/loadbalancer", "loadbalancer", 30),
     _row("/metadata/attested", "attested", 60),
     Row(split("/metadata/scheduledevents"), "scheduledevents", fresh=1, slow=True),
     Row(split("/metadata/identity"), "identity", fixed=True, budget=_IDENTITY),

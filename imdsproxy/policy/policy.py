@@ -103,7 +103,7 @@ class Policy:
         lifetimes = Lifetimes() if row.fixed or nonce else self._lifetimes(row, target.segments)
         if lifetimes.fresh <= 0:
             return Forward(row.endpoint, row.budget, add_metadata=True, slow=row.slow)
-        return Cache(row.endpoint, row.budget, lifetimes, slow=row.slow)
+        return Cache(row.endpoint, row.budget, lifetimes, slow=row.slow, handed_over=row.handed_over)
 
     def _lifetimes(self, row: Row, segments: Segments) -> Lifetimes:
         fresh = _override(self._ttl, segments, row.fresh > 0 and not row.slow, row.path)

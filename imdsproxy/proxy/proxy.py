@@ -190,14 +190,19 @@ class Proxy:
         """
         return self.fetches.drop(path)
 
-    def _task_of(self, key: Key) -> FetchTask | None:
-        """Return the task that fetches the entry of this key, or None if the policy does not cache it."""
+    def cacheable(self, key: Key) -> tuple[Request, Cache] | None:
+        """Return the request for this key, and the policy's decision; None if the policy does not cache it."""
         target = read_target(key.encode("ascii"))
         if isinstance(target, Refusal):
             return None
         request = Request("GET", target, metadata=True)
         decision = self.policy.decide(request)
-        return FetchTask(request, decision) if isinstance(decision, Cache) else None
+        return (request, decision) if isinstance(decision, Cache) else None
+
+    def _task_of(self, key: Key) -> FetchTask | None:
+        """Return the task that fetches the entry of this key, or None if the policy does not cache it."""
+        cacheable = self.cacheable(key)
+        return None if cacheable is None else FetchTask(*cacheable)
 
     def _renewal_kind(self, request: Request) -> str:
         """Return how the client renews the entry now (`bypass_cache` or `no-cache`), or `""` if it does not."""

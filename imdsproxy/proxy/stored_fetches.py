@@ -8,7 +8,7 @@ from functools import partial
 
 from imdsproxy.budget.limiter import NoPermit
 from imdsproxy.cache.derived_entries import DerivedEntries
-from imdsproxy.cache.freshness import aged_by_wait, make_entry, replaces
+from imdsproxy.cache.freshness import Entry, aged_by_wait, make_entry, replaces
 from imdsproxy.cache.refresh_guard import RefreshGuard
 from imdsproxy.cache.refresh_spread import spread
 from imdsproxy.cache.store import Store
@@ -109,6 +109,12 @@ class StoredFetches(CollapsedFetches[FetchResult]):
 
         self.forget(matches)
         return self._store.drop(matches)
+
+    def store_older(self, key: Key, entry: Entry) -> bool:
+        """Store an entry of an earlier process, and return whether it was stored."""
+        if self._derived is not None:
+            self._derived.cut_from = self._clock.monotonic()
+        return self._store.put(key, spread(entry, key, self._seed))
 
     async def _fetch_and_store(self, task: FetchTask, fetch: StoredFetch) -> FetchResult | Failure:
         """Fetch, and store the answer if it may be stored."""

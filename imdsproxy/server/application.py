@@ -89,6 +89,7 @@ class Application:
         peers: PeerLookup | None = None,
         names_clients: bool = False,
         clients: ClientRanges | None = None,
+        on_drop: Callable[[], None] = lambda: None,
         reload_access: Callable[[], None] = lambda: None,
         start: Callable[[], None] = lambda: None,
         close: Callable[[], Awaitable[None]],
@@ -106,6 +107,7 @@ class Application:
             peers: Looks clients up; None for a lookup of its own.
             names_clients: Whether an observer uses the client's name and the request's fields.
             clients: The address ranges that may ask at all; None for every client.
+            on_drop: Called when entries were dropped by a signal or a purge.
             reload_access: Reads the access file again, if there is one.
             start: Called within the event loop when the lifespan begins, or with the first request if there is none.
             close: Awaited when the lifespan ends.
@@ -122,6 +124,7 @@ class Application:
         self.access = proxy.access
         self._clients = clients
         self._note_outsider = OutsiderLog(clock)
+        self._on_drop = on_drop
         self._reload_access = reload_access
         self.known_heads = KnownHeads(proxy, shares.heads)
         self._accepted_hosts = {False: accepted_hosts, True: replace(accepted_hosts, any_name=True)}
@@ -244,6 +247,7 @@ class Application:
 
     def _drop(self, path: str | None = None) -> int:
         count = self.proxy.drop(path)
+        self._on_drop()
         if path is None:
             self.known_heads.clear()
         return count

@@ -98,6 +98,11 @@ OptionalBudgetFile = Annotated[
     PlainValidator(lambda value: None if value is None else places.read_budget_file(value)),
     Form("FILE", "the absolute path of a file"),
 ]
+OptionalHandoverFile = Annotated[
+    str | None,
+    PlainValidator(lambda value: None if value is None else places.read_handover_file(value)),
+    Form("FILE", "the absolute path of a file"),
+]
 OptionalFile = Annotated[str | None, BeforeValidator(_none_if_empty), Form("FILE", "a TOML file that can be read")]
 OptionalAccessFile = Annotated[
     str | None, BeforeValidator(_none_if_empty), Form("FILE", "a TOML or JSON file that can be read")

@@ -26,6 +26,7 @@ from imdsproxy.settings.forms import (
     OptionalBudgetFile,
     OptionalCount,
     OptionalFile,
+    OptionalHandoverFile,
     OptionalHost,
     OptionalNode,
     OptionalPort,
@@ -183,6 +184,13 @@ class Settings(BaseSettings):
         "name namespaces and service accounts. Needs the extra kubernetes, and a service account that may list and "
         "watch pods. If it is unset, the API server is not asked.",
         examples=["aks-nodepool1-12345678-vmss000000"],
+    )
+    handover_file: OptionalHandoverFile = Field(
+        None,
+        description="File in which answers that describe the VM are kept over a restart: those of /metadata/instance "
+        "and /metadata/loadbalancer, never a token. It is written at a clean end, and belongs on a tmpfs (/run). "
+        "Linux only.",
+        examples=["/run/imdsproxy/handover"],
     )
     derive: Switch = Field(
         default=False,

@@ -64,15 +64,30 @@ def read_socket_path(value: object) -> str | None:
 
 def read_budget_file(value: object) -> str | None:
     """Read the absolute path of the file that holds a shared budget; None where it is empty."""
+    return _linux_file(
+        value,
+        "a budget is shared on Linux only, because only there the proxy finds the file locks, the clock of the "
+        "whole machine and the boot id that this needs",
+    )
+
+
+def read_handover_file(value: object) -> str | None:
+    """Read the absolute path of the file that keeps entries over a restart; None where it is empty."""
+    return _linux_file(
+        value,
+        "entries are kept over a restart on Linux only, because only there the proxy finds the boot id and the clock "
+        "of the whole machine that state their age",
+    )
+
+
+def _linux_file(value: object, elsewhere: str) -> str | None:
+    """Read the absolute path of a file; None where it is empty. On other systems it is refused with `elsewhere`."""
     text = text_of(value)
     if not text:
         return None
     _refuse_scheme(text)
     if not _LINUX:
-        raise ValueError(
-            "a budget is shared on Linux only, because only there the proxy finds the file locks, the clock of the "
-            "whole machine and the boot id that this needs"
-        )
+        raise ValueError(elsewhere)
     if len(text) < 2 or not text.startswith("/") or text.endswith("/") or not text.isprintable():
         raise ValueError
     return text

@@ -125,6 +125,19 @@ class BudgetFile:
     """Who has it open, as far as this user may see it."""
 
 
+@dataclass(frozen=True, slots=True)
+class HandoverFile:
+    """The file of HANDOVER_FILE as it is now; it is only read."""
+
+    path: str
+    entries: int | None = None
+    """How many entries the next process would read; None if there is no file that it could use."""
+    problem: str = ""
+    """`folder` if no file can be made there, `unused` if the one there cannot be used, `denied`, or empty."""
+    words: str = ""
+    """The problem in words, with the remedy."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Everything that the steps judge."""
@@ -173,6 +186,7 @@ class Facts:
     """The Metadata Security Protocol's agent."""
     agent_installed: bool = False
     budget_file: BudgetFile | None = None
+    handover_file: HandoverFile | None = None
 
     def listener(self, setting: str) -> Listener | None:
         """Return the listener of a setting, or None if the setting is unset."""

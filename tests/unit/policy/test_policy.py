@@ -46,19 +46,19 @@ EVENT = Lifetimes(1, 0, 0, 5)
 KEPT = [
     ("/metadata/versions", Cache("versions", GENERAL, VERSIONS)),
     *(
-        (f"/metadata/instance/compute/{leaf}", Cache("instance", GENERAL, STABLE_VALUE))
+        (f"/metadata/instance/compute/{leaf}", Cache("instance", GENERAL, STABLE_VALUE, handed_over=True))
         for leaf in sorted(STABLE_LEAVES)
     ),
-    ("/metadata/instance", Cache("instance", GENERAL, INSTANCE)),
-    ("/metadata/instance/", Cache("instance", GENERAL, INSTANCE)),
-    ("/metadata/instance/compute", Cache("instance", GENERAL, INSTANCE)),
-    ("/metadata/instance/compute/tags", Cache("instance", GENERAL, INSTANCE)),
-    ("/metadata/instance/compute/vmIdX", Cache("instance", GENERAL, INSTANCE)),
-    ("/metadata/instance/vmId", Cache("instance", GENERAL, INSTANCE)),
-    ("/metadata/instance/networking", Cache("instance", GENERAL, INSTANCE)),
-    ("/metadata/instance/network", Cache("instance", GENERAL, NETWORK)),
-    ("/metadata/instance/network/interface/0/macAddress", Cache("instance", GENERAL, NETWORK)),
-    ("/metadata/loadbalancer", Cache("loadbalancer", GENERAL, NETWORK)),
+    ("/metadata/instance", Cache("instance", GENERAL, INSTANCE, handed_over=True)),
+    ("/metadata/instance/", Cache("instance", GENERAL, INSTANCE, handed_over=True)),
+    ("/metadata/instance/compute", Cache("instance", GENERAL, INSTANCE, handed_over=True)),
+    ("/metadata/instance/compute/tags", Cache("instance", GENERAL, INSTANCE, handed_over=True)),
+    ("/metadata/instance/compute/vmIdX", Cache("instance", GENERAL, INSTANCE, handed_over=True)),
+    ("/metadata/instance/vmId", Cache("instance", GENERAL, INSTANCE, handed_over=True)),
+    ("/metadata/instance/networking", Cache("instance", GENERAL, INSTANCE, handed_over=True)),
+    ("/metadata/instance/network", Cache("instance", GENERAL, NETWORK, handed_over=True)),
+    ("/metadata/instance/network/interface/0/macAddress", Cache("instance", GENERAL, NETWORK, handed_over=True)),
+    ("/metadata/loadbalancer", Cache("loadbalancer", GENERAL, NETWORK, handed_over=True)),
     ("/metadata/attested/document", Cache("attested", GENERAL, ATTESTED)),
     (TOKEN, Cache("token", IDENTITY, A_TOKEN)),
     ("/metadata/identity/info", Cache("identity-info", IDENTITY, INFO)),

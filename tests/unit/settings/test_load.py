@@ -52,6 +52,7 @@ DEFAULTS = {
     "access_file": None,
     "access_mode": "enforce",
     "pods_of_node": None,
+    "handover_file": None,
     "clients": (),
     "derive": False,
     "warmup": (),
@@ -373,6 +374,8 @@ def test_invalid_socket_path_is_reported(text: str, rule: str, monkeypatch: pyte
         ("admin_port", "", None),
         ("budget_file", "/run/imdsproxy/budget", "/run/imdsproxy/budget"),
         ("budget_file", "", None),
+        ("handover_file", "/run/imdsproxy/handover", "/run/imdsproxy/handover"),
+        ("handover_file", "", None),
     ],
 )
 def test_further_listeners_and_budget_file_are_read(name: str, text: str, value: object) -> None:
@@ -384,6 +387,7 @@ def test_further_listeners_and_budget_file_are_read(name: str, text: str, value:
     [
         *(("UDS", text) for text in ("imdsproxy.sock", "/", "/run/a\nb", "/" + "a" * 102)),
         *(("BUDGET_FILE", text) for text in ("budget", "/", "/run/imdsproxy/", "/run/a\nb")),
+        *(("HANDOVER_FILE", text) for text in ("handover", "/", "/run/imdsproxy/", "/run/a\nb")),
         *(("ADMIN_PORT", text) for text in ("65536", "-1", "http", "8256.5")),
         ("ADMIN_HOST", "10.0.0.4:8256"),
     ],
@@ -409,6 +413,7 @@ def test_own_socket_is_refused_as_upstream() -> None:
 def test_shared_budget_is_refused_outside_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_places, "_LINUX", False)
     assert "a budget is shared on Linux only, because only there" in refusal({"IMDSPROXY_BUDGET_FILE": "/run/b"})
+    assert "are kept over a restart on Linux only, because" in refusal({"IMDSPROXY_HANDOVER_FILE": "/run/h"})
 
 
 def test_unix_socket_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,7 +522,7 @@ def test_unknown_variables_are_escaped() -> None:
     assert told[1] == 'IMDSPROXY_B is not a setting; "imdsproxy config" lists all settings'
 
 
-@pytest.mark.parametrize("name", ["IMDSPROXY_HANDOVER_FILE", "IMDSPROXY_COLOUR"])
+@pytest.mark.parametrize("name", ["IMDSPROXY_FRESHNESS_FILE", "IMDSPROXY_COLOUR"])
 def test_unknown_settings_warn_accepts_names_of_other_versions(name: str) -> None:
     loaded = load({}, {name: "1", "IMDSPROXY_UNKNOWN_SETTINGS": "warn"})
     assert loaded.warnings == (f"{name} is not a setting of this version, and has no effect",)
@@ -620,6 +625,7 @@ def test_rate_warning_is_for_imds_alone() -> None:
         ("LOG_FORMAT", "'json'", "the quotes are part of the value; write it without them"),
         ("UDS", "unix:/run/x", "write the path alone, without unix:"),
         ("BUDGET_FILE", "unix:/run/x", "write the path alone, without unix:"),
+        ("HANDOVER_FILE", "unix:/run/x", "write the path alone, without unix:"),
         ("ALLOW", "/metadata/*", '"/metadata/*" is a pattern; write a prefix, which includes everything below it'),
         ("DENY", "/metadata/{identity}", "is a pattern"),
         ("DENY", "/identity", '"/identity" is not under /metadata, and nothing else is forwarded'),
@@ -791,6 +797,7 @@ def test_sample_file_sets_exactly_the_defaults() -> None:
         "budget_file",
         "access_file",
         "pods_of_node",
+        "handover_file",
     }
 
 

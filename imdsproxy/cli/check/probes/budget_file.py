@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from imdsproxy import files
 from imdsproxy.budget import shared_record as records
-from imdsproxy.budget.file_trust import doubt, exposed
 from imdsproxy.cli.check.facts import BudgetFile, Process
 from imdsproxy.clock import Clock, boot_id, is_machine_wide
 
@@ -51,7 +51,7 @@ def look_at_budget_file(path: str, clock: Clock, processes: tuple[Process, ...])
 def _judge(
     path: str, descriptor: int, folder: os.stat_result, clock: Clock, processes: tuple[Process, ...]
 ) -> BudgetFile:
-    why = doubt(os.fstat(descriptor), folder, os.geteuid(), {os.getegid(), *os.getgroups()})
+    why = files.doubt(os.fstat(descriptor), folder, os.geteuid(), {os.getegid(), *os.getgroups()})
     if why is not None:
         return BudgetFile(path, exists=True, problem="distrusted", words=why, processes=processes)
     content = os.pread(descriptor, records.SIZE + 1, 0)
@@ -68,7 +68,7 @@ def _judge(
         path,
         exists=True,
         damaged=header is None,
-        exposed=exposed(folder),
+        exposed=files.exposed(folder),
         settings=settings,
         processes=processes,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from imdsproxy.cli.check.facts import BudgetFile, Facts, Listener, Node, Place, Process, System
+from imdsproxy.cli.check.facts import BudgetFile, Facts, HandoverFile, Listener, Node, Place, Process, System
 from imdsproxy.cli.check.probes import network
 from imdsproxy.cli.check.probes.asking import Pace
 from imdsproxy.cli.check.probes.places import look_at_places
@@ -84,6 +84,7 @@ def gather(given: Given, clock: Clock | None = None, sleep: Callable[[float], ob
         agent=_agent(seen),
         agent_installed=any(Path(each).exists() for each in _AGENT_FILES),
         budget_file=_budget_file(config, pace, seen),
+        handover_file=_handover_file(config, pace),
     )
 
 
@@ -117,6 +118,14 @@ def _budget_file(config: Config, pace: Pace, seen: Seen) -> BudgetFile | None:
         from imdsproxy.cli.check.probes.budget_file import look_at_budget_file  # noqa: PLC0415  # Linux only
 
         return look_at_budget_file(config.budget_file, pace.clock, tuple(seen.by_file))
+    return None
+
+
+def _handover_file(config: Config, pace: Pace) -> HandoverFile | None:
+    if sys.platform == "linux" and config.handover_file is not None:  # the setting is refused elsewhere
+        from imdsproxy.cli.check.probes.handover_file import look_at_handover_file  # noqa: PLC0415  # Linux only
+
+        return look_at_handover_file(config.handover_file, config, pace.clock)
     return None
 
 

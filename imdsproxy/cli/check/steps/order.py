@@ -8,6 +8,7 @@ from types import MappingProxyType
 from imdsproxy.cli.check.facts import Facts
 from imdsproxy.cli.check.finding import NOT_CHECKED, Finding, failure, skipped
 from imdsproxy.cli.check.steps.budget_file import judge_budget_file
+from imdsproxy.cli.check.steps.handover_file import judge_handover_file
 from imdsproxy.cli.check.steps.health import judge_clock, judge_latency, judge_throttling
 from imdsproxy.cli.check.steps.identity import judge_identity
 from imdsproxy.cli.check.steps.imds import judge_answer, judge_guard
@@ -39,6 +40,7 @@ STEPS: Mapping[str, Callable[[Facts], Finding]] = MappingProxyType(
         "node": judge_node,
         "agent": judge_agent,
         "budget-file": judge_budget_file,
+        "handover-file": judge_handover_file,
     }
 )
 

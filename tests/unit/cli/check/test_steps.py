@@ -11,6 +11,7 @@ from imdsproxy.cli.check.answers import RunningProxy, Token
 from imdsproxy.cli.check.facts import (
     BudgetFile,
     Facts,
+    HandoverFile,
     Listener,
     Node,
     Place,
@@ -62,6 +63,10 @@ def port(place: Place, why: str = "", *processes: Process) -> tuple[Listener, ..
 def identity(status: int | None, words: str = "", expires_in: int | None = None) -> Facts:
     got = silence() if status is None else exchange(status, json.dumps({"error_description": words}))
     return facts(token=Token(got, expires_in))
+
+
+def handed(**values: object) -> Facts:
+    return facts(handover_file=HandoverFile("/run/imdsproxy/handover", **values))  # type: ignore[arg-type]
 
 
 def budget(**values: object) -> Facts:
@@ -370,6 +375,14 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("budget-file-damaged", "is damaged", budget(damaged=True)),
         ("budget-file-exposed", "every user can write to", budget(exposed=True)),
         ("budget-file-settings", "5 in 1 s, 4 in 2.5 s", budget(settings=((5, 1.0), (4, 2.5)))),
+    ],
+    "handover-file": [
+        ("ok", "none is configured", facts()),
+        ("ok", "is not there", handed()),
+        ("ok", "has 3 entries", handed(entries=3)),
+        ("handover-file-unknown", "Permission denied", handed(problem="denied", words="Permission denied")),
+        ("handover-file-folder", "no folder", handed(problem="folder", words="no folder")),
+        ("handover-file-unused", "it is damaged", handed(problem="unused", words="it is damaged")),
     ],
 }
 FLAT = [(step, *case) for step, cases in CASES.items() for case in cases]

@@ -1,11 +1,18 @@
-"""Which files of a shared budget are trusted. A user that can write to one can use up this VM's allowance."""
+"""Files that processes of a machine hand to each other: which to trust, and making one whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import stat
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
 
+assert sys.platform == "linux"  # noqa: S101  # the settings are refused elsewhere; this tells the type checker
+
+OPENED = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+"""Flags with which such a file is opened: no link is followed, and nothing waits."""
 _ROOT = 0
 
 
@@ -35,3 +42,25 @@ def doubt(file: os.stat_result, folder: os.stat_result, user: int, groups: Colle
 def exposed(folder: os.stat_result) -> bool:
     """Return whether every user can put files into this folder."""
     return bool(folder.st_mode & stat.S_IWOTH)
+
+
+def make(path: Path, content: bytes, put: Callable[[Path, Path], object], mode: int) -> None:
+    """Make a complete file or none, so that no process ever sees a part of one.
+
+    Args:
+        path: The path of the file.
+        content: Its content.
+        put: Moves the finished file to its path: `os.link`, or `os.replace` if there may be one already.
+        mode: Its permissions, independent of the umask.
+    """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(unfinished, os.O_RDWR | OPENED | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        written = 0
+        while written < len(content):
+            written += os.pwrite(descriptor, memoryview(content)[written:], written)
+        put(unfinished, path)
+    finally:
+        os.close(descriptor)
+        unfinished.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from imdsproxy.budget.file_trust import doubt, exposed
+from imdsproxy.files import doubt, exposed
 
 
 def status(mode: int, user: int = 65532) -> os.stat_result:
