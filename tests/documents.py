@@ -19,6 +19,8 @@ COMMANDS = ("console", "sh")
 """Languages of blocks that are run."""
 FOREIGN = ("powershell", "bat")
 """Languages of commands that cannot be run on the machines of the tests, and need a mark."""
+PROGRAMS = ("python",)
+"""Languages of programs, which a test of their own runs."""
 DATA = ("env", "ini", "json", "text", "toml", "yaml")
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from imdsproxy.emulator import Emulator, run_in_thread
+from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
 from tests import documents
 from tests.documents import Block
 from tests.kit import ROOT, ProxyProcess, environment, free_port, running_proxy
@@ -35,15 +35,17 @@ _TIMEOUT = 60
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine with a running proxy, as the commands find it."""
+    """A machine with a running proxy and an emulated IMDS, as the commands find it."""
 
     proxy: ProxyProcess
+    imds: EmulatorServer
     folder: Path
     env: dict[str, str]
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in bash, which ends at the first failure."""
         here = command.replace("127.0.0.1:8254", f"127.0.0.1:{self.proxy.port}")
+        here = here.replace("127.0.0.1:8255", f"127.0.0.1:{self.imds.port}")
         here = here.replace("/run/imdsproxy/", f"{self.folder}/").replace("/opt/imdsproxy/bin/", "")
         assert "169.254.169.254" not in here, "only a namespace may have this address; mark the block"
         return subprocess.run(
@@ -75,7 +77,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         }
         with running_proxy(folder, **settings) as proxy:
             path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-            yield Machine(proxy, folder, environment(**settings) | {"PATH": path, "no_proxy": "*"})
+            yield Machine(proxy, imds, folder, environment(**settings) | {"PATH": path, "no_proxy": "*"})
 
 
 def commands(block: Block) -> list[tuple[str, list[str]]]:
@@ -107,7 +109,12 @@ def test_commands_of_a_document_succeed_and_print_what_it_shows(machine: Machine
 
 
 def test_some_commands_are_run() -> None:
-    assert {documents.name(block.path) for block in RUN} >= {"README.md", "docs/status.md", "docs/configuration.md"}
+    assert {documents.name(block.path) for block in RUN} >= {
+        "README.md",
+        "docs/status.md",
+        "docs/configuration.md",
+        "docs/emulator.md",
+    }
 
 
 def test_failing_command_and_missing_output_are_noticed(machine: Machine) -> None:

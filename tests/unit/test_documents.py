@@ -47,13 +47,13 @@ def names_of_tests(file: str) -> set[str]:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_block_of_commands_is_run_or_marked(block: Block) -> None:
-    known = (*documents.COMMANDS, *documents.FOREIGN, *documents.DATA)
+    known = (*documents.COMMANDS, *documents.FOREIGN, *documents.PROGRAMS, *documents.DATA)
     assert block.language in known, f"{block}: name the language of the block; one of {', '.join(known)}"
     if block.language in documents.DATA:
         assert not _PROGRAMS.search(block.text), f"{block}: commands belong in a block of sh or console"
         assert not block.run_by
         assert not block.not_run
-    elif block.language in documents.FOREIGN:
+    elif block.language in {*documents.FOREIGN, *documents.PROGRAMS}:
         assert block.run_by or block.not_run, f"{block}: say which test runs it, or why none does"
     elif block.language == "console":
         assert re.search(r"^\$ ", block.text, re.MULTILINE), f"{block}: a command of console begins with $"
