@@ -1,11 +1,12 @@
 """Read the Kubernetes manifests of `k8s/` for tests: rendered, by document and by pod.
 
-`python -m tests.manifests` renders them again into `k8s/rendered/`, which needs kubectl: the one that is installed, or
-what `.ci/debian` fetches.
+`python -m tests.manifests` renders them again into `k8s/rendered/`: those of the chart by Helm (`tests/chart.py`), the
+overlays by kubectl, the one that is installed or what `.ci/debian` fetches.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -17,12 +18,20 @@ from typing import Any
 
 import yaml
 
+from tests import chart
 from tests.kit import ROOT
 
 MANIFESTS = ROOT / "k8s"
 RENDERED = MANIFESTS / "rendered"
-LAYOUTS = ("node", *sorted(folder.name for folder in (MANIFESTS / "overlays").iterdir() if folder.is_dir()))
-"""What can be installed as it is: the base for nodes, and every overlay."""
+OVERLAYS = tuple(sorted(folder.name for folder in (MANIFESTS / "overlays").iterdir() if folder.is_dir()))
+"""Workloads with a sidecar, rendered by kustomize."""
+VALUES = MANIFESTS / "helm" / "layouts"
+CHARTED = tuple(sorted(path.stem for path in VALUES.glob("*.yaml")))
+"""What can be installed as it is, rendered from the chart."""
+NODES = tuple(name for name in CHARTED if name.startswith("node"))
+"""Those of them that have a pod on every node."""
+LAYOUTS = (*NODES, *OVERLAYS)
+"""Those that have a pod."""
 
 # Where a workload describes its pods; a pod is its own description.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -166,9 +175,26 @@ def kubectl() -> str | None:
     return shutil.which("kubectl") or shutil.which("kubectl", path=ROOT / ".debian")
 
 
-def source(layout: str) -> Path:
-    """Return the folder of a layout."""
-    return MANIFESTS / layout if layout == "node" else MANIFESTS / "overlays" / layout
+def source(overlay: str) -> Path:
+    """Return the folder of an overlay."""
+    return MANIFESTS / "overlays" / overlay
+
+
+def values(layout: str) -> Document:
+    """Return the values with which a layout is rendered from the chart."""
+    (found,) = read((VALUES / f"{layout}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def file_of(layout: str) -> str:
+    """Render a layout of the chart as its file has it: below what its values say of their purpose."""
+    purpose = "".join(itertools.takewhile(lambda line: line.startswith("#"), _lines(VALUES / f"{layout}.yaml")))
+    made = f"#\n# Rendered from k8s/helm/imdsproxy with k8s/helm/layouts/{layout}.yaml.\n"
+    return purpose + made + chart.plain(chart.render(values(layout)))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True)
 
 
 def render(folder: Path) -> str:
@@ -183,6 +209,11 @@ def render(folder: Path) -> str:
 def read(text: str) -> list[Document]:
     """Return the documents of a stream of YAML."""
     return [document for document in yaml.load_all(text, Loader=_LOADER) if document is not None]
+
+
+def in_order(found: Sequence[Document]) -> list[Document]:
+    """Return documents ordered by kind and name, which is how two renderings of a layout are compared."""
+    return sorted(found, key=lambda document: (document["kind"], document["metadata"]["name"]))
 
 
 def documents(layout: str) -> list[Document]:
@@ -210,8 +241,9 @@ def pod(layout: str) -> Pod:
 
 def main() -> None:
     """Render every layout into its file."""
-    for layout in LAYOUTS:
-        (RENDERED / f"{layout}.yaml").write_text(render(source(layout)), encoding="utf-8")
+    files = {layout: file_of(layout) for layout in CHARTED} | {layout: render(source(layout)) for layout in OVERLAYS}
+    for layout, text in files.items():
+        (RENDERED / f"{layout}.yaml").write_text(text, encoding="utf-8")
         sys.stdout.write(f"{layout}\n")
 
 

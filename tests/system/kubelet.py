@@ -6,8 +6,8 @@
         pod.log("example")
 
 Init containers run one after the other; one that stays (a native sidecar) is waited for until its startup probe
-succeeds. Then come the pod's own containers. Probes are asked from the node, at the pod's address. At the end the own
-containers are told first, then the sidecars, the last one first, within the pod's grace.
+succeeds. Then come the pod's own containers. Probes are asked from the node, at the pod's address, or run in its
+network. At the end the own containers are told first, then the sidecars, the last one first, within the pod's grace.
 
 A container's image is this checkout and this machine's files, read-only; its command, user, capabilities, environment
 and mounts are the manifest's. Not here: cgroups, seccomp, restarts, the API.
@@ -112,6 +112,10 @@ class RunningPod:
     def probe(self, container: Container, name: str) -> bool:
         """Ask once, as the kubelet does; false if there is another answer than success, or none in time."""
         asked = container.probes[name]
+        if "exec" in asked:
+            program, *arguments = asked["exec"]["command"]
+            command = [sys.executable, *_PROGRAMS[program], *arguments]
+            return self.host.run(*command, check=False).returncode == 0
         get = asked["httpGet"]
         address = get.get("host", self.address)
         written = f"[{address}]" if ":" in address else address

@@ -26,9 +26,10 @@ pytestmark = [pytest.mark.any_python, pytest.mark.no_cover]
 
 # Native sidecars are on by default from 1.29 on.
 VERSIONS = ("1.29", kubernetes_validate.latest_version().rpartition(".")[0])
-NO_SCHEMA = {"PodMonitor"}
 OF_THE_CLUSTER = {"Namespace", "PriorityClass", "ClusterRole", "ClusterRoleBinding"}
 PROXY_GROUP = 65532
+NODE_ADDRESS = "169.254.20.10"
+"""Of the layout `node-address`."""
 IMAGE_USER = 65532
 REDIRECTED_USER = 8254
 VOLUMES_OF_THE_RESTRICTED = {
@@ -65,18 +66,15 @@ every_proxy = pytest.mark.parametrize("container", EVERY_PROXY)
 
 
 def test_exactly_the_layouts_are_rendered() -> None:
-    assert {path.stem for path in RENDERED.iterdir()} == set(LAYOUTS)
+    assert {path.stem for path in RENDERED.iterdir()} == {*manifests.CHARTED, *manifests.OVERLAYS}
 
 
 @with_kubectl
-@every_layout
-def test_rendered_manifests_match_their_source(layout: str) -> None:
-    def name(document: Document) -> tuple[str, str]:
-        return document["kind"], document["metadata"]["name"]
-
-    fresh = manifests.read(manifests.render(manifests.source(layout)))
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_rendered_overlays_match_their_source(overlay: str) -> None:
+    fresh = manifests.read(manifests.render(manifests.source(overlay)))
     # `python -m tests.manifests` renders them again.
-    assert sorted(manifests.documents(layout), key=name) == sorted(fresh, key=name)
+    assert manifests.in_order(manifests.documents(overlay)) == manifests.in_order(fresh)
 
 
 @pytest.mark.parametrize("path", sorted(MANIFESTS.rglob("kustomization.yaml")), ids=lambda path: path.parent.name)
@@ -89,18 +87,18 @@ def test_kustomization_begins_with_its_purpose(path: Path) -> None:
 def test_every_layout_and_component_is_explained() -> None:
     explained = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     components = [folder.name for folder in (MANIFESTS / "components").iterdir()]
-    assert [name for name in [*LAYOUTS, *components] if f"`{name}`" not in explained] == []
+    assert [name for name in [*manifests.CHARTED, *LAYOUTS, *components] if f"`{name}`" not in explained] == []
 
 
 # The Kubernetes API
 
 
-@every_layout
+# Those of the chart: tests/unit/test_chart.py.
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_document_is_valid_for_the_api(layout: str, version: str) -> None:
-    for document in manifests.documents(layout):
-        if document["kind"] not in NO_SCHEMA:
-            assert kubernetes_validate.validate(document, version, strict=True) == version
+def test_every_document_is_valid_for_the_api(overlay: str, version: str) -> None:
+    for document in manifests.documents(overlay):
+        assert kubernetes_validate.validate(document, version, strict=True) == version
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -116,7 +114,7 @@ def test_validation_rejects_an_invalid_document(version: str, field: str, value:
 
 
 def test_pod_monitor_selects_every_proxy_and_its_metrics() -> None:
-    (monitor,) = [found for found in manifests.documents("node-monitoring") if found["kind"] in NO_SCHEMA]
+    (monitor,) = [found for found in manifests.documents("node-monitoring") if found["kind"] == "PodMonitor"]
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
     assert set(monitor) == {"apiVersion", "kind", "metadata", "spec"}
     spec = monitor["spec"]
@@ -195,7 +193,7 @@ def test_every_setting_in_a_manifest_is_valid(container: Container, address: str
     ours = {name for name in environment if name.startswith("IMDSPROXY_")}
     assert {f"IMDSPROXY_{field.upper()}" for field, source in loaded.sources.items() if source != "default"} == ours
     assert loaded.settings.admin_host == address
-    assert loaded.settings.host == "127.0.0.1"
+    assert loaded.settings.host in {"127.0.0.1", address, NODE_ADDRESS}
 
 
 @every_proxy
@@ -209,7 +207,9 @@ def test_probes_use_the_proxys_listeners(container: Container) -> None:
     ports = {port["containerPort"] for port in container.fields["ports"]}
     assert ports <= {settings.port, settings.admin_port}
     for port in container.fields["ports"]:
-        assert port.get("hostIP") == (settings.host if port["containerPort"] == settings.port else None)
+        of_the_node = container.pod.spec.get("hostNetwork", False)
+        assert port.get("hostPort") == (port["containerPort"] if of_the_node else None)
+        assert port.get("hostIP") == (settings.host if of_the_node and port["name"] == "imdsproxy" else None)
 
 
 @every_proxy
@@ -263,7 +263,7 @@ def test_exempt_user_is_the_proxys_user_and_not_the_images(layout: str) -> None:
         others = [one for one in pod.containers if one.name != "imdsproxy"]
         assert all(one.security["runAsUser"] != REDIRECTED_USER for one in others)
     else:
-        assert users <= {IMAGE_USER}
+        assert users <= ({0} if layout == "node-address" else {IMAGE_USER})
 
 
 # Rights
@@ -275,6 +275,7 @@ def test_containers_have_minimal_privileges(container: Container) -> None:
         "imdsproxy-redirect": ["NET_ADMIN"],
         "imdsproxy-redirect-end": ["NET_ADMIN"],
         "imdsproxy-directory": ["CHOWN"],
+        "imdsproxy-address": ["NET_ADMIN"],
     }
     security = container.security
     assert security["readOnlyRootFilesystem"] is True
@@ -282,8 +283,13 @@ def test_containers_have_minimal_privileges(container: Container) -> None:
         assert security["privileged"] is True
         return
     assert "privileged" not in security
-    assert container.capabilities == needed.get(container.name, [])
     assert security["allowPrivilegeEscalation"] is False
+    if container.name == "imdsproxy" and any(one.name == "imdsproxy-address" for one in container.pod.containers):
+        # The node's network reserves port 80.
+        assert container.capabilities == ["NET_BIND_SERVICE"]
+        assert security["runAsUser"] == 0
+        return
+    assert container.capabilities == needed.get(container.name, [])
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
     if container.name in needed:
         assert (security["runAsUser"], security["runAsGroup"], security["runAsNonRoot"]) == (0, 0, False)
@@ -331,8 +337,8 @@ def test_a_proxy_that_watches_pods_sees_their_addresses() -> None:
                 assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
 
 
-@pytest.mark.parametrize("layout", ["sidecar", "job"])
-def test_plain_sidecar_needs_no_privilege_of_its_pod(layout: str) -> None:
+@pytest.mark.parametrize("layout", ["sidecar", "job", "node-cilium"])
+def test_restricted_layout_needs_no_privilege_of_its_pod(layout: str) -> None:
     """The restricted Pod Security Standard, rule by rule, as far as a Linux pod can break it."""
     pod = manifests.pod(layout)
     assert not pod.spec.keys() & {"hostNetwork", "hostPID", "hostIPC", "hostUsers"}
@@ -491,18 +497,17 @@ def test_combined_components_keep_the_sidecar_before_the_application(tmp_path: P
 @with_kubectl
 def test_daemon_gets_no_sidecar(tmp_path: Path) -> None:
     node = [document for document in manifests.documents("node") if document["kind"] == "DaemonSet"]
-    pods = rendered_with(tmp_path, [*node, workload("DaemonSet")], "sidecar", "no-tokens")
+    pods = rendered_with(tmp_path, [*node, workload("DaemonSet")], "sidecar")
     found = {pod.name: pod for pod in pods}
     assert [one.name for one in found["app"].init_containers] == ["imdsproxy", "first", "second"]
     assert [one.name for one in found["imdsproxy"].init_containers] == ["imdsproxy-directory"]
-    for pod in found.values():
-        assert pod.container("imdsproxy").env({"status.podIP": ""})["IMDSPROXY_DENY"] == "/metadata/identity"
 
 
 @with_kubectl
 def test_each_image_is_replaced_by_one_entry(tmp_path: Path) -> None:
+    (tmp_path / "node.yaml").write_text((RENDERED / "node-redirect.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     kustomization = {
-        "resources": [os.path.relpath(manifests.source("node-redirect"), tmp_path)],
+        "resources": ["node.yaml"],
         "images": [
             {"name": name, "newName": f"registry.example/{name}", "newTag": "2"}
             for name in ("imdsproxy", "imdsproxy-redirect")
