@@ -34,6 +34,7 @@ COMMANDS = {
     "purge": "drop cached entries of the running proxy, all or those of a path and below",
     "events": "print scheduled events as they change, one JSON object a line, through the running proxy",
     "access": 'explain what the access rules say about a request: "imdsproxy access explain --user NAME --path PATH"',
+    "address": "give this machine a link-local address for its proxy, for as long as the command runs",
     "redirect": "print or load the nftables ruleset that redirects 169.254.169.254 to the proxy",
 }
 
@@ -44,6 +45,12 @@ CONFIG_FORMS = {
 }
 
 FLAGS: Mapping[str, Mapping[str, Flag]] = {
+    "address": {
+        "address": Flag("the address, from 169.254.0.0/16 (default: 169.254.20.10)", "ADDRESS"),
+        "interface": Flag("the interface to make for it (default: imdsproxy0)", "NAME"),
+        "remove": Flag("remove the interface that an earlier run left, and end"),
+        "print": Flag("print the commands of ip(8) that do the same, and end"),
+    },
     "redirect": {
         "uid": Flag(
             "the proxy's own user, by name or number; it is not redirected (default: the user of imdsproxy.service)",
@@ -86,7 +93,10 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         "once": Flag("print the pending events, and end"),
     },
 }
+WITHOUT_SETTINGS = frozenset({"address"})
+"""The commands that no setting concerns."""
 _POSITIONAL = {"purge": "[PATH] ", "access": "explain "}
+_PRECEDENCE = " A flag takes precedence over its environment variable."
 _PATH = "the path, such as /metadata/instance; without one, everything is dropped"
 
 HELP = f"""\
@@ -124,12 +134,12 @@ def make_parser(command: str) -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"imdsproxy {command}",
         usage=f"imdsproxy {command} {_POSITIONAL.get(command, '')}[flags]",
-        description=f"{summary[:1].upper()}{summary[1:]}. A flag takes precedence over its environment variable.",
+        description=f"{summary[:1].upper()}{summary[1:]}." + ("" if command in WITHOUT_SETTINGS else _PRECEDENCE),
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     _add_own(parser, command)
-    for field, info in Settings.model_fields.items():
+    for field, info in () if command in WITHOUT_SETTINGS else Settings.model_fields.items():
         meaning = f"{info.description} [{environment_name(field)}, default: {plain(info.default)}]"
         # argparse reads a percent sign as a placeholder.
         meaning = meaning.replace("%", "%%")
@@ -166,7 +176,8 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[str, st
     if unknown:
         command = parser.prog.rpartition(" ")[2]
         own = (*FLAGS.get(command, ()), *(CONFIG_FORMS if command == "config" else ()))
-        flags = [*(f"--{name}" for name in own), *map(flag_name, Settings.model_fields)]
+        settings = () if command in WITHOUT_SETTINGS else map(flag_name, Settings.model_fields)
+        flags = [*(f"--{name}" for name in own), *settings]
         raise UsageError(not_among(flags, unknown[0].partition("=")[0], "flag", parser.prog))
     return dict(vars(namespace))
 

@@ -56,8 +56,8 @@ def _run(arguments: list[str]) -> int:
             from imdsproxy.emulator.cli import main as emulator  # noqa: PLC0415 - late, see above
 
             return emulator(rest)
-        case ["access", *rest]:
-            return _access(rest)
+        case ["access" | "address" as command, *rest]:
+            return _access(rest) if command == "access" else _address(rest)
         case [command, *rest] if command in COMMANDS:
             return _run_with_settings(command, rest)
         case [unknown, *_] if not unknown.startswith("-"):
@@ -156,6 +156,14 @@ def _access(arguments: list[str]) -> int:
     config = load(flags).settings.config()
     explanation = explained(config.access_file, config.access_mode, options)
     return explanation.status if show(explanation.text) else _UNREAD_STATUS
+
+
+def _address(arguments: list[str]) -> int:
+    from imdsproxy.cli.address import address  # noqa: PLC0415 - late, see above
+
+    if {"-h", "--help"}.intersection(arguments):
+        return _print(make_parser("address").format_help())
+    return address(split("address", parse(make_parser("address"), arguments)))
 
 
 def _redirect(flags: dict[str, str], options: dict[str, str]) -> int:

@@ -35,7 +35,7 @@ class RefusalLog:
 
 
 class OutsiderLog:
-    """Logs clients outside IMDSPROXY_CLIENTS, at most one in a few seconds, because they can connect at any rate."""
+    """Logs clients that may not ask at all, at most one in a few seconds, because they can connect at any rate."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -46,7 +46,7 @@ class OutsiderLog:
         omitted = self._limit.admit(None, self._clock.monotonic())
         if omitted is None:
             return
-        fields: dict[str, object] = {"client": address, "setting": "IMDSPROXY_CLIENTS"}
+        fields: dict[str, object] = {"client": address}
         if omitted:
             fields["omitted"] = omitted
         logger.warning("client refused", extra={"fields": fields})

@@ -123,7 +123,7 @@ class Application:
         self.names_clients = names_clients
         self.access = proxy.access
         self._clients = clients
-        self._note_outsider = OutsiderLog(clock)
+        self.note_outsider: Callable[[str], None] = OutsiderLog(clock)
         self._on_drop = on_drop
         self._reload_access = reload_access
         self.known_heads = KnownHeads(proxy, shares.heads)
@@ -221,7 +221,7 @@ class Application:
         """
         if self._clients is None or self._clients.include(address) or address == local():
             return False
-        self._note_outsider(address)
+        self.note_outsider(address)
         return True
 
     def date(self) -> tuple[bytes, bytes]:

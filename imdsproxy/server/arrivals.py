@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, subject_of
+from imdsproxy.protocol.messages import Refusal
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import Client, KnownClient, description_of
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.first_request import LONGEST_FIRST, FirstRequests
-from imdsproxy.server.parse_errors import NOT_A_CLIENT, TOO_MANY
+from imdsproxy.server.parse_errors import NOT_A_CLIENT, NOT_OF_THIS_MACHINE, TOO_MANY
 from imdsproxy.server.read_buffer import LONGEST_READ
 from imdsproxy.server.reader import Reader
 from imdsproxy.server.served import Served
@@ -24,12 +26,17 @@ if TYPE_CHECKING:
 
     from imdsproxy.server.acceptor import Address
     from imdsproxy.server.fast_path import FastPathConnection
+    from imdsproxy.server.node_listener import Gate
 
 # As plain numbers, because each step on a `socket.MsgFlag` takes as long as a lookup in the cache.
 _WITHOUT_WAITING = int(getattr(socket, "MSG_DONTWAIT", 0))  # Windows has none, and accepts in another way
 # A request that is not answered here stays in the socket. If it were passed on with the new transport and paused it,
 # uvloop would read further bytes all the same.
 _STAYS_UNREAD = _WITHOUT_WAITING | int(socket.MSG_PEEK)
+
+
+MOST_TURNED_AWAY = 32
+"""Connections of clients that may not ask at all, for whose first bytes a listener waits before it refuses them."""
 
 
 class Arrivals:
@@ -45,6 +52,7 @@ class Arrivals:
         loop: asyncio.AbstractEventLoop,
         first: FirstRequests | None,
         admin: bool = False,
+        gate: Gate | None = None,
     ) -> None:
         """Serve the connections of one listener.
 
@@ -56,6 +64,7 @@ class Arrivals:
             loop: The event loop.
             first: Answers first requests; None if none may be answered before there is a transport.
             admin: Whether it is the admin listener.
+            gate: Tells connections from other machines, which are refused; None if they are served.
         """
         self._application = application
         self._crowd = crowd
@@ -64,16 +73,17 @@ class Arrivals:
         self._loop = loop
         self._first = first
         self._admin = admin
+        self._gate = gate
+        self._turned_away: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._under_way: set[asyncio.Task[None]] = set()
 
     def take(self, accepted: socket.SocketType, address: Address) -> bool:
         """Take a connection, and return whether its first request is served already."""
         if self._first is None:
             return self._pass_on(accepted, address)
-        if isinstance(address, tuple) and self._application.is_outsider(address[0], lambda: _local(accepted)):
-            _read(accepted, LONGEST_READ)  # as in `_pass_on`
-            _end(accepted, self._application.refuse(NOT_A_CLIENT, address[0]))
-            return True
+        refusal = self._unwelcome(accepted, address)
+        if refusal is not None:
+            return self._turn_away(accepted, address, refusal)
         # Where rules are set, the client is looked up at once: its port may soon be that of another user's socket.
         peer = None if self._application.access is None else self._application.peers.find(accepted)
         data = _read(accepted, LONGEST_FIRST + 1, _STAYS_UNREAD)
@@ -101,6 +111,30 @@ class Arrivals:
         else:
             self._keep(accepted, address, peer, rest, last=last)
         return True
+
+    def _unwelcome(self, accepted: socket.SocketType, address: Address) -> Refusal | None:
+        """Return the refusal of a client that may not ask at all, or None if it may."""
+        if not isinstance(address, tuple):
+            return None
+        if self._gate is not None and self._gate.is_outside(accepted):
+            self._application.note_outsider(address[0])
+            return NOT_OF_THIS_MACHINE
+        return NOT_A_CLIENT if self._application.is_outsider(address[0], lambda: _local(accepted)) else None
+
+    def _turn_away(self, accepted: socket.SocketType, address: Address, refusal: Refusal) -> bool:
+        """Answer a refused client and close, and return True; or wait for its first bytes, and return False.
+
+        An answer before the request resets the connection, and most clients then lose it. A few are waited for, outside
+        the crowd, so that they take no place of others.
+        """
+        if _read(accepted, LONGEST_READ) or len(self._turned_away) >= MOST_TURNED_AWAY:
+            _end(accepted, self._application.refuse(refusal, address[0]))
+            return True
+        connection = self._make_for(address, None)
+        connection.turn_away(refusal)
+        self._turned_away.add(connection)
+        self._start_handover(accepted, connection)
+        return False
 
     async def wait(self) -> None:
         """Wait until every connection that was taken is among the server's connections."""

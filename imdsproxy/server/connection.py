@@ -70,8 +70,7 @@ class Connection(TimedConnection):
         if self.client is None:  # `Arrivals` knows it from accept(2)
             self.client = get_remote_addr(transport)
         if self.admission is None and self._is_outsider():  # `Arrivals` asks before there is a transport
-            self._unwelcome = NOT_A_CLIENT
-            self.admission = _ANSWER
+            self.turn_away(NOT_A_CLIENT)
         if self.app.names_clients:
             self.client = KnownClient(self.peer(), self.client)
         if self.crowd is not None and self.admission is None:  # `Arrivals` asks before there is a transport
@@ -80,6 +79,11 @@ class Connection(TimedConnection):
             self._refuse(self._unwelcome)
         elif self.admission is _ANSWER:
             self._deadline = self.loop.call_later(_CROWDED, self._refuse, self._unwelcome)
+
+    def turn_away(self, refusal: Refusal) -> None:
+        """Answer the first bytes with this refusal, instead of a request, and close."""
+        self._unwelcome = refusal
+        self.admission = _ANSWER
 
     def _is_outsider(self) -> bool:
         """Return whether the client may not ask at all. The pages under `/-/` are for every client."""

@@ -13,9 +13,13 @@ import stat
 import sys
 from collections.abc import Iterable, MutableMapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imdsproxy.config import Config
 from imdsproxy.errors import StartError
+
+if TYPE_CHECKING:
+    from imdsproxy.server.node_listener import Gate
 
 BACKLOG = 4096
 """The connections that may wait at one listener to be accepted. The system may allow fewer (net.core.somaxconn)."""
@@ -23,6 +27,7 @@ BACKLOG = 4096
 _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _ADMIN_NAME = "admin"
 _OWNER_AND_GROUP = 0o660
+_LINK_LOCAL = ipaddress.IPv4Network("169.254.0.0/16")
 _UNIX = getattr(socket, "AF_UNIX", -1)  # Windows has no such family
 if sys.platform == "win32":
     # On Windows a second program can listen at a port in use, and take over its clients, unless the first forbids it.
@@ -41,6 +46,7 @@ class Listener:
         admin: bool = False,
         inherited: bool = False,
         made: tuple[str, os.stat_result] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """Wrap a listening socket.
 
@@ -48,6 +54,7 @@ class Listener:
             listening: The socket.
             admin: Whether only the pages under `/-/` are served there.
             inherited: Whether a service manager opened it.
+            gate: Tells connections from other machines, which are refused; None if they are served.
             made: The file of a Unix socket that this process made, and removes when it closes the listener.
         """
         self.socket = listening
@@ -55,6 +62,8 @@ class Listener:
         """Whether a service manager has it open too. The next process then serves the clients that wait there."""
         self.admin = admin
         """Whether only the pages under `/-/` are served there."""
+        self.gate = gate
+        """Tells connections from other machines, which are refused; None if they are served."""
         self._made = made
         address = listening.getsockname()
         self.path: str | None = None
@@ -70,7 +79,7 @@ class Listener:
         else:
             host, self.port = address[:2]
             self.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
-            self.reaches_out = not ipaddress.ip_address(host).is_loopback
+            self.reaches_out = gate is None and not ipaddress.ip_address(host).is_loopback
 
     def close(self) -> None:
         """Close the listener, and remove the file of its Unix socket unless another process has replaced it."""
@@ -94,12 +103,12 @@ def open_listeners(config: Config, environ: MutableMapping[str, str]) -> list[Li
     listeners = _inherited(environ)
     try:
         if not any(listener.port is not None and not listener.admin for listener in listeners):
-            listeners.append(Listener(_tcp(config.host, config.port)))
+            listeners.append(_tcp(config.host, config.port))
         if config.uds is not None and not any(listener.path and not listener.admin for listener in listeners):
             listeners.append(_unix(config.uds))
         if config.admin_port is not None and not any(listener.admin for listener in listeners):
             host = config.admin_host or config.host
-            listeners.append(Listener(_tcp(host, config.admin_port, "ADMIN_"), admin=True))
+            listeners.append(_tcp(host, config.admin_port, "ADMIN_"))
     except StartError:
         close(listeners)
         raise
@@ -145,7 +154,7 @@ def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:
     return listeners
 
 
-def _tcp(host: str, port: int, prefix: str = "") -> socket.socket:
+def _tcp(host: str, port: int, prefix: str = "") -> Listener:
     """Listen at the address of two settings; `prefix` comes before HOST and PORT in their names."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -159,6 +168,7 @@ def _tcp(host: str, port: int, prefix: str = "") -> socket.socket:
         ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, _PORT_RULE, 1)
+        gate = None if prefix else _gate(listener, str(address[0]))
         listener.bind(address)
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
@@ -168,12 +178,29 @@ def _tcp(host: str, port: int, prefix: str = "") -> socket.socket:
             raise StartError(
                 f"IMDSPROXY_{prefix}HOST={host} is not an address of this machine ({why}); name one that is"
             ) from None
+        if getattr(error, "errno", None) == errno.EACCES:
+            raise StartError(
+                f"IMDSPROXY_{prefix}PORT={port} on {host} cannot be listened on ({why}); a port below 1024 needs "
+                "CAP_NET_BIND_SERVICE, or a lower sysctl net.ipv4.ip_unprivileged_port_start"
+            ) from None
         raise StartError(
             f"IMDSPROXY_{prefix}PORT={port} on {host} cannot be listened on: {why}. "
             "Is another imdsproxy running? Port 0 picks a free one."
         ) from None
     listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
-    return listener
+    return Listener(listener, admin=bool(prefix), gate=gate)
+
+
+def _gate(listening: socket.socket, address: str) -> Gate | None:
+    """Return what tells connections from other machines at a link-local address; None for any other address.
+
+    On Linux such an address is for the machine itself and its pods (`imdsproxy address`).
+    """
+    if sys.platform != "linux" or ipaddress.ip_address(address.partition("%")[0]) not in _LINK_LOCAL:
+        return None
+    from imdsproxy.server.node_listener import prepare  # noqa: PLC0415  # only where it is needed
+
+    return prepare(listening, address)
 
 
 def _unix(path: str) -> Listener:

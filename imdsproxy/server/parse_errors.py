@@ -36,6 +36,13 @@ NOT_A_CLIENT = Refusal(
     "This proxy answers only clients of the address ranges in IMDSPROXY_CLIENTS, and yours is none of them; "
     "ask the proxy of your own machine, or have its operator add your range.",
 )
+NOT_OF_THIS_MACHINE = Refusal(
+    403,
+    "client",
+    "forbidden",
+    "This listener is for the machine itself and its pods, and you came from another machine; "
+    "ask the proxy of your own machine.",
+)
 TOO_MANY = Refusal(
     503,
     "connections",

@@ -88,6 +88,7 @@ class _Server(uvicorn.Server):
             loop=loop,
             first=first,
             admin=listener.admin,
+            gate=listener.gate,
         )
         acceptor = Acceptor(
             listener.socket,

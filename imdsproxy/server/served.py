@@ -30,6 +30,8 @@ class Served(Protocol):
     """Looks clients up."""
     access: Guard | None
     """The access rules, by which every connection's client is looked up; None for no rules."""
+    note_outsider: Callable[[str], None]
+    """Logs that a client with this address was refused."""
     names_clients: bool
     """Whether an observer uses the request's fields and the client's name, so that every connection's client is looked
     up."""

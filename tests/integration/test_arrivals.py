@@ -21,7 +21,7 @@ from imdsproxy.app import assemble
 from imdsproxy.clock import SystemClock
 from imdsproxy.parts.parts import build
 from imdsproxy.server.application import Application
-from imdsproxy.server.arrivals import Arrivals
+from imdsproxy.server.arrivals import MOST_TURNED_AWAY, Arrivals
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import ANSWERED, Crowd
 from imdsproxy.server.fast_path import connection_class
@@ -483,13 +483,30 @@ def test_outsider_gets_403_before_anything_is_made_for_it(run: Run, fast: bool) 
     run(visit())
 
 
-def test_outsider_without_a_request_yet_is_not_waited_for(run: Run) -> None:
+def test_few_outsiders_are_waited_for_and_take_no_place(run: Run) -> None:
     async def visit() -> None:
-        async with House(asyncio.get_running_loop(), unix=False, clients=POD_RANGE) as house:
+        async with House(asyncio.get_running_loop(), unix=False, limit=1, clients=POD_RANGE) as house:
+            waiting = []
+            for _ in range(MOST_TURNED_AWAY):
+                client, accepted, _ = house.connect()
+                assert not house.arrivals.take(accepted, OUTSIDER)
+                waiting.append(client)
+            await house.arrivals.wait()
+            assert house.members == 0
+            # The next is answered at once, and a client of the range is served.
             client, accepted, _ = house.connect()
             assert house.arrivals.take(accepted, OUTSIDER)
             assert (await client.read_all()).startswith(b"HTTP/1.1 403 ")
-            assert house.members == 0
+            client, accepted, _ = house.connect(head(UNKNOWN, CLOSE))
+            house.arrivals.take(accepted, INSIDER)
+            await house.arrivals.wait()
+            assert (await client.read_all()).startswith(b"HTTP/1.1 200 ")
+            # The first gets its answer after its request, and its place is free again.
+            await waiting[0].send(head(UNKNOWN))
+            assert (await waiting[0].read_all()).startswith(b"HTTP/1.1 403 ")
+            client, accepted, _ = house.connect()
+            assert not house.arrivals.take(accepted, OUTSIDER)
+            await house.arrivals.wait()
 
     run(visit())
 

@@ -71,7 +71,7 @@ class Client:
         done = host.run_module(
             f"tests.clients.{self.caller}",
             json.dumps(order),
-            imported_by=_libraries,
+            imported_by=libraries,
             env=env,
             user=ORDINARY_USER,
             timeout=120,
@@ -98,7 +98,7 @@ def need(client: Client) -> None:
 
 
 @functools.cache
-def _libraries() -> Forkserver:
+def libraries() -> Forkserver:
     """Return the server that has imported what the callers import, at once or when they are asked."""
     return Forkserver(
         [

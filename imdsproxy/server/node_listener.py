@@ -1,0 +1,107 @@
+"""A listener at a link-local address of this machine, for the machine itself and its pods.
+
+Linux takes a packet for any of its addresses from any interface (the weak host model, RFC 1122 section 3.3.4.2). So a
+neighbour in the same network reaches such an address by way of this machine. The kernel tells by which interface a
+connection came. That needs no privilege and no netfilter rule, so it also works where eBPF replaces netfilter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+# Of <linux/in.h>; Python names none of them.
+_IP_PKTINFO, _IP_PKTOPTIONS, _IP_FREEBIND = 8, 9, 15
+_OPTIONS = struct.Struct("@NiiiII")  # cmsghdr, in_pktinfo
+_PACKET_INFORMATION = (socket.IPPROTO_IP, _IP_PKTINFO)
+_ROUTES = Path("/proc/self/net/route")
+_CARDS = Path("/sys/class/net")
+_KEPT = 10.0
+"""Seconds for which the list of interfaces is kept."""
+
+
+class Gate:
+    """Tells connections that come from other machines."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._read_at = -_KEPT
+        self._outside: frozenset[int] = frozenset()
+
+    def is_outside(self, accepted: socket.SocketType) -> bool:
+        """Return whether a connection came by an interface that leads to other machines.
+
+        A connection of which the kernel does not tell that has ended already, and counts as one from outside.
+        """
+        try:
+            options = accepted.getsockopt(socket.IPPROTO_IP, _IP_PKTOPTIONS, _OPTIONS.size)
+        except OSError:
+            return True
+        number = interface_of(options)
+        now = self._now()
+        if now - self._read_at >= _KEPT:
+            self._outside, self._read_at = frozenset(_outside_now()), now
+        return number is None or number in self._outside
+
+
+def prepare(listening: socket.socket, address: str) -> Gate:
+    """Prepare a socket for such an address, which may not exist yet, before it is bound."""
+    listening.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+    listening.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)  # its connections inherit that
+    names = ",".join(_outside_now().values()) or "none"
+    logger.info("listener for this machine and its pods", extra={"fields": {"address": address, "closed_to": names}})
+    if not _exists(address):
+        logger.warning(
+            "no interface has the address of a listener yet; it is reached once one has (imdsproxy address)",
+            extra={"fields": {"address": address}},
+        )
+    return Gate()
+
+
+def interface_of(options: bytes) -> int | None:
+    """Return the number of the interface in the control message of IP_PKTOPTIONS (ip(7)), or None if it has none."""
+    if len(options) < _OPTIONS.size:
+        return None
+    _, level, kind, number, _, _ = _OPTIONS.unpack_from(options)
+    return number if (level, kind) == _PACKET_INFORMATION else None
+
+
+def outside_interfaces(
+    routes: str, interfaces: Sequence[tuple[int, str]], is_card: Callable[[str], bool]
+) -> dict[int, str]:
+    """Return the interfaces that lead to other machines: network cards, and those with a default route.
+
+    Args:
+        routes: The text of /proc/net/route.
+        interfaces: Number and name of each interface.
+        is_card: Returns whether an interface is a network card.
+    """
+    rows = [line.split() for line in routes.splitlines()[1:]]
+    default = {row[0] for row in rows if len(row) > 7 and row[1] == row[7] == "00000000"}
+    return {number: name for number, name in interfaces if name in default or is_card(name)}
+
+
+def _outside_now() -> dict[int, str]:
+    return outside_interfaces(_ROUTES.read_text(encoding="ascii"), socket.if_nameindex(), _has_device)
+
+
+def _has_device(name: str) -> bool:
+    """Return whether an interface is a network card, which has a device, and not one of software."""
+    return (_CARDS / name / "device").exists()
+
+
+def _exists(address: str) -> bool:
+    """Return whether an interface of this machine has the address."""
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,71 @@
+"""Which interfaces lead to other machines, and by which one a connection came."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("only Linux tells by which interface a connection came", allow_module_level=True)
+
+from imdsproxy.server import node_listener
+from imdsproxy.server.node_listener import Gate, interface_of, outside_interfaces
+
+ROUTES = """\
+Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
+eth0	00000000	0100000A	0003	0	0	0	00000000	0	0	0
+eth0	0000000A	00000000	0001	0	0	0	00FFFFFF	0	0	0
+cbr0	0000F40A	00000000	0001	0	0	0	00FFFFFF	0	0	0
+wide0	00000000	00000000	0001	0	0	0	00000080	0	0	0
+short
+"""
+INTERFACES = [(1, "lo"), (2, "eth0"), (3, "eth1"), (4, "cbr0"), (5, "azv1"), (6, "wide0")]
+
+
+def test_cards_and_default_routes_lead_to_other_machines() -> None:
+    assert outside_interfaces(ROUTES, INTERFACES, lambda name: name == "eth1") == {2: "eth0", 3: "eth1"}
+    assert outside_interfaces("", INTERFACES, lambda _: False) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        ("1c00000000000000000000000800000003000000a9fe140aa9fe140a", 3),
+        ("1c00000000000000000000000800000003000000a9fe140a", None),  # cut
+        ("1c00000000000000000000000900000003000000a9fe140aa9fe140a", None),  # another message
+        ("", None),
+    ],
+)
+def test_interface_is_read_from_the_control_message(options: str, number: int | None) -> None:
+    assert interface_of(bytes.fromhex(options)) == number
+
+
+def test_gate_judges_by_the_interface_and_reads_the_list_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    loopback = socket.if_nametoindex("lo")
+    lists = [{}, {loopback: "lo"}]
+    monkeypatch.setattr(node_listener, "_outside_now", lambda: lists.pop(0))
+    now = [0.0]
+    gate = Gate(lambda: now[0])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.IPPROTO_IP, node_listener._IP_PKTINFO, 1)
+        with socket.create_connection(listening.getsockname()):
+            accepted, _ = listening.accept()
+            with accepted:
+                assert not gate.is_outside(accepted)
+                now[0] = 9.9
+                assert not gate.is_outside(accepted)
+                now[0] = 10.0
+                assert gate.is_outside(accepted)
+            # What has ended is not served.
+            assert gate.is_outside(accepted)
+
+
+def test_connection_of_a_listener_that_was_not_prepared_counts_as_from_outside() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert Gate().is_outside(accepted)
