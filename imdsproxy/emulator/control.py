@@ -5,8 +5,9 @@ Every body is JSON. An error is `{"error": TEXT}`: 400 for a body without meanin
 
 | request | answer |
 |---|---|
+| `GET /-/` | the page for people (`page_document`) |
 | `GET /-/healthy` | `{"status": "healthy"}` |
-| `GET /-/state?since=N` | `{"now", "next", "arrivals", "faults", "events"}`: all the lists below in one answer. `now` is in the seconds of `at`; `next` is the `since` of the next request |
+| `GET /-/state?since=N` | `{"now", "next", "arrivals", "faults", "events"}`: all the lists below in one answer. `now` is in the seconds of `at`; `next` is the `since` of the next request; an arrival has its User-Agent as `client` too |
 | `GET /-/arrivals?since=N` | `[{"at", "method", "target", "status"}]` from index N on; `at` in seconds, `status` null while it is not answered |
 | `GET /-/faults` | `[{"id", "path", "status", …, "left": {"seconds", "times"}}]`: what is in force; null is without end |
 | `POST /-/faults` | a fault or a list of faults, with the names of `faults.Fault` (`for` is `seconds`) → `{"faults": COUNT, "ids": […]}` |
@@ -31,12 +32,13 @@ from urllib.parse import unquote
 from imdsproxy.emulator.control_guard import refusal
 from imdsproxy.emulator.faults import Fault
 from imdsproxy.emulator.messages import Answer, Request, failure, json_answer
+from imdsproxy.emulator.page_document import page
 from imdsproxy.emulator.schedule import UnknownEventError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imdsproxy.emulator.emulator import Emulator
+    from imdsproxy.emulator.emulator import Arrival, Emulator
 
     Handler = Callable[[Emulator, Request, str], Answer]
 
@@ -93,12 +95,16 @@ def _find(path: str) -> tuple[dict[str, Handler], str]:
             return {}, ""
 
 
+def _page(emulator: Emulator, _request: Request, _name: str) -> Answer:
+    return page(emulator.page_token)
+
+
 def _healthy(_emulator: Emulator, _request: Request, _name: str) -> Answer:
     return json_answer({"status": "healthy"})
 
 
 def _state(emulator: Emulator, request: Request, _name: str) -> Answer:
-    arrivals = _arrivals_since(emulator, request)
+    arrivals = [_listed(arrival) | {"client": arrival.client} for arrival in _arrivals_since(emulator, request)]
     document = {
         "now": emulator.now(),
         "next": emulator.arrived,
@@ -110,20 +116,20 @@ def _state(emulator: Emulator, request: Request, _name: str) -> Answer:
 
 
 def _arrivals(emulator: Emulator, request: Request, _name: str) -> Answer:
-    return json_answer(_arrivals_since(emulator, request))
+    return json_answer([_listed(arrival) for arrival in _arrivals_since(emulator, request)])
 
 
-def _arrivals_since(emulator: Emulator, request: Request) -> list[dict[str, Any]]:
-    since = int(dict(request.query).get("since", "0"))
-    return [
-        {
-            "at": arrival.at,
-            "method": arrival.method,
-            "target": arrival.target.decode("latin-1"),
-            "status": arrival.status,
-        }
-        for arrival in emulator.arrivals_since(since)
-    ]
+def _arrivals_since(emulator: Emulator, request: Request) -> list[Arrival]:
+    return emulator.arrivals_since(int(dict(request.query).get("since", "0")))
+
+
+def _listed(arrival: Arrival) -> dict[str, Any]:
+    return {
+        "at": arrival.at,
+        "method": arrival.method,
+        "target": arrival.target.decode("latin-1"),
+        "status": arrival.status,
+    }
 
 
 def _faults(emulator: Emulator, _request: Request, _name: str) -> Answer:
@@ -205,6 +211,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 _PATHS: dict[str, dict[str, Handler]] = {
+    "/-/": {"GET": _page},
     "/-/healthy": {"GET": _healthy},
     "/-/state": {"GET": _state},
     "/-/arrivals": {"GET": _arrivals},

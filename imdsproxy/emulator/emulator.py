@@ -42,6 +42,11 @@ class Arrival:
     headers: Headers
     status: int | None = None
 
+    @property
+    def client(self) -> str:
+        """The User-Agent, empty without one."""
+        return b", ".join(value for name, value in self.headers if name == b"user-agent").decode("latin-1")
+
 
 @dataclass(frozen=True, slots=True)
 class Visit:
