@@ -323,6 +323,34 @@ def program_at_the_socket(groups: tuple[int, ...], *targets: str) -> Pod:
     return Pod("Job", "program", {}, {name: value for name, value in spec.items() if name != "initContainers"})
 
 
+# A node whose data plane leads pods to the proxy
+
+
+def test_proxy_without_privilege_serves_what_the_data_plane_leads_to_it(azure: Azure, node: Node) -> None:
+    """What Cilium does by the policy, nftables does here: another destination, except for the proxy's own calls."""
+    with running(node, "node-cilium", 3) as pod:
+        (policy,) = [one for one in manifests.documents("node-cilium") if one["kind"] == "CiliumLocalRedirectPolicy"]
+        frontend, backend = policy["spec"]["redirectFrontend"]["addressMatcher"], policy["spec"]["redirectBackend"]
+        matched = f"ip daddr {frontend['ip']} tcp dport {frontend['toPorts'][0]['port']}"
+        assert policy["spec"]["skipRedirectFromBackend"]
+        rules = (
+            "table ip lrp {\nchain prerouting {\ntype nat hook prerouting priority dstnat\n"
+            f"ip saddr != {pod.address} {matched} dnat to {pod.address}:{backend['toPorts'][0]['port']}\n}}\n}}\n"
+        )
+        azure.vm.run("nft", "-f", "-", stdin=rules)
+        try:
+            for target in (NAME, TOKEN):
+                answers = [azure.routed.fetch(target) for _ in range(2)]
+                assert [(answer.status, answer.by_proxy) for answer in answers] == [(200, True)] * 2
+                assert len(azure.arrivals(target)) == 1
+            # Without a redirect, the node's own programs ask IMDS.
+            assert not azure.vm.fetch(NAME).by_proxy
+        finally:
+            azure.vm.run("nft", "delete", "table", "ip", "lrp")
+        assert not azure.routed.fetch(NAME).by_proxy
+    assert ended_well(pod, "imdsproxy")
+
+
 # A redirected node
 
 

@@ -108,6 +108,13 @@ def test_privilege_of_a_layout(values: Values, network: bool, path: bool, capabi
     assert len(policies) == (0 if network else 1)
 
 
+@every_kind
+def test_answers_are_handed_over_where_there_is_a_directory_of_the_node(layout: str) -> None:
+    found = settings(proxy({"layout": layout})).handover_file
+    assert found == ("/run/imdsproxy/handover" if layout in {"redirect", "socket"} else None)
+    assert settings(proxy({"layout": layout, "handover": False})).handover_file is None
+
+
 def test_a_port_that_is_not_reserved_needs_no_root() -> None:
     assert proxy({"layout": "address", "address": {"port": 8254}}).security["runAsUser"] == 65532
 

@@ -216,7 +216,7 @@ def test_probes_use_the_proxys_listeners(container: Container) -> None:
 def test_every_file_setting_is_below_a_mount(container: Container) -> None:
     settings = load(environ=container.env({"status.podIP": "10.244.0.2"})).settings
     mounts = {mount["mountPath"]: mount for mount in container.fields.get("volumeMounts", [])}
-    written = [path for path in (settings.uds, settings.budget_file) if path]
+    written = [path for path in (settings.uds, settings.budget_file, settings.handover_file) if path]
     read = [path for path in (settings.upstream_address.unix,) if path]
     assert {str(Path(path).parent) for path in written + read} == mounts.keys()
     for path in read + written:
