@@ -35,6 +35,7 @@ COMMANDS = {
     "events": "print scheduled events as they change, one JSON object a line, through the running proxy",
     "access": 'explain what the access rules say about a request: "imdsproxy access explain --user NAME --path PATH"',
     "address": "give this machine a link-local address for its proxy, for as long as the command runs",
+    "record": "write what this VM's IMDS answers to a file, less what is personal, for the emulator to play back",
     "redirect": "print or load the nftables ruleset that redirects 169.254.169.254 to the proxy",
 }
 
@@ -87,6 +88,12 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         "address": Flag("the client's address", "ADDRESS"),
         "namespace": Flag("the Kubernetes namespace of the client's pod", "NAME"),
         "service-account": Flag("the service account of the client's pod", "NAMESPACE/NAME"),
+    },
+    "record": {
+        "out": Flag("the file to write, .toml; it must not exist", "FILE"),
+        "url": Flag("what to ask (default: the running proxy, or IMDS itself if none runs)", "URL"),
+        "keep": Flag("fields whose values stay, separated by commas, as compute.name,compute.tagsList", "FIELD,..."),
+        "scheduled-events": Flag("ask for scheduled events too, which enables them: restarts then wait for approvals"),
     },
     "events": {
         "watch": Flag("print events as they change, until Ctrl-C; this is the default"),

@@ -75,15 +75,13 @@ def _run_with_settings(command: str, arguments: list[str]) -> int:
     if command == "config":
         return _config(flags)
     options = split(command, flags)
-    if command == "demo":
-        from imdsproxy.cli.demo import demo  # noqa: PLC0415 - late, see above
-
-        return demo(flags, options)
     if command == "check":
         from imdsproxy.cli.check.command import check  # noqa: PLC0415 - late, see above
 
         return check(flags, options)
-    return _redirect(flags, options) if command == "redirect" else _ask_running(command, flags, options)
+    if command in _BY_SETTINGS:
+        return _BY_SETTINGS[command](flags, options)
+    return _ask_running(command, flags, options)
 
 
 def _serve(arguments: list[str]) -> int:
@@ -166,6 +164,19 @@ def _address(arguments: list[str]) -> int:
     return address(split("address", parse(make_parser("address"), arguments)))
 
 
+def _demo(flags: dict[str, str], options: dict[str, str]) -> int:
+    from imdsproxy.cli.demo import demo  # noqa: PLC0415 - late, see above
+
+    return demo(flags, options)
+
+
+def _record(flags: dict[str, str], options: dict[str, str]) -> int:
+    from imdsproxy.cli.record.command import record  # noqa: PLC0415 - late, see above
+    from imdsproxy.settings.load import load  # noqa: PLC0415 - late, see above
+
+    return record(load(flags).settings.config(), options)
+
+
 def _redirect(flags: dict[str, str], options: dict[str, str]) -> int:
     from imdsproxy.cli.redirect import end_of_redirect, load_ruleset, redirect  # noqa: PLC0415 - late, see above
     from imdsproxy.settings.load import load  # noqa: PLC0415 - late, see above
@@ -187,6 +198,9 @@ def _ask_running(command: str, flags: dict[str, str], options: dict[str, str]) -
     if command == "purge":
         return commands.purge(config, options.get("path"))
     return commands.events(config, options) if command == "events" else commands.status(config, options)
+
+
+_BY_SETTINGS = {"demo": _demo, "record": _record, "redirect": _redirect}
 
 
 def _print(text: str) -> int:

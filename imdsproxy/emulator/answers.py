@@ -24,6 +24,7 @@ from imdsproxy.emulator.vm.presets import linux
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from imdsproxy.emulator.recorded.recording import Said
     from imdsproxy.emulator.vm.model import VirtualMachine
 
 _NO_VERSION = (
@@ -102,7 +103,8 @@ def answer(machine: Machine, request: Request, now: float) -> Answer:
     if ",".join(request.values("metadata")).strip().lower() != "true":
         if identity:
             return failure(400, identity, _NO_HEADER)
-        return Answer(400, f'{{ "error": "Bad request: . {_NO_HEADER}" }}'.encode())
+        plain = Answer(400, f'{{ "error": "Bad request: . {_NO_HEADER}" }}'.encode())
+        return _in_words(machine.vm, "no-header", plain)
     if endpoint is None:
         return failure(404)
     return _call(machine, endpoint, route, request, now)
@@ -128,6 +130,8 @@ def _call(machine: Machine, endpoint: _Endpoint, route: tuple[str, ...], request
     if len(parameters) != len(request.query):
         return failure(400, identity, "Bad request. Query parameter names must not be repeated")
     version = parameters.get("api-version", "")
+    if (played := _played(machine, parameters, request)) is not None:
+        return played
     if endpoint.versions:
         offered = endpoint.offered(machine.vm)
         if version not in offered:
@@ -135,6 +139,32 @@ def _call(machine: Machine, endpoint: _Endpoint, route: tuple[str, ...], request
                 return failure(404)  # what public node agents expect of a region that does not know the version yet
             return _wrong_version(machine.vm, version, offered)
     return endpoint.answer(machine, _Call(request, parameters, version, route, now))
+
+
+def _played(machine: Machine, parameters: Mapping[str, str], request: Request) -> Answer | None:
+    """Return what was recorded for a request; None without a recording, or for what no recording holds."""
+    recording, path = machine.vm.recording, request.segments[1:]
+    # The parameter `extended` has answers of its own, which are not recorded.
+    if recording is None or request.method != "GET" or "extended" in parameters:
+        return None
+    # Events have a life of their own from the first one on.
+    if path[0].lower() == "scheduledevents" and machine.events.incarnation > 1:
+        return None
+    form, version = parameters.get("format", "").lower(), parameters.get("api-version", "")
+    said = recording.answer(path, form, version)
+    if said is None and path[0].lower() == "instance" and version not in machine.vm.versions:
+        said = recording.words.get("unknown-version" if version else "no-version")
+    return None if said is None else _as_answer(said)
+
+
+def _in_words(vm: VirtualMachine, name: str, default: Answer) -> Answer:
+    """Return an error as the recorded IMDS said it, and the default without a recording of it."""
+    said = vm.recording.words.get(name) if vm.recording is not None else None
+    return default if said is None else _as_answer(said)
+
+
+def _as_answer(said: Said) -> Answer:
+    return Answer(said.status, said.body.encode(), said.content_type or None)
 
 
 def _wrong_version(vm: VirtualMachine, version: str, offered: tuple[str, ...]) -> Answer:

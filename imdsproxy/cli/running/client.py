@@ -95,12 +95,15 @@ def ask(
     )
 
 
+def connection_to(place: Place, timeout: float) -> HTTPConnection:
+    """Return a connection to a place, which connects when it is used; `timeout` is in seconds of silence."""
+    if place.unix is None:
+        return HTTPConnection(place.host, place.port, timeout=timeout)
+    return _UnixConnection(place.unix, timeout)
+
+
 def _ask(place: Place, method: str, target: str, fields: Mapping[str, str], timeout: float) -> Answer:
-    connection = (
-        HTTPConnection(place.host, place.port, timeout=timeout)
-        if place.unix is None
-        else _UnixConnection(place.unix, timeout)
-    )
+    connection = connection_to(place, timeout)
     try:
         connection.request(method, target, headers=dict(fields))
         response = connection.getresponse()

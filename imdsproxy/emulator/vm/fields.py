@@ -20,6 +20,7 @@ _VERSION = re.compile(r"\d{4}-\d\d-\d\d")
 _NAMES = uuid.UUID("e0000000-0000-4000-8000-000000000000")
 _IDENTITY_KEYS = ("name", "role", "client-id", "object-id", "resource-id", "tenant-id")
 _ROLES = ("system", "user")
+_RECORDED = {"compute", "network", "cloud", "user-data", "versions", "newest-version", "load-balancer", "classic"}
 
 
 def with_fields(machine: VirtualMachine, given: Mapping[str, Any]) -> VirtualMachine:
@@ -29,6 +30,8 @@ def with_fields(machine: VirtualMachine, given: Mapping[str, Any]) -> VirtualMac
         VmError: A field is unknown, or its value cannot be used.
     """
     for name, value in given.items():
+        if machine.recording is not None and name in _RECORDED:
+            raise VmError(f"{name} cannot be changed: the machine is a recording, which is played back as it is")
         if name in ("compute", "network"):
             machine = _with_part(machine, name, value)
         elif name in _FIELDS:

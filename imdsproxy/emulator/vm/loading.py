@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from imdsproxy.emulator.recorded.recording import from_mapping as from_recording
 from imdsproxy.emulator.vm.fields import with_fields, with_set
 from imdsproxy.emulator.vm.model import VirtualMachine, VmError
 from imdsproxy.emulator.vm.presets import linux, preset
@@ -52,11 +53,43 @@ def read(file: str, base: str | None = None) -> VirtualMachine:
 
 def from_mapping(given: Mapping[str, Any], base: str | None = None) -> VirtualMachine:
     """Return the machine of a description; `base` is as in `load`. Raise VmError if it cannot be used."""
+    if "answers" in given:
+        return _recorded(given, base)
     fields = dict(given)
     named = fields.pop("preset", "linux")
     if not isinstance(named, str):
         raise VmError(f"preset is the name of one, not {named!r}")
     return with_fields(preset(base or named), fields)
+
+
+def _recorded(given: Mapping[str, Any], base: str | None) -> VirtualMachine:
+    """Return the machine whose IMDS was recorded; its documents are those of the newest api-version."""
+    if base is not None or "preset" in given:
+        raise VmError("a recording is a whole machine; leave out the preset")
+    try:
+        recording = from_recording(given)
+    except ValueError as error:
+        raise VmError(str(error)) from None
+    offered = recording.versions("instance")
+    if not offered:
+        raise VmError("the recording has no instance document; record the machine again")
+    newest = recording.answers["instance", "", offered[-1]]
+    instance = json.loads(newest.body)
+    if not isinstance(instance, Mapping) or not isinstance(instance.get("compute", {}), Mapping):
+        raise VmError("the recorded instance document is no object; record the machine again")
+    balanced = recording.versions("loadbalancer")
+    machine = replace(
+        linux(),
+        instance=instance,
+        versions=offered,
+        event_versions=recording.versions("scheduledevents") or None,
+        load_balancer=json.loads(recording.answers["loadbalancer", "", balanced[-1]].body) if balanced else None,
+    )
+    for version in recording.versions("identity/info"):
+        tenant = json.loads(recording.answers["identity/info", "", version].body).get("tenantId", "")
+        machine = replace(machine, tenant_id=str(tenant))
+    fields = {name: value for name, value in given.items() if name not in {"answers", "words"}}
+    return replace(with_fields(machine, fields), recording=recording)
 
 
 def is_captured(given: Mapping[str, Any]) -> bool:

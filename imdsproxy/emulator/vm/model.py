@@ -10,6 +10,8 @@ from imdsproxy.emulator.documents import INSTANCE_VERSIONS, INTRODUCED
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imdsproxy.emulator.recorded.recording import Recording
+
 Role = Literal["system", "user"]
 
 
@@ -76,6 +78,7 @@ class VirtualMachine:
         introduced: The first api-version of fields, where it is not that of the documentation.
         classic: Whether the machine was made by the classic deployment model: IMDS then knows its network only, and
             signs no more than its `vmId`.
+        recording: What a real IMDS answered, which is played back; None for a machine that was described.
     """
 
     instance: Mapping[str, Any]
@@ -87,6 +90,7 @@ class VirtualMachine:
     load_balancer: Mapping[str, Any] | None = None
     introduced: Mapping[str, str] = field(default_factory=dict)
     classic: bool = False
+    recording: Recording | None = None
 
     @property
     def compute(self) -> Mapping[str, Any]:
