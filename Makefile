@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-interpreter test-long check format bench scaling lock clean
+.PHONY: demo test test-interpreter test-long fuzz check format bench scaling lock clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/imdsproxy demo
@@ -32,6 +32,11 @@ test-long: export TEST_LONG = 1
 test-long: WORKERS = 2
 test-long: $(VENV)/dev.stamp
 	$(measured)
+
+# Searches for inputs that are read wrongly, for so long with each of eight readers.
+FUZZ_SECONDS ?= 300
+fuzz: $(VENV)/fuzz.stamp
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -62,6 +67,7 @@ lock:
 	$(LOCK) -c requirements/run.txt -o requirements/kubernetes.txt requirements/kubernetes.in
 	$(LOCK) -c requirements/emulator.txt -c requirements/otel.txt -c requirements/kubernetes.txt \
 		-o requirements/dev.txt requirements/dev.in
+	$(LOCK) -o requirements/fuzz.txt requirements/fuzz.in
 
 # A lock is complete: nothing beside it is installed (--no-deps), and nothing is built (--only-binary), because a build
 # fetches what no lock names. The user's index, proxy and certificates apply. Settings that would install elsewhere or
@@ -95,6 +101,12 @@ $(VENV)/run.stamp: requirements/emulator.txt pyproject.toml
 
 $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
 	$(install)
+
+# Beside what the tests need, because it has no wheel for most machines.
+$(VENV)/fuzz.stamp: requirements/fuzz.txt $(VENV)/dev.stamp
+	@$(PIP) install -q --require-hashes --no-deps --only-binary :all: -r $<
+	@$(PIP) check
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

@@ -11,6 +11,13 @@ ImdsproxyError
 """
 
 
+def printable(text: str) -> str:
+    """Return a text with everything escaped that a terminal would obey, line breaks included."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
 class ImdsproxyError(Exception):
     """Base of every error that the project raises for a person to read."""
 

@@ -12,6 +12,8 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from imdsproxy.errors import printable
+
 Place = tuple[str | int, ...]
 """The keys and indexes that lead to a value."""
 
@@ -25,6 +27,9 @@ _TOML_LINE = re.compile(r"(?P<why>.*) \(at (?P<where>line [0-9]+), column [0-9]+
 
 class AccessFileError(ValueError):
     """A mistake in an access file; the text is the reason, with the line if it is known."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(printable(reason))  # it may quote the file
 
 
 class Node(NamedTuple):

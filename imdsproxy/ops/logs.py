@@ -11,6 +11,7 @@ import logging
 import time
 from typing import Any
 
+from imdsproxy.errors import printable
 from imdsproxy.ops.log_limit import RepeatLimit
 from imdsproxy.ops.log_writer import LogWriter
 
@@ -115,9 +116,9 @@ class _TextFormatter(logging.Formatter):
     """`2026-01-02T03:04:05.678Z info imdsproxy.server.run message key=value`, a traceback indented below."""
 
     def format(self, record: logging.LogRecord) -> str:
-        words = [_time(record), record.levelname.lower(), record.name, _escaped(_message(record))]
-        words += [f"{_escaped(key)}={_quoted(value)}" for key, value in _fields(record).items()]
-        below = ["    " + _escaped(line) for line in _traceback(self, record).splitlines()]
+        words = [_time(record), record.levelname.lower(), record.name, printable(_message(record))]
+        words += [f"{printable(key)}={_quoted(value)}" for key, value in _fields(record).items()]
+        below = ["    " + printable(line) for line in _traceback(self, record).splitlines()]
         return "\n".join([" ".join(words), *below])
 
 
@@ -171,13 +172,5 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 def _quoted(value: object) -> str:
     text = str(value)
     if text and not any(mark in text for mark in ' "=\\'):
-        return _escaped(text)
-    return '"' + _escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
-
-
-def _escaped(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
+        return printable(text)
+    return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import unquote
 
+from imdsproxy.errors import printable
 from imdsproxy.protocol.client_ranges import read_range
 
 LONGEST_SECONDS = 31_536_000
@@ -31,10 +32,7 @@ def shown(value: object, longest: int = _SHOWN_CHARACTERS) -> str:
     text = value if isinstance(value, str) else str(value)
     text = _PASSWORD.sub(r"\1***\2", text[: longest + _LONGEST_PASSWORD])
     if not text.isprintable():
-        text = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode()
-            for character in text[:longest]
-        ) + ("..." if len(text) > longest else "")
+        text = printable(text[:longest]) + ("..." if len(text) > longest else "")
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from imdsproxy import __version__
 from imdsproxy.cli.check.finding import EXIT, NOT_CHECKED, Finding, Status, worst
+from imdsproxy.errors import printable
 
 VERSION = 1
 _COLOURS = {Status.OK: "32", Status.SKIPPED: "2", Status.WARNING: "33", Status.FAILURE: "31"}
@@ -28,9 +29,9 @@ def text(findings: Mapping[str, Finding], *, colour: bool) -> str:
             continue
         status = _painted(finding.status.ljust(wide), finding.status) if colour else finding.status.ljust(wide)
         asked = f" (asked {finding.asked})" if finding.asked and finding.asked not in finding.found else ""
-        lines.append(f"{status}  {step.ljust(long)}  {_plain(finding.found)}{_plain(asked)}")
+        lines.append(f"{status}  {step.ljust(long)}  {printable(finding.found)}{printable(asked)}")
         if finding.advice:
-            lines.append(f"{' ' * (wide + long + 4)}next: {_plain(finding.advice)}")
+            lines.append(f"{' ' * (wide + long + 4)}next: {printable(finding.advice)}")
     return "\n".join([*lines, "", _total(findings)]) + "\n"
 
 
@@ -71,8 +72,3 @@ def _total(findings: Mapping[str, Finding]) -> str:
 
 def _painted(word: str, status: Status) -> str:
     return f"\x1b[{_COLOURS[status]}m{word}\x1b[0m"
-
-
-def _plain(text: str) -> str:
-    """Return a text on one line: what IMDS, a file or the environment says may hold anything."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

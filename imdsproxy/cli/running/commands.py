@@ -13,10 +13,10 @@ from urllib.parse import quote
 from imdsproxy.cli.check.probes.rules import Rules, look_at_rules
 from imdsproxy.cli.running.client import Answer, admin_places, ask, metadata_places, page_places
 from imdsproxy.cli.running.event_lines import EventLines
-from imdsproxy.cli.running.status_text import printable, text
+from imdsproxy.cli.running.status_text import text
 from imdsproxy.cli.standard_streams import complain, show
 from imdsproxy.config import Config
-from imdsproxy.errors import NotRunningError, SettingsError
+from imdsproxy.errors import NotRunningError, SettingsError, printable
 
 SCHEMA = 1
 """The version of the document that this version reads."""

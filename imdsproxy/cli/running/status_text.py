@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from imdsproxy.errors import printable
+
 Row = Sequence[str]
 
 _STATES = {
@@ -70,13 +72,6 @@ def size(count: int) -> str:
     if count < 1024:
         return f"{count} B"
     return f"{count / 1024:.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
-
-
-def printable(value: str) -> str:
-    """Return a text without anything that a terminal would obey. Some of it comes from clients."""
-    if value.isprintable():
-        return value
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in value)
 
 
 def _overview(status: Mapping[str, Any], redirect: str) -> Iterable[tuple[str, str]]:

@@ -100,6 +100,11 @@ def test_read_accepts_any_bytes_without_an_error(noise: bytes, beginning: bytes)
         assert found is None or len(content) == records.SIZE
 
 
+@pytest.mark.parametrize("size", [0, 4, len(records.MAGIC), records._HEADER.size - 1])
+def test_header_that_is_too_short_is_none_whatever_its_checksum(size: int) -> None:
+    assert records.read_header(records._sealed(EMPTY[:size]), BOOT, NOW) is None
+
+
 STATE = State(2, 1.0, [NOW - 1, NOW + 17], [NO_LOAN, 5], [-math.inf, NOW], 0.02, -math.inf, 1.0, -math.inf)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from imdsproxy.cli.running.status_text import duration, printable, size, text
+from imdsproxy.cli.running.status_text import duration, size, text
 from imdsproxy.config import SettingInForce
+from imdsproxy.errors import printable
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.status import Listening
 from imdsproxy.ops.status_reader import About, StatusReader
