@@ -227,7 +227,8 @@ def _attested(machine: Machine, call: _Call) -> Answer:
     compute = machine.instance.get("compute", {})
     signed = {"vmId": compute.get("vmId", "")} if machine.vm.classic else compute
     document = attested.payload(signed, nonce, call.version, call.now)
-    return json_answer({"encoding": "pkcs7", "signature": machine.signer.sign(document)})
+    signature = machine.signer.sign(document, machine.vm.cloud.attested_domain)
+    return json_answer({"encoding": "pkcs7", "signature": signature})
 
 
 def _events(machine: Machine, call: _Call) -> Answer:

@@ -1,4 +1,4 @@
-"""Attested data: a description of the machine, signed as PKCS#7 by a certificate made for this run.
+"""Attested data: a description of the machine, signed as PKCS#7 by a certificate of the emulator.
 
 Fields, time formats and the lifetime of six hours: Microsoft's IMDS pages of 2020 and 2025.
 """
@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import importlib.util
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from imdsproxy.emulator.keys import Keys
 from imdsproxy.emulator.messages import compact
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.x509 import Certificate
-
-COMMON_NAME = "emulator.metadata.azure.invalid"
+DOMAIN = "metadata.azure.com"
+COMMON_NAME = f"emulator.{DOMAIN}"
 LIFE = dt.timedelta(hours=6)
 UNSIGNED_NOTICE = (
-    "the emulator serves Microsoft's sample attested document: the cryptography package, which it needs to sign its "
-    "own, is not installed (requirements/emulator.txt in the source locks it; `make demo` installs it)"
+    "the emulator signs no access token, and serves Microsoft's sample attested document: the cryptography package, "
+    "which it needs to sign its own, is not installed (requirements/emulator.txt in the source locks it; `make demo` "
+    "installs it)"
 )
 _INTRODUCED = {"licenseType": "2020-09-01", "sku": "2019-11-01", "subscriptionId": "2019-04-30"}
 
@@ -72,51 +69,33 @@ def _stamp(moment: dt.datetime) -> str:
 
 
 class Signer:
-    """Signs with a key made at first use, or returns the sample if the `cryptography` package is not installed."""
+    """Signs with a certificate of the emulator, or returns the sample if `cryptography` is not installed."""
 
-    def __init__(self) -> None:
-        self.available = importlib.util.find_spec("cryptography") is not None
-        self._credentials: tuple[EllipticCurvePrivateKey, Certificate] | None = None
-        self._lock = threading.Lock()
+    def __init__(self, keys: Keys | None = None) -> None:
+        self._keys = Keys() if keys is None else keys
 
-    def sign(self, document: dict[str, Any]) -> str:
-        """Return a SignedData, DER in base64, that includes the document and the certificate."""
+    @property
+    def available(self) -> bool:
+        """Whether it signs."""
+        return self._keys.available
+
+    def sign(self, document: dict[str, Any], domain: str = DOMAIN) -> str:
+        """Return a SignedData, DER in base64, that includes the document and the certificate that signed it.
+
+        Like the documented sample, it includes no certificate of an authority, and signs the content alone.
+
+        Args:
+            document: The document.
+            domain: The domain of the cloud's certificates.
+        """
         if not self.available:
             return SAMPLE_SIGNATURE
         # Imported here because the package is optional, and loading it takes longer than the rest of the start.
         from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
         from cryptography.hazmat.primitives.serialization import Encoding, pkcs7  # noqa: PLC0415
 
-        with self._lock:
-            if self._credentials is None:
-                self._credentials = _make_credentials()
-        key, certificate = self._credentials
+        credentials = self._keys.credentials(domain)
         builder = pkcs7.PKCS7SignatureBuilder().set_data(compact(document))
-        builder = builder.add_signer(certificate, key, SHA256())
-        # Like the documented sample, the signature is over the content alone.
+        builder = builder.add_signer(credentials.certificate, credentials.key, SHA256())
         options = [pkcs7.PKCS7Options.Binary, pkcs7.PKCS7Options.NoAttributes]
         return base64.b64encode(builder.sign(Encoding.DER, options)).decode()
-
-
-def _make_credentials() -> tuple[EllipticCurvePrivateKey, Certificate]:
-    """Make a P-256 key, which is faster to make than an RSA key, and a self-signed certificate."""
-    from cryptography import x509  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
-    from cryptography.x509.oid import NameOID  # noqa: PLC0415
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, COMMON_NAME)])
-    today = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(today - dt.timedelta(days=1))
-        .not_valid_after(today + dt.timedelta(days=365))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(COMMON_NAME)]), critical=False)
-        .sign(key, SHA256())
-    )
-    return key, certificate

@@ -8,11 +8,14 @@ import contextlib
 import logging
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from imdsproxy.emulator import events_command
 from imdsproxy.emulator.emulator import Emulator
-from imdsproxy.emulator.flag_values import count, fault, port, seconds, speed, timeline
+from imdsproxy.emulator.errors import KeysError
+from imdsproxy.emulator.flag_values import count, fault, port, seconds, speed, timeline, url
+from imdsproxy.emulator.keys import UNKNOWN_URL, Keys
 from imdsproxy.emulator.server import serving
 from imdsproxy.emulator.vm.loading import load
 from imdsproxy.emulator.vm.model import VmError
@@ -63,7 +66,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VmError as error:
         _write(sys.stderr, f"{PROGRAM}: {error}\n")
         return _USAGE_ERROR
-    return asyncio.run(_serve(options, machine))
+    try:
+        keys = _keys(options)
+    except KeysError as error:
+        _write(sys.stderr, f"{PROGRAM}: --ca: {error}\n")
+        return _USAGE_ERROR
+    return asyncio.run(_serve(options, machine, keys))
+
+
+def _keys(options: argparse.Namespace) -> Keys:
+    keys = Keys(options.ca, options.public_url or UNKNOWN_URL)
+    if options.ca is not None:
+        if not keys.available:
+            raise KeysError(
+                "the cryptography package is not installed; requirements/emulator.txt in the source locks it"
+            )
+        keys.authority()  # a folder that cannot be used stops the start
+    return keys
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -76,6 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_serving(parser.add_argument_group("where it listens, and how"))
     _add_machine(parser.add_argument_group("the virtual machine"))
+    _add_signing(parser.add_argument_group("tokens and signatures"))
     _add_events(parser.add_argument_group("scheduled events"))
     _add_trouble(parser.add_argument_group("limits and trouble"))
     return parser
@@ -96,6 +116,14 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     add("--token-life", type=seconds, metavar="SECONDS", help="lifetime of an access token (86400)")
 
 
+def _add_signing(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--ca", type=Path, metavar="FOLDER", help="keep certificates and keys there, made once (new ones at each start)"
+    )
+    add("--public-url", type=url, metavar="URL", help="address that clients use, for issuer and certificates (own)")
+
+
 def _add_events(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--events", type=timeline, default=[], metavar="FILE", help="a timeline of scheduled events, TOML or JSON")
@@ -110,8 +138,9 @@ def _add_trouble(group: argparse._ArgumentGroup) -> None:
     add("--fault", type=fault, action="append", default=[], metavar="SPEC", help=_FAULT_HELP)
 
 
-async def _serve(options: argparse.Namespace, machine: VirtualMachine) -> int:
+async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Keys) -> int:
     emulator = Emulator(
+        keys=keys,
         machine=machine,
         rate=options.rate,
         identity_rate=options.identity_rate,
@@ -139,6 +168,10 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine) -> int:
         if not options.quiet:
             target = f"{server.url}/metadata/instance?api-version=2021-02-01"
             _write(sys.stdout, f'try: curl -H Metadata:true "{target}"\n')
+            if keys.available:
+                kept = "" if options.ca is None else f" (kept in {options.ca})"
+                _write(sys.stdout, f"root certificate: {keys.url}/-/ca.pem{kept}\n")
+                _write(sys.stdout, f"tokens: {keys.url}/{machine.tenant_id}/.well-known/openid-configuration\n")
         await stop.wait()
     return 0
 

@@ -19,6 +19,7 @@ Every body is JSON. An error is `{"error": TEXT}`: 400 for a body without meanin
 | `DELETE /-/events/ID` | drops one → the list, as `GET /-/events` |
 | `POST /-/events/ID/cancel` | cancels one that has not started → the list |
 | `POST /-/events/ID/approve` | starts one, as `StartRequests` does → the list |
+| `GET /-/ca.pem`, `GET /-/ca/root.cer`, `GET /-/ca/intermediate.cer`, `GET /-/ca/intermediate.pem` | the certificates of the emulator's authority, as PEM or DER |
 | `POST /-/reset` | drops arrivals, faults and events → `{"status": "reset"}` |
 """  # noqa: E501 - a row of a table is one line
 
@@ -33,6 +34,7 @@ from imdsproxy.emulator.control_guard import refusal
 from imdsproxy.emulator.faults import Fault
 from imdsproxy.emulator.messages import Answer, Request, failure, json_answer
 from imdsproxy.emulator.page_document import page
+from imdsproxy.emulator.publishing import CERTIFICATES, certificate_answer
 from imdsproxy.emulator.schedule import UnknownEventError
 
 if TYPE_CHECKING:
@@ -97,6 +99,10 @@ def _find(path: str) -> tuple[dict[str, Handler], str]:
 
 def _page(emulator: Emulator, _request: Request, _name: str) -> Answer:
     return page(emulator.page_token)
+
+
+def _certificate(emulator: Emulator, request: Request, _name: str) -> Answer:
+    return certificate_answer(emulator, request.path)
 
 
 def _healthy(_emulator: Emulator, _request: Request, _name: str) -> Answer:
@@ -218,4 +224,5 @@ _PATHS: dict[str, dict[str, Handler]] = {
     "/-/faults": {"GET": _faults, "POST": _add_faults, "DELETE": _clear_faults},
     "/-/events": {"GET": _events, "POST": _add_event, "DELETE": _clear_events},
     "/-/reset": {"POST": _reset},
+    **{path: {"GET": _certificate} for path in CERTIFICATES},
 }

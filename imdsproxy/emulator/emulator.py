@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
-from imdsproxy.emulator import answers
+from imdsproxy.emulator import answers, attested
 from imdsproxy.emulator.answers import Machine, is_identity
 from imdsproxy.emulator.events import DEFAULT_NAME, ScheduledEvents
 from imdsproxy.emulator.faults import Fault, Faults
 from imdsproxy.emulator.identity import ManagedIdentity
+from imdsproxy.emulator.keys import Keys
 from imdsproxy.emulator.limits import Limits
 from imdsproxy.emulator.messages import Answer, Request, failure
 from imdsproxy.emulator.vm.presets import linux
@@ -71,6 +72,7 @@ class Emulator:
         identities: The managed identities of the machine; None is those of `machine`.
         token_life: The lifetime of an access token, in seconds; None is that of `machine`.
         load_balancer: Whether the machine is behind the load balancer that `machine` describes.
+        keys: What signs tokens and attested documents; None is keys of this process.
         extra: Answers for further paths below `/metadata/`.
         rate: Requests a second, 0 for no limit.
         identity_rate: Identity requests a second, 0 for no limit.
@@ -92,6 +94,7 @@ class Emulator:
         identities: Sequence[Identity] | None = None,
         token_life: float | None = None,
         load_balancer: bool = True,
+        keys: Keys | None = None,
         extra: Mapping[str, Answer] | None = None,
         rate: int = 5,
         identity_rate: int = 20,
@@ -112,10 +115,14 @@ class Emulator:
             token_life=vm.token_life if token_life is None else token_life,
             load_balancer=vm.load_balancer if load_balancer else None,
         )
+        self.keys = Keys() if keys is None else keys
         self.machine = Machine(
             vm=vm,
             instance=copy.deepcopy(dict(vm.instance)) if instance is None else instance,
-            identity=ManagedIdentity(vm.identities, vm.token_life, vm.tenant_id),
+            identity=ManagedIdentity(
+                vm.identities, vm.token_life, vm.tenant_id, str(vm.compute.get("resourceId", "")), self.keys
+            ),
+            signer=attested.Signer(self.keys),
             events=ScheduledEvents(enable_delay, wall, self._name, speed),
             load_balancer=vm.load_balancer,
             extra=extra or {},

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, urlsplit
 
+from imdsproxy.emulator.flag_values import url
 from imdsproxy.emulator.schedule import KINDS, EventError, kind_of
 from imdsproxy.emulator.timeline import read_duration
 
@@ -145,13 +146,13 @@ def _printable(line: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in line)
 
 
-def _ask(url: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def _ask(address: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the JSON that the emulator answers; no web proxy is used.
 
     Raises:
         EventsCommandError: No emulator answers there, or it refuses.
     """
-    parts = urlsplit(url)
+    parts = urlsplit(address)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT)
     advice = "start it with `imdsproxy emulator`, or name its address with --url"
     try:
@@ -160,28 +161,26 @@ def _ask(url: str, method: str, path: str, body: dict[str, Any] | None = None) -
         status, document = response.status, json.loads(response.read(MOST_BYTES))
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        raise EventsCommandError(f"no emulator answers at {url}: {reason}; {advice}", _NOT_RUNNING) from None
+        raise EventsCommandError(f"no emulator answers at {address}: {reason}; {advice}", _NOT_RUNNING) from None
     except (http.client.HTTPException, ValueError, RecursionError):
-        raise EventsCommandError(f"what answers at {url} is no emulator; {advice}", _NOT_RUNNING) from None
+        raise EventsCommandError(f"what answers at {address} is no emulator; {advice}", _NOT_RUNNING) from None
     finally:
         connection.close()
     if not isinstance(document, dict):
-        raise EventsCommandError(f"what answers at {url} is no emulator; {advice}", _NOT_RUNNING)
+        raise EventsCommandError(f"what answers at {address} is no emulator; {advice}", _NOT_RUNNING)
     if status != http.client.OK:
         reason = _printable(str(document.get("error", "")))
-        raise EventsCommandError(f"the emulator at {url} refuses with {status}: {reason}", _REFUSED)
+        raise EventsCommandError(f"the emulator at {address} refuses with {status}: {reason}", _REFUSED)
     return document
 
 
 def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme == "http" and parts.hostname and (parts.port is None or parts.port)
-    except ValueError:
-        valid = False
-    if not valid or parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as {DEFAULT_URL}")
-    return text.rstrip("/")
+    address = url(text)
+    if not address.startswith("http:"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an address such as {DEFAULT_URL}: the emulator speaks no TLS"
+        )
+    return address
 
 
 def _kind(text: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 import math
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from imdsproxy.emulator.events import ScheduledEvents
 from imdsproxy.emulator.faults import Fault
@@ -37,6 +38,18 @@ def seconds(text: str) -> float:
     if not 0 <= duration < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration; give seconds, 0 or more, e.g. 0.2")
     return duration
+
+
+def url(text: str) -> str:
+    """Read an address without a path, and return it without a trailing slash."""
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid or parts.path not in {"", "/"} or parts.query or parts.fragment or "@" in parts.netloc:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as http://127.0.0.1:8255")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def speed(text: str) -> float:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imdsproxy.emulator.keys import Keys
 from imdsproxy.emulator.messages import compact
 from imdsproxy.emulator.vm.model import Identity
 from imdsproxy.emulator.vm.presets import SYSTEM_ASSIGNED, TENANT, USER_ASSIGNED
@@ -38,17 +39,25 @@ class _Token:
 
 
 class ManagedIdentity:
-    """The identities of one machine; `token_life` is in seconds, times are seconds since 1970."""
+    """The identities of one machine; `token_life` is in seconds, times are seconds since 1970.
+
+    `machine_id` is the resource id of the machine, to which its system-assigned identity belongs. Tokens are signed by
+    `keys`; if `cryptography` is not installed, their header says that they are not signed.
+    """
 
     def __init__(
         self,
         identities: Sequence[Identity] = (SYSTEM_ASSIGNED, *USER_ASSIGNED),
         token_life: float = 86_400,
         tenant_id: str = TENANT,
+        machine_id: str = "",
+        keys: Keys | None = None,
     ) -> None:
         self.identities = tuple(identities)
         self.token_life = token_life
         self.tenant_id = tenant_id
+        self.machine_id = machine_id
+        self._keys = Keys() if keys is None else keys
         self._tokens: dict[tuple[Identity, str], _Token] = {}
         self._serial = itertools.count(1)
 
@@ -95,19 +104,39 @@ class ManagedIdentity:
     def _not_before(self, expires_on: int) -> int:
         return expires_on - int(self.token_life) - _BACKDATED
 
+    @property
+    def tenants(self) -> set[str]:
+        """The tenants of the machine and of its identities."""
+        return {self.tenant_id, *(identity.tenant_id for identity in self.identities if identity.tenant_id)}
+
     def _mint(self, identity: Identity, resource: str, now: float) -> _Token:
         expires_on = math.ceil(now + self.token_life)
+        not_before = self._not_before(expires_on)
+        tenant = identity.tenant_id or self.tenant_id
+        issuer = self._keys.issuer(tenant)
         claims = {
             "aud": resource,
-            "iss": "https://emulator.invalid/imdsproxy",
-            "nbf": self._not_before(expires_on),
+            "iss": issuer,
+            "iat": not_before,
+            "nbf": not_before,
             "exp": expires_on,
+            # `appid` and `appidacr` are of tokens of version 1.0, `azp` and `azpacr` of 2.0. A verifier finds both.
             "appid": identity.client_id,
+            "appidacr": "2",
+            "azp": identity.client_id,
+            "azpacr": "2",
+            "idp": issuer,
+            "idtyp": "app",
             "oid": identity.object_id,
-            "tid": self.tenant_id,
+            "sub": identity.object_id,
+            "tid": tenant,
             "uti": str(next(self._serial)),
+            "ver": "1.0",
+            "xms_mirid": identity.resource_id or self.machine_id,
             "note": "Made by the imdsproxy emulator; no service accepts it.",
         }
+        if self._keys.available:
+            return _Token(self._keys.sign_token(claims), expires_on)
         parts = (compact({"typ": "JWT", "alg": "none"}), compact(claims), b"unsigned, from an emulator")
         return _Token(".".join(_base64url(part) for part in parts), expires_on)
 

@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from imdsproxy.emulator.control import control, is_control
 from imdsproxy.emulator.messages import Answer, Request, read_query
+from imdsproxy.emulator.publishing import tenant_answer, tenant_document
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -96,6 +97,10 @@ class Application:
         if is_control(path):
             request = await _with_body(request, receive)
             await self._send(control(self.emulator, request), send)
+            return
+        published = tenant_document(path)
+        if published is not None:
+            await self._send(tenant_answer(self.emulator, request, *published), send)
             return
         connection = scope["extensions"][EXTENSION]
         visit = self.emulator.accept(request, connection["target"], headers)

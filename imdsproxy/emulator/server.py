@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from imdsproxy.emulator.attested import UNSIGNED_NOTICE
 from imdsproxy.emulator.emulator import Emulator
+from imdsproxy.emulator.keys import UNKNOWN_URL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -60,8 +61,11 @@ async def serving(emulator: Emulator, host: str = "127.0.0.1", port: int = 0) ->
     loop = asyncio.get_running_loop()
     server = await loop.create_server(connections, host, port, backlog=BACKLOG)
     bound_host, bound_port = server.sockets[0].getsockname()[:2]
+    listening = EmulatorServer(bound_host, bound_port, emulator)
+    if emulator.keys.url == UNKNOWN_URL:
+        emulator.keys.url = listening.url
     try:
-        yield EmulatorServer(bound_host, bound_port, emulator)
+        yield listening
     finally:
         # When a server is closed, asyncio drops connections that have no protocol yet without closing them. So stop
         # accepting first (Windows' own loop cannot do that), then wait until accepted ones have their protocol.

@@ -23,6 +23,7 @@ from imdsproxy.emulator.cli import main
 from imdsproxy.emulator.messages import json_answer
 from imdsproxy.emulator.protocol import LINGER
 from imdsproxy.emulator.server import serving
+from imdsproxy.emulator.vm.presets import TENANT
 from tests.targets import EVENTS, INSTANCE, TOKEN
 
 if TYPE_CHECKING:
@@ -374,6 +375,9 @@ def test_command_serves_and_prints_its_address(number: signal.Signals) -> None:
         assert line.startswith("emulator: http://127.0.0.1:")
         server = EmulatorServer("127.0.0.1", int(line.rpartition(":")[2]), Emulator())
         assert first_line(process) == f'try: curl -H Metadata:true "{server.url}{INSTANCE}"'
+        if importlib.util.find_spec("cryptography"):
+            assert first_line(process) == f"root certificate: {server.url}/-/ca.pem"
+            assert first_line(process) == f"tokens: {server.url}/{TENANT}/.well-known/openid-configuration"
         assert ask(server, INSTANCE)[0] == 410
         assert json.loads(ask(server, TOKEN)[2])["expires_in"] == "60"
         with connected(server) as connection:

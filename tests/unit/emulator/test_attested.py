@@ -63,18 +63,18 @@ def test_signature_includes_the_certificate() -> None:
 def test_signature_matches_the_content() -> None:
     pytest.importorskip("cryptography")
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where it is installed
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: PLC0415
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import pkcs7  # noqa: PLC0415
 
     signed = base64.b64decode(Signer().sign({"nonce": "1"}))
     key = pkcs7.load_der_pkcs7_certificates(signed)[0].public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    # The signature value is the last octet string; a DER ECDSA signature of P-256 is 68 to 72 bytes.
-    start = next(at for at in range(len(signed) - 72, len(signed) - 67) if signed[at] == 0x30)
-    key.verify(signed[start:], b'{"nonce":"1"}', ec.ECDSA(SHA256()))
+    assert isinstance(key, rsa.RSAPublicKey)
+    # The signature is the last octet string, as long as the modulus.
+    signature = signed[-256:]
+    key.verify(signature, b'{"nonce":"1"}', padding.PKCS1v15(), SHA256())
     with pytest.raises(InvalidSignature):
-        key.verify(signed[start:], b'{"nonce":"2"}', ec.ECDSA(SHA256()))
+        key.verify(signature, b'{"nonce":"2"}', padding.PKCS1v15(), SHA256())
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")

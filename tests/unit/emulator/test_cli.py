@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ from imdsproxy.emulator.faults import Fault
         (["--preset", "solaris"], "--preset: invalid choice: 'solaris'"),
         (["--set", "compute.tag=a:b"], "--set compute.tag=a:b: compute.tag is not a field; did you mean compute.tags"),
         (["--vm", "nothing.toml"], "nothing.toml: cannot be read: No such file or directory; check the path"),
+        (["--ca", "/nowhere/ca"], "--ca: /nowhere/ca: No such file or directory"),
+        (["--public-url", "imds"], "--public-url: 'imds' is not an address such as http://127.0.0.1:8255"),
+        (["--public-url", "http://h/x"], "--public-url: 'http://h/x' is not an address"),
+        (["--public-url", "http://h:x"], "--public-url: 'http://h:x' is not an address"),
         (["--speed", "0"], "--speed: '0' is not a speed; give a number above 0, e.g. 60"),
         (["--speed", "fast"], "--speed: 'fast' is not a duration"),
         (["--events", "/nowhere/x"], "--events: cannot read '/nowhere/x': No such file or directory"),
@@ -89,3 +94,16 @@ def test_timeline_is_read(tmp_path: Path) -> None:
     file.write_text('[[event]]\ntype = "reboot"\nnotice = "15m"\n', encoding="utf-8")
     options = make_parser().parse_args(["--events", str(file), "--speed", "60"])
     assert (options.events, options.speed) == ([{"event_type": "reboot", "notice": 900.0}], 60)
+
+
+def test_public_address_loses_its_slash() -> None:
+    assert make_parser().parse_args(["--public-url", "https://imds:8255/"]).public_url == "https://imds:8255"
+
+
+def test_folder_of_keys_needs_cryptography(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert main(["--ca", str(tmp_path / "ca")]) == 2
+    assert "--ca: the cryptography package is not installed; requirements/emulator.txt" in capsys.readouterr().err
+    assert not (tmp_path / "ca").exists()
