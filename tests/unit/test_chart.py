@@ -58,6 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"{layout} with options": {"layout": layout, **OPTIONS} for layout in KINDS_OF_LAYOUT},
     "cilium with clients": {"layout": "cilium", "cilium": {"clients": [{"podSelector": {}}]}, "pods": {"watch": True}},
     "address with a high port": {"layout": "address", "address": {"ip": "169.254.20.77", "port": 8254}},
+    "injection into older clusters": {"layout": "none", "injection": {"enabled": True, "apiVersion": "v1beta1"}},
     "no values": {},
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -179,6 +180,50 @@ def test_every_setting_of_the_options_is_valid(layout: str) -> None:
     settings = load(environ=environment).settings
     assert settings.derive
     assert [str(found) for found in settings.clients] == ["10.244.0.0/16", "10.0.0.4/32"]
+
+
+# As `helm --set` takes them: in commands, and in sentences between backticks.
+_GIVEN = re.compile(r"(?:--set |`)((?:[a-z]\w*(?:\.\w+)*=[^\s`,]+,?)+)")
+
+
+def given(text: str) -> dict[str, Any]:
+    """Return what `--set` makes of a text such as `layout=address,image.tag=2`."""
+    found: dict[str, Any] = {}
+    for assignment in re.findall(r"[a-z][\w.]*=(?:\{[^}]*\}|[^,]+)", text):
+        name, _, value = assignment.partition("=")
+        *parents, last = name.split(".")
+        place = found
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = (
+            value[1:-1].split(",") if value.startswith("{") else {"true": True, "false": False}.get(value, value)
+        )
+    return found
+
+
+DOCUMENTED = sorted(
+    {
+        text.strip(",")
+        for page in ("aks", "kubernetes", "monitoring")
+        for text in _GIVEN.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
+    }
+)
+
+
+@pytest.mark.parametrize("text", DOCUMENTED)
+def test_values_of_the_documents_are_values_of_the_chart(text: str) -> None:
+    values = given(text)
+    assert values
+    defaults = yaml.safe_load((chart.CHART / "values.yaml").read_text(encoding="utf-8"))
+    for name, value in values.items():
+        if isinstance(value, dict) and name not in {"settings", "nodeSelector"}:
+            assert value.keys() <= defaults[name].keys()
+    assert chart.parts(values)
+
+
+def test_documents_name_the_layouts_and_more() -> None:
+    assert any(text.startswith("layout=address,") for text in DOCUMENTED)
+    assert len(DOCUMENTED) > 12
 
 
 # One source
