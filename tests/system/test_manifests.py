@@ -323,6 +323,27 @@ def program_at_the_socket(groups: tuple[int, ...], *targets: str) -> Pod:
     return Pod("Job", "program", {}, {name: value for name, value in spec.items() if name != "initContainers"})
 
 
+# A node with an address for its proxy
+
+
+def test_pods_reach_the_proxy_at_the_nodes_address_and_other_machines_do_not(azure: Azure, node: Node) -> None:
+    with on_the_node(node, "node-address") as pod:
+        base = f"http://{manifests.values('node-address').get('address', {}).get('ip', '169.254.20.10')}"
+        for client in (azure.vm, azure.routed, azure.bridged):
+            for target in (NAME, TOKEN):
+                answer = client.fetch(base + target)
+                assert (answer.status, answer.by_proxy) == (200, True), client.name
+        assert len(azure.arrivals(NAME)) == len(azure.arrivals(TOKEN)) == 1
+        azure.neighbour.ip("route add 169.254.20.10/32 via 10.0.0.4 dev eth0")
+        try:
+            assert azure.neighbour.fetch(base + NAME, timeout=3).status == 403
+        finally:
+            azure.neighbour.ip("route del 169.254.20.10/32")
+        assert "imdsproxy0" in azure.vm.run("ip", "-o", "link").stdout
+    assert ended_well(pod, "imdsproxy", "imdsproxy-address")
+    assert "imdsproxy0" not in azure.vm.run("ip", "-o", "link").stdout
+
+
 # A node whose data plane leads pods to the proxy
 
 
@@ -406,10 +427,7 @@ def test_container_sets_route_localnet_after_the_guard_is_loaded(azure: Azure, n
 
 
 # A proxy that watches pods needs an API server to start: tests/integration/test_pods.py.
-NOT_RUN = {"node-redirect-pods", "node-address"}
-
-
-@pytest.mark.parametrize("layout", [layout for layout in manifests.LAYOUTS if layout not in NOT_RUN])
+@pytest.mark.parametrize("layout", [layout for layout in manifests.LAYOUTS if layout != "node-redirect-pods"])
 def test_every_container_runs_as_its_manifest_states(azure: Azure, node: Node, layout: str) -> None:
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
     pod = manifests.pod(layout)
@@ -438,11 +456,11 @@ def runs_as_its_manifest_has_it(running: RunningContainer) -> None:
     assert status["Uid"].split() == [str(security["runAsUser"])] * 4
     assert status["NSpid"].split()[-1] == "1"
     held = [bit for bit in range(64) if int(status["CapBnd"], 16) >> bit & 1 and bit != _READ_ALL]
-    assert held == [_NET_ADMIN] * len(running.container.capabilities)
+    assert held == [_CAPABILITIES[name] for name in running.container.capabilities]
 
 
 _READ_ALL = 2  # CAP_DAC_READ_SEARCH, which stands for an image's own files, all of them readable
-_NET_ADMIN = 12
+_CAPABILITIES = {"NET_BIND_SERVICE": 10, "NET_ADMIN": 12}
 
 
 def test_example_notices_a_failing_proxy(azure: Azure, node: Node) -> None:
