@@ -58,12 +58,16 @@ FROM scratch AS files
 ARG VERSION=0.1.0
 ARG REVISION=
 ARG SOURCE=
+ARG CREATED=1970-01-01T00:00:00Z
+ARG BASE
 LABEL org.opencontainers.image.title="imdsproxy" \
     org.opencontainers.image.description="A transparent local caching proxy for the Azure Instance Metadata Service" \
     org.opencontainers.image.licenses="MIT" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${REVISION}" \
-    org.opencontainers.image.source="${SOURCE}"
+    org.opencontainers.image.created="${CREATED}" \
+    org.opencontainers.image.source="${SOURCE}" \
+    org.opencontainers.image.base.name="${BASE}"
 COPY --from=build /image /
 # A new volume that is mounted here gets the same owner.
 COPY --from=build --chown=65532:65532 /volumes /run

@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-interpreter test-long fuzz check format bench scaling lock clean
+.PHONY: demo test test-interpreter test-long fuzz check format bench scaling release lock clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/imdsproxy demo
@@ -55,6 +55,12 @@ bench: $(VENV)/run.stamp
 # Writes its tables into the document; a test compares them.
 scaling: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks.scaling --into docs/scaling.md
+
+# docs/release.md says what comes out. IMAGE is registry, fetched (what .ci/debian has fetched) or none; TAG, if it is
+# set, must name the version; SOURCE is where the source is published.
+IMAGE ?= registry
+release: $(VENV)/dev.stamp
+	$(BIN)/python -m release --into dist --image=$(IMAGE) --tag="$(TAG)" --source="$(SOURCE)"
 
 # Each lock includes run.txt, and dev.txt includes the others, so that their versions cannot differ. Needs uv; writes
 # names, versions and hashes only, and keeps the versions that are locked already.

@@ -108,6 +108,10 @@ class Builder:
         )
         return tag
 
+    def save(self, tag: str, path: Path, name: str) -> None:
+        """Write an image that was built here as an archive for `docker load`, which gives it this name."""
+        self._buildah("push", "--quiet", tag, f"docker-archive:{path}:{name}")
+
     def unpack(self, tag: str) -> Image:
         """Return an image that was built here, unpacked."""
         config = json.loads(self._buildah("inspect", "--type=image", tag))["Docker"]["config"]
@@ -140,19 +144,22 @@ class Builder:
         return done.stdout
 
 
-def build_both(builder: Builder) -> tuple[Image, Image]:
-    """Return the proxy's image and that of the redirect.
+def build_both(builder: Builder, *flags: str, context: Path = ROOT) -> tuple[str, str]:
+    """Build the proxy's image and that of the redirect, with these flags, and return their names.
 
     The build stage, which takes nearly all of the time, is built once: what follows it in the Dockerfile begins from
     the image of that stage.
     """
-    built = builder.build("imdsproxy:build", "--target=build")
-    text = DOCKERFILE.read_text(encoding="utf-8")
+    dockerfile = context / DOCKERFILE.name
+    built = builder.build("imdsproxy:build", "--target=build", *flags, context=context, dockerfile=dockerfile)
+    text = dockerfile.read_text(encoding="utf-8")
     rest = builder.folder / "Dockerfile"
-    rest.write_text(f"FROM {built} AS build\n{text[text.index(_AFTER_THE_BUILD) :]}", encoding="utf-8")
-    proxy = builder.build("imdsproxy:test", dockerfile=rest)
-    redirect = builder.build("imdsproxy:test-redirect", "--target=redirect", dockerfile=rest)
-    return builder.unpack(proxy), builder.unpack(redirect)
+    rest.write_text(
+        f"ARG BASE={_base()}\nFROM {built} AS build\n{text[text.index(_AFTER_THE_BUILD) :]}", encoding="utf-8"
+    )
+    proxy = builder.build("imdsproxy:test", *flags, context=context, dockerfile=rest)
+    redirect = builder.build("imdsproxy:test-redirect", "--target=redirect", *flags, context=context, dockerfile=rest)
+    return proxy, redirect
 
 
 def _base() -> str:
@@ -167,7 +174,8 @@ def _wheels() -> Path:
 
 def _main(arguments: Sequence[str]) -> None:
     began = time.monotonic()
-    for image in build_both(Builder(Path(arguments[0]))):
+    builder = Builder(Path(arguments[0]))
+    for image in map(builder.unpack, build_both(builder)):
         sys.stdout.write(f"{image.root}: layers of {image.layers} bytes\n")
     sys.stdout.write(f"{time.monotonic() - began:.0f} s\n")
 

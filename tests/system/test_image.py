@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -16,7 +17,10 @@ from pathlib import Path
 import pytest
 
 from imdsproxy import __version__
+from release.image import flags, settle
+from release.source import Commit
 from tests.kit import ROOT, cache_status, is_hit, wait_until
+from tests.size import size
 from tests.system.containers import Mount, contained, run_contained
 from tests.system.hosts import Host
 from tests.system.image import DOCKERFILE, Builder, Image, build_both, missing
@@ -63,7 +67,8 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
 
 @pytest.fixture(scope="session")
 def images(builder: Builder) -> tuple[Image, Image]:
-    return build_both(builder)
+    proxy, redirect = build_both(builder)
+    return builder.unpack(proxy), builder.unpack(redirect)
 
 
 @pytest.fixture(scope="session")
@@ -190,6 +195,8 @@ def test_labels_describe_the_image(image: Image, redirect_image: Image) -> None:
     assert labels["licenses"] == "MIT"
     assert labels["version"] == __version__
     assert {"description", "revision", "source"} <= set(labels)
+    assert labels["created"] == "1970-01-01T00:00:00Z"  # as all its files, unless a release says when
+    assert labels["base.name"] == re.findall(r"^ARG BASE=(.*)$", DOCKERFILE.read_text("utf-8"), re.MULTILINE)[0]
     assert redirect_image.config["Labels"]["org.opencontainers.image.title"] == "imdsproxy redirect"
     assert set(image.config["ExposedPorts"]) == {"8254/tcp", "8256/tcp"}
     assert (image.user, image.group, redirect_image.user) == (USER, USER, 0)
@@ -204,6 +211,27 @@ def test_base_is_pinned_and_version_is_current() -> None:
     lines = DOCKERFILE.read_text(encoding="utf-8")
     assert f"ARG VERSION={__version__}\n" in lines
     assert re.search(r"^ARG BASE=[a-z]+:[0-9.]+-slim$", lines, re.MULTILINE)
+
+
+@pytest.mark.skipif(not size(short=False, full=True), reason="takes minutes; make test-long runs it")
+def test_release_images_built_twice_are_the_same_bytes_with_the_commit_s_labels(
+    builder: Builder, tmp_path: Path
+) -> None:
+    commit = Commit(__version__, "f" * 40, 1_700_000_000)
+    archives: list[str] = []
+    for number in range(2):
+        names = build_both(builder, *flags(commit, "https://example.invalid/imdsproxy"))
+        for name in names:
+            path = tmp_path / f"{number}-{len(archives)}.tar"
+            builder.save(name, path, "imdsproxy:test")
+            settle(path, commit.epoch)
+            archives.append(hashlib.sha256(path.read_bytes()).hexdigest())
+            path.unlink()
+    assert archives[:2] == archives[2:]
+    labels = builder.unpack(names[0]).config["Labels"]
+    assert labels["org.opencontainers.image.revision"] == commit.revision
+    assert labels["org.opencontainers.image.created"] == "2023-11-14T22:13:20Z"
+    assert labels["org.opencontainers.image.source"] == "https://example.invalid/imdsproxy"
 
 
 # What it does.
