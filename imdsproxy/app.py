@@ -133,7 +133,10 @@ def assemble(  # noqa: PLR0913  # the parts it joins
         clients=ClientRanges(config.clients) if config.clients else None,
         on_drop=parts.forget_kept,
         reload_access=partial(reload, config.access_file, parts.proxy.access),
-        peers=PeerLookup(None if parts.pods is None else parts.pods.find),
+        peers=PeerLookup(
+            None if parts.pods is None else parts.pods.find,
+            programs=config.access_log or parts.proxy.access is not None,
+        ),
         start=(lambda: None) if parts.pods is None else parts.pods.start,
         close=close,
     )

@@ -36,7 +36,7 @@ PURE = (
     "budget/turns",
     *("access/decision", "access/document", "access/file", "access/guard", "access/paths", "access/profile"),
     *("access/query", "access/rules", "access/subject"),
-    *("peers/pods", "peers/sock_diag"),
+    *("peers/pods", "peers/sock_diag", "peers/tcp_tables"),
     *(
         "cache/access_token",
         "cache/derive",

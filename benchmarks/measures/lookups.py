@@ -11,7 +11,6 @@ from functools import partial
 
 from benchmarks.effort import Effort
 from benchmarks.figures import OURS, BenchmarkError, Figure
-from benchmarks.samples import median
 from benchmarks.servers.bench import Bench
 from imdsproxy.peers.lookup import PeerLookup
 
@@ -23,24 +22,24 @@ def clients(bench: Bench, effort: Effort) -> list[Figure]:
     del bench
     if sys.platform != "linux":
         raise BenchmarkError("users are looked up on Linux only")
-    lookup = PeerLookup()
+    lookup = PeerLookup(programs=False)  # they are found only for rules and the access log
     figures: list[Figure] = []
-    rounds = max(1, effort.miss_rounds)
+    rounds = 20 * max(1, effort.miss_rounds)
     for name, words, family in (
         ("tcp", "over TCP on this machine", socket.AF_INET),
         ("unix", "at a Unix socket", socket.AF_UNIX),
     ):
-        with _accepted(family) as connection:
-            if lookup.find(connection).user is None:
-                raise BenchmarkError(f"the user {words} is unknown: {lookup.find(connection).unknown}")
-            taken = [_seconds(partial(lookup.find, connection)) for _ in range(rounds)]
+        with _accepted(family) as (connection, address):
+            if lookup.find(connection, address).user is None:
+                raise BenchmarkError(f"the user {words} is unknown: {lookup.find(connection, address).unknown}")
+            fastest = min(_seconds(partial(lookup.find, connection, address)) for _ in range(rounds))
         figures.append(
             Figure(
                 name=f"lookup_{name}_ms",
                 what=f"looking up the client of a connection {words}",
                 unit="ms",
-                measured={OURS: median(taken) * 1000},
-                note="Processor time. Once a connection at most, and never for a hit of the fast path.",
+                measured={OURS: fastest * 1000},
+                note="Processor time, the fastest of many rounds. Once a connection at most, and never for a hit of the fast path.",
             )
         )
     lookup.close()
@@ -56,17 +55,18 @@ def _seconds(look: Callable[[], object]) -> float:
 
 
 @contextmanager
-def _accepted(family: socket.AddressFamily) -> Iterator[socket.SocketType]:
+def _accepted(family: socket.AddressFamily) -> Iterator[tuple[socket.SocketType, tuple[str, int] | None]]:
     if family == socket.AF_UNIX:
         client, accepted = socket.socketpair(family)
+        address = None
     else:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             client = socket.create_connection(listening.getsockname())
-            accepted, _ = listening.accept()
+            accepted, address = listening.accept()
     with client:
         # As the acceptor has it, without the class on top.
         plain = socket.SocketType(int(family), int(socket.SOCK_STREAM), 0, accepted.detach())
         try:
-            yield plain
+            yield plain, address
         finally:
             plain.close()

@@ -21,8 +21,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Subject(NamedTuple):
     """What the rules compare of a client. Every unknown part is None."""
 
-    user: int | None = None
-    """The user id."""
+    user: int | str | None = None
+    """The user id; on Windows a SID."""
     user_name: str | None = None
     """The user's name, where no id is known: `imdsproxy access explain` on another machine."""
     groups: frozenset[str] | None = None

@@ -19,15 +19,17 @@ def turn_of(peer: Peer) -> Turn:
     1. Users take turns, and within a user its processes. Where the process is not known, the user's control groups
        take turns, because systemd and containers have one for each service.
     2. Where the user is not known, addresses take turns. All loopback addresses are one client, because a process can
-       choose any of them. An IPv6 network of 64 bits is one client, because one machine usually has a whole one, and
-       its addresses take turns within it.
+       choose any of them, and its processes take turns within it where they are known, as on Windows. An IPv6
+       network of 64 bits is one client, because one machine usually has a whole one, and its addresses take turns
+       within it.
     3. The instance in `Imdsproxy-Via` divides a turn and never adds one. `Peer` has it only where the connection shows
        that the client may be a proxy.
     """
     proxy = peer.proxy or ""
     if peer.user is not None:
         return f"user {peer.user}", _process_or_group(peer), proxy
-    return *_turn_of_address(peer.address or ""), proxy
+    outer, inner = _turn_of_address(peer.address or "")
+    return outer, inner or ("" if peer.process is None else str(peer.process)), proxy
 
 
 def _process_or_group(peer: Peer) -> str:

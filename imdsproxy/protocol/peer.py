@@ -31,14 +31,14 @@ class Peer(NamedTuple):
 
     address: str | None = None
     """The source address of a TCP connection, as text."""
-    user: int | None = None
-    """The user id, from the kernel: of the process that made the socket at the other end."""
+    user: int | str | None = None
+    """The user id, from the kernel: of the process that made the socket at the other end. On Windows it is a SID."""
     process: int | None = None
     """The process id; None if its container has process ids of its own, or if it has not been looked up."""
     proxy: str | None = None
     """The imdsproxy instance that the request names in `Imdsproxy-Via`. Any client can write that field."""
     user_name: str | None = None
-    """The user's name in /etc/passwd."""
+    """The user's name in /etc/passwd, or of Windows' own accounts."""
     executable: str | None = None
     """The path of the process's program, where permissions allow to read it."""
     kind: PeerKind = PeerKind.NONE

@@ -85,14 +85,12 @@ class Arrivals:
         if refusal is not None:
             return self._turn_away(accepted, address, refusal)
         # Where rules are set, the client is looked up at once: its port may soon be that of another user's socket.
-        peer = None if self._application.access is None else self._application.peers.find(accepted)
+        peer = None if self._application.access is None else self._find(accepted, address)
         data = _read(accepted, LONGEST_FIRST + 1, _STAYS_UNREAD)
         if not 0 < len(data) <= LONGEST_FIRST:
             return self._pass_on(accepted, address, peer)
-        if peer is None and self._application.names_clients:
-            peer = self._application.peers.find(accepted)
+        peer, client = self._named(accepted, address, peer)
         subject = UNKNOWN_SUBJECT if peer is None else subject_of(peer)
-        client = _client(peer if self._application.names_clients else None, address)
         answer = self._first.answer(data, client, subject)
         if answer is None:
             return self._pass_on(accepted, address, peer)
@@ -193,11 +191,25 @@ class Arrivals:
             self._crowd.leave(connection)
             accepted.close()
 
+    def _find(self, accepted: socket.SocketType, address: Address) -> Peer:
+        return self._application.peers.find(accepted, (address[0], address[1]) if isinstance(address, tuple) else None)
+
+    def _named(
+        self, accepted: socket.SocketType, address: Address, peer: Peer | None
+    ) -> tuple[Peer | None, Client | None]:
+        """Return what is known of the peer, and the client as a connection with a transport would have it.
+
+        It is looked up, unless it has been, if an observer uses its name.
+        """
+        known: Client | None = (address[0], address[1]) if isinstance(address, tuple) else None
+        if not self._application.names_clients:
+            return peer, known
+        peer = peer or self._find(accepted, address)
+        return peer, KnownClient(peer, known)
+
     def _refuse(self, accepted: socket.SocketType, address: Address, peer: Peer | None) -> None:
         """Answer and close in one step, without a transport, so that the descriptor is free at once."""
-        if peer is None and self._application.names_clients:
-            peer = self._application.peers.find(accepted)
-        client = _client(peer, address)
+        _, client = self._named(accepted, address, peer)
         answer = self._application.refuse(TOO_MANY, description_of(client))
         _end(accepted, answer)
 
@@ -223,12 +235,6 @@ def _owned(accepted: socket.SocketType) -> socket.socket:
     if type(accepted) is socket.SocketType:
         return socket.socket(accepted.family, accepted.type, accepted.proto, accepted.detach())
     return cast("socket.socket", accepted)
-
-
-def _client(peer: Peer | None, address: Address) -> Client | None:
-    """Return the client as a connection with a transport would have it."""
-    known: Client | None = (address[0], address[1]) if isinstance(address, tuple) else None
-    return known if peer is None else KnownClient(peer, known)
 
 
 def _read(accepted: socket.SocketType, most: int, flags: int = _WITHOUT_WAITING) -> bytes:

@@ -409,7 +409,7 @@ class _CountedHeads(KnownHeads):
 class _NoKernel:
     """Looks up clients that have no sockets: nothing is known of any of them but the address."""
 
-    def find(self, connection: Accepted) -> Peer:
+    def find(self, connection: Accepted, _client: tuple[str, int] | None = None) -> Peer:
         return _peer_at(connection._peer)
 
     def can_find_process(self, _peer: Peer) -> bool:

@@ -32,3 +32,9 @@ from imdsproxy.protocol.peer import UNKNOWN, Peer
 )
 def test_turn_is_by_user_or_else_by_address(peer: Peer, turn: tuple[str, ...]) -> None:
     assert turn_of(peer) == turn
+
+
+def test_processes_of_unknown_users_divide_the_turn_of_loopback() -> None:
+    one, other = (turn_of(Peer("127.0.0.1", process=number)) for number in (1, 2))
+    assert one[0] == other[0] == turn_of(Peer("127.0.0.2"))[0]
+    assert one[1] != other[1]

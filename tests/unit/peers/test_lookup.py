@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.peers.lookup import PeerLookup, packed
+from imdsproxy.peers.linux_sockets import LinuxSockets, packed
+from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.peers.sock_diag import End, NoOwner
 from imdsproxy.peers.users import UserNames
 from imdsproxy.protocol.peer import Peer, PeerKind, Pod, describe
+from imdsproxy.testing.clock import FakeClock
 from tests.kit import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="users are looked up on Linux only")
@@ -44,6 +47,13 @@ def peers() -> Iterator[PeerLookup]:
     peers = PeerLookup()
     yield peers
     peers.close()
+
+
+@pytest.fixture
+def sockets() -> Iterator[LinuxSockets]:
+    sockets = LinuxSockets()
+    yield sockets
+    sockets.close()
 
 
 @pytest.mark.parametrize("pod", [Pod("shop", "web-1", "web"), None])
@@ -125,14 +135,14 @@ def test_client_that_has_closed_is_unknown_and_not_root(peers: PeerLookup) -> No
         assert describe(found) == "127.0.0.1"
 
 
-def test_client_in_time_wait_is_unknown_and_not_root(peers: PeerLookup) -> None:
+def test_client_in_time_wait_is_unknown_and_not_root(sockets: LinuxSockets) -> None:
     with connected() as (client, accepted):
         ends = client.getsockname(), client.getpeername()
         client.close()
         accepted.close()
         one, other = (End(packed(host), port) for host, port in ends)
         wait_until(lambda: _time_wait(one.port))
-        found = peers._owner(one, other)
+        found = sockets.owner(one, other)
         assert isinstance(found, NoOwner)
         assert found.why == "the client has closed its socket"
 
@@ -142,11 +152,11 @@ def _time_wait(port: int) -> bool:
     return any(row[1].endswith(f":{port:04X}") and row[3] == "06" for row in rows)
 
 
-def test_listener_at_the_clients_address_is_not_the_client(peers: PeerLookup) -> None:
+def test_listener_at_the_clients_address_is_not_the_client(sockets: LinuxSockets) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         here = packed("127.0.0.1")
-        found = peers._owner(End(here, port), End(here, 9))
+        found = sockets.owner(End(here, port), End(here, 9))
         assert isinstance(found, NoOwner)
 
 
@@ -169,18 +179,59 @@ def test_unix_client_has_its_user_process_and_program(peers: PeerLookup) -> None
         assert found.executable == str(Path("/proc/self/exe").readlink())
 
 
+def test_program_at_a_unix_socket_is_looked_up_only_where_it_is_used() -> None:
+    peers = PeerLookup(programs=False)
+    one, other = socket.socketpair(socket.AF_UNIX)
+    with one, other:
+        found = peers.find(other)
+        assert (found.user, found.process, found.executable) == (os.getuid(), os.getpid(), None)
+
+
+class Tracked:
+    """A connection whose kernel tracks connections from a moment on."""
+
+    family = socket.AF_INET
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.error: int | None = errno.ENOPROTOOPT
+
+    def getpeername(self) -> tuple[str, int]:
+        return "127.0.0.1", 1
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 2
+
+    def getsockopt(self, *_: int) -> bytes:
+        self.asked += 1
+        if self.error is not None:
+            raise OSError(self.error, "no")
+        return struct.pack("=H2s4s8x", 2, (80).to_bytes(2, "big"), bytes((169, 254, 169, 254)))
+
+
+def test_redirects_are_looked_for_once_a_second_where_no_connection_can_be_redirected() -> None:
+    clock = FakeClock()
+    sockets = LinuxSockets(now=clock.monotonic)
+    connection = Tracked()
+    here, imds = End(packed("127.0.0.1"), 2), End(packed("169.254.169.254"), 80)
+    assert [sockets._called(connection) for _ in range(3)] == [here] * 3  # type: ignore[arg-type]  # as a socket
+    assert connection.asked == 1
+    connection.error = None
+    clock.advance(1.0)
+    assert [sockets._called(connection) for _ in range(3)] == [imds] * 3  # type: ignore[arg-type]  # the same
+    connection.error = errno.ENOENT  # connections are tracked, and this one is not
+    assert [sockets._called(connection) for _ in range(3)] == [here] * 3  # type: ignore[arg-type]  # the same
+    assert connection.asked == 7
+
+
 def test_where_the_kernel_cannot_be_asked_the_address_remains(
     peers: PeerLookup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = socket.socket
-
-    def confined(family: int = socket.AF_INET, *more: int) -> socket.socket:
-        if family == socket.AF_NETLINK:
-            raise OSError(97, "Address family not supported by protocol")
-        return real(family, *more)
+    def confined(*_: int) -> socket.socket:
+        raise OSError(97, "Address family not supported by protocol")
 
     with connected() as (_, accepted):
-        monkeypatch.setattr(socket, "socket", confined)
+        monkeypatch.setattr(socket, "SocketType", confined)
         for _ in range(2):
             found = peers.find(accepted)
             assert found[:2] == ("127.0.0.1", None)
@@ -194,13 +245,13 @@ def test_failure_of_the_moment_is_tried_again(peers: PeerLookup, monkeypatch: py
 
     with connected() as (_, accepted):
         with monkeypatch.context() as patch:
-            patch.setattr(socket, "socket", full)
+            patch.setattr(socket, "SocketType", full)
             assert "Too many open files" in str(peers.find(accepted).unknown)
         assert peers.find(accepted).user == os.getuid()
 
 
 def test_user_without_a_number_in_this_namespace_is_unknown(peers: PeerLookup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "_overflow", os.getuid())
+    monkeypatch.setattr(peers._sockets, "_overflow", os.getuid())
     with connected() as (_, accepted):
         found = peers.find(accepted)
         assert found.user is None
