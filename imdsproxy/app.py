@@ -132,7 +132,8 @@ def assemble(  # noqa: PLR0913  # the parts it joins
         names_clients=config.access_log,
         clients=ClientRanges(config.clients) if config.clients else None,
         on_drop=parts.forget_kept,
-        reload_access=partial(reload, config.access_file, parts.proxy.access),
+        reload_access=partial(reload, config.access_file, parts.proxy.access, parts.memberships),
+        memberships=parts.memberships,
         peers=PeerLookup(
             None if parts.pods is None else parts.pods.find,
             programs=config.access_log or parts.proxy.access is not None,

@@ -39,7 +39,7 @@ def clients(bench: Bench, effort: Effort) -> list[Figure]:
                 what=f"looking up the client of a connection {words}",
                 unit="ms",
                 measured={OURS: fastest * 1000},
-                note="Processor time, the fastest of many rounds. Once a connection at most, and never for a hit of the fast path.",
+                note="Processor time, the fastest of many rounds. At most once a connection, never for a fast hit.",
             )
         )
     lookup.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from imdsproxy.access.groups import Memberships
 from imdsproxy.access.guard import Guard, RefusedAccess
 from imdsproxy.access.loading import rules_in_force
 from imdsproxy.access.rules import Mode, Rules
@@ -20,6 +21,7 @@ def enforce(
     audit: bool,
     observers: Sequence[Callable[[RefusedAccess], None]],
     pod_at: Callable[[str], Pod | None] | None = None,
+    memberships: Memberships | None = None,
 ) -> Guard | None:
     """Return the guard for an access file.
 
@@ -28,6 +30,7 @@ def enforce(
         audit: Whether refusals are only told, whatever the mode of the file.
         observers: Called with each refusal.
         pod_at: Returns the pod that has an address, or None if that is unknown; None if pods are never known.
+        memberships: What is known of the groups of users; None if nothing is.
 
     Raises:
         SettingsError: The file is not sound.
@@ -40,13 +43,18 @@ def enforce(
             observe(refused)
 
     rules, warnings = rules_in_force(path, pods_known=pod_at is not None)
-    guard = Guard(rules, audit=audit, tell=tell, pod_at=pod_at)
+    guard = Guard(rules, audit=audit, tell=tell, pod_at=pod_at, groups_of=(memberships or Memberships()).known)
     _report(path, guard, warnings)
     return guard
 
 
-def reload(path: str | None, guard: Guard | None) -> None:
-    """Put a file that has changed in force. If it is not sound, log why, and keep the rules."""
+def reload(path: str | None, guard: Guard | None, memberships: Memberships | None = None) -> None:
+    """Put a file that has changed in force. If it is not sound, log why, and keep the rules.
+
+    The groups of users are looked up again in any case.
+    """
+    if memberships is not None:
+        memberships.forget()
     if path is None or guard is None:
         return
     try:

@@ -28,7 +28,7 @@ from imdsproxy.access.document import Node, read_document
 from imdsproxy.access.paths import read_path
 from imdsproxy.access.query import IDENTITY_PARAMETERS, SYSTEM_ASSIGNED, TOKEN, comparable
 from imdsproxy.access.rules import OWN_NAMES, Grant, Mode, Rule, Rules, identity
-from imdsproxy.access.subject import Network, Who
+from imdsproxy.access.subject import Network, Who, program
 
 _TOP = frozenset({"default", "mode", "reserved", "rule"})
 _WHO = frozenset({"anyone", "user", "unix_user", "group", "executable", "address", "namespace", "service_account"})
@@ -37,6 +37,7 @@ _TOKEN = frozenset({"identity", "resource"})
 _KINDS = frozenset(IDENTITY_PARAMETERS.values())
 _RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _MOST_ID = 2**32 - 2
 
 Read = TypeVar("Read")
@@ -130,9 +131,14 @@ def _user(node: Node) -> str | int:
 
 def _executable(node: Node) -> str:
     path = node.text()
-    if not path.startswith("/") or "//" in path or {".", ".."}.intersection(path.split("/")):
-        raise node.error(f'executable "{path[:80]}" must be an absolute path without "//", "." and ".."')
-    return path
+    on_windows = _DRIVE.match(path) is not None
+    parts = (path[2:].replace("\\", "/") if on_windows else path).split("/")
+    if parts[0] or len(parts) == 1 or {"", ".", ".."}.intersection(parts[1:]):
+        raise node.error(
+            f'executable "{path[:80]}" must be an absolute path without empty segments, "." and "..", '
+            "such as /usr/bin/app, or on Windows C:\\Apps\\app.exe"
+        )
+    return program(path)
 
 
 def _network(node: Node) -> Network:

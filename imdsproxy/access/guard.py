@@ -9,6 +9,7 @@ only, and no target with `bypass_cache`, so the key holds everything that the de
 
 A user or program is known once for a connection. The pod that has an address is looked up for each decision, because a
 connection can begin before the address of a new pod is known, and last longer than what is known of the pod is used.
+So are the groups of a user.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Guard:
         audit: bool = False,
         tell: Callable[[RefusedAccess], None] = lambda _refused: None,
         pod_at: Callable[[str], Pod | None] | None = None,
+        groups_of: Callable[[int | str], frozenset[int] | None] = lambda _user: None,
     ) -> None:
         """Put rules in force.
 
@@ -55,10 +57,12 @@ class Guard:
             audit: Whether refusals are only told, whatever the mode of the rules.
             tell: Called with each refusal, in the step in which it is decided.
             pod_at: Returns the pod that has an address, or None if that is unknown; None if pods are never known.
+            groups_of: Returns the groups of a user, or None if they are unknown.
         """
         self._audit = audit
         self._tell = tell
         self._pod_at = pod_at
+        self._groups_of = groups_of
         self.rules = rules
         self._remembered: set[tuple[Subject, Key]] = set()
 
@@ -79,7 +83,7 @@ class Guard:
 
     def refusal(self, subject: Subject, request: Request) -> Refusal | None:
         """Return the refusal of a request, or None if it is to be served."""
-        subject = self._with_pod(subject)
+        subject = self._now_known(subject)
         verdict = self._decide(subject, request)
         if verdict.allowed:
             return None
@@ -89,7 +93,7 @@ class Guard:
 
     def allows(self, subject: Subject, request: Request) -> bool:
         """Return whether the rules allow a request of the fast path, and remember it if they do."""
-        subject = self._with_pod(subject)
+        subject = self._now_known(subject)
         if not self._decide(subject, request).allowed:
             return False
         key = request.target.key
@@ -101,9 +105,12 @@ class Guard:
 
     def remembers(self, subject: Subject, key: Key) -> bool:
         """Return whether `allows` has allowed this client a request with this key."""
-        return (self._with_pod(subject), key) in self._remembered
+        return (self._now_known(subject), key) in self._remembered
 
-    def _with_pod(self, subject: Subject) -> Subject:
+    def _now_known(self, subject: Subject) -> Subject:
+        """Return the client with what can change during a connection: its pod, and the groups of its user."""
+        if self.rules.of_groups and subject.user is not None:
+            subject = subject._replace(groups=self._groups_of(subject.user))
         if self._pod_at is None or subject.address is None:
             return subject
         pod = self._pod_at(subject.address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from itertools import chain
@@ -50,32 +51,59 @@ def rules_in_force(path: str, *, pods_known: bool = False) -> tuple[Rules, list[
             f'the rule "{rules.of_pods}" names pods (namespace, service_account), and this proxy does not know the '
             "pods of its clients; set IMDSPROXY_PODS_OF_NODE to its Kubernetes node, or name an address range instead",
         )
-    names = machine_names()
+    if sys.platform == "win32" and rules.strict_names and (why := _not_on_windows(rules)) is not None:
+        raise _unusable(path, why)
+    names = names_in(rules)
     missing = list(dict.fromkeys(chain.from_iterable(_missing(rules, names))))
     if missing and rules.strict_names:
         raise _unusable(path, f"this machine has no {missing[0]}; create it, or name its number")
     return rules.resolved(names), [f"IMDSPROXY_ACCESS_FILE={path}: this machine has no {what}" for what in missing]
 
 
-def machine_names() -> Names:
-    """Return the users and groups of this machine, as its user database lists them."""
-    if sys.platform == "win32":
-        return Names({}, {})
-    import grp  # noqa: PLC0415  # Windows has none
-    import pwd  # noqa: PLC0415  # as above
+def names_in(rules: Rules, *users: str) -> Names:
+    """Return what this machine's user database says about the names in rules, and about some further users.
 
-    everyone = pwd.getpwall()
-    users = {user.pw_name: user.pw_uid for user in everyone}
-    groups: dict[str | int, frozenset[int]] = {}
-    for group in grp.getgrall():
-        members = {user.pw_uid for user in everyone if user.pw_gid == group.gr_gid}
-        members.update(users[name] for name in group.gr_mem if name in users)
-        groups[group.gr_name] = groups[group.gr_gid] = frozenset(members)
-    return Names(users, groups)
+    Each name is looked up by itself, because a directory service need not list all of its users.
+    """
+    wanted = {*users, *(user for user in rules.users if isinstance(user, str))}
+    if sys.platform == "win32":
+        from imdsproxy.access.windows_users import sids_of  # noqa: PLC0415  # exists on Windows only
+
+        return Names(sids_of(wanted), {})
+    else:  # noqa: RET505  # the type checker takes only a branch as unreachable
+        import grp  # noqa: PLC0415  # Windows has none
+        import pwd  # noqa: PLC0415  # as above
+
+        found: dict[str, int | str] = {}
+        groups: dict[str | int, int] = {}
+        for user in wanted:
+            with contextlib.suppress(KeyError):
+                found[user] = pwd.getpwnam(user).pw_uid
+        for group in rules.groups:
+            with contextlib.suppress(KeyError):
+                groups[group] = (grp.getgrgid(group) if isinstance(group, int) else grp.getgrnam(group)).gr_gid
+        return Names(found, groups)
 
 
 def _missing(rules: Rules, names: Names) -> Iterable[list[str]]:
     return (who.unresolved(names) for rule in rules.rules for who in rule.who)
+
+
+def _not_on_windows(rules: Rules) -> str | None:
+    """Return why rules cannot be compared on Windows, or None."""
+    for rule in rules.rules:
+        for who in rule.who:
+            if who.groups:
+                return f'the rule "{rule.name}" names groups, which are not looked up on Windows; name users instead'
+            if who.unix_users:
+                return f'the rule "{rule.name}" names unix_user, and the proxy has no Unix socket on Windows'
+            number = next((user for user in who.users if isinstance(user, int)), None)
+            if number is not None:
+                return (
+                    f'the rule "{rule.name}" names user {number}, and users of Windows have no numbers; '
+                    "write the name, or the SID such as S-1-5-18"
+                )
+    return None
 
 
 def _unusable(path: str, reason: str) -> SettingsError:

@@ -114,6 +114,21 @@ class Rules:
         return any(who.of_users for rule in self.rules for who in rule.who)
 
     @property
+    def of_groups(self) -> bool:
+        """Whether the groups of a client's user are needed."""
+        return any(who.of_groups for rule in self.rules for who in rule.who)
+
+    @property
+    def users(self) -> frozenset[str | int]:
+        """The users that rules name."""
+        return frozenset(user for rule in self.rules for who in rule.who for user in who.users | who.unix_users)
+
+    @property
+    def groups(self) -> frozenset[str | int]:
+        """The groups that rules name."""
+        return frozenset(group for rule in self.rules for who in rule.who for group in who.groups)
+
+    @property
     def of_programs(self) -> bool:
         """Whether the program of a client is needed."""
         return any(who.of_programs for rule in self.rules for who in rule.who)

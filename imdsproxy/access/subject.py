@@ -10,11 +10,12 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imdsproxy.protocol.host import plain
 from imdsproxy.protocol.peer import Peer, PeerKind
 
+Ids = frozenset[str | int]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -25,10 +26,10 @@ class Subject(NamedTuple):
     """The user id; on Windows a SID."""
     user_name: str | None = None
     """The user's name, where no id is known: `imdsproxy access explain` on another machine."""
-    groups: frozenset[str] | None = None
-    """The names of groups that the user is known to be in, beside those of the user database."""
+    groups: frozenset[str | int] | None = None
+    """The groups of the user, each by its number or its name. All of them, or None."""
     executable: str | None = None
-    """The absolute path of the program."""
+    """The absolute path of the program, as `program` writes it."""
     address: str | None = None
     """The address of a TCP connection."""
     unix: bool = False
@@ -45,17 +46,23 @@ UNKNOWN_SUBJECT = Subject()
 
 def subject_of(peer: Peer) -> Subject:
     """Return what the rules compare of a peer. What a client writes of itself (`Imdsproxy-Via`) is not among it."""
-    return Subject(user=peer.user, executable=peer.executable, address=peer.address, unix=peer.kind is PeerKind.UNIX)
+    executable = peer.executable if peer.executable is None else program(peer.executable)
+    return Subject(user=peer.user, executable=executable, address=peer.address, unix=peer.kind is PeerKind.UNIX)
+
+
+def program(path: str) -> str:
+    """Return the path of a program in the one spelling that is compared: Windows' paths have no case."""
+    return path.replace("/", "\\").lower() if path[1:2] == ":" else path
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The user database of a machine."""
+    """What the user database of a machine says about the names in rules."""
 
-    users: Mapping[str, int]
+    users: Mapping[str, int | str]
     """User ids by name."""
-    groups: Mapping[str | int, frozenset[int]]
-    """The ids of the users in a group, by the group's name and by its number."""
+    groups: Mapping[str | int, int]
+    """The numbers of groups, by name and by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +75,6 @@ class Who:
     unix_users: frozenset[str | int] = frozenset()
     """Users at the other end of a Unix socket. Clients over TCP are not meant."""
     groups: frozenset[str | int] = frozenset()
-    members: frozenset[int] = frozenset()
-    """The ids of the users in the groups, once `resolved`."""
     executables: frozenset[str] = frozenset()
     processes: frozenset[str] = frozenset()
     """Last segments of executables' paths."""
@@ -87,6 +92,11 @@ class Who:
     def of_users(self) -> bool:
         """Whether it needs the user of a client."""
         return bool(self.users or self.unix_users or self.groups)
+
+    @property
+    def of_groups(self) -> bool:
+        """Whether it needs the groups of a client's user."""
+        return bool(self.groups)
 
     @property
     def of_programs(self) -> bool:
@@ -124,9 +134,11 @@ class Who:
 
     def resolved(self, names: Names) -> Who:
         """Return the same with the ids of its users and groups. Names that the machine does not have stay names."""
-        members = frozenset[int]().union(*(names.groups.get(group, frozenset()) for group in self.groups))
         return replace(
-            self, users=_with_ids(self.users, names), unix_users=_with_ids(self.unix_users, names), members=members
+            self,
+            users=_with_ids(self.users, names.users),
+            unix_users=_with_ids(self.unix_users, names.users),
+            groups=_with_ids(self.groups, names.groups),
         )
 
     def unresolved(self, names: Names) -> list[str]:
@@ -139,11 +151,7 @@ class Who:
         ]
 
     def _is_member(self, subject: Subject) -> bool | None:
-        if subject.groups is not None and not subject.groups.isdisjoint(self.groups):
-            return True
-        if subject.user is not None:
-            return subject.user in self.members
-        return None if subject.groups is None else False
+        return None if subject.groups is None else not subject.groups.isdisjoint(self.groups)
 
     def _is_service_account(self, subject: Subject) -> bool | None:
         if subject.namespace is None or subject.service_account is None:
@@ -171,8 +179,9 @@ def _within(subject: Subject, networks: tuple[Network, ...]) -> bool | None:
     return any(address in network for network in networks)
 
 
-def _with_ids(users: frozenset[str | int], names: Names) -> frozenset[str | int]:
-    return users | {names.users[name] for name in users if isinstance(name, str) and name in names.users}
+def _with_ids(names: Ids, ids: Mapping[Any, int | str]) -> Ids:
+    """Return the names, and the ids of those that are known."""
+    return names | {ids[name] for name in names if name in ids}
 
 
 def _written(kind: str, values: Iterable[str | int]) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from imdsproxy.access.decision import decide, explain
-from imdsproxy.access.loading import load_file, machine_names
+from imdsproxy.access.groups import groups_of
+from imdsproxy.access.loading import load_file, names_in
 from imdsproxy.access.rules import DEFAULT, RESERVED, Mode, Rules
-from imdsproxy.access.subject import Names, Subject
+from imdsproxy.access.subject import Names, Subject, program
 from imdsproxy.errors import SettingsError
 from imdsproxy.protocol.messages import Refusal, Target
 from imdsproxy.protocol.target import read_target
@@ -38,8 +39,9 @@ def explained(file: str | None, mode: str, options: Mapping[str, str]) -> Explan
     if file is None:
         raise SettingsError("no access rules are set; name the file with --access-file or IMDSPROXY_ACCESS_FILE")
     target = _target(options.get("path"))
-    names = machine_names()
-    rules = load_file(file).resolved(names)
+    rules = load_file(file)
+    names = names_in(rules, *(options[flag] for flag in ("user", "unix-user") if flag in options))
+    rules = rules.resolved(names)
     subject = _subject(options, names)
     method = options.get("method", "GET").upper()
     verdict = decide(rules, subject, method, target)
@@ -73,6 +75,11 @@ def _target(path: str | None) -> Target:
 def _subject(options: Mapping[str, str], names: Names) -> Subject:
     user = options.get("user", options.get("unix-user"))
     number = int(user) if user is not None and user.isascii() and user.isdigit() else names.users.get(user or "")
+    groups: frozenset[str | int] | None = None
+    if "group" in options:
+        groups = frozenset(options["group"].split(","))
+    elif isinstance(number, int):
+        groups = frozenset[str | int](groups_of(number) or ()) or None
     address = options.get("address")
     if address is not None:
         try:
@@ -83,8 +90,8 @@ def _subject(options: Mapping[str, str], names: Names) -> Subject:
     return Subject(
         user=number,
         user_name=user,
-        groups=frozenset(options["group"].split(",")) if "group" in options else None,
-        executable=options.get("executable"),
+        groups=groups,
+        executable=program(options["executable"]) if "executable" in options else None,
         address=address,
         unix="unix-user" in options,
         namespace=options.get("namespace", namespace or None),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from imdsproxy.access.enforcement import enforce
+from imdsproxy.access.groups import Memberships
 from imdsproxy.cache.shares import Shares, divide
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
@@ -52,6 +53,8 @@ class Parts:
     """None unless the pods of a node are watched."""
     forget_kept: Callable[[], None] = lambda: None
     """Remove what another process has left for the next one, because entries were dropped."""
+    memberships: Memberships | None = None
+    """What is known of the groups of users."""
 
 
 def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> Parts:
@@ -69,11 +72,13 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
     """
     metrics = Metrics()
     pods = None if config.pods_of_node is None else watch_pods(config.pods_of_node, clock)
+    memberships = Memberships()
     access = enforce(
         config.access_file,
         audit=config.access_mode == "audit",
         observers=(metrics.access.observe, RefusalLog(clock)),
         pod_at=None if pods is None else pods.find,
+        memberships=memberships,
     )
     limiters, close = make_limiters(config, clock)
     address = config.upstream
@@ -138,9 +143,8 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
         troubles.close()
         close()
 
-    return Parts(
-        proxy, metrics, history, _accepted_hosts(config, instance), shares, close_all, traces, pods, forget_kept
-    )
+    hosts = _accepted_hosts(config, instance)
+    return Parts(proxy, metrics, history, hosts, shares, close_all, traces, pods, forget_kept, memberships)
 
 
 def _take_over(config: Config, proxy: Proxy, clock: Clock) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -18,11 +18,13 @@ _ROW_V4 = struct.Struct("<I4s2s2x4s2s2xI")
 # Local address, scope and port, remote address, scope and port, state, process.
 _ROW_V6 = struct.Struct("<16s4x2s2x16s4x2s2xII")
 LIVE_STATES = frozenset({5, 6, 7, 8})
-"""MIB_TCP_STATE_ESTAB, FIN_WAIT1, FIN_WAIT2 and CLOSE_WAIT: the states in which a client may still wait for an answer."""
+"""ESTAB, FIN_WAIT1, FIN_WAIT2 and CLOSE_WAIT of MIB_TCP_STATE: the states in which a client may wait for an answer."""
 
 
 def process_of(table: bytes, local: End, remote: End) -> int | None:
-    """Return the process that has the live socket with these ends, or None if there is none.
+    """Return the process that has the live socket with these ends, or None if there is no such socket.
+
+    It is 0 if the table names no process.
 
     Args:
         table: The table of the addresses' family; whatever follows its last row is ignored.
@@ -41,7 +43,7 @@ def _among(table: bytes, count: int, local: End, remote: End) -> int | None:
     wanted = local.address, _port(local), remote.address, _port(remote)
     for index in range(min(count, (len(table) - _COUNT.size) // _ROW_V4.size)):
         state, *ends, process = _ROW_V4.unpack_from(table, _COUNT.size + index * _ROW_V4.size)
-        if tuple(ends) == wanted and state in LIVE_STATES and process:
+        if tuple(ends) == wanted and state in LIVE_STATES:
             return int(process)
     return None
 
@@ -50,7 +52,7 @@ def _among_v6(table: bytes, count: int, local: End, remote: End) -> int | None:
     wanted = local.address, _port(local), remote.address, _port(remote)
     for index in range(min(count, (len(table) - _COUNT.size) // _ROW_V6.size)):
         *ends, state, process = _ROW_V6.unpack_from(table, _COUNT.size + index * _ROW_V6.size)
-        if tuple(ends) == wanted and state in LIVE_STATES and process:
+        if tuple(ends) == wanted and state in LIVE_STATES:
             return int(process)
     return None
 

@@ -55,6 +55,9 @@ class WindowsSockets:
             return Peer(host, kind=PeerKind.TCP, unknown=f"Windows does not say who has the socket ({error})")
         if process is None:
             return Peer(host, kind=PeerKind.TCP, unknown="the client has closed its socket")
+        if not process:
+            unnamed = "Windows names no process that has the client's socket"
+            return Peer(host, kind=PeerKind.TCP, unknown=unnamed)
         return self._described(host, process)
 
     def at_unix_socket(self, connection: socket.SocketType) -> Peer:
@@ -132,7 +135,7 @@ class WindowsSockets:
 
 
 def sid_of(name: str) -> str | None:
-    """Return the SID of a user by its name, such as `DOMAIN\\name`, or None if there is no such user.
+    """Return the SID of a user by its name, such as `Administrators`, or None if there is no such user.
 
     A domain controller may be asked, so this can take seconds.
     """

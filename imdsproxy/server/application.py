@@ -13,6 +13,7 @@ from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from imdsproxy.access.groups import Memberships
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.cache.shares import Shares
@@ -38,6 +39,7 @@ from imdsproxy.server.asgi import (
     by_unix_socket,
     client_has_left,
     extension,
+    note_groups,
     note_process,
     read_body,
     send_record,
@@ -90,6 +92,7 @@ class Application:
         names_clients: bool = False,
         clients: ClientRanges | None = None,
         on_drop: Callable[[], None] = lambda: None,
+        memberships: Memberships | None = None,
         reload_access: Callable[[], None] = lambda: None,
         start: Callable[[], None] = lambda: None,
         close: Callable[[], Awaitable[None]],
@@ -108,6 +111,7 @@ class Application:
             names_clients: Whether an observer uses the client's name and the request's fields.
             clients: The address ranges that may ask at all; None for every client.
             on_drop: Called when entries were dropped by a signal or a purge.
+            memberships: What is known of the groups of users; None if nothing is.
             reload_access: Reads the access file again, if there is one.
             start: Called within the event loop when the lifespan begins, or with the first request if there is none.
             close: Awaited when the lifespan ends.
@@ -125,6 +129,7 @@ class Application:
         self._clients = clients
         self.note_outsider: Callable[[str], None] = OutsiderLog(clock)
         self._on_drop = on_drop
+        self._memberships = memberships
         self._reload_access = reload_access
         self.known_heads = KnownHeads(proxy, shares.heads)
         self._accepted_hosts = {False: accepted_hosts, True: replace(accepted_hosts, any_name=True)}
@@ -261,10 +266,7 @@ class Application:
             if len(body) > LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
             request = request._replace(body=body)
-        if self.access is not None and self.access.rules.of_programs:
-            await note_process(scope, self.peers)  # a rule names its program
-        elif self._is_crowded() and self.proxy.fresh_hit(request, self.clock.monotonic()) is None:
-            await note_process(scope, self.peers)  # its user's processes take turns
+        await self._learn_of_client(request, scope)
         if client_has_left(scope):  # a fetch would start, and wait for a client that never leaves it
             return None
         client = Asking(request, scope)
@@ -287,6 +289,15 @@ class Application:
         if client is None or by_unix_socket(scope):
             return False
         return self.is_outsider(client[0], lambda: server[0] if server else "")
+
+    async def _learn_of_client(self, request: Request, scope: Scope) -> None:
+        """Learn what rules or turns need of the client, and the kernel does not say at once."""
+        if self.access is not None and self.access.rules.of_groups and self._memberships is not None:
+            await note_groups(scope, self._memberships)
+        if self.access is not None and self.access.rules.of_programs:
+            await note_process(scope, self.peers)  # a rule names its program
+        elif self._is_crowded() and self.proxy.fresh_hit(request, self.clock.monotonic()) is None:
+            await note_process(scope, self.peers)  # its user's processes take turns
 
     def _is_crowded(self) -> bool:
         """Return whether requests wait for permits, so that turns matter."""

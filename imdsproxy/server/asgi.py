@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import quote
 
+from imdsproxy.access.groups import Memberships
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.messages import Refusal, Request
 from imdsproxy.protocol.peer import Peer, PeerKind
@@ -144,6 +145,14 @@ async def note_process(scope: Scope, peers: PeerLookup) -> None:
     caller = _caller(scope)
     if caller is not None and peers.can_find_process(peer := caller.peer()):
         caller.note_peer(await peers.with_process(peer))
+
+
+async def note_groups(scope: Scope, memberships: Memberships) -> None:
+    """Look the groups of the client's user up, unless they are known. It can take seconds."""
+    caller = _caller(scope)
+    user = None if caller is None else caller.peer().user
+    if user is not None:
+        await memberships.learn(user)
 
 
 class _Gone:

@@ -8,6 +8,7 @@ this is known by its bytes, and is not parsed again. `first_request` does the sa
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from imdsproxy.access.guard import Guard
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject, subject_of
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.protocol.messages import Key
+from imdsproxy.protocol.peer import Peer
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.crowd import Crowd
 from imdsproxy.server.first_request import FAST_VERSIONS, LONGEST_JOINED, is_last
@@ -25,13 +27,16 @@ from imdsproxy.server.known_heads import HeadsOfClient, KnownHeads
 from imdsproxy.server.parse_errors import LONGEST_HEAD
 
 _END = b"\r\n\r\n"
+# Where a redirect can change ports, a client's port may soon be that of another user's socket (`arrivals`). Windows has
+# no redirect, and its table of connections takes long to read, so the client is looked up when a request needs it.
+_LOOKS_AT_ONCE = sys.platform != "win32"
 
 
 class FastPathConnection(Connection):
     """A connection with the fast path. Every request that is not a fresh hit takes the full path."""
 
     __slots__ = (
-        *("_answered", "_began", "_fresh_hit", "_from_start", "_hit", "_known_heads", "_last"),
+        *("_admitted", "_answered", "_began", "_fresh_hit", "_from_start", "_hit", "_known_heads", "_last"),
         *("_now", "_observe", "_rest"),
     )
 
@@ -44,6 +49,7 @@ class FastPathConnection(Connection):
         self._known_heads: KnownHeads | HeadsOfClient = self.app.known_heads
         if self.app.access is not None:
             self._admit(self.app.access, UNKNOWN_SUBJECT)
+        self._admitted: Peer | None = None
         self._answered = False
         self._rest = b""  # the part of the first answer that was not sent before there was a transport
         self._last = False  # the connection ends with the current answer
@@ -70,11 +76,19 @@ class FastPathConnection(Connection):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Start the connection, with the rest of an answer that was begun before."""
         super().connection_made(transport)
-        if self.app.access is not None:
-            self._admit(self.app.access, subject_of(self.peer()))
+        if self.app.access is not None and _LOOKS_AT_ONCE:
+            self.peer()
         if self._answered:
             rest, self._rest = self._rest, b""
             self._write(rest, b"")
+
+    def peer(self) -> Peer:
+        """Return the client, and look it up the first time. From then on the fast path answers what it may have."""
+        found = super().peer()
+        if self.app.access is not None and found is not self._admitted:
+            self._admitted = found
+            self._admit(self.app.access, subject_of(found))
+        return found
 
     def _admit(self, access: Guard, subject: Subject) -> None:
         """Answer from now on what the access rules allow this client, and nothing else."""

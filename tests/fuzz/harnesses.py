@@ -137,7 +137,7 @@ def read_an_access_file(data: bytes) -> None:
         except AccessFileError as error:
             _check_lines(error, most=1)
             continue
-        rules.resolved(Names({"root": 0}, {"root": frozenset({0})}))
+        rules.resolved(Names({"root": 0}, {"root": 0}))
 
 
 def read_settings(data: bytes) -> None:

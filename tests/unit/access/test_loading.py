@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from imdsproxy.access.loading import load_file, machine_names, rules_in_force
+from imdsproxy.access.loading import _not_on_windows, load_file, names_in, rules_in_force
 from imdsproxy.access.subject import Subject
 from imdsproxy.errors import SettingsError
 
@@ -88,7 +90,30 @@ def test_rules_in_force_warn_of_names_in_a_profile_for_many_machines(path: Path)
     assert warnings == [f'IMDSPROXY_ACCESS_FILE={profile}: this machine has no user "no such user"']
 
 
-def test_machine_names_have_primary_and_further_members() -> None:
-    names = machine_names()
-    assert names.users[ME.pw_name] == ME.pw_uid
-    assert ME.pw_uid in names.groups[ME.pw_gid]
+def test_names_in_rules_are_looked_up_one_by_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def enumerated() -> list[Any]:
+        raise AssertionError("a directory service need not list its users")
+
+    monkeypatch.setattr(pwd, "getpwall", enumerated)
+    monkeypatch.setattr(grp, "getgrall", enumerated)
+    group = grp.getgrgid(ME.pw_gid)
+    path.write_text(rule(f'user = "{ME.pw_name}"\ngroup = ["{group.gr_name}", {group.gr_gid}]'), encoding="utf-8")
+    names = names_in(load_file(str(path)), "no such user")
+    assert names.users == {ME.pw_name: ME.pw_uid}
+    assert names.groups == {group.gr_name: group.gr_gid, group.gr_gid: group.gr_gid}
+
+
+@pytest.mark.parametrize(
+    ("who", "reason"),
+    [
+        ('user = "S-1-5-18"', None),
+        ('executable = "C:\\\\Apps\\\\agent.exe"', None),
+        ("user = 0", "users of Windows have no numbers"),
+        ('group = "Administrators"', "names groups, which are not looked up on Windows"),
+        ('unix_user = "SYSTEM"', "the proxy has no Unix socket on Windows"),
+    ],
+)
+def test_rules_that_windows_cannot_compare_are_named(path: Path, who: str, reason: str | None) -> None:
+    path.write_text(rule(who), encoding="utf-8")
+    found = _not_on_windows(load_file(str(path)))
+    assert (found is None) if reason is None else (found is not None and reason in found and '"a"' in found)

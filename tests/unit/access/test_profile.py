@@ -41,8 +41,9 @@ LISTS: dict[str, Any] = {
     ],
 }
 ITEM = {"defaultAccess": "Allow", "mode": "Audit", "id": "a", "rules": LISTS}
-NAMES = Names({"web": 33}, {"ops": frozenset({40})})
-APP, AGENT, TOOL = Subject(user=33, executable="/usr/bin/app"), Subject(user=40), Subject(user=9, executable="/x/tool")
+NAMES = Names({"web": 33}, {"ops": 40})
+APP, TOOL = Subject(user=33, executable="/usr/bin/app"), Subject(user=9, executable="/x/tool")
+AGENT = Subject(user=40, groups=frozenset({40}))
 STRANGER = Subject(user=9, executable="/x/y")
 TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01"  # a path
 

@@ -6,9 +6,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from imdsproxy.access.subject import Names, Subject, Who
+from imdsproxy.access.subject import Names, Subject, Who, program, subject_of
+from imdsproxy.protocol.peer import Peer
 
-NAMES = Names({"web": 33, "root": 0}, {"ops": frozenset({33}), 27: frozenset({0})})
+NAMES = Names({"web": 33, "root": 0}, {"ops": 100, 27: 27})
 UNKNOWN = Subject()
 
 
@@ -26,13 +27,13 @@ UNKNOWN = Subject()
         (Who(unix_users=frozenset({33})), Subject(user=33, unix=True), True),
         (Who(unix_users=frozenset({33})), Subject(user=33), False),
         (Who(unix_users=frozenset({33})), Subject(unix=True), None),
-        (Who(groups=frozenset({"ops"})), Subject(user=33), True),
-        (Who(groups=frozenset({27})), Subject(user=0), True),
-        (Who(groups=frozenset({"ops"})), Subject(user=0), False),
+        (Who(groups=frozenset({"ops"})), Subject(user=33, groups=frozenset({5, 100})), True),
+        (Who(groups=frozenset({27})), Subject(user=0, groups=frozenset({27})), True),
+        (Who(groups=frozenset({"ops"})), Subject(user=0, groups=frozenset({27})), False),
+        (Who(groups=frozenset({"ops"})), Subject(user=33), None),
         (Who(groups=frozenset({"ops"})), UNKNOWN, None),
         (Who(groups=frozenset({"ops"})), Subject(groups=frozenset({"ops"})), True),
         (Who(groups=frozenset({"ops"})), Subject(groups=frozenset({"web"})), False),
-        (Who(groups=frozenset({"ops"})), Subject(user=33, groups=frozenset({"web"})), True),
         (Who(executables=frozenset({"/bin/a"})), Subject(executable="/bin/a"), True),
         (Who(executables=frozenset({"/bin/a"})), Subject(executable="/bin/a (deleted)"), False),
         (Who(executables=frozenset({"/bin/a"})), Subject(executable="/bin/A"), False),
@@ -58,6 +59,13 @@ UNKNOWN = Subject()
 )
 def test_who_matches(who: Who, subject: Subject, result: bool | None) -> None:
     assert who.resolved(NAMES).matches(subject) is result
+
+
+def test_program_of_windows_has_one_spelling() -> None:
+    assert program("C:/Apps\\Agent.EXE") == "c:\\apps\\agent.exe"
+    assert program("/usr/bin/Agent") == "/usr/bin/Agent"
+    peer = Peer(executable="C:\\Apps\\Agent.exe", user="S-1-5-18")
+    assert subject_of(peer)[:4] == ("S-1-5-18", None, None, "c:\\apps\\agent.exe")
 
 
 def test_who_matches_only_if_all_lists_do() -> None:
