@@ -34,6 +34,8 @@ _ORDER = (
     "monitors",
     "injection",
 )
+_OF_TESTS = "verify"
+"""What `helm test` runs is no part of an installation."""
 _SEPARATOR = "---\n"
 _OF_HELM = re.compile(r"^ +(?:helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", re.MULTILINE)
 
@@ -74,6 +76,7 @@ def render(values: Mapping[str, Any]) -> str:
     """Return the objects that the chart makes, as a stream of YAML."""
     found = parts(values)
     manifests = {name.removesuffix(".yaml"): text for name, text in found.items() if name.endswith(".yaml")}
+    manifests.pop(_OF_TESTS, None)
     assert manifests.keys() <= set(_ORDER), "a template has no place in the order"
     texts = [manifests[name].removeprefix(_SEPARATOR) for name in _ORDER if name in manifests]
     return _SEPARATOR + f"\n{_SEPARATOR}".join(texts) + "\n"
@@ -87,6 +90,11 @@ def plain(rendered: str) -> str:
 def notes(values: Mapping[str, Any]) -> str:
     """Return what a person reads after `helm install`."""
     return parts(values)["NOTES.txt"]
+
+
+def verification(values: Mapping[str, Any]) -> str:
+    """Return the pod that `helm test` runs, as YAML."""
+    return parts(values)[f"{_OF_TESTS}.yaml"]
 
 
 def lint(values: Mapping[str, Any]) -> list[str]:

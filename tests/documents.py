@@ -56,7 +56,7 @@ def name(path: Path) -> str:
 
 def documents() -> list[Path]:
     """Return every Markdown file of the project that a person writes."""
-    found = [path for folder in (".", "docs", "benchmarks") for path in (ROOT / folder).glob("*.md")]
+    found = [path for folder in (".", "docs", "benchmarks", "k8s") for path in (ROOT / folder).glob("*.md")]
     return sorted(found)
 
 

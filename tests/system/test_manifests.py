@@ -9,15 +9,17 @@ import dataclasses
 import itertools
 import json
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import manifests
+from tests import chart, manifests
 from tests.kit import most_in_a_second, wait_until
 from tests.manifests import Pod
+from tests.system.hosts import Host
 from tests.system.kubelet import Node, RunningContainer, RunningPod, pod_network
 from tests.system.topology import ORDINARY_USER, ROUTE_LOCALNET, Azure
 from tests.targets import INSTANCE, TOKEN
@@ -83,6 +85,14 @@ def wait_for_rounds(pod: RunningPod, rounds: int) -> list[str]:
     before = len(seen(pod))
     wait_until(lambda: len(seen(pod)) >= before + 2 * rounds, 30)
     return seen(pod)[before:]
+
+
+def verify(host: Host, layout: str) -> str:
+    """Run in this host what `helm test` runs in a pod; AssertionError with its output if it fails."""
+    (pod,) = manifests.pods(manifests.read(chart.verification(manifests.values(layout))))
+    program, *arguments = pod.container("verify").fields["command"]
+    assert program == "/opt/imdsproxy/bin/python3"
+    return host.run(sys.executable, *arguments, user=IMAGE_USER).stdout
 
 
 def ended_well(pod: RunningPod, *names: str) -> bool:
@@ -339,6 +349,7 @@ def test_pods_reach_the_proxy_at_the_nodes_address_and_other_machines_do_not(azu
             assert azure.neighbour.fetch(base + NAME, timeout=3).status == 403
         finally:
             azure.neighbour.ip("route del 169.254.20.10/32")
+        assert "answer 2: Cache-Status: imdsproxy; hit" in verify(azure.routed, "node-address")
         assert "imdsproxy0" in azure.vm.run("ip", "-o", "link").stdout
     assert ended_well(pod, "imdsproxy", "imdsproxy-address")
     assert "imdsproxy0" not in azure.vm.run("ip", "-o", "link").stdout
@@ -364,11 +375,14 @@ def test_proxy_without_privilege_serves_what_the_data_plane_leads_to_it(azure: A
                 answers = [azure.routed.fetch(target) for _ in range(2)]
                 assert [(answer.status, answer.by_proxy) for answer in answers] == [(200, True)] * 2
                 assert len(azure.arrivals(target)) == 1
+            assert "answer 2: Cache-Status: imdsproxy; hit" in verify(azure.routed, "node-cilium")
             # Without a redirect, the node's own programs ask IMDS.
             assert not azure.vm.fetch(NAME).by_proxy
         finally:
             azure.vm.run("nft", "delete", "table", "ip", "lrp")
         assert not azure.routed.fetch(NAME).by_proxy
+        with pytest.raises(AssertionError, match="not answered by imdsproxy"):
+            verify(azure.routed, "node-cilium")
     assert ended_well(pod, "imdsproxy")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
-import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -270,14 +270,36 @@ def kubernetes_of(document: Document) -> tuple[str, ...]:
     return POLICIES[document["apiVersion"].rpartition("/")[2]]
 
 
-@every_variant
-def test_every_object_is_valid_for_the_oldest_and_the_newest_api(variant: str) -> None:
-    for document in documents(VARIANTS[variant]):
+@functools.cache
+def different() -> dict[str, tuple[str, Document]]:
+    """Return each object of all variants once, by its text, with a variant that has it."""
+    return {
+        json.dumps(document, sort_keys=True): (variant, document)
+        for variant, values in VARIANTS.items()
+        for document in documents(values)
+    }
+
+
+@pytest.mark.parametrize("version", sorted({*VERSIONS, *(one for found in POLICIES.values() for one in found)}))
+def test_every_object_is_valid_for_the_oldest_and_the_newest_api(version: str) -> None:
+    seen = set()
+    for variant, document in different().values():
+        if document["kind"] not in custom_resources.KINDS and version in kubernetes_of(document):
+            seen.add(document["kind"])
+            try:
+                kubernetes_validate.validate(document, version, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                pytest.fail(f"{variant}: {document['kind']}: {error}")
+    assert {"MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"} <= seen or {"DaemonSet", "Namespace"} <= seen
+
+
+def test_every_custom_resource_is_as_its_documentation_has_it() -> None:
+    seen = set()
+    for _, document in different().values():
         if document["kind"] in custom_resources.KINDS:
             custom_resources.validate(document)
-            continue
-        for version in kubernetes_of(document):
-            assert kubernetes_validate.validate(document, version, strict=True) == version
+            seen.add((document["kind"], document["apiVersion"]))
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize("kind", sorted(custom_resources.KINDS))
@@ -309,13 +331,27 @@ def test_notes_say_how_to_reach_and_to_verify(variant: str) -> None:
     assert ("Windows nodes" in notes) is (layout != "none")
 
 
-@pytest.mark.parametrize(
-    "variant", [name for name in VARIANTS if re.match("node-(address|cilium|redirect$)|address", name)]
-)
-def test_program_of_the_notes_asks_where_its_layout_answers(variant: str) -> None:
-    (command,) = re.findall(r"kubectl run .*\\\n.*", chart.notes(VARIANTS[variant]))
-    *_, option, program = shlex.split(command)
-    assert option == "-c"
-    (url,) = re.findall(r"http://[^/]*", program)
+@pytest.mark.parametrize("layout", ["address", "cilium", "redirect"])
+def test_verification_is_a_pod_without_privilege_that_nothing_takes_for_a_proxy(layout: str) -> None:
+    values = {"layout": layout, "name": "other", **OPTIONS}
+    (document,) = manifests.read(chart.verification(values))
+    for version in VERSIONS:
+        assert kubernetes_validate.validate(document, version, strict=True) == version
+    (found,) = manifests.pods([document])
+    assert not found.labels.items() & pod(values).labels.items() - {("app.kubernetes.io/version", _version())}
+    (container,) = found.containers
+    assert container.capabilities == []
+    assert container.security["runAsUser"] == 65532
+    assert container.image == proxy(values).image
+    _, flags, program = container.fields["command"]
     ast.parse(program)
-    assert f"value: {url}\n" in chart.notes(VARIANTS[variant]) or url == "http://169.254.169.254"
+    assert flags == "-uISc"
+    assert ("http://169.254.20.10/" in program) is (layout == "address")
+    assert ("http://169.254.169.254/" in program) is (layout != "address")
+    assert "helm test imdsproxy -n imdsproxy" in chart.notes(values)
+
+
+def test_verification_names_the_port_that_programs_are_told() -> None:
+    values = VARIANTS["address with a high port"]
+    assert "http://169.254.20.77:8254/metadata" in chart.verification(values)
+    assert "value: http://169.254.20.77:8254\n" in chart.notes(values)

@@ -100,7 +100,11 @@ limits:
   memory: {{ .limit }}
 {{- end }}
 
-{{- define "imdsproxy.try" -}}
-{{- /* a URL; a program in Python that asks there twice and prints how the proxy answered */ -}}
-import urllib.request as u; r = u.Request("{{ . }}/metadata/instance/compute/name?api-version=2021-02-01&format=text", headers={"Metadata": "true"}); [print(u.urlopen(r, timeout=30).headers["Cache-Status"]) for _ in range(2)]
+{{- define "imdsproxy.url" -}}
+{{- /* the root; where programs ask */ -}}
+{{- if eq .Values.layout "address" -}}
+http://{{ .Values.address.ip }}{{ with int .Values.address.port }}{{ if ne . 80 }}:{{ . }}{{ end }}{{ end }}
+{{- else -}}
+http://169.254.169.254
+{{- end }}
 {{- end }}
