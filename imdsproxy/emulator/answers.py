@@ -19,12 +19,13 @@ from imdsproxy.emulator import attested, documents, samples
 from imdsproxy.emulator.events import EVENT_VERSIONS, ScheduledEvents
 from imdsproxy.emulator.identity import ManagedIdentity
 from imdsproxy.emulator.messages import TEXT_TYPE, Answer, Request, failure, json_answer
+from imdsproxy.emulator.playback import in_words, played
+from imdsproxy.emulator.strictness import refused_path, refused_query
 from imdsproxy.emulator.vm.presets import linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from imdsproxy.emulator.recorded.recording import Said
     from imdsproxy.emulator.vm.model import VirtualMachine
 
 _NO_VERSION = (
@@ -50,7 +51,7 @@ class Machine:
     """What IMDS knows about one virtual machine. Any part may be replaced while it is served.
 
     `vm` is what was described; the other parts begin as it says. `extra` has answers for further paths that are 404 by
-    default, such as `identity/getplatformmetadata`.
+    default, such as `identity/getplatformmetadata`. `strict` refuses what `strictness` lists.
     """
 
     vm: VirtualMachine = field(default_factory=linux)
@@ -60,6 +61,7 @@ class Machine:
     signer: attested.Signer = field(default_factory=attested.Signer)
     load_balancer: Mapping[str, Any] | None = field(default_factory=samples.sample_load_balancer)
     extra: Mapping[str, Answer] = field(default_factory=dict)
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ def is_identity(segments: tuple[str, ...]) -> bool:
 def answer(machine: Machine, request: Request, now: float) -> Answer:
     """Return the answer to one request; `now` is in seconds since 1970."""
     identity = is_identity(request.segments)
-    if request.values("x-forwarded-for"):
-        return failure(400, identity, "Requests with an X-Forwarded-For header are refused")
+    if (refused := _refused_at_once(machine, request, identity)) is not None:
+        return refused
     endpoint, route = _find(machine, request.segments)
     # MSAL .NET probes without the header, and needs 404 if an identity endpoint does not exist.
     if identity and endpoint is None:
@@ -104,10 +106,16 @@ def answer(machine: Machine, request: Request, now: float) -> Answer:
         if identity:
             return failure(400, identity, _NO_HEADER)
         plain = Answer(400, f'{{ "error": "Bad request: . {_NO_HEADER}" }}'.encode())
-        return _in_words(machine.vm, "no-header", plain)
+        return in_words(machine.vm, "no-header", plain)
     if endpoint is None:
         return failure(404)
     return _call(machine, endpoint, route, request, now)
+
+
+def _refused_at_once(machine: Machine, request: Request, identity: bool) -> Answer | None:
+    if request.values("x-forwarded-for"):
+        return failure(400, identity, "Requests with an X-Forwarded-For header are refused")
+    return refused_path(request.path, identity=identity) if machine.strict else None
 
 
 def _find(machine: Machine, segments: tuple[str, ...]) -> tuple[_Endpoint | None, tuple[str, ...]]:
@@ -130,8 +138,9 @@ def _call(machine: Machine, endpoint: _Endpoint, route: tuple[str, ...], request
     if len(parameters) != len(request.query):
         return failure(400, identity, "Bad request. Query parameter names must not be repeated")
     version = parameters.get("api-version", "")
-    if (played := _played(machine, parameters, request)) is not None:
-        return played
+    special = _special(machine, request, parameters)
+    if special is not None:
+        return special
     if endpoint.versions:
         offered = endpoint.offered(machine.vm)
         if version not in offered:
@@ -141,30 +150,10 @@ def _call(machine: Machine, endpoint: _Endpoint, route: tuple[str, ...], request
     return endpoint.answer(machine, _Call(request, parameters, version, route, now))
 
 
-def _played(machine: Machine, parameters: Mapping[str, str], request: Request) -> Answer | None:
-    """Return what was recorded for a request; None without a recording, or for what no recording holds."""
-    recording, path = machine.vm.recording, request.segments[1:]
-    # The parameter `extended` has answers of its own, which are not recorded.
-    if recording is None or request.method != "GET" or "extended" in parameters:
-        return None
-    # Events have a life of their own from the first one on.
-    if path[0].lower() == "scheduledevents" and machine.events.incarnation > 1:
-        return None
-    form, version = parameters.get("format", "").lower(), parameters.get("api-version", "")
-    said = recording.answer(path, form, version)
-    if said is None and path[0].lower() == "instance" and version not in machine.vm.versions:
-        said = recording.words.get("unknown-version" if version else "no-version")
-    return None if said is None else _as_answer(said)
-
-
-def _in_words(vm: VirtualMachine, name: str, default: Answer) -> Answer:
-    """Return an error as the recorded IMDS said it, and the default without a recording of it."""
-    said = vm.recording.words.get(name) if vm.recording is not None else None
-    return default if said is None else _as_answer(said)
-
-
-def _as_answer(said: Said) -> Answer:
-    return Answer(said.status, said.body.encode(), said.content_type or None)
+def _special(machine: Machine, request: Request, parameters: Mapping[str, str]) -> Answer | None:
+    """Return the answer that a strict or a recorded IMDS gives before all rules of its endpoint, None without one."""
+    refused = refused_query(request, parameters, machine.vm.tenant_id) if machine.strict else None
+    return refused or played(machine.vm, request, parameters, has_events=machine.events.incarnation > 1)
 
 
 def _wrong_version(vm: VirtualMachine, version: str, offered: tuple[str, ...]) -> Answer:

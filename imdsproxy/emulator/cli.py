@@ -135,6 +135,7 @@ def _add_trouble(group: argparse._ArgumentGroup) -> None:
     add("--latency", type=seconds, default=0.0, metavar="SECONDS", help="time added to every answer (0)")
     add("--rate", type=count, default=5, metavar="N", help="requests a second, 0 for no limit (%(default)s)")
     add("--identity-rate", type=count, default=20, metavar="N", help="the same for identity (%(default)s)")
+    add("--strict", action="store_true", help="refuse what IMDS does not document, so that no program relies on it")
     add("--fault", type=fault, action="append", default=[], metavar="SPEC", help=_FAULT_HELP)
 
 
@@ -147,6 +148,7 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Key
         token_life=options.token_life,
         latency=options.latency,
         speed=options.speed,
+        strict=options.strict,
     )
     if options.quiet:
         logging.getLogger("imdsproxy.emulator").setLevel(logging.ERROR)

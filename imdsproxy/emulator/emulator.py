@@ -80,6 +80,7 @@ class Emulator:
         identity_shares_general: Whether identity requests also count against `rate`.
         enable_delay: The seconds that the first request for scheduled events takes.
         speed: How much faster than the clock the scheduled events pass.
+        strict: Whether it refuses what `strictness` lists.
         latency: Seconds added to every answer.
         seed: The seed of the random choice by a fault's `share`.
         monotonic: The monotonic clock.
@@ -102,6 +103,7 @@ class Emulator:
         identity_shares_general: bool = False,
         enable_delay: float = 0.0,
         speed: float = 1.0,
+        strict: bool = False,
         latency: float = 0.0,
         seed: int = 0,
         monotonic: Callable[[], float] = time.monotonic,
@@ -126,6 +128,7 @@ class Emulator:
             events=ScheduledEvents(enable_delay, wall, self._name, speed),
             load_balancer=vm.load_balancer,
             extra=extra or {},
+            strict=strict,
         )
         self.limits = Limits(
             rate,

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -386,6 +387,21 @@ def test_command_serves_and_prints_its_address(number: signal.Signals) -> None:
             process.send_signal(number)
             out, err = process.communicate(timeout=5)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+@pytest.mark.process
+@pytest.mark.any_python
+def test_command_answers_as_the_described_machine(tmp_path: Path) -> None:
+    file = tmp_path / "vm.toml"
+    file.write_text('preset = "windows"\n[compute]\nlocation = "norwayeast"\nzone = 2\n', encoding="utf-8")
+    with command(
+        "--port", "0", "--vm", str(file), "--set", "compute.zone=3", "--set", "identities=none", "--strict"
+    ) as process:
+        server = EmulatorServer("127.0.0.1", int(first_line(process).rpartition(":")[2]), Emulator())
+        compute = json.loads(ask(server, "/metadata/instance/compute?api-version=2020-09-01")[2])
+        assert (compute["offer"], compute["location"], compute["zone"]) == ("Windows", "norwayeast", "3")
+        assert json.loads(ask(server, TOKEN)[2])["error_description"] == "Identity not found"
+        assert ask(server, "/metadata/./instance?api-version=2020-09-01")[0] == 404
 
 
 def test_command_reports_a_taken_port(fresh_imds: EmulatorServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from imdsproxy.emulator.answers import Machine, answer, is_identity
 from imdsproxy.emulator.documents import INSTANCE_VERSIONS, at_version
+from imdsproxy.emulator.emulator import Emulator
 from imdsproxy.emulator.events import EVENT_VERSIONS
 from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, ManagedIdentity
 from imdsproxy.emulator.messages import Answer, Request, failure, json_answer, read_query, segments_of
 from imdsproxy.emulator.samples import sample_instance
+from imdsproxy.emulator.vm.loading import load
+from imdsproxy.emulator.vm.presets import preset
 from tests.targets import EVENTS, INSTANCE, TOKEN
 
 if TYPE_CHECKING:
@@ -146,6 +149,52 @@ class TestCommonRules:
         given = ask("/metadata/versions")
         assert given.body.startswith(b'{"apiVersions":["2017-03-01","2017-04-02",')
         assert read(given)["apiVersions"] == list(INSTANCE_VERSIONS)
+
+
+class TestRegionThatLags:
+    """Its newest versions are those that the error lists; scheduled events have versions of their own."""
+
+    machine = Emulator(machine=load(None, None, ["newest-version=2021-02-01"])).machine
+
+    @pytest.mark.parametrize(
+        "path", ["instance", "instance/compute", "attested/document", "identity/oauth2/token", "loadbalancer"]
+    )
+    def test_newer_version_gets_the_error_with_the_newest_ones_there(self, path: str) -> None:
+        given = ask(f"/metadata/{path}?api-version=2021-03-01", self.machine)
+        assert given.status == 400
+        assert read(given)["newest-versions"] == ["2021-02-01", "2021-01-01", "2020-12-01"]
+        assert read(given)["error"].startswith("Bad request. api-version is invalid or was not specified")
+
+    def test_versions_of_the_region_are_listed_and_answered(self) -> None:
+        assert read(ask("/metadata/versions", self.machine))["apiVersions"][-1] == "2021-02-01"
+        assert ask(INSTANCE, self.machine).status == 200
+
+    def test_region_of_2020_has_the_words_of_2020_for_a_missing_version(self) -> None:
+        machine = Emulator(machine=load(None, None, ["newest-version=2020-10-01"])).machine
+        assert read(ask("/metadata/instance", machine))["error"].startswith(
+            "Bad request. api-version was not specified"
+        )
+        unknown = read(ask("/metadata/instance?api-version=2021-01-01", machine))
+        assert unknown["error"].startswith("Bad request. api-version is invalid")
+
+
+class TestClassicMachine:
+    machine = Emulator(machine=preset("classic")).machine
+
+    def test_only_the_network_is_known(self) -> None:
+        assert list(read(ask(INSTANCE, self.machine))) == ["network"]
+        assert ask("/metadata/instance/compute?api-version=2021-02-01", self.machine).status == 404
+
+    def test_no_more_than_the_id_is_signed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        signed: list[Any] = []
+        monkeypatch.setattr(self.machine.signer, "sign", signed.append)
+        assert ask("/metadata/attested/document?api-version=2020-09-01&nonce=1", self.machine).status == 200
+        assert (signed[0]["vmId"], signed[0]["subscriptionId"], signed[0]["sku"]) == (
+            *("5c08b38e-4d57-4c23-ac45-aca61037f084", "", ""),
+        )
+
+    def test_it_has_no_token(self) -> None:
+        assert ask(TOKEN, self.machine).body == b'{"error":"invalid_request","error_description":"Identity not found"}'
 
 
 class TestPaths:
