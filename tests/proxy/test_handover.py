@@ -20,6 +20,7 @@ from imdsproxy.errors import SettingsError
 from imdsproxy.parts.handover import Handover
 from imdsproxy.policy.endpoints import _TABLE
 from imdsproxy.protocol.messages import Response
+from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import DOWN, NOWHERE, Imds, Stage, ok, token
@@ -184,6 +185,22 @@ def test_unusable_file_costs_one_line_and_no_start(
         *(["entries not handed over"] if is_foreign else []),
     ]
     assert (path.read_bytes() == content) is is_foreign
+
+
+def test_access_rules_decide_about_what_was_taken_over(path: Path) -> None:
+    rules = path.with_name("access.toml")
+    rules.write_text('default = "deny"\n[[rule]]\nname = "web"\nuser = 33\nallow = "/metadata/instance"\n', encoding="ascii")
+
+    async def restart() -> None:
+        first = stage(path)
+        await first.get()
+        end(first)
+        second = stage(path, access_file=str(rules))
+        assert (await second.get(client=Peer(user=34))).response.status == 403
+        assert (await second.get(client=Peer(user=33))).outcome is Outcome.HIT
+        assert second.imds.count == 0
+
+    virtual.run(restart())
 
 
 def test_dropping_entries_removes_what_another_process_left(path: Path) -> None:
