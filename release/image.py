@@ -64,22 +64,29 @@ def build(image_from: str, source: Path, into: Path, commit: Commit, source_url:
     (_from_fetched if image_from == "fetched" else _from_registry)(
         source, archives, commit.version, flags(commit, source_url)
     )
-    for path in archives.values():
-        settle(path, commit.epoch)
+    for name, path in archives.items():
+        settle(path, commit.epoch, _named(name, commit.version))
     return list(archives.values())
 
 
-def settle(path: Path, epoch: int) -> None:
-    """Rewrite the archive of an image without what buildah draws at random: names of containers and stages."""
+def settle(path: Path, epoch: int, name: str) -> None:
+    """Rewrite the archive of an image without what buildah draws at random: names of containers and stages.
+
+    Args:
+        path: The archive.
+        epoch: The time of its files, in seconds since 1970.
+        name: The only name that the image has where the archive is loaded.
+    """
     with tarfile.open(path) as before:
         (manifest,) = json.loads(_content(before, "manifest.json"))
         config = json.loads(_content(before, manifest["Config"]))
-        for name in ("container", "container_config", "parent"):
-            config.pop(name, None)
+        for drawn in ("container", "container_config", "parent"):
+            config.pop(drawn, None)
         config["config"].pop("Hostname", None)
         for step in config["history"]:
             step.pop("comment", None)
         text = json.dumps(config, sort_keys=True).encode()
+        manifest["RepoTags"] = [name]
         manifest["Config"] = f"{hashlib.sha256(text).hexdigest()}.json"
         settled = path.with_suffix(".settled")
         with tarfile.open(settled, "w", format=tarfile.PAX_FORMAT) as after:
@@ -108,17 +115,17 @@ def _from_registry(source: Path, archives: dict[str, Path], version: str, settin
         tag = f"localhost/imdsproxy-{name}release:{version}"
         target = [f"--target={_TARGETS[name]}"] if _TARGETS[name] else []
         _buildah("build", "--layers", "--format=docker", *settings, *target, f"--tag={tag}", str(source))
-        _buildah("push", "--quiet", tag, f"docker-archive:{path}:{_named(name, version)}")
+        _buildah("push", "--quiet", tag, f"docker-archive:{path}")
 
 
-def _from_fetched(source: Path, archives: dict[str, Path], version: str, settings: list[str]) -> None:
+def _from_fetched(source: Path, archives: dict[str, Path], _version: str, settings: list[str]) -> None:
     from tests.system.image import Builder, build_both  # noqa: PLC0415  # as in `check`
 
     with tempfile.TemporaryDirectory() as folder:
         builder = Builder(Path(folder))
         tags = build_both(builder, *settings, context=source)
-        for tag, (name, path) in zip(tags, archives.items(), strict=True):
-            builder.save(tag, path, _named(name, version))
+        for tag, path in zip(tags, archives.values(), strict=True):
+            builder.save(tag, path)
 
 
 def _named(name: str, version: str) -> str:

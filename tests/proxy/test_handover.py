@@ -189,7 +189,9 @@ def test_unusable_file_costs_one_line_and_no_start(
 
 def test_access_rules_decide_about_what_was_taken_over(path: Path) -> None:
     rules = path.with_name("access.toml")
-    rules.write_text('default = "deny"\n[[rule]]\nname = "web"\nuser = 33\nallow = "/metadata/instance"\n', encoding="ascii")
+    rules.write_text(
+        'default = "deny"\n[[rule]]\nname = "web"\nuser = 33\nallow = "/metadata/instance"\n', encoding="ascii"
+    )
 
     async def restart() -> None:
         first = stage(path)

@@ -108,9 +108,9 @@ class Builder:
         )
         return tag
 
-    def save(self, tag: str, path: Path, name: str) -> None:
-        """Write an image that was built here as an archive for `docker load`, which gives it this name."""
-        self._buildah("push", "--quiet", tag, f"docker-archive:{path}:{name}")
+    def save(self, tag: str, path: Path) -> None:
+        """Write an image that was built here as an archive for `docker load`."""
+        self._buildah("push", "--quiet", tag, f"docker-archive:{path}")
 
     def unpack(self, tag: str) -> Image:
         """Return an image that was built here, unpacked."""

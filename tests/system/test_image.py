@@ -228,8 +228,8 @@ def test_release_images_made_twice_are_the_same_bytes(builder: Builder, built: t
     digests = []
     for name in (*built, *again):
         path = tmp_path / "image.tar"
-        builder.save(name, path, "imdsproxy:test")
-        settle(path, COMMIT.epoch)
+        builder.save(name, path)
+        settle(path, COMMIT.epoch, "imdsproxy:test")
         digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
         path.unlink()
     assert digests[:2] == digests[2:]

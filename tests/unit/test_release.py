@@ -265,7 +265,9 @@ def saved(folder: Path, word: str) -> Path:
     }
     text = json.dumps(config).encode()
     name = f"{hashlib.sha256(text).hexdigest()}.json"
-    manifest = [{"Config": name, "RepoTags": ["imdsproxy:1"], "Layers": ["1.tar"]}]
+    manifest = [
+        {"Config": name, "RepoTags": ["localhost/imdsproxy:test", "docker.io/library/imdsproxy:1"], "Layers": ["1.tar"]}
+    ]
     path = folder / f"{word}.tar"
     with tarfile.open(path, "w") as archive:
         parts = {"1.tar": b"layer", name: text, "manifest.json": json.dumps(manifest).encode(), "repositories": b"{}"}
@@ -279,12 +281,12 @@ def saved(folder: Path, word: str) -> Path:
 def test_archive_of_an_image_has_nothing_random_and_nothing_lost(tmp_path: Path) -> None:
     first, second = saved(tmp_path, "random"), saved(tmp_path, "drawn anew")
     for path in (first, second):
-        image.settle(path, COMMIT.epoch)
+        image.settle(path, COMMIT.epoch, "imdsproxy:0.1.0")
     assert first.read_bytes() == second.read_bytes()
     with tarfile.open(first) as archive:
         content = {each.name: archive.extractfile(each).read() for each in archive}  # type: ignore[union-attr]
     (manifest,) = json.loads(content["manifest.json"])
-    assert manifest["RepoTags"] == ["imdsproxy:1"]
+    assert manifest["RepoTags"] == ["imdsproxy:0.1.0"]
     assert content[manifest["Layers"][0]] == b"layer"
     assert manifest["Config"] == f"{hashlib.sha256(content[manifest['Config']]).hexdigest()}.json"
     config = json.loads(content[manifest["Config"]])
