@@ -73,3 +73,4 @@ class Config:
     log_format: Literal["text", "json"] = "text"
     access_log: bool = False
     traces: bool = False
+    metrics_by_client: int = 0

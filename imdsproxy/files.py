@@ -14,6 +14,7 @@ assert sys.platform == "linux"  # noqa: S101  # the settings are refused elsewhe
 OPENED = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 """Flags with which such a file is opened: no link is followed, and nothing waits."""
 _ROOT = 0
+_NOT_REGULAR = "it is not a regular file; name another"
 
 
 def doubt(file: os.stat_result, folder: os.stat_result, user: int, groups: Collection[int] = ()) -> str | None:
@@ -24,7 +25,7 @@ def doubt(file: os.stat_result, folder: os.stat_result, user: int, groups: Colle
     containers of several users share a file by their group. Other users must not be able to write to it.
     """
     if not stat.S_ISREG(file.st_mode):
-        return "it is not a regular file; name another"
+        return _NOT_REGULAR
     by_group = file.st_gid in groups and bool(file.st_mode & stat.S_IWGRP) and not exposed(folder)
     if file.st_uid not in {user, _ROOT, folder.st_uid} and not by_group:
         return (
@@ -35,6 +36,24 @@ def doubt(file: os.stat_result, folder: os.stat_result, user: int, groups: Colle
         return (
             f"every user may write to it (mode {stat.S_IMODE(file.st_mode):04o}), so its content may be forged; remove "
             "it, and the proxy creates a new one"
+        )
+    return None
+
+
+def doubt_of_rules(file: os.stat_result, folder: os.stat_result, user: int) -> str | None:
+    """Return why this user must not obey the rules in a file, with the remedy, or None if it may.
+
+    Only its owner may be able to write to it: this user, root, or the owner of its folder. Users in its group are often
+    those that the rules are to bind.
+    """
+    if not stat.S_ISREG(file.st_mode):
+        return _NOT_REGULAR
+    if file.st_uid not in {user, _ROOT, folder.st_uid}:
+        return f"it belongs to user {file.st_uid}, and this proxy runs as user {user}; chown it to root or that user"
+    if file.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return (
+            f"others than its owner may write to it (mode {stat.S_IMODE(file.st_mode):04o}), and so give themselves "
+            "what they want; run chmod go-w on it"
         )
     return None
 

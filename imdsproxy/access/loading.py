@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable
 from itertools import chain
@@ -15,15 +16,24 @@ from imdsproxy.access.subject import Names
 from imdsproxy.errors import SettingsError
 
 _LARGEST = 1_048_576  # bytes
+# Opening a pipe without a writer waits for one, unless it may not.
+_OPENED = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def load_file(path: str) -> Rules:
     """Return the rules of a file, as they are written. Raises SettingsError."""
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(_LARGEST + 1)
+        descriptor = os.open(path, _OPENED)
+        try:
+            why = _doubt(descriptor, Path(path))
+            with open(descriptor, "rb", closefd=False) as file:
+                content = b"" if why else file.read(_LARGEST + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from None
+    if why is not None:
+        raise _unusable(path, why)
     if len(content) > _LARGEST:
         raise _unusable(path, f"it has more than {_LARGEST} bytes")
     try:
@@ -32,6 +42,18 @@ def load_file(path: str) -> Rules:
         raise _unusable(path, f"it is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except AccessFileError as error:
         raise _unusable(path, str(error)) from None
+
+
+def _doubt(descriptor: int, path: Path) -> str | None:
+    """Return why the rules in an open file must not be obeyed, or None."""
+    if sys.platform != "linux":
+        return None
+    else:  # noqa: RET505  # the type checker takes only a branch as unreachable
+        from imdsproxy.files import doubt_of_rules  # noqa: PLC0415  # Linux only
+
+        # The folder of the file itself: mounted configuration is a link to it.
+        folder = Path(os.path.realpath(path)).parent.stat()
+        return doubt_of_rules(os.fstat(descriptor), folder, os.geteuid())
 
 
 def rules_in_force(path: str, *, pods_known: bool = False) -> tuple[Rules, list[str]]:

@@ -119,6 +119,13 @@ class Rules:
         return any(who.of_groups for rule in self.rules for who in rule.who)
 
     @property
+    def refusing(self) -> tuple[str, ...]:
+        """The names that a refusal can have."""
+        by_rule = (rule.name for rule in self.rules if rule.denies)
+        others = (DEFAULT if not self.default_allows else "", RESERVED if self.reserved else "")
+        return (*by_rule, *filter(None, others))
+
+    @property
     def users(self) -> frozenset[str | int]:
         """The users that rules name."""
         return frozenset(user for rule in self.rules for who in rule.who for user in who.users | who.unix_users)

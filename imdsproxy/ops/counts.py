@@ -77,6 +77,10 @@ class MostFrequent:
         self._counts[word] = self._counts.get(word, 0) + 1
         return rarest
 
+    def count(self, word: str) -> int:
+        """Return the count of a word; 0 if it is not in the table."""
+        return self._counts.get(word, 0)
+
     def top(self, count: int) -> tuple[tuple[str, int], ...]:
         """Return the most frequent words and their counts, the most frequent first."""
         return tuple(sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))[:count])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from imdsproxy.ops.attribution import Attribution
+from imdsproxy.ops.client_tallies import ClientTallies
 from imdsproxy.ops.counts import Timeline
 from imdsproxy.ops.imds_words import LONGEST_WORDS, words_of
 from imdsproxy.ops.pending_events import pending_by_type
@@ -57,8 +58,14 @@ class TokenFailure:
 class History:
     """Everything that is counted over time. It learns from `UpstreamAttempt` and from the metrics' counts."""
 
-    def __init__(self, totals: Callable[[], Mapping[str, int]] = dict) -> None:
-        """Make an empty history; `totals` returns the number of answers since the start, by outcome."""
+    def __init__(self, totals: Callable[[], Mapping[str, int]] = dict, by_client: ClientTallies | None = None) -> None:
+        """Make an empty history.
+
+        Args:
+            totals: Returns the number of answers since the start, by outcome.
+            by_client: Counts what each client does, for metrics; None if nothing is counted.
+        """
+        self._by_client = by_client or ClientTallies(0)
         self._began: float | None = None
         self.outcomes = Timeline(PERIOD, PERIODS)
         self.budget = Timeline(PERIOD, PERIODS)
@@ -129,6 +136,7 @@ class History:
         self.budget.add(SENT, now)
         self.statuses.add(attempt.status, now)
         self.clients.add_sent(client_name(attempt.client))
+        self._by_client.add(attempt.client, sent=1)
         if attempt.status not in NO_ANSWER_FROM_IMDS:
             self._learn_state(attempt, attempt.status, now)
         if attempt.endpoint == "scheduledevents" and attempt.response is not None and attempt.response.status == 200:
@@ -142,6 +150,7 @@ class History:
         self.clients.add_request(name)
         if refused:
             self.clients.add_refused(name)
+        self._by_client.add(client, requests=1, refused=int(refused))
 
     def current_events(self, now: float) -> Mapping[str, int] | None:
         """Return the pending scheduled events by type, or None if no answer in the last minutes says so."""

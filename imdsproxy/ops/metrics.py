@@ -17,6 +17,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from imdsproxy.ops.client_tallies import ClientTallies
 from imdsproxy.ops.media_types import accepts_openmetrics
 from imdsproxy.ops.state_metrics import State
 from imdsproxy.ops.tallies import BOUNDS, AccessTallies, AttemptTallies, Counts, RequestTallies, Times
@@ -35,7 +36,8 @@ _BOUNDS = (*map(floatToGoString, BOUNDS), "+Inf")
 class Metrics:
     """Writes the metrics. Their label values are known beforehand, or bounded in number."""
 
-    def __init__(self) -> None:
+    def __init__(self, clients: int = 0) -> None:
+        """Make the metrics; `clients` is the number of clients that have series of their own, 0 for none."""
         self.registry = CollectorRegistry()
         self.requests = RequestTallies()
         self.attempts = AttemptTallies()
@@ -46,6 +48,9 @@ class Metrics:
         self.registry.register(_Answers(self.requests))
         self.registry.register(_Attempts(self.attempts))
         self.registry.register(_Refusals(self.access))
+        self.clients = ClientTallies(clients)
+        if clients:
+            self.registry.register(_Clients(self.clients))
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self._state: State | None = None
@@ -146,8 +151,34 @@ class _Refusals(Collector):
             "imdsproxy_access_refused",
             "Requests refused by the access rules, or served in audit mode although they would be.",
             ("rule", "mode"),
-            self._tallies.refused,
+            self._tallies.counts(),
         )
+
+
+class _Clients(Collector):
+    """What the most frequent clients did."""
+
+    def __init__(self, tallies: ClientTallies) -> None:
+        self._tallies = tallies
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counters."""
+        counts = self._tallies.counts()
+        for name, text, values in (
+            (
+                "requests",
+                "Requests by client, without hits of the fast path.",
+                [each.requests for each in counts.values()],
+            ),
+            (
+                "upstream_requests",
+                "Requests sent to IMDS, by the client that caused them.",
+                [each.sent for each in counts.values()],
+            ),
+            ("refused", "Refused requests by client.", [each.refused for each in counts.values()]),
+        ):
+            series: Counts = {(client,): value for client, value in zip(counts, values, strict=True)}
+            yield _counter(f"imdsproxy_client_{name}", text, ("client",), series)
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], counts: Counts) -> Metric:

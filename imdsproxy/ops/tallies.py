@@ -10,7 +10,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
-from imdsproxy.access.guard import RefusedAccess
+from imdsproxy.access.guard import Guard, RefusedAccess
+from imdsproxy.access.rules import Mode
 from imdsproxy.ops.metric_labels import (
     ALL_ENDPOINTS,
     ATTEMPT_STATUSES,
@@ -116,8 +117,18 @@ class AccessTallies:
     """The requests that the access rules refuse."""
 
     def __init__(self) -> None:
+        self.guard: Guard | None = None
+        """The rules in force; None if there are none."""
         self.refused: dict[Labels, int] = {}
         """Their number by the name of the rule, which is one of the access file's, and by the mode."""
+
+    def counts(self) -> Counts:
+        """Return the refusals by rule and mode, with zeros for what the rules in force can refuse."""
+        guard = self.guard
+        if guard is None or guard.rules.mode is Mode.DISABLED:
+            return self.refused
+        mode = "enforce" if guard.enforces else "audit"
+        return {**{(rule, mode): 0 for rule in guard.rules.refusing}, **self.refused}
 
     def observe(self, refused: RefusedAccess) -> None:
         """Count a refusal."""

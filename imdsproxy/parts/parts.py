@@ -70,7 +70,7 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
         SettingsError: The access file, the file of a shared budget or the handover file cannot be used, or traces
             cannot be exported or pods watched as they are set.
     """
-    metrics = Metrics()
+    metrics = Metrics(config.metrics_by_client)
     pods = None if config.pods_of_node is None else watch_pods(config.pods_of_node, clock)
     memberships = Memberships()
     access = enforce(
@@ -83,7 +83,8 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
     limiters, close = make_limiters(config, clock)
     address = config.upstream
     instance = secrets.token_hex(8)
-    history = History(metrics.by_outcome)
+    metrics.access.guard = access
+    history = History(metrics.by_outcome, metrics.clients)
     shares = divide(config.cache_max_bytes)
     store = Store(shares.entries, clock)
     troubles = TroubleLog(Troubles(shares.entries), clock, store.token_life)

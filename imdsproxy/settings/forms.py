@@ -38,6 +38,7 @@ Switch = Annotated[bool, Form("true|false", "true or false")]
 Bytes = Annotated[int, Field(ge=1, le=2**40), Form("BYTES", f"a whole number of bytes from 1 to {2**40}")]
 Count = Annotated[int, Field(ge=1, le=100_000), _COUNT]
 OptionalCount = Annotated[Count | None, BeforeValidator(_none_if_empty), _COUNT]
+FewOrNone = Annotated[int, Field(ge=0, le=100), Form("N", "a whole number from 0 to 100")]
 Seconds = Annotated[
     float,
     Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False),

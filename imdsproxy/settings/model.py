@@ -16,6 +16,7 @@ from imdsproxy.settings.forms import (
     AccessMode,
     Bytes,
     Count,
+    FewOrNone,
     Form,
     Host,
     HostNames,
@@ -205,6 +206,11 @@ class Settings(BaseSettings):
         "text", description="Form of the log on standard error: text, or one JSON object a line."
     )
     access_log: Switch = Field(default=False, description="Whether each request is logged.")
+    metrics_by_client: FewOrNone = Field(
+        0,
+        description="Number of the most frequent clients that have metrics of their own, by user, address or "
+        "namespace. All others are counted together. With 0 there is no metric by client.",
+    )
     traces: Switch = Field(
         default=False,
         description="Whether each request and each upstream attempt is exported as an OpenTelemetry span, by OTLP over "

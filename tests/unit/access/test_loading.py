@@ -48,6 +48,46 @@ def test_load_file_that_is_not_sound_states_file_and_reason(path: Path, content:
     assert str(caught.value) == f"IMDSPROXY_ACCESS_FILE={path}: {reason}"
 
 
+def refusal(path: Path) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_file(str(path))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_file_that_others_can_write_to_is_not_obeyed(path: Path, mode: int) -> None:
+    path.write_text(rule("user = 1"), encoding="utf-8")
+    path.chmod(mode)
+    assert f"(mode {mode:04o})" in refusal(path)
+    assert "chmod go-w" in refusal(path)
+    path.chmod(0o644)
+    assert load_file(str(path)).rules
+
+
+def test_file_that_is_no_file_is_refused_at_once(path: Path) -> None:
+    path.mkdir()
+    assert "irectory" in refusal(path) or "not a regular file" in refusal(path)
+    path.rmdir()
+    os.mkfifo(path, 0o600)
+    assert "not a regular file" in refusal(path), "opening a pipe without a writer waits for one"
+
+
+def test_file_behind_a_link_is_judged_itself(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "..data"
+    target.write_text(rule("user = 1"), encoding="utf-8")
+    path.symlink_to(target)
+    assert load_file(str(path)).rules
+    target.chmod(0o666)
+    assert "chmod go-w" in refusal(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_file_of_another_user_is_not_obeyed(path: Path) -> None:
+    path.write_text(rule("user = 1"), encoding="utf-8")
+    os.chown(path, 12_345, 0)
+    assert "it belongs to user 12345" in refusal(path)
+
+
 def test_rules_in_force_have_the_ids_of_this_machine(path: Path) -> None:
     path.write_text(rule(f'user = "{ME.pw_name}"'), encoding="utf-8")
     rules, warnings = rules_in_force(str(path))

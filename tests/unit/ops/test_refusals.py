@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 
 from imdsproxy.access.decision import Verdict
-from imdsproxy.access.guard import RefusedAccess
+from imdsproxy.access.file import read_rules
+from imdsproxy.access.guard import Guard, RefusedAccess
+from imdsproxy.access.rules import Mode
 from imdsproxy.access.subject import Subject
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.refusals import OutsiderLog, RefusalLog
@@ -51,6 +54,20 @@ def test_metrics_count_refusals_by_rule_and_mode() -> None:
     text = metrics.text().decode()
     assert 'imdsproxy_access_refused_total{mode="enforce",rule="web"} 1.0' in text
     assert 'imdsproxy_access_refused_total{mode="audit",rule="web"} 1.0' in text
+
+
+def test_metrics_have_a_zero_for_each_refusal_that_the_rules_in_force_can_make() -> None:
+    metrics = Metrics()
+    text = 'default = "allow"\nreserved = "/metadata/identity"\n'
+    text += '[[rule]]\nname = "web"\nuser = 1\ndeny = "/metadata/instance"\n'
+    guard = metrics.access.guard = Guard(read_rules(text, "a.toml"))
+    assert metrics.access.counts() == {("web", "enforce"): 0, ("reserved", "enforce"): 0}
+    metrics.access.observe(refused())
+    guard.replace(read_rules('default = "deny"\nmode = "audit"\n', "a.toml"))
+    assert metrics.access.counts() == {("default", "audit"): 0, ("web", "enforce"): 1}
+    assert 'imdsproxy_access_refused_total{mode="audit",rule="default"} 0.0' in metrics.text().decode()
+    guard.replace(replace(guard.rules, mode=Mode.DISABLED))
+    assert metrics.access.counts() == {("web", "enforce"): 1}
 
 
 def test_outsider_log_is_limited_whatever_the_address(caplog: pytest.LogCaptureFixture) -> None:

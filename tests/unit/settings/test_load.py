@@ -60,6 +60,7 @@ DEFAULTS = {
     "log_format": "text",
     "access_log": False,
     "traces": False,
+    "metrics_by_client": 0,
     "unknown_settings": "refuse",
     "config_file": None,
 }
@@ -150,6 +151,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("log_level", "Warning", "warning"),
         ("log_format", "JSON", "json"),
         ("access_log", "yes", True),
+        ("metrics_by_client", "10", 10),
         ("access_log", "0", False),
         ("config_file", "", None),
     ],
