@@ -3,12 +3,13 @@
 #
 #   docker build -t imdsproxy:0.1.0 .                               the proxy
 #   docker build -t imdsproxy-redirect:0.1.0 --target redirect .    the container that redirects calls of IMDS to it
+#   docker build -t imdsproxy-emulator:0.1.0 --target emulator --build-arg LOCK=emulator .          an emulated IMDS
 
 ARG BASE=debian:12.12-slim
 
 FROM ${BASE} AS build
 ARG SOURCE_DATE_EPOCH=0
-# run, or kubernetes for a proxy that watches the pods of its node.
+# run, kubernetes for a proxy that watches the pods of its node, or emulator for an emulator that signs.
 ARG LOCK=run
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_ROOT_USER_ACTION=ignore PYTHONHASHSEED=0
 
@@ -80,6 +81,17 @@ COPY --from=build /nftables/var /var
 USER 0:0
 ENTRYPOINT ["/opt/imdsproxy/bin/imdsproxy", "redirect", "--load"]
 CMD ["--uid=65532"]
+
+FROM files AS emulator
+LABEL org.opencontainers.image.title="imdsproxy emulator" \
+    org.opencontainers.image.description="An emulation of the Azure Instance Metadata Service, for development and tests"
+USER 65532:65532
+EXPOSE 80
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s --timeout=3s --start-period=10s \
+    CMD ["/usr/bin/python3.11", "-IS", "/opt/imdsproxy/health.py", "127.0.0.1:80"]
+ENTRYPOINT ["/opt/imdsproxy/bin/imdsproxy", "emulator", "--host=0.0.0.0", "--port=80"]
+CMD []
 
 FROM files
 USER 65532:65532

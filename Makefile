@@ -71,8 +71,9 @@ lock:
 	$(LOCK) -c requirements/run.txt -o requirements/emulator.txt requirements/emulator.in
 	$(LOCK) -c requirements/run.txt -o requirements/otel.txt requirements/otel.in
 	$(LOCK) -c requirements/run.txt -o requirements/kubernetes.txt requirements/kubernetes.in
+	$(LOCK) -c requirements/emulator.txt -o requirements/testing.txt requirements/testing.in
 	$(LOCK) -c requirements/emulator.txt -c requirements/otel.txt -c requirements/kubernetes.txt \
-		-o requirements/dev.txt requirements/dev.in
+		-c requirements/testing.txt -o requirements/dev.txt requirements/dev.in
 	$(LOCK) -o requirements/fuzz.txt requirements/fuzz.in
 
 # A lock is complete: nothing beside it is installed (--no-deps), and nothing is built (--only-binary), because a build

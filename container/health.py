@@ -1,8 +1,9 @@
-"""The image's health check: requests /-/healthy from every address on which the proxy listens by its settings.
+"""The images' health check: requests /-/healthy from every address on which the proxy listens by its settings.
 
-The status is 0 if each of them answers 200, otherwise 1 with the reason in one line. The settings come from the
-environment and IMDSPROXY_CONFIG_FILE; this process cannot see flags. It runs as `python -IS` every few seconds on every
-machine, so it imports as little as possible.
+An argument HOST:PORT names the one address instead, for the emulator, which has no settings. The status is 0 if each of
+them answers 200, otherwise 1 with the reason in one line. The settings come from the environment and
+IMDSPROXY_CONFIG_FILE; this process cannot see flags. It runs as `python -IS` every few seconds on every machine, so it
+imports as little as possible.
 """  # noqa: INP001  # a program in a folder, not a package
 
 import sys
@@ -18,12 +19,17 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 def main() -> int:
     """Check every listener, and return the exit status."""
     try:
-        for host, port in _places(_settings()):
+        for host, port in map(_named, sys.argv[1:]) if sys.argv[1:] else _places(_settings()):
             _ask(host, port)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"not healthy: {error}\n")
         return 1
     return 0
+
+
+def _named(place: str) -> tuple[str, int | None]:
+    host, _, port = place.rpartition(":")
+    return host, int(port)
 
 
 def _settings() -> dict[str, str]:

@@ -92,12 +92,11 @@ def test_recipes_pass(tmp_path: Path) -> None:
 def test_workflow_installs_a_checkout_and_runs_pytest() -> None:
     steps = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]["tests"]["steps"]
     (place,) = [step["with"]["path"] for step in steps if "path" in step.get("with", {})]
-    commands = [step["run"] for step in steps if "run" in step]
-    assert commands == [
-        f'python -m pip install "./{place}[emulator]"',
-        "python -m pip install pytest -r requirements.txt",
-        "python -m pytest",
-    ]
+    install, test = (step for step in steps if "run" in step)
+    assert install["working-directory"] == place
+    assert (ROOT / install["run"].partition(" -r ")[2].split()[0]).is_file()
+    assert install["run"].splitlines()[1].endswith(" .")
+    assert test["run"] == "python -m pytest"
 
 
 def test_failures_are_told_in_plain_words(tmp_path: Path) -> None:

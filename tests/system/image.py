@@ -162,6 +162,11 @@ def build_both(builder: Builder, *flags: str, context: Path = ROOT) -> tuple[str
     return proxy, redirect
 
 
+def build_emulator(builder: Builder) -> str:
+    """Build the emulator's image from the stage that `build_both` has built, and return its name."""
+    return builder.build("imdsproxy:test-emulator", "--target=emulator", dockerfile=builder.folder / "Dockerfile")
+
+
 def _base() -> str:
     lines = DOCKERFILE.read_text(encoding="utf-8").splitlines()
     return next(line.removeprefix("ARG BASE=") for line in lines if line.startswith("ARG BASE="))

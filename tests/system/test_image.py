@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from imdsproxy import __version__
 from release.image import flags, settle
@@ -22,8 +24,8 @@ from release.source import Commit
 from tests.kit import ROOT, cache_status, is_hit, wait_until
 from tests.size import size
 from tests.system.containers import Mount, contained, run_contained
-from tests.system.hosts import Host
-from tests.system.image import DOCKERFILE, Builder, Image, build_both, missing
+from tests.system.hosts import Host, link
+from tests.system.image import DOCKERFILE, Builder, Image, build_both, build_emulator, missing
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, Azure, HostedProxy
 from tests.targets import INSTANCE, TOKEN
 
@@ -37,6 +39,7 @@ CONTEXT = (
     "container",
     "requirements/run.txt",
     "requirements/kubernetes.txt",
+    "requirements/emulator.txt",
     "pyproject.toml",
     "README.md",
     "LICENSE",
@@ -87,6 +90,11 @@ def image(images: tuple[Image, Image]) -> Image:
 @pytest.fixture(scope="session")
 def redirect_image(images: tuple[Image, Image]) -> Image:
     return images[1]
+
+
+@pytest.fixture(scope="session")
+def emulator_image(builder: Builder, images: tuple[Image, Image]) -> Image:
+    return builder.unpack(build_emulator(builder))
 
 
 @contextlib.contextmanager
@@ -393,3 +401,41 @@ def test_redirect_needs_one_capability_and_no_shell(azure: Azure, image: Image, 
         status, said = redirect("--remove")
         assert status == 0, said
         assert not azure.vm.fetch(INSTANCE, user=ORDINARY_USER).by_proxy
+
+
+# The emulator.
+
+
+def test_compose_network_has_the_emulator_at_the_address_of_imds(emulator_image: Image, tmp_path: Path) -> None:
+    """The network of the compose file, in namespaces: a bridge, its subnet, its addresses, its sysctls."""
+    composed = yaml.safe_load((ROOT / "config" / "compose" / "emulator.yaml").read_text(encoding="utf-8"))
+    imds, program = composed["services"]["imds"], composed["services"]["program"]
+    subnet = ipaddress.ip_network(composed["networks"]["imds"]["ipam"]["config"][0]["subnet"])
+    address = ipaddress.ip_address(imds["networks"]["imds"]["ipv4_address"])
+    assert str(address) == "169.254.169.254"
+    assert address in subnet
+    assert imds["build"] == {"context": "../..", "target": "emulator", "args": {"LOCK": "emulator"}}
+    assert imds["image"] == program["image"] == f"imdsproxy-emulator:{__version__}"
+    with Host("bridge") as bridge, Host("imds") as server, Host("program") as client:
+        bridge.ip("link add name imds type bridge", "link set imds up", f"addr add {subnet[1]}/24 dev imds")
+        for host, own in ((server, address), (client, subnet[2])):
+            link(host, "eth0", bridge, f"to-{host.name}")
+            bridge.ip(f"link set to-{host.name} master imds")
+            host.ip(f"addr add {own}/{subnet.prefixlen} dev eth0")
+        for name, value in imds["sysctls"].items():
+            server.sysctl(name, int(value))
+        log = tmp_path / "emulator.log"
+        image = emulator_image
+        command = [*image.config["Entrypoint"], *imds["command"]]
+        assert health(server, image)[0] == 1
+        with contained(
+            server, *command, root=image.root, env=image.env(), user=image.user, group=image.group, log=log
+        ) as process:
+            wait_until(lambda: process.poll() is not None or health(server, image) == (0, ""))
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            asked = run_contained(client, *program["entrypoint"], root=image.root, env=image.env())
+            assert (asked.returncode, asked.stdout) == (0, "westus\n"), asked.stderr
+            hard_coded = client.fetch("/metadata/instance?api-version=2021-02-01")
+            assert (hard_coded.status, hard_coded.by_proxy) == (200, False)
+            process.send_signal(signal.Signals[image.config["StopSignal"]])
+            assert process.wait(10) == 0

@@ -11,7 +11,7 @@ import pytest
 
 from tests.kit import ROOT
 
-LOCKS = ("run", "emulator", "otel", "kubernetes", "dev")
+LOCKS = ("run", "emulator", "otel", "kubernetes", "testing", "dev")
 _LOCKED = re.compile(r"([a-z0-9-]+)==([\w.]+)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 _FROM_A_LOCK = {"--require-hashes", "--no-deps", "--only-binary :all:"}
 _FROM_HERE = {"--no-index", "--no-deps", "--no-build-isolation"}
@@ -83,7 +83,7 @@ def test_image_can_be_built_from_each_lock_that_its_page_names() -> None:
     row = next(line for line in page.splitlines() if line.startswith("| `LOCK` |"))
     named = set(re.findall(r"`(\w+)`", row)) & set(LOCKS)
     seen = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert named == {"run", "kubernetes"}
+    assert named == {"run", "kubernetes", "emulator"}
     assert {line for line in seen if "requirements" in line} == {f"!requirements/{name}.txt" for name in named}
 
 

@@ -161,7 +161,9 @@ def _yaml(text: str) -> Any:
     try:
         yaml = importlib.import_module("yaml")  # optional, and nothing else of the package needs it
     except ImportError:
-        raise VmError("is YAML, which needs PyYAML: pip install pyyaml, or write the file as TOML or JSON") from None
+        raise VmError(
+            "is YAML, which needs the package PyYAML; install it, or write the file as TOML or JSON"
+        ) from None
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:

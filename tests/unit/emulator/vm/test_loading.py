@@ -126,5 +126,5 @@ def test_mistake_in_a_file_is_one_line_with_its_place(tmp_path: Path, name: str,
 
 def test_yaml_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(VmError, match=r"is YAML, which needs PyYAML: pip install pyyaml, or write"):
+    with pytest.raises(VmError, match=r"is YAML, which needs the package PyYAML; install it, or write"):
         load(written(tmp_path, "vm.yaml", YAML))
