@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from imdsproxy.emulator import Arrival, EmulatorServer
+from imdsproxy.testing.running import listening_in, metric_in, whole_lines
 from tests import forkserver
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,12 +95,6 @@ class Arrivals:
         return [arrival.method for arrival in self()]
 
 
-def most_in_a_second(times: Sequence[float]) -> int:
-    """Return the most of these moments that lie within one second, whichever it is; a whole second apart is not."""
-    ordered = sorted(times)
-    return max((sum(first <= one < first + 1.0 for one in ordered) for first in ordered), default=0)
-
-
 def talk(port: int, sent: bytes | Sequence[bytes], *, wait: float = 5.0, pause: float = 0.0) -> bytes:
     """Send raw bytes (in pieces, `pause` seconds apart) and return all bytes until the other side closes.
 
@@ -134,15 +129,11 @@ class ProxyProcess:
     @property
     def log(self) -> str:
         """Return the log's whole lines; one may just be being written."""
-        text = self._log.read_text(encoding="utf-8")
-        return text[: text.rfind("\n") + 1]
+        return whole_lines(self._log)
 
     def metric(self, name: str) -> float:
         """Return the sum of a metric's samples, whatever their labels; 0 if there is none."""
-        text = get(self.port, "/-/metrics").body.decode()
-        return sum(
-            float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith((name + "{", name + " "))
-        )
+        return metric_in(get(self.port, "/-/metrics").body.decode(), name)
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -239,9 +230,8 @@ def wait_until(true: object, seconds: float = 15.0) -> None:
 def _port(process: subprocess.Popen[str] | forkserver.ForkedProcess, log: Path) -> int:
     end = time.monotonic() + 15
     while time.monotonic() < end:
-        for line in log.read_text(encoding="utf-8").splitlines():
-            if " listening " in line or '"listening"' in line:
-                return int(line.partition("http://127.0.0.1:")[2].split()[0].strip('",}'))
+        if url := listening_in(whole_lines(log)):
+            return int(url.rpartition(":")[2])
         assert process.poll() is None, log.read_text(encoding="utf-8")
         time.sleep(0.01)
     raise AssertionError("the proxy does not say where it listens")

@@ -26,7 +26,7 @@ READY = 30.0
 _END = 15.0
 _PAUSE = 0.01
 _PREFIX = "IMDSPROXY_"
-_LISTENING = re.compile(r"\blistening\b.*?(http://[^\s\"]+:\d+)")
+_LISTENING = re.compile(r'\blistening\W+address\W+(http://[^\s"]+:\d+)')
 _DIRECTLY = build_opener(ProxyHandler({}))
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import Emulator, run_in_thread
+from imdsproxy.testing.counting import most_in_a_second
 from tests.clients.callers import CASES, environment, result, start
-from tests.kit import most_in_a_second, running_proxy
+from tests.kit import running_proxy
 from tests.size import size
 
 pytestmark = [pytest.mark.process, pytest.mark.large, pytest.mark.client]

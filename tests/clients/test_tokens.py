@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import Arrival, Emulator, Fault, run_in_thread
+from imdsproxy.testing.counting import most_in_a_second
 from tests.clients.callers import CASES, PATIENCE, Case, Client, Got, environment, result, start
-from tests.kit import most_in_a_second, running_proxy, wait_until
+from tests.kit import running_proxy, wait_until
 from tests.size import size
 
 pytestmark = [pytest.mark.process, pytest.mark.large, pytest.mark.client]

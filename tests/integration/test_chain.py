@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
-from tests.kit import Arrivals, ProxyProcess, get, most_in_a_second, running_proxy, unused, wait_until
+from imdsproxy.testing.counting import most_in_a_second
+from tests.kit import Arrivals, ProxyProcess, get, running_proxy, unused, wait_until
 from tests.targets import INSTANCE, TOKEN
 
 pytestmark = [

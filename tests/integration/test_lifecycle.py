@@ -29,6 +29,7 @@ from imdsproxy.emulator.attested import COMMON_NAME
 from imdsproxy.policy.endpoints import ENDPOINTS
 from imdsproxy.protocol.messages import Target
 from imdsproxy.protocol.target import read_target
+from imdsproxy.testing.counting import most_in_a_second
 from tests.kit import (
     METADATA,
     ROOT,
@@ -39,7 +40,6 @@ from tests.kit import (
     free_port,
     get,
     is_hit,
-    most_in_a_second,
     running_proxy,
     wait_until,
 )

@@ -16,7 +16,8 @@ from typing import Any, Self
 import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
-from tests.kit import Arrivals, ProxyProcess, get, most_in_a_second, refused_start, running_proxy, unused
+from imdsproxy.testing.counting import most_in_a_second
+from tests.kit import Arrivals, ProxyProcess, get, refused_start, running_proxy, unused
 from tests.targets import INSTANCE
 
 pytestmark = [

@@ -21,7 +21,8 @@ import pytest
 from imdsproxy.budget.workers import shared_path
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
 from imdsproxy.protocol.address import Address
-from tests.kit import METADATA, ROOT, Arrivals, environment, free_port, get, most_in_a_second, talk, unused, wait_until
+from imdsproxy.testing.counting import most_in_a_second
+from tests.kit import METADATA, ROOT, Arrivals, environment, free_port, get, talk, unused, wait_until
 from tests.otlp import Collector
 from tests.targets import INSTANCE, TOKEN
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.kit import most_in_a_second, wait_until
+from imdsproxy.testing.counting import most_in_a_second
+from tests.kit import wait_until
 from tests.size import size
 from tests.system.hard_coded import (
     CLIENTS,

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from imdsproxy.testing.counting import most_in_a_second
 from tests import chart, manifests
-from tests.kit import most_in_a_second, wait_until
+from tests.kit import wait_until
 from tests.manifests import Pod
 from tests.system.hosts import Host
 from tests.system.kubelet import Node, RunningContainer, RunningPod, pod_network

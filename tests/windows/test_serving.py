@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from imdsproxy.emulator import EmulatorServer, Fault
-from tests.kit import Arrivals, cache_status, get, is_hit, most_in_a_second, talk, unused, wait_until
+from imdsproxy.testing.counting import most_in_a_second
+from tests.kit import Arrivals, cache_status, get, is_hit, talk, unused, wait_until
 from tests.targets import INSTANCE, TOKEN
 from tests.windows.wine import Process, Windows
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from imdsproxy.emulator import Arrival, Emulator, Fault, run_in_thread
+from imdsproxy.testing.counting import most_in_a_second
 from tests.integration.serving.kit import LEAF, at_once
-from tests.kit import Answer, get, is_hit, most_in_a_second, running_proxy
+from tests.kit import Answer, get, is_hit, running_proxy
 from tests.targets import INSTANCE, TOKEN
 
 pytestmark = pytest.mark.process
