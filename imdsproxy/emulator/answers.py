@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from imdsproxy.emulator import attested, documents, samples
+from imdsproxy.emulator.errors import LendError
 from imdsproxy.emulator.events import EVENT_VERSIONS, ScheduledEvents
 from imdsproxy.emulator.identity import ManagedIdentity
 from imdsproxy.emulator.messages import TEXT_TYPE, Answer, Request, failure, json_answer
@@ -208,7 +209,10 @@ def _token(machine: Machine, call: _Call) -> Answer:
     if isinstance(identity, str):
         return failure(400, identity=True, message=identity)
     bypass = call.parameters.get("bypass_cache", "").lower() == "true"
-    return json_answer(machine.identity.token(identity, resource, call.now, bypass_cache=bypass))
+    try:
+        return json_answer(machine.identity.token(identity, resource, call.now, bypass_cache=bypass))
+    except LendError as error:
+        return failure(error.status, identity=True, message=str(error))
 
 
 def _attested(machine: Machine, call: _Call) -> Answer:

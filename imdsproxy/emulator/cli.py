@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from imdsproxy.emulator import events_command
+from imdsproxy.emulator import az_tokens, events_command
+from imdsproxy.emulator.az_tokens import AzTokens, is_loopback
 from imdsproxy.emulator.emulator import Emulator
-from imdsproxy.emulator.errors import KeysError
+from imdsproxy.emulator.errors import KeysError, LendError
 from imdsproxy.emulator.flag_values import count, fault, port, seconds, speed, timeline, url
 from imdsproxy.emulator.keys import UNKNOWN_URL, Keys
 from imdsproxy.emulator.server import serving
@@ -39,6 +40,12 @@ _SET_HELP = (
     "change one field of the machine; may be repeated. A field is one of the instance document, as compute.location or "
     "network.interface.0.macAddress, or one of cloud, classic, user-data, identities, tenant-id, token-life, versions, "
     "newest-version, event-versions, load-balancer. Examples: compute.tags=env:test;team:web; identities=system,web"
+)
+
+
+_TOKENS_HELP = (
+    "own: tokens of the emulator, which open nothing (the default); az: DANGEROUS, your own tokens from the Azure CLI, "
+    "for every program of this machine that asks"
 )
 
 
@@ -71,7 +78,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeysError as error:
         _write(sys.stderr, f"{PROGRAM}: --ca: {error}\n")
         return _USAGE_ERROR
-    return asyncio.run(_serve(options, machine, keys))
+    try:
+        lender = _lender(options)
+    except LendError as error:
+        _write(sys.stderr, f"{PROGRAM}: --tokens az: {error}\n")
+        return _USAGE_ERROR
+    return asyncio.run(_serve(options, machine, keys, lender))
+
+
+def _lender(options: argparse.Namespace) -> AzTokens | None:
+    if options.tokens != "az":
+        return None
+    if not is_loopback(options.host):
+        raise LendError(400, f"your own tokens are lent on 127.0.0.1 or ::1 only, not on --host {options.host}")
+    return AzTokens.found()
 
 
 def _keys(options: argparse.Namespace) -> Keys:
@@ -121,6 +141,7 @@ def _add_signing(group: argparse._ArgumentGroup) -> None:
     add(
         "--ca", type=Path, metavar="FOLDER", help="keep certificates and keys there, made once (new ones at each start)"
     )
+    add("--tokens", choices=("own", "az"), default="own", help=_TOKENS_HELP)
     add("--public-url", type=url, metavar="URL", help="address that clients use, for issuer and certificates (own)")
 
 
@@ -139,8 +160,9 @@ def _add_trouble(group: argparse._ArgumentGroup) -> None:
     add("--fault", type=fault, action="append", default=[], metavar="SPEC", help=_FAULT_HELP)
 
 
-async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Keys) -> int:
+async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Keys, lender: AzTokens | None) -> int:
     emulator = Emulator(
+        lender=lender,
         keys=keys,
         machine=machine,
         rate=options.rate,
@@ -167,13 +189,17 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Key
         for event in options.events:
             emulator.events.add(**event)
         _write(sys.stdout, f"emulator: {server.url}\n")
+        if lender is not None:
+            stack.callback(lender.end)
+            _write(sys.stderr, f"{az_tokens.WARNING.format(url=server.url)}\n")
         if not options.quiet:
             target = f"{server.url}/metadata/instance?api-version=2021-02-01"
             _write(sys.stdout, f'try: curl -H Metadata:true "{target}"\n')
+            if keys.available and lender is None:
+                _write(sys.stdout, f"tokens: {keys.url}/{machine.tenant_id}/.well-known/openid-configuration\n")
             if keys.available:
                 kept = "" if options.ca is None else f" (kept in {options.ca})"
                 _write(sys.stdout, f"root certificate: {keys.url}/-/ca.pem{kept}\n")
-                _write(sys.stdout, f"tokens: {keys.url}/{machine.tenant_id}/.well-known/openid-configuration\n")
         await stop.wait()
     return 0
 

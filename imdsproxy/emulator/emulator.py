@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from imdsproxy.emulator import answers, attested
 from imdsproxy.emulator.answers import Machine, is_identity
+from imdsproxy.emulator.az_tokens import AzTokens
 from imdsproxy.emulator.events import DEFAULT_NAME, ScheduledEvents
 from imdsproxy.emulator.faults import Fault, Faults
 from imdsproxy.emulator.identity import ManagedIdentity
@@ -73,6 +74,7 @@ class Emulator:
         token_life: The lifetime of an access token, in seconds; None is that of `machine`.
         load_balancer: Whether the machine is behind the load balancer that `machine` describes.
         keys: What signs tokens and attested documents; None is keys of this process.
+        lender: The source of a developer's own tokens, which are then handed out instead; None is none.
         extra: Answers for further paths below `/metadata/`.
         rate: Requests a second, 0 for no limit.
         identity_rate: Identity requests a second, 0 for no limit.
@@ -96,6 +98,7 @@ class Emulator:
         token_life: float | None = None,
         load_balancer: bool = True,
         keys: Keys | None = None,
+        lender: AzTokens | None = None,
         extra: Mapping[str, Answer] | None = None,
         rate: int = 5,
         identity_rate: int = 20,
@@ -122,7 +125,12 @@ class Emulator:
             vm=vm,
             instance=copy.deepcopy(dict(vm.instance)) if instance is None else instance,
             identity=ManagedIdentity(
-                vm.identities, vm.token_life, vm.tenant_id, str(vm.compute.get("resourceId", "")), self.keys
+                vm.identities,
+                vm.token_life,
+                vm.tenant_id,
+                machine_id=str(vm.compute.get("resourceId", "")),
+                keys=self.keys,
+                lender=lender,
             ),
             signer=attested.Signer(self.keys),
             events=ScheduledEvents(enable_delay, wall, self._name, speed),

@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import itertools
 import math
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imdsproxy.emulator.az_tokens import AzTokens
 from imdsproxy.emulator.keys import Keys
 from imdsproxy.emulator.messages import compact
 from imdsproxy.emulator.vm.model import Identity
@@ -36,30 +38,36 @@ _MOST_TOKENS = 10_000
 class _Token:
     text: str
     expires_on: int
+    not_before: int
 
 
 class ManagedIdentity:
     """The identities of one machine; `token_life` is in seconds, times are seconds since 1970.
 
     `machine_id` is the resource id of the machine, to which its system-assigned identity belongs. Tokens are signed by
-    `keys`; if `cryptography` is not installed, their header says that they are not signed.
+    `keys`; if `cryptography` is not installed, their header says that they are not signed. Where there is a `lender`,
+    tokens are its own, whatever the identity.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword for each property that can be set
         self,
         identities: Sequence[Identity] = (SYSTEM_ASSIGNED, *USER_ASSIGNED),
         token_life: float = 86_400,
         tenant_id: str = TENANT,
+        *,
         machine_id: str = "",
         keys: Keys | None = None,
+        lender: AzTokens | None = None,
     ) -> None:
         self.identities = tuple(identities)
         self.token_life = token_life
         self.tenant_id = tenant_id
         self.machine_id = machine_id
+        self.lender = lender
         self._keys = Keys() if keys is None else keys
         self._tokens: dict[tuple[Identity, str], _Token] = {}
         self._serial = itertools.count(1)
+        self._lock = threading.Lock()
 
     def choose(self, parameters: Mapping[str, str]) -> Identity | str:
         """Return the identity that a token request selects, or the error message of IMDS if there is none."""
@@ -80,23 +88,27 @@ class ManagedIdentity:
         """Return a token document: the last token again, unless it expires soon or the cache is bypassed.
 
         Not verified: how long before its expiry IMDS replaces a token. Here it is 300 s, or a tenth of a shorter life.
+
+        Raises:
+            LendError: There is a lender, and it has no token.
         """
         key = (identity, resource)
         token = self._tokens.get(key)
         margin = min(_RENEW_BEFORE, self.token_life / 10)
         if bypass_cache or token is None or token.expires_on - now <= margin:
-            token = self._mint(identity, resource, now)
-            self._tokens.pop(key, None)
-            self._tokens[key] = token
-            if len(self._tokens) > _MOST_TOKENS:
-                del self._tokens[next(iter(self._tokens))]
+            token = self._mint(identity, resource, now) if self.lender is None else _lent(self.lender, resource, now)
+            with self._lock:  # a lender is asked in threads
+                self._tokens.pop(key, None)
+                self._tokens[key] = token
+                if len(self._tokens) > _MOST_TOKENS:
+                    del self._tokens[next(iter(self._tokens))]
         return {
             "access_token": token.text,
             "client_id": identity.client_id,
             "expires_in": str(max(0, int(token.expires_on - now))),
             "expires_on": str(token.expires_on),
             "ext_expires_in": str(max(0, int(self.token_life) - 1)),
-            "not_before": str(self._not_before(token.expires_on)),
+            "not_before": str(token.not_before),
             "resource": resource,
             "token_type": "Bearer",
         }
@@ -136,9 +148,14 @@ class ManagedIdentity:
             "note": "Made by the imdsproxy emulator; no service accepts it.",
         }
         if self._keys.available:
-            return _Token(self._keys.sign_token(claims), expires_on)
+            return _Token(self._keys.sign_token(claims), expires_on, not_before)
         parts = (compact({"typ": "JWT", "alg": "none"}), compact(claims), b"unsigned, from an emulator")
-        return _Token(".".join(_base64url(part) for part in parts), expires_on)
+        return _Token(".".join(_base64url(part) for part in parts), expires_on, not_before)
+
+
+def _lent(lender: AzTokens, resource: str, now: float) -> _Token:
+    text, expires_on = lender.lend(resource)
+    return _Token(text, expires_on, int(now) - _BACKDATED)
 
 
 def _base64url(data: bytes) -> str:

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from imdsproxy.emulator.control import control, is_control
+from imdsproxy.emulator.control_guard import refusal
 from imdsproxy.emulator.messages import Answer, Request, read_query
 from imdsproxy.emulator.publishing import tenant_answer, tenant_document
 
@@ -98,6 +99,11 @@ class Application:
             request = await _with_body(request, receive)
             await self._send(control(self.emulator, request), send)
             return
+        # Tokens of a developer are worth more than those of the emulator: no page in a browser gets one.
+        refused = refusal(request, self.emulator.page_token) if self.emulator.machine.identity.lender else None
+        if refused is not None:
+            await self._send(refused, send)
+            return
         published = tenant_document(path)
         if published is not None:
             await self._send(tenant_answer(self.emulator, request, *published), send)
@@ -115,7 +121,10 @@ class Application:
         if request.method == "POST":
             request = await _with_body(request, receive)
         breakage = visit.fault.breakage if visit.fault is not None else None
-        answer = self.emulator.answer(visit, request)
+        if visit.identity and self.emulator.machine.identity.lender is not None:
+            answer = await asyncio.to_thread(self.emulator.answer, visit, request)
+        else:
+            answer = self.emulator.answer(visit, request)
         delay = visit.latency + (answer.delay if breakage is None else 0.0)
         if delay and await _disconnected_within(delay, receive):
             return

@@ -17,6 +17,7 @@ PEM_TYPE = "application/x-pem-file"
 CERTIFICATE_TYPE = "application/pkix-cert"
 CERTIFICATES = ("/-/ca.pem", "/-/ca/root.cer", "/-/ca/intermediate.cer", "/-/ca/intermediate.pem")
 _UNSIGNED = "The emulator signs nothing, because the cryptography package is not installed"
+_LENT = "The tokens are your own, from the Azure CLI; Microsoft Entra ID publishes the keys that verify them"
 _SHARED_TENANTS = {"common", "organizations"}
 
 
@@ -39,6 +40,8 @@ def tenant_answer(emulator: Emulator, request: Request, tenant: str, document: s
         return replace(failure(405), headers=(("allow", "GET"),))
     if tenant.lower() not in {*_SHARED_TENANTS, *(known.lower() for known in identity.tenants)}:
         return failure(404, message=f"No identity of this machine has the tenant {tenant!r}")
+    if identity.lender is not None:
+        return failure(404, message=_LENT)
     if not keys.available:
         return failure(404, message=_UNSIGNED)
     if document == "keys":

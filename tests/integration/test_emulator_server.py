@@ -377,8 +377,8 @@ def test_command_serves_and_prints_its_address(number: signal.Signals) -> None:
         server = EmulatorServer("127.0.0.1", int(line.rpartition(":")[2]), Emulator())
         assert first_line(process) == f'try: curl -H Metadata:true "{server.url}{INSTANCE}"'
         if importlib.util.find_spec("cryptography"):
-            assert first_line(process) == f"root certificate: {server.url}/-/ca.pem"
             assert first_line(process) == f"tokens: {server.url}/{TENANT}/.well-known/openid-configuration"
+            assert first_line(process) == f"root certificate: {server.url}/-/ca.pem"
         assert ask(server, INSTANCE)[0] == 410
         assert json.loads(ask(server, TOKEN)[2])["expires_in"] == "60"
         with connected(server) as connection:
