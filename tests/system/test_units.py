@@ -182,9 +182,10 @@ def test_files_agree_on_places_and_user() -> None:
     redirect = settings_of("imdsproxy-redirect.service")
     address, unix = listeners["ListenStream"]
     assert address == f"{Settings().host}:{Settings().port}" == ADDRESS
-    (budget,) = service["Environment"]
+    budget, handover = service["Environment"]
     (folder,) = service["ReadWritePaths"]
     assert budget == f"IMDSPROXY_BUDGET_FILE={folder}/budget"
+    assert handover == f"IMDSPROXY_HANDOVER_FILE={folder}/handover"
     assert Path(unix).parent == Path(folder)
     made = (UNITS / "imdsproxy.tmpfiles").read_text(encoding="ascii")
     assert f"\nd {folder} " in made
@@ -308,7 +309,9 @@ def test_service_runs_as_its_unit_confines_it(azure: Azure, activated: tuple[Hos
     assert proxy.metric("imdsproxy_upstream_requests_total") >= 3
     budget = Path(f"/proc/{proxy.process.pid}/root/run/imdsproxy/budget").stat()
     assert (stat.S_IMODE(budget.st_mode), budget.st_uid) == (0o660, PROXY_USER)
-    assert "warning" not in proxy.log.lower(), proxy.log
+    proxy.process.terminate()
+    assert proxy.process.wait(15) == 0, proxy.log
+    assert "warning" not in proxy.log.lower(), proxy.log  # none about the handover file either, which its end makes
 
 
 def test_service_limits_have_room_for_its_needs(azure: Azure, activated: tuple[HostedProxy, Path]) -> None:
