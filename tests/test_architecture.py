@@ -60,7 +60,7 @@ PURE = (
     *("server/accepting", "server/head_rules", "server/parse_errors", "server/purge"),
     *("emulator/schedule", "emulator/timeline"),
     *("cli/nftables", "cli/running/event_lines", "cli/running/status_text", "cli/tcp_table", "cli/tour_text"),
-    *("cli/node_address", "cli/rtnetlink"),
+    *("cli/node_address", "cli/redirect_limits", "cli/rtnetlink"),
     *("cli/check/answers", "cli/check/documents", "cli/check/facts", "cli/check/finding", "cli/check/report"),
     *("cli/check/ruleset", "cli/check/steps"),
 )

@@ -181,11 +181,19 @@ def _redirect(flags: dict[str, str], options: dict[str, str]) -> int:
     from imdsproxy.cli.redirect import end_of_redirect, load_ruleset, redirect  # noqa: PLC0415 - late, see above
     from imdsproxy.settings.load import load  # noqa: PLC0415 - late, see above
 
-    ruleset = end_of_redirect() if "remove" in options else redirect(load(flags).settings.config(), options)
+    notes: list[str] = []
+    if "remove" in options:
+        ruleset = end_of_redirect()
+    else:
+        from imdsproxy.cli.node_limits import within_limits  # noqa: PLC0415 - late, see above
+
+        config = load(flags).settings.config()
+        options, notes = within_limits(options)
+        ruleset = redirect(config, options)
     if "load" in options:
         load_ruleset(ruleset.text)
         complain(f"imdsproxy: {ruleset.in_force}")
-    for note in ruleset.notes:
+    for note in (*notes, *ruleset.notes):
         complain(f"imdsproxy: note: {note}")
     return 0 if "load" in options else _print(ruleset.text)
 

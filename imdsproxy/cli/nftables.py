@@ -15,6 +15,7 @@ TABLE = "ip imdsproxy"
 
 # Before the address translations of other tables at -100, whatever the order in which the tables were loaded.
 _PRIORITY = "-110"
+_EXCEPT = {False: "except those of its own user", True: "except those of its own user and of this machine's root"}
 _TO_IMDS = f"ip daddr {IMDS_HOST} tcp dport 80"
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 """The kernel setting (sysctl) without which forwarded packets never reach loopback."""
@@ -37,6 +38,14 @@ class Redirect:
     A wrong user blocks the proxy's own replies, so that it cannot report the mistake.
     """
 
+    root: bool = False
+    """Whether the calls of root's programs are redirected on a node, too. Elsewhere they are in any case."""
+
+    @property
+    def root_exempt(self) -> bool:
+        """Whether root's programs reach IMDS itself, although root is not the proxy's own user."""
+        return self.node and not self.root and self.user not in {"0", "root"}
+
     @property
     def needs_route_localnet(self) -> bool:
         """Whether the kernel must be allowed to deliver forwarded packets to loopback, which it drops by default."""
@@ -46,14 +55,14 @@ class Redirect:
 def rules(redirect: Redirect) -> str:
     """Return the ruleset, to be read by `nft -f`."""
     goal = f"{redirect.host}:{redirect.port}"
-    chains = [_output(redirect.user, goal)]
+    chains = [_output(redirect, goal)]
     if redirect.exclusive:
         chains.append(_answer(redirect))
     if redirect.node:
         chains.append(_prerouting(goal))
     if redirect.needs_route_localnet:
         chains.append(_GUARD)
-    about = f"# Calls of IMDS, {IMDS_HOST}:80, go to imdsproxy at {goal}, except those of its own user.\n"
+    about = f"# Calls of IMDS, {IMDS_HOST}:80, go to imdsproxy at {goal}, {_EXCEPT[redirect.root_exempt]}.\n"
     if redirect.needs_route_localnet:
         about += f"# Pods need this kernel setting as well: sysctl -w {ROUTE_LOCALNET}=1\n"
     body = "\n".join(chains)
@@ -83,12 +92,15 @@ def _answer(redirect: Redirect) -> str:
 """
 
 
-def _output(user: str, goal: str) -> str:
-    exempt = _written(user)
+def _output(redirect: Redirect, goal: str) -> str:
+    # The kubelet joins the cluster by IMDS (secure TLS bootstrapping), before the proxy's pod can run.
+    root = "meta skuid != 0 " if redirect.root_exempt else ""
+    why = "\t# Programs of root, such as the kubelet, need IMDS while the proxy is away.\n" if root else ""
     return f"""\
+{why}\
 	chain output {{
 		type nat hook output priority {_PRIORITY}; policy accept;
-		{_TO_IMDS} meta skuid != {exempt} counter dnat to {goal}
+		{_TO_IMDS} {root}meta skuid != {_written(redirect.user)} counter dnat to {goal}
 	}}
 """
 

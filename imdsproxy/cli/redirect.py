@@ -62,7 +62,7 @@ def redirect(config: Config, options: Mapping[str, str]) -> Ruleset:
     _refuse_windows(unless="uid" in options)
     user = _user(options["uid"]) if "uid" in options else _user_of_the_unit()
     exclusive = "exclusive" in options or "uid" not in options
-    wanted = Redirect(user, _goal(config.host), _port(config.port), "node" in options, exclusive)
+    wanted = Redirect(user, _goal(config.host), _port(config.port), "node" in options, exclusive, "root" in options)
     notes = _notes(wanted)
     if "uid" not in options and sys.platform == "linux" and not _listened_at(wanted.host, wanted.port):
         notes.append(
@@ -123,7 +123,8 @@ def _why_not(message: str, status: int) -> str:
 
 def _effect(wanted: Redirect) -> str:
     calls = f"{_CALLS}, those of this machine's pods too," if wanted.node else _CALLS
-    return f"{calls} now go to {wanted.host}:{wanted.port}, except those of user {wanted.user}"
+    root = " and of root's programs" if wanted.root_exempt else ""
+    return f"{calls} now go to {wanted.host}:{wanted.port}, except those of user {wanted.user}{root}"
 
 
 def _user(given: str) -> str:

@@ -40,7 +40,7 @@ def test_pod_reaches_the_cache_with_node(azure: Azure, name: str) -> None:
         assert (first.status, first.by_proxy, first.hit) == (200, True, False)
         assert (second.status, second.by_proxy, second.hit) == (200, True, True)
         # One cache for the node and its pods.
-        assert azure.vm.fetch(INSTANCE).hit
+        assert azure.vm.fetch(INSTANCE, user=ORDINARY_USER).hit
         assert len(azure.arrivals(INSTANCE)) == 1
         assert (azure.counted("prerouting"), azure.counted("guard")) == (2, 0)
 

@@ -37,7 +37,7 @@ def serving_in_its_place(azure: Azure, user: int) -> Iterator[None]:
 
 def test_no_other_user_can_answer_while_the_proxy_is_stopped(azure: Azure) -> None:
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
-    azure.redirect("--node", "--exclusive")
+    azure.redirect("--node", "--root", "--exclusive")
     with serving_in_its_place(azure, ORDINARY_USER):
         for number, client in enumerate((azure.vm, azure.routed, azure.bridged), start=1):
             answer = client.fetch(INSTANCE, timeout=0.5)
@@ -60,7 +60,7 @@ def test_own_user_and_root_can_answer_with_socket_activation(azure: Azure, user:
 def test_other_translation_of_the_same_address_does_not_come_first(azure: Azure, ours_last: bool) -> None:
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
     if not ours_last:
-        azure.redirect("--node")
+        azure.redirect("--node", "--root")
     azure.vm.nft("""
         table ip other {
             chain output {
@@ -74,7 +74,7 @@ def test_other_translation_of_the_same_address_does_not_come_first(azure: Azure,
         }
     """)
     if ours_last:
-        azure.redirect("--node")
+        azure.redirect("--node", "--root")
     with azure.running_proxy(page="/-/healthy"):
         # The proxy's own calls are translated by the other, which is the other's business: it gets no answer.
         for client in (azure.vm, azure.routed, azure.bridged):

@@ -92,7 +92,7 @@ def test_removal_deletes_only_its_own_table(azure: Azure) -> None:
     assert loaded(azure.vm) == before
 
 
-@pytest.mark.parametrize("flags", [(), ("--exclusive",), ("--node", "--port", "9999")])
+@pytest.mark.parametrize("flags", [(), ("--exclusive",), ("--node", "--root", "--port", "9999")])
 def test_load_equals_loading_the_printed_ruleset(azure: Azure, flags: tuple[str, ...]) -> None:
     azure.redirect(*flags)
     by_nft = loaded(azure.vm)
@@ -169,7 +169,7 @@ def test_other_port_or_protocol_of_imds_is_not_redirected(azure: Azure, kind: so
 
 
 def test_clients_are_refused_while_the_proxy_is_stopped(azure: Azure) -> None:
-    azure.redirect("--node")
+    azure.redirect("--node", "--root")
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
     for _ in range(2):
         with azure.running_proxy():

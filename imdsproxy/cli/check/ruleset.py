@@ -17,6 +17,8 @@ from imdsproxy.protocol.messages import IMDS_HOST
 _IMDS = ipaddress.IPv4Address(IMDS_HOST)
 _PORT = 80
 _WIDEST = 8  # a match of a larger network than 169.0.0.0/8 is not about IMDS
+BLOCKS = frozenset({"drop", "reject"})
+"""What keeps calls from IMDS."""
 _ACTIONS = ("drop", "reject", "dnat", "redirect", "tproxy")
 """What keeps calls from IMDS or sends them elsewhere. Rules that accept, count or change a source do neither."""
 
@@ -34,6 +36,8 @@ class Redirect:
     """Whether forwarded calls are redirected too."""
     guarded: bool = False
     """Whether loopback is guarded against packets from outside."""
+    root_exempt: bool = False
+    """Whether root is exempt beside that user, as on a node."""
     exclusive: bool = False
     """Whether only the exempt user and root may answer at the proxy's address."""
 
@@ -77,6 +81,11 @@ def read_ruleset(text: str) -> Ruleset:
 
 Chain = tuple[str, str]
 """A table and the name of a chain in it."""
+
+
+def keeps_pods_away(rule: Rule) -> bool:
+    """Return whether a rule blocks what the machine forwards, and not its own calls, as AKS's IMDS restriction does."""
+    return rule.action in BLOCKS and "forward" in rule.hooks and "output" not in rule.hooks
 
 
 class _Reader:
@@ -151,19 +160,28 @@ class _Reader:
 
 
 def _own(rules: list[Mapping[str, Any]]) -> Redirect:
-    host, port, exempt = "", 0, ""
+    host, port = "", 0
+    users: list[str] = []
     for rule in rules:
         if rule["chain"] != "output":
             continue
-        for match in _matches(rule["expr"]):
-            if match["left"] == {"meta": {"key": "skuid"}} and match["op"] == "!=":
-                exempt = str(match["right"])
+        users.extend(
+            str(match["right"])
+            for match in _matches(rule["expr"])
+            if match["left"] == {"meta": {"key": "skuid"}} and match["op"] == "!="
+        )
         for item in rule["expr"]:
             if "dnat" in item:
                 host, port = str(item["dnat"].get("addr", "")), int(item["dnat"].get("port", 0))
     chains = {rule["chain"] for rule in rules}
     return Redirect(
-        host, port, exempt, node="prerouting" in chains, guarded="guard" in chains, exclusive="answer" in chains
+        host,
+        port,
+        exempt=users[-1] if users else "",
+        node="prerouting" in chains,
+        guarded="guard" in chains,
+        root_exempt="0" in users[:-1],
+        exclusive="answer" in chains,
     )
 
 

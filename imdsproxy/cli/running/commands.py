@@ -171,4 +171,5 @@ def _redirect_in_words(rules: Rules) -> str:
     if own is None:
         return "not loaded"
     pods = ", pods too" if own.node else ""
-    return f"loaded: to {own.host}:{own.port}, user {own.exempt or 'none'} is exempt{pods}"
+    exempt = "and root are exempt" if own.root_exempt else "is exempt"
+    return f"loaded: to {own.host}:{own.port}, user {own.exempt or 'none'} {exempt}{pods}"

@@ -42,6 +42,21 @@ def test_user_name_is_quoted_for_nft() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "users"),
+    [
+        (Redirect("990", "127.0.0.1", 8254, node=True), "meta skuid != 0 meta skuid != 990 counter"),
+        (Redirect("990", "127.0.0.1", 8254, node=True, root=True), "tcp dport 80 meta skuid != 990 counter"),
+        (Redirect("990", "127.0.0.1", 8254, root=True), "tcp dport 80 meta skuid != 990 counter"),
+        (Redirect("0", "127.0.0.1", 8254, node=True), "tcp dport 80 meta skuid != 0 counter"),
+        (Redirect("root", "127.0.0.1", 8254, node=True), 'tcp dport 80 meta skuid != "root" counter'),
+    ],
+)
+def test_root_is_exempt_on_a_node_unless_asked(wanted: Redirect, users: str) -> None:
+    assert users in rules(wanted)
+    assert ("this machine's root" in rules(wanted)) is wanted.root_exempt is ("!= 0 meta" in users)
+
+
+@pytest.mark.parametrize(
     ("host", "node", "chains", "needs"),
     [
         ("127.0.0.1", False, ["output"], False),

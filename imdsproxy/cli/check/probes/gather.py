@@ -110,7 +110,8 @@ def _proxys(listeners: tuple[Listener, ...]) -> set[int]:
 
 
 def _not_exempt(redirect: Redirect | None, user: int | None) -> Redirect | None:
-    return None if redirect is None or user is None or redirect.exempt == str(user) else redirect
+    exempt = redirect is not None and (redirect.exempt == str(user) or (redirect.root_exempt and user == 0))
+    return None if user is None or exempt else redirect
 
 
 def _budget_file(config: Config, pace: Pace, seen: Seen) -> BudgetFile | None:

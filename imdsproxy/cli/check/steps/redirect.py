@@ -91,7 +91,8 @@ def _exemption(facts: Facts, own: Redirect, goal: str) -> Finding | None:
 
 def _load(own: Redirect, user: str) -> str:
     """Return the command that loads the same redirect for another user."""
-    flags = (" --node" if own.node else "") + (" --exclusive" if own.exclusive else "")
+    node = "" if not own.node else " --node" if own.root_exempt or own.exempt == "0" else " --node --root"
+    flags = node + (" --exclusive" if own.exclusive else "")
     return f"imdsproxy redirect --load --uid {user}{flags}"
 
 
@@ -109,6 +110,8 @@ def judge_bypass(facts: Facts) -> Finding:
             f"a rule sees calls before the redirect does: {earlier[0]}",
             "remove that rule, or let it leave calls of IMDS alone",
         )
+    if got is None and facts.ruleset.own.root_exempt and facts.user == 0:
+        return ok("not tried: on a node root is exempt, so that the kubelet reaches IMDS while the proxy is away")
     if got is None:
         return skipped(
             "bypass-exempt-user",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from imdsproxy.cli.check.facts import Facts
 from imdsproxy.cli.check.finding import Finding, failure, ok, skipped, warning
-from imdsproxy.cli.check.ruleset import Rule
+from imdsproxy.cli.check.ruleset import BLOCKS, Rule, keeps_pods_away
 from imdsproxy.cli.check.steps.redirect import unreadable_rules
 
 _ELSEWHERE = frozenset({"dnat", "redirect", "tproxy"})
-_BLOCKS = frozenset({"drop", "reject"})
 _LEGACY = "iptables-legacy-save | grep 169.254.169.254"
 
 
@@ -24,7 +23,7 @@ def judge_other_rules(facts: Facts) -> Finding:
         return ok("no portproxy of 169.254.169.254" if facts.system == "windows" else "none that this system knows")
     if facts.ruleset is None:
         return unreadable_rules(facts, "other-rules-unknown")
-    blocks = [rule for rule in facts.other_rules if rule.action in _BLOCKS and not _is_about_pods(rule)]
+    blocks = [rule for rule in facts.other_rules if rule.action in BLOCKS and not keeps_pods_away(rule)]
     if blocks:
         return failure(
             "other-block",
@@ -50,7 +49,7 @@ def judge_pod_restriction(facts: Facts) -> Finding:
     """Check whether rules keep pods from IMDS, such as AKS's IMDS restriction, that a redirect would lead around."""
     if facts.system == "linux" and facts.ruleset is None:
         return unreadable_rules(facts, "pod-restriction-unknown")
-    rules = [rule for rule in facts.other_rules if rule.action in _BLOCKS and _is_about_pods(rule)]
+    rules = list(filter(keeps_pods_away, facts.other_rules))
     if not rules:
         return ok("no rule is known that keeps pods from IMDS")
     found = f"pods are kept from IMDS: {_listed(rules)}"
@@ -59,13 +58,9 @@ def judge_pod_restriction(facts: Facts) -> Finding:
         return warning(
             "pod-restriction-bypassed",
             f"{found}; the redirect for pods leads around that rule, and pods get this VM's tokens",
-            "load the redirect without --node, or set IMDSPROXY_DENY=/metadata/identity",
+            "load the redirect with --respect-restriction or without --node, or set IMDSPROXY_DENY=/metadata/identity",
         )
     return ok(found)
-
-
-def _is_about_pods(rule: Rule) -> bool:
-    return "forward" in rule.hooks and "output" not in rule.hooks
 
 
 def _listed(rules: list[Rule]) -> str:

@@ -68,6 +68,14 @@ def test_node_redirect_is_read() -> None:
     assert found.own == Redirect("127.0.0.1", 8254, "990", node=True, guarded=True, exclusive=True)
 
 
+def test_root_beside_the_proxys_user_is_read() -> None:
+    root = {"match": {"op": "!=", "left": {"meta": {"key": "skuid"}}, "right": 0}}
+    found = read(chain(OWN, "output", "output", -110), rule(OWN, "output", match("daddr", IMDS), root, USER, DNAT))
+    assert found.own == Redirect("127.0.0.1", 8254, "990", root_exempt=True)
+    found = read(chain(OWN, "output", "output", -110), rule(OWN, "output", match("daddr", IMDS), root, DNAT))
+    assert found.own == Redirect("127.0.0.1", 8254, "0")
+
+
 def test_own_table_without_chains_is_a_redirect_to_nowhere() -> None:
     assert read({"table": {"family": "ip", "name": "imdsproxy"}}).own == Redirect()
     assert read({"table": {"family": "inet", "name": "imdsproxy"}}).own is None

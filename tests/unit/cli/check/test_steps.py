@@ -295,6 +295,12 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ),
         ("ok", "answered by the proxy", facts(ruleset=Ruleset(NODE, (rule(priority=0),)))),
         ("bypass-exempt-user", "exempt", facts(redirected=None)),
+        ("ok", "the kubelet", facts(redirected=None, user=0, ruleset=loaded(replace(NODE, root_exempt=True)))),
+        (
+            "bypass-exempt-user",
+            "exempt",
+            facts(redirected=None, user=1, ruleset=loaded(replace(NODE, root_exempt=True))),
+        ),
         ("bypass-unanswered", "its words", facts(redirected=silence())),
         ("bypass-direct", "by IMDS itself", facts(redirected=exchange())),
     ],
@@ -424,8 +430,9 @@ def test_route_advice_names_the_command_of_the_system(routes: Routes, system: st
     ("redirect", "flags"),
     [
         (Redirect("127.0.0.1", 8254, "991"), ""),
-        (replace(NODE, exempt="991"), " --node"),
-        (replace(NODE, exempt="991", exclusive=True), " --node --exclusive"),
+        (replace(NODE, exempt="991"), " --node --root"),
+        (replace(NODE, exempt="991", root_exempt=True), " --node"),
+        (replace(NODE, exempt="991", root_exempt=True, exclusive=True), " --node --exclusive"),
     ],
 )
 def test_advice_loads_the_same_kind_of_redirect(redirect: Redirect, flags: str) -> None:
