@@ -385,7 +385,7 @@ def test_redirected_connections_have_the_machines_own_address(azure: Azure) -> N
     # So the socket's unit must not deny them, other than the service's, which is for what goes out.
     assert not {"IPAddressDeny", "IPAddressAllow"} & settings_of("imdsproxy.socket").keys()
     assert settings_of("imdsproxy.service")["IPAddressAllow"] == ["localhost 169.254.169.254"]
-    azure.redirect("--node")
+    azure.redirect("--node", "--root")
     azure.vm.sysctl(ROUTE_LOCALNET, 1)
     with azure.vm.inside():
         listener = socket.create_server(("127.0.0.1", 8254))
