@@ -43,6 +43,8 @@ class Options(TypedDict, total=False):
     """Identity requests at once, 0 for no limit."""
     enable_delay: float
     """The seconds that the first request for scheduled events takes."""
+    strict: bool
+    """Whether to refuse what IMDS does not document, so that no program relies on it."""
     speed: float
     """How much faster than the clock the scheduled events pass."""
     latency: float

@@ -80,7 +80,7 @@ def test_missing_requests_are_listed_with_what_came(imds: Imds) -> None:
 
 def test_option_that_does_not_exist_is_refused_with_those_that_do() -> None:
     options: dict[str, Any] = {"ratee": 5}
-    with pytest.raises(ValueError, match=r"has no option ratee; it has enable_delay, .*, rate, set, speed, vm"):
+    with pytest.raises(ValueError, match=r"has no option ratee; it has enable_delay, .*, rate, set, speed, strict, vm"):
         emulator(**options).__enter__()
 
 
