@@ -43,6 +43,10 @@ _SET_HELP = (
 )
 
 
+_ENABLE_HELP = (
+    "time that the first request for scheduled events takes, which enables them (0); IMDS takes up to 120, and again "
+    "after a day without a request"
+)
 _TOKENS_HELP = (
     "own: tokens of the emulator, which open nothing (the default); az: DANGEROUS, your own tokens from the Azure CLI, "
     "for every program of this machine that asks"
@@ -148,6 +152,7 @@ def _add_signing(group: argparse._ArgumentGroup) -> None:
 def _add_events(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--events", type=timeline, default=[], metavar="FILE", help="a timeline of scheduled events, TOML or JSON")
+    add("--enable-delay", type=seconds, default=0.0, metavar="SECONDS", help=_ENABLE_HELP)
     add("--speed", type=speed, default=1.0, metavar="N", help="pass scheduled events N times as fast (1)")
 
 
@@ -169,6 +174,7 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Key
         identity_rate=options.identity_rate,
         token_life=options.token_life,
         latency=options.latency,
+        enable_delay=options.enable_delay,
         speed=options.speed,
         strict=options.strict,
     )

@@ -23,7 +23,7 @@ from imdsproxy.emulator.authority_file import open_authority
 from imdsproxy.emulator.errors import KeysError
 from imdsproxy.emulator.keys import Keys
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes are of POSIX")
+pytestmark = [pytest.mark.any_python, pytest.mark.skipif(sys.platform == "win32", reason="modes are of POSIX")]
 
 
 @pytest.fixture(scope="module")

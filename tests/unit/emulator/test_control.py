@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from typing import Any
 
@@ -9,6 +10,8 @@ from imdsproxy.emulator import Emulator, Fault
 from imdsproxy.emulator import emulator as emulator_module
 from imdsproxy.emulator.control import control, is_control
 from imdsproxy.emulator.messages import Request
+from imdsproxy.emulator.publishing import CERTIFICATES, tenant_answer
+from imdsproxy.emulator.vm.presets import TENANT
 
 
 def ask(emulator: Emulator, method: str, path: str, body: Any = None, since: str | None = None) -> tuple[int, Any]:
@@ -195,3 +198,13 @@ def test_other_path_is_404() -> None:
         "/-//healthy",
     ):
         assert ask(Emulator(), "POST", path)[0] == 404
+
+
+def test_nothing_is_published_without_cryptography(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    emulator = Emulator()
+    for path in CERTIFICATES:
+        status, document = ask(emulator, "GET", path)
+        assert (status, "the cryptography package is not installed" in document["error"]) == (404, True)
+    for document in ("keys", "configuration"):
+        assert tenant_answer(emulator, Request("GET", "/"), TENANT, document).status == 404

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import importlib.util
 import json
 from typing import Any
 
@@ -16,6 +18,7 @@ from imdsproxy.emulator.identity import (
     Identity,
     ManagedIdentity,
 )
+from imdsproxy.emulator.keys import Keys
 
 NOW = 1_700_000_000.5
 FIRST, SECOND = USER_ASSIGNED
@@ -66,6 +69,29 @@ def test_token_claims_state_that_it_is_emulated() -> None:
     assert "emulator" in claims(document)["note"]
     assert claims(document)["aud"] == "https://vault.azure.net"
     assert claims(document)["appid"] == FIRST.client_id
+
+
+def test_token_of_the_system_belongs_to_its_machine() -> None:
+    identity = ManagedIdentity(machine_id="/subscriptions/s/vm")
+    documents = [identity.token(one, "r", NOW, bypass_cache=False) for one in (SYSTEM_ASSIGNED, FIRST)]
+    assert [claims(document)["xms_mirid"] for document in documents] == ["/subscriptions/s/vm", FIRST.resource_id]
+
+
+def test_token_has_the_tenant_of_its_identity() -> None:
+    other = dataclasses.replace(SECOND, tenant_id="other")
+    identity = ManagedIdentity((FIRST, other), tenant_id="own", keys=Keys(url="http://h"))
+    read = [claims(identity.token(one, "r", NOW, bypass_cache=False)) for one in (FIRST, other)]
+    assert [(each["tid"], each["iss"]) for each in read] == [("own", "http://h/own/"), ("other", "http://h/other/")]
+    assert identity.tenants == {"own", "other"}
+
+
+def test_token_says_that_it_is_unsigned_without_cryptography(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    document = ManagedIdentity().token(FIRST, "r", NOW, bypass_cache=False)
+    head, _, signature = document["access_token"].split(".")
+    assert json.loads(base64.urlsafe_b64decode(head + "==")) == {"typ": "JWT", "alg": "none"}
+    assert base64.urlsafe_b64decode(signature + "==") == b"unsigned, from an emulator"
+    assert claims(document)["oid"] == FIRST.object_id
 
 
 def test_token_is_repeated_until_near_its_expiry() -> None:
