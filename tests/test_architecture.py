@@ -61,6 +61,7 @@ PURE = (
     *("emulator/schedule", "emulator/timeline"),
     *("cli/nftables", "cli/running/event_lines", "cli/running/status_text", "cli/tcp_table", "cli/tour_text"),
     *("cli/node_address", "cli/redirect_limits", "cli/rtnetlink"),
+    "emulator/recorded",
     *("cli/check/answers", "cli/check/documents", "cli/check/facts", "cli/check/finding", "cli/check/report"),
     *("cli/check/ruleset", "cli/check/steps"),
 )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from imdsproxy.cli.record.asking import Asker
-from imdsproxy.cli.record.conversation import RecordError, conversation, is_listing
+from imdsproxy.cli.record.conversation import RecordError, children, conversation
 from imdsproxy.cli.running.client import Place, ask, metadata_places
 from imdsproxy.cli.standard_streams import complain, show
 from imdsproxy.config import Config
@@ -72,7 +72,11 @@ def _redacted(redaction: Redaction, recording: Recording, key: tuple[str, str, s
     # A part of the instance document is redacted under the names that lead to it.
     names = tuple(step for step in path.split("/")[1:] if not step.isdecimal()) if path.startswith(INSTANCE) else ()
     if form == "text":
-        return said if is_listing(recording, path, version) else replace(said, body=redaction.value(names, said.body))
+        inside = children(recording, path, version)
+        if inside is None:
+            return replace(said, body=redaction.value(names, said.body))
+        if {line.strip().rstrip("/") for line in said.body.splitlines()} <= {"", *inside}:
+            return said
     # What is no JSON could hold anything.
     return replace(said, body=redaction.body(said.body, names) if _is_json(said.body) else "")
 

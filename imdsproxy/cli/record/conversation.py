@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from imdsproxy.emulator.documents import IDENTITY_VERSIONS, INSTANCE_VERSIONS, LOAD_BALANCER_VERSIONS
 from imdsproxy.emulator.events import EVENT_VERSIONS
 from imdsproxy.emulator.recorded.recording import INSTANCE, Recording, Said
-from imdsproxy.emulator.recorded.spans import cut, routes, text_of
+from imdsproxy.emulator.recorded.spans import cut, members, routes
 from imdsproxy.errors import SettingsError
 
 UNKNOWN_VERSION = "2000-01-01"
@@ -169,8 +169,8 @@ def _distinct(answers: dict[tuple[str, str, str], Said], offered: tuple[str, ...
     return sorted({answers[INSTANCE, "", version].body: version for version in offered}.values())
 
 
-def is_listing(recording: Recording, path: str, version: str) -> bool:
-    """Return whether a recorded text lists the children of a container, and so holds no values."""
+def children(recording: Recording, path: str, version: str) -> list[str] | None:
+    """Return the names of what is in a container of the instance document; None for a leaf or an unknown element."""
     whole = recording.answers.get((INSTANCE, "", version))
     part = cut(whole.body, tuple(path.split("/")[1:])) if whole is not None else None
-    return part is not None and part[0] in "{[" and bool(text_of(part))
+    return [name for name, _, _ in members(part, 0)] if part is not None and part[0] in "{[" else None

@@ -125,6 +125,43 @@ def test_other_spelling_of_json_and_other_rules_for_text_are_played_back_too(tmp
     assert {question.version for question in deep} == {versions[0], versions[2]}
 
 
+@pytest.mark.parametrize("container", ["listing", "json", "prose"])
+def test_nothing_personal_is_left_of_an_imds_with_other_rules_for_text(container: str) -> None:
+    plain = imds(replace(preset("windows"), versions=("2020-10-01",)))
+
+    def other(question: Question) -> Answer:
+        given = plain(question)
+        if given.status != 200 or question.form != "text":
+            return given
+        as_json = plain(replace(question, form="json"))
+        if as_json.status != 200:
+            return replace(given, body=given.body + b" ")
+        if container == "json":
+            return replace(given, body=as_json.body)
+        return replace(
+            given, body=given.body.replace(b"/", b"") if container == "listing" else b"It is of examplevmname"
+        )
+
+    recording, _ = record(other)
+    redacted, _ = without_personal(recording)
+    kept = [said.body for key, said in redacted.answers.items() if key[1] == "text" and said.status == 200]
+    assert len(kept) > 30
+    everything = to_toml([], redacted, [])
+    for secret in (
+        "examplevmname",
+        "macikgo",
+        "02aab8a4",
+        "10.144",
+        "ssh-rsa 0",
+        "0011AAFFBB22",
+        "crpteste9vflji9",
+        "bash",
+    ):
+        assert secret not in everything
+    assert ("compute\nnetwork" in kept) == (container == "listing")
+    assert "westus" in everything
+
+
 def test_redacted_recording_is_played_back_with_replacements_everywhere(tmp_path: Path) -> None:
     vm = load(None, "linux", ["compute.name=Payroll", "compute.tags=owner:alice", "user-data=secret"])
     recording, _ = record(imds(vm))
