@@ -111,7 +111,8 @@ def assemble(  # noqa: PLR0913  # the parts it joins
             await traces.close()
 
     traces = parts.traces
-    readiness = Readiness(parts.proxy, config.warmup)
+    pods = parts.pods
+    readiness = Readiness(parts.proxy, config.warmup, (lambda: None) if pods is None else lambda: pods.obstacle)
     parts.metrics.watch_readiness(lambda: readiness.obstacle is None)
     return application(
         proxy=parts.proxy,

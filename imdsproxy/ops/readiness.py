@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import SystemRandom
 
 from imdsproxy.ops.snapshot import take_snapshot
@@ -19,13 +19,22 @@ logger = logging.getLogger(__name__)
 
 _VERSIONS = b"/metadata/versions"
 _LONGEST_PAUSE = 10.0
+_LOOK_AGAIN = 0.5
 _RANDOM = SystemRandom()
 
 
 class Readiness:
     """Whether the proxy should receive requests, and the reason if it should not."""
 
-    def __init__(self, proxy: Proxy, warmup: Sequence[str]) -> None:
+    def __init__(self, proxy: Proxy, warmup: Sequence[str], further: Callable[[], str | None] = lambda: None) -> None:
+        """Begin as not ready.
+
+        Args:
+            proxy: Asks IMDS.
+            warmup: The targets to fetch.
+            further: Returns why the proxy is not ready for another reason, in one sentence, or None.
+        """
+        self._further = further
         self._proxy = proxy
         self._targets = [_target(text.encode("ascii")) for text in warmup]
         self._warm = False
@@ -40,13 +49,15 @@ class Readiness:
         state = take_snapshot(self._proxy)
         if not state.imds_answered:
             return f"IMDS has not answered yet: {state.trouble or 'the first request has just been sent'}"
-        return None if self._warm else f"Warming up: {self._last_word}"
+        return self._further() if self._warm else f"Warming up: {self._last_word}"
 
     async def become(self) -> None:
         """Request IMDS's versions until it answers, then fetch the warm-up targets."""
         await self._fetch(_target(_VERSIONS), unrestricted=True)
         await asyncio.gather(*(self._fetch(target) for target in self._targets))
         self._warm = True
+        while self._further() is not None:
+            await asyncio.sleep(_LOOK_AGAIN)
         logger.info("ready")
 
     async def _fetch(self, target: Target, *, unrestricted: bool = False) -> None:

@@ -29,6 +29,8 @@ WATCH_SECONDS = 60
 """The time after which the API server ends a watch. A connection that was lost unnoticed is found after it."""
 LIST_TIMEOUT = 30.0
 _GRACE = 15.0
+LONGEST_START = 30.0
+"""Seconds for which the proxy is not ready because the first list has not come."""
 SHORTEST_TURN = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 _EXPECTED_GONE = 3
@@ -111,12 +113,25 @@ class PodWatch:
         self._sleep = sleep
         self._failures = 0
         self._listed = False
+        self._began: float | None = None
+        self._trouble = "the first list has just been requested"
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the task, if it has not been started."""
         if self._task is None:
+            self._began = self._clock.monotonic()
             self._task = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the proxy should not receive requests yet, or None: the pods are known, or were not within `LONGEST_START`.
+
+        An API server that cannot be reached must not keep all clients of a node from IMDS.
+        """
+        if self._listed or (self._began is not None and self._clock.monotonic() - self._began >= LONGEST_START):
+            return None
+        return f"The pods of node {self.table.node} are not known yet: {self._trouble}"
 
     def find(self, address: str) -> Pod | None:
         """Return the pod that has an address now, or None if that is unknown."""
@@ -175,7 +190,8 @@ class PodWatch:
         """Tell of a failure, and return the pause after it."""
         self._failures += 1
         if not isinstance(error, GoneError) or self._failures >= _EXPECTED_GONE:
-            self._observer.trouble(_words(error))
+            self._trouble = _words(error)
+            self._observer.trouble(self._trouble)
         return pause_after(self._failures, random.random())  # noqa: S311  # it spreads load, and hides nothing
 
 

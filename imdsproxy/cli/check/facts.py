@@ -138,6 +138,24 @@ class HandoverFile:
     """The problem in words, with the remedy."""
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The file of ACCESS_FILE, as a start would read it."""
+
+    path: str
+    problem: str = ""
+    """`denied`, `unusable`, or empty."""
+    words: str = ""
+    """The problem in words, with line and remedy."""
+    rules: int = 0
+    """The number of rules."""
+    mode: str = "enforce"
+    """`enforce`, `audit` or `disabled`: what a refusal does, by the file and the settings."""
+    default: str = "deny"
+    """`allow` or `deny`."""
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Everything that the steps judge."""
@@ -187,6 +205,10 @@ class Facts:
     agent_installed: bool = False
     budget_file: BudgetFile | None = None
     handover_file: HandoverFile | None = None
+    access: Access | None = None
+    """None if there are no access rules."""
+    pods_problem: str = ""
+    """Why the pods of the node cannot be watched; empty if they can be, or need not."""
 
     def listener(self, setting: str) -> Listener | None:
         """Return the listener of a setting, or None if the setting is unset."""

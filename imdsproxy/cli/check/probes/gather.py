@@ -11,6 +11,7 @@ from pathlib import Path
 
 from imdsproxy.cli.check.facts import BudgetFile, Facts, HandoverFile, Listener, Node, Place, Process, System
 from imdsproxy.cli.check.probes import network
+from imdsproxy.cli.check.probes.access import look_at_access, look_at_pods
 from imdsproxy.cli.check.probes.asking import Pace
 from imdsproxy.cli.check.probes.places import look_at_places
 from imdsproxy.cli.check.probes.processes import Seen, look_at_processes
@@ -85,6 +86,8 @@ def gather(given: Given, clock: Clock | None = None, sleep: Callable[[float], ob
         agent_installed=any(Path(each).exists() for each in _AGENT_FILES),
         budget_file=_budget_file(config, pace, seen),
         handover_file=_handover_file(config, pace),
+        access=look_at_access(config),
+        pods_problem=look_at_pods(config, pace.clock),
     )
 
 

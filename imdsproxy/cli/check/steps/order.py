@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from imdsproxy.cli.check.facts import Facts
 from imdsproxy.cli.check.finding import NOT_CHECKED, Finding, failure, skipped
+from imdsproxy.cli.check.steps.access import judge_access, judge_pods
 from imdsproxy.cli.check.steps.budget_file import judge_budget_file
 from imdsproxy.cli.check.steps.handover_file import judge_handover_file
 from imdsproxy.cli.check.steps.health import judge_clock, judge_latency, judge_throttling
@@ -41,6 +42,8 @@ STEPS: Mapping[str, Callable[[Facts], Finding]] = MappingProxyType(
         "agent": judge_agent,
         "budget-file": judge_budget_file,
         "handover-file": judge_handover_file,
+        "access": judge_access,
+        "pods": judge_pods,
     }
 )
 

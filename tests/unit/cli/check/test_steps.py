@@ -9,6 +9,7 @@ import pytest
 
 from imdsproxy.cli.check.answers import RunningProxy, Token
 from imdsproxy.cli.check.facts import (
+    Access,
     BudgetFile,
     Facts,
     HandoverFile,
@@ -63,6 +64,10 @@ def port(place: Place, why: str = "", *processes: Process) -> tuple[Listener, ..
 def identity(status: int | None, words: str = "", expires_in: int | None = None) -> Facts:
     got = silence() if status is None else exchange(status, json.dumps({"error_description": words}))
     return facts(token=Token(got, expires_in))
+
+
+def ruled(**values: object) -> Facts:
+    return facts(access=Access("/etc/imdsproxy/access.toml", **values))  # type: ignore[arg-type]
 
 
 def handed(**values: object) -> Facts:
@@ -389,6 +394,20 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("handover-file-unknown", "Permission denied", handed(problem="denied", words="Permission denied")),
         ("handover-file-folder", "no folder", handed(problem="folder", words="no folder")),
         ("handover-file-unused", "it is damaged", handed(problem="unused", words="it is damaged")),
+    ],
+    "access": [
+        ("ok", "every client gets everything", facts()),
+        ("ok", "2 rules, default deny", ruled(rules=2)),
+        ("access-file-unknown", "may not read it", ruled(problem="denied", words="this user may not read it")),
+        ("access-file-unusable", "line 3", ruled(problem="unusable", words="line 3: no")),
+        ("access-not-enforced", "nothing is refused", ruled(mode="audit")),
+        ("access-not-enforced", "the mode is disabled", ruled(mode="disabled")),
+        ("access-names-unknown", "no user x", ruled(warnings=("this machine has no user x",))),
+    ],
+    "pods": [
+        ("ok", "no pods are watched", facts()),
+        ("ok", "the pods of node-1", facts(config=Config(pods_of_node="node-1"))),
+        ("pods-unusable", "not installed", facts(config=Config(pods_of_node="n"), pods_problem="not installed")),
     ],
 }
 FLAT = [(step, *case) for step, cases in CASES.items() for case in cases]
