@@ -56,7 +56,7 @@ class Readiness:
         await self._fetch(_target(_VERSIONS), unrestricted=True)
         await asyncio.gather(*(self._fetch(target) for target in self._targets))
         self._warm = True
-        while self._further() is not None:
+        while self._further() is not None:  # noqa: ASYNC110  # the clock can end it, too
             await asyncio.sleep(_LOOK_AGAIN)
         logger.info("ready")
 

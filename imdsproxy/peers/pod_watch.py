@@ -125,9 +125,10 @@ class PodWatch:
 
     @property
     def obstacle(self) -> str | None:
-        """Why the proxy should not receive requests yet, or None: the pods are known, or were not within `LONGEST_START`.
+        """Why the proxy should not receive requests yet, or None.
 
-        An API server that cannot be reached must not keep all clients of a node from IMDS.
+        It is None once the pods are known, and after `LONGEST_START`, because an API server that cannot be reached must
+        not keep all clients of a node from IMDS.
         """
         if self._listed or (self._began is not None and self._clock.monotonic() - self._began >= LONGEST_START):
             return None

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from imdsproxy.peers.pod_watch import LONGEST_START, ApiError, Change, PodWatch
-from imdsproxy.peers.pods import PodState, PodTable
+from imdsproxy.peers.pods import ChangeKind, PodState, PodTable
 from imdsproxy.testing.clock import FakeClock
 
 
@@ -22,10 +22,9 @@ class Api:
         return [], "1"
 
     async def watch(self, version: str, seconds: int) -> AsyncGenerator[Change, None]:
-        del version, seconds
+        del seconds
         await asyncio.Event().wait()
-        raise AssertionError
-        yield
+        yield Change(ChangeKind.BOOKMARK, None, version)
 
     async def close(self) -> None:
         return
@@ -46,22 +45,25 @@ def test_first_list_is_awaited_with_the_reason_and_for_a_bounded_time() -> None:
         async def sleep(_seconds: float) -> None:
             await go_on.acquire()
 
+        def why() -> str | None:
+            return watch.obstacle
+
         watch = PodWatch(PodTable("n"), api, clock, Silent(), sleep)
-        assert "the first list has just been requested" in str(watch.obstacle)
+        assert "the first list has just been requested" in str(why())
         watch.start()
         for _ in range(5):
             await asyncio.sleep(0)
-        assert watch.obstacle == "The pods of node n are not known yet: the API server answered 403"
+        assert why() == "The pods of node n are not known yet: the API server answered 403"
         clock.advance(LONGEST_START - 1)
-        assert watch.obstacle is not None
+        assert why() is not None
         clock.advance(1)
-        assert watch.obstacle is None, "a node must not stay without IMDS"
+        assert why() is None, "a node must not stay without IMDS"
         clock.advance(-10)
         api.works = True
         go_on.release()
         for _ in range(5):
             await asyncio.sleep(0)
-        assert watch.obstacle is None
+        assert why() is None
         await watch.close()
 
     asyncio.run(test())
