@@ -599,10 +599,16 @@ class World:
             connect_or_send(step.connection, self._addressed(data))
             self.loop.run_on(step.pause)
 
-    def figures(self) -> list[str]:
-        """Return the proxy's figures, without those of the process."""
-        text = self.loop.call(self.application.metrics.text).decode()
-        return sorted(line for line in text.splitlines() if line.startswith("imdsproxy_"))
+    def figures(self) -> list[tuple[object, ...]]:
+        """Return the proxy's figures, without those of the process, as the library is given them to write as text."""
+        families = self.loop.call(lambda: list(self.application.metrics.registry.collect()))
+        ours = [family for family in families if family.name.startswith("imdsproxy_")]
+        assert ours
+        return sorted(
+            (family.name, family.type, family.documentation, name, tuple(labels.items()), repr(value))
+            for family in ours
+            for name, labels, value, *_ in family.samples
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -685,7 +691,7 @@ class World:
             lines,
             sorted((sent.at, sent.method, sent.target, sent.body) for sent in asked),
             log,
-            # What the metrics of answers are rendered from; `figures` compares them rendered, at the end.
+            # What the metrics of answers are made from; `figures` compares all of them, at the end.
             {key: (tuple(times.within), times.seconds) for key, times in self._answers._tallies._times.items()},
             self.state.total_requests,
             len(self.state.connections),
@@ -948,7 +954,7 @@ def test_reads_of_other_buffer_types_are_answered_like_bytes(
     halves: list[Step] = [Send(1, (one[:20], one[20:])) for one in (*HITS, *REFUSED)]
     history = [*KNOWN, *others, *(Repeat(0, hit, 4, 0.01) for hit in HITS), *halves, *KNOWN]
 
-    def live() -> tuple[list[Seen], list[str], Counter[str]]:
+    def live() -> tuple[list[Seen], list[tuple[object, ...]], Counter[str]]:
         with logged() as log, steady_pauses(), World(way, House(), log) as world:
             return [world.perform(step) for step in history], world.figures(), world.ways
 
