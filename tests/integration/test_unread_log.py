@@ -16,6 +16,7 @@ import pytest
 
 from imdsproxy.emulator import EmulatorServer
 from tests.kit import ROOT, environment, free_port, get, talk, wait_until
+from tests.size import size
 from tests.targets import INSTANCE
 
 pytestmark = [
@@ -80,7 +81,7 @@ def test_unread_access_log_delays_no_hit_and_the_loss_is_reported(imds: Emulator
     settings = {"access_log": "true", "log_format": log_format, "upstream": imds.url, "header_timeout": 60}
     with started(port, subprocess.PIPE, **settings) as process:
         assert get(port, INSTANCE).status == 200
-        hit_many_times(port, 12_000)
+        hit_many_times(port, size(short=8_000, full=12_000))
         lost = dropped(port)
         assert lost > 0
         assert healthy(port)

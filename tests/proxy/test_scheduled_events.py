@@ -14,6 +14,7 @@ from imdsproxy.protocol.messages import Failure, FailureKind, Response
 from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.size import size
 from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 
 # Measuring coverage would double its time, and other tests reach the same branches.
@@ -50,11 +51,11 @@ class TestPolling:
     def test_hundred_pollers_cost_one_upstream_request_a_second(self, latency: float) -> None:
         async def scenario() -> None:
             stage = Stage(numbered(latency))
-            began, minute = stage.now, 60
+            began, seconds = stage.now, size(short=20, full=60)
 
             async def poll(phase: float) -> None:
                 await asyncio.sleep(phase)
-                while stage.now < began + minute:
+                while stage.now < began + seconds:
                     turn = stage.now
                     served = await stage.get(EVENTS)
                     assert served.response.status == 200
@@ -68,7 +69,7 @@ class TestPolling:
             times = stage.imds.times()
             # An answer that takes longer than its second is worth nothing to those who come after it.
             assert all(later - sooner >= max(1, latency) - 1e-9 for sooner, later in itertools.pairwise(times))
-            assert minute / max(1, latency) - 2 <= stage.imds.count <= minute / max(1, latency) + 1
+            assert seconds / max(1, latency) - 2 <= stage.imds.count <= seconds / max(1, latency) + 1
 
         virtual.run(scenario())
 
@@ -100,10 +101,11 @@ class TestPolling:
         async def scenario() -> None:
             stage = Stage(numbered(0.05))
             began, wish = stage.now, ((b"cache-control", b"no-cache"),)
-            while stage.now < began + 60:
+            seconds = size(short=20, full=60)
+            while stage.now < began + seconds:
                 await asyncio.gather(*(stage.start(EVENTS, headers=wish) for _ in range(100)))
                 await asyncio.sleep(0.1)
-            assert stage.imds.count <= 60 + 60 / 10, "the wish is granted once in ten seconds"
+            assert stage.imds.count <= seconds + seconds / 10, "the wish is granted once in ten seconds"
 
         virtual.run(scenario())
 

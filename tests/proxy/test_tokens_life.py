@@ -14,6 +14,7 @@ from imdsproxy.protocol.messages import Failure, Response
 from imdsproxy.records import Outcome, RequestRecord
 from tests import virtual
 from tests.scripted import DOWN, SLOW, Imds, Sent, Stage, in_turn, ok, status, token
+from tests.size import size
 from tests.targets import TOKEN
 
 # Measuring coverage would double its time, and other tests reach the same branches.
@@ -204,6 +205,7 @@ class TestWhenImdsFailsFromTheRenewalOn:
     def test_token_is_served_until_its_bound_and_then_the_error(self, life: int, failure: str) -> None:
         async def scenario() -> None:
             result, told = FAILURES[failure]
+            pause = 60.0 if life == HOUR else size(short=290.0, full=60.0)
             issuer = Issuer(lambda _target: life)
             stage = Stage(Imds(issuer))
             await stage.get(TOKEN)
@@ -215,7 +217,7 @@ class TestWhenImdsFailsFromTheRenewalOn:
                 expires_in, left = issuer.left(await stage.get(TOKEN))
                 assert stage.now == began, "no client waits"
                 assert left - 1 <= expires_in <= left
-                await asyncio.sleep(min(60.0, end - 0.001 - stage.now))
+                await asyncio.sleep(min(pause, end - 0.001 - stage.now))
             assert issuer.left(await stage.get(TOKEN))[1] > MARGIN
             await asyncio.sleep(end - stage.now)
             served = await stage.get(TOKEN)

@@ -15,6 +15,7 @@ from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import Outcome
 from tests import virtual
 from tests.scripted import Imds, Stage, token
+from tests.size import size
 from tests.targets import EVENTS, INSTANCE, TOKEN
 
 # Measuring coverage would triple its time, and other tests reach the same branches.
@@ -410,7 +411,7 @@ def test_client_with_many_addresses_has_the_turns_of_one(attackers: list[Peer], 
             while True:
                 number += 1
                 await stage.get(leaf(number), client=attacker)
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(size(short=0.25, full=0.05))  # hundreds of requests a second
 
         loop = asyncio.get_running_loop()
         flood = [loop.create_task(ask_for_ever(attacker)) for attacker in attackers]

@@ -18,6 +18,7 @@ from imdsproxy.server.held_bytes import POOL
 from tests.integration.attacks.kit import HOST, RAW_EVENTS, RAW_TOKEN, TRUE, Starter, check_log, read_answer, request
 from tests.integration.attacks.listeners import KINDS, Everywhere, listening_everywhere, read_all
 from tests.kit import wait_until
+from tests.size import size
 from tests.targets import INSTANCE
 
 pytestmark = pytest.mark.process
@@ -207,7 +208,7 @@ def test_client_that_pipelines_very_much_is_slowed_down_and_not_refused(
     slow: tuple[Everywhere, EmulatorServer], kind: str
 ) -> None:
     proxy, _ = slow
-    count = 16_000
+    count = size(short=6_000, full=16_000)  # more than the proxy reads ahead in any case
     last = request(b"/-/healthy", HOST, b"Connection: close\r\n")
     with proxy.connect(kind, timeout=60.0) as connection:  # for all of them together, on a busy machine
         sender = threading.Thread(target=connection.sendall, args=(_pipelined_behind_a_miss(0, count) + last,))

@@ -9,6 +9,7 @@ import pytest
 
 from imdsproxy.protocol.messages import Refusal, Request
 from imdsproxy.protocol.request_parser import HOP_HEADER, AcceptedHosts, Readings, read
+from tests.size import size
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -509,7 +510,7 @@ def test_readings_of_a_flood_are_bounded(flood: Callable[[int], tuple[bytes, tup
     ask_for(0)
     tracemalloc.start()
     try:
-        for number in range(1, 800):
+        for number in range(1, size(short=250 + bound // 1000, full=800)):
             ask_for(number)
         left, _ = tracemalloc.get_traced_memory()
     finally:
