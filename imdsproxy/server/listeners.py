@@ -168,7 +168,7 @@ def _tcp(host: str, port: int, prefix: str = "") -> Listener:
         ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, _PORT_RULE, 1)
-        gate = None if prefix else _gate(listener, str(address[0]))
+        gate = _gate(listener, str(address[0]))
         listener.bind(address)
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
@@ -194,7 +194,8 @@ def _tcp(host: str, port: int, prefix: str = "") -> Listener:
 def _gate(listening: socket.socket, address: str) -> Gate | None:
     """Return what tells connections from other machines at a link-local address; None for any other address.
 
-    On Linux such an address is for the machine itself and its pods (`imdsproxy address`).
+    On Linux such an address is for the machine itself and its pods (`imdsproxy address`). An admin listener there is
+    open to every client all the same.
     """
     if sys.platform != "linux" or ipaddress.ip_address(address.partition("%")[0]) not in _LINK_LOCAL:
         return None

@@ -59,7 +59,7 @@ def prepare(listening: socket.socket, address: str) -> Gate:
     logger.info("listener for this machine and its pods", extra={"fields": {"address": address, "closed_to": names}})
     if not _exists(address):
         logger.warning(
-            "no interface has the address of a listener yet; it is reached once one has (imdsproxy address)",
+            "no interface has the address of a listener yet; it is reached once one has",
             extra={"fields": {"address": address}},
         )
     return Gate()

@@ -206,3 +206,11 @@ def test_printed_commands_make_what_the_command_makes() -> None:
         ]
         done = machine.run(sys.executable, "-m", "imdsproxy", "address", "--remove")
         assert "are removed" in done.stderr
+
+
+def test_low_port_without_the_capability_is_refused_with_its_name() -> None:
+    with Host("machine") as machine:
+        env = {**os.environ, "IMDSPROXY_PORT": "80", "IMDSPROXY_UPSTREAM": "http://127.0.0.1:9"}
+        done = machine.run_module("imdsproxy.__main__", imported_by=of_checks, env=env, user=PROXY_USER, timeout=30)
+        assert done.returncode == 2
+        assert "a port below 1024 needs CAP_NET_BIND_SERVICE" in done.stderr

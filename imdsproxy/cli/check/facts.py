@@ -35,6 +35,8 @@ class Place(StrEnum):
     """An imdsproxy answers there."""
     TAKEN = "taken"
     """Another program listens there."""
+    ABSENT = "absent"
+    """No interface has this link-local address yet. A proxy starts nevertheless."""
     UNUSABLE = "unusable"
     """It cannot be listened on."""
 

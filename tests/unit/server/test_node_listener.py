@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 
@@ -10,9 +11,15 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("only Linux tells by which interface a connection came", allow_module_level=True)
 
+from imdsproxy.cli.check.facts import Place
+from imdsproxy.cli.check.probes.places import look_at_places
+from imdsproxy.config import Config
+from imdsproxy.errors import StartError
 from imdsproxy.server import node_listener
+from imdsproxy.server.listeners import open_listeners
 from imdsproxy.server.node_listener import Gate, interface_of, outside_interfaces
 
+NOBODYS = "169.254.77.77"
 ROUTES = """\
 Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
 eth0	00000000	0100000A	0003	0	0	0	00000000	0	0	0
@@ -69,3 +76,28 @@ def test_connection_of_a_listener_that_was_not_prepared_counts_as_from_outside()
         listening.accept()[0] as accepted,
     ):
         assert Gate().is_outside(accepted)
+
+
+def test_link_local_address_is_listened_on_before_it_exists(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    main, admin = open_listeners(Config(host=NOBODYS, port=0, admin_port=0), {})
+    with contextlib.closing(main), contextlib.closing(admin):
+        assert main.gate is not None
+        assert not main.reaches_out
+        assert main.url.startswith(f"http://{NOBODYS}:")
+    words = [record.message for record in caplog.records]
+    assert words.count("listener for this machine and its pods") == 2
+    assert words.count("no interface has the address of a listener yet; it is reached once one has") == 2
+
+
+def test_other_address_must_exist() -> None:
+    (listener,) = open_listeners(Config(port=0), {})
+    with contextlib.closing(listener):
+        assert listener.gate is None
+    with pytest.raises(StartError, match="is not an address of this machine"):
+        open_listeners(Config(host="192.0.2.1", port=0), {})
+
+
+def test_check_says_that_no_interface_has_the_address() -> None:
+    listeners = look_at_places(Config(host=NOBODYS), lambda _: False, [], {}, lambda _: ())
+    assert [(each.setting, each.place) for each in listeners] == [("PORT", Place.ABSENT)]

@@ -26,6 +26,8 @@ _UNIX = getattr(socket, "AF_UNIX", -1)  # Windows has no such family
 Owners = Callable[[int], tuple[Process, ...]]
 """Returns the processes that have the socket with this inode open."""
 
+_LINK_LOCAL = "169.254."
+
 
 def look_at_places(
     config: Config, is_ours: Callable[[Address], bool], rows: list[Row], unix: dict[str, int], owners: Owners
@@ -79,9 +81,16 @@ def _try_port(host: str, port: int) -> tuple[Place, str]:
             probe.bind(found[4])
     except OSError as error:
         # Windows refuses a port that is taken exclusively with EACCES.
+        if error.errno == errno.EADDRNOTAVAIL and _is_link_local(host):
+            return Place.ABSENT, ""
         taken = {errno.EADDRINUSE, errno.EACCES} if sys.platform == "win32" else {errno.EADDRINUSE}
         return (Place.TAKEN if error.errno in taken else Place.UNUSABLE), error.strerror or str(error)
     return Place.FREE, ""
+
+
+def _is_link_local(host: str) -> bool:
+    """Return whether a proxy at this address starts before any interface has it."""
+    return sys.platform == "linux" and host.startswith(_LINK_LOCAL)
 
 
 def _socket(path: str, is_ours: Callable[[Address], bool], processes: tuple[Process, ...]) -> Listener:

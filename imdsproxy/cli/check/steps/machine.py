@@ -53,7 +53,7 @@ def judge_node(facts: Facts) -> Finding:
     redirected = facts.ruleset is not None and facts.ruleset.own is not None and facts.ruleset.own.node
     if node.ebpf_label:
         found = f"a Kubernetes node {kube_proxy}, with eBPF host routing (AKS's label): pods' packets bypass all rules"
-        advice = "send pods' requests to the proxy by its Unix socket or as a sidecar instead (docs/kubernetes.md)"
+        advice = "use a node address (imdsproxy address), a Cilium policy, the socket or a sidecar instead"
         return failure("node-ebpf-routing", found, advice) if redirected else ok(found)
     if node.cilium and redirected:
         return warning(

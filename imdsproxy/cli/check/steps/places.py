@@ -81,6 +81,12 @@ def _place(facts: Facts, setting: str, unset: str) -> Finding:
             f"{listener.name} is taken by another program{by}{f' ({listener.why})' if listener.why else ''}",
             f"stop that program, or choose another IMDSPROXY_{setting}",
         )
+    if listener.place is Place.ABSENT:
+        return warning(
+            f"{_CODES[setting]}-absent",
+            f"no interface has the address of {listener.name} yet; clients reach the proxy once one has",
+            f"imdsproxy address --address {listener.name.partition(':')[0]}, for as long as the proxy runs",
+        )
     return failure(
         f"{_CODES[setting]}-unusable", f"{listener.name} cannot be listened on: {listener.why}", _REMEDIES[setting]
     )

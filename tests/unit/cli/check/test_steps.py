@@ -108,11 +108,13 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("ok", "at each start", facts(listeners=port(Place.FREE, "port 0 is a free one at each start"))),
         ("port-taken", "nginx (process 7)", facts(listeners=port(Place.TAKEN, "", Process(7, None, "nginx")))),
         ("port-taken", "(a reason)", facts(listeners=port(Place.TAKEN, "a reason"))),
+        ("port-absent", "no interface has the address of", facts(listeners=port(Place.ABSENT, ""))),
         ("port-unusable", "no such address", facts(listeners=port(Place.UNUSABLE, "no such address"))),
     ],
     "admin-port": [
         ("ok", "no admin port", facts()),
         ("admin-port-taken", "9:1", facts(listeners=(Listener("ADMIN_PORT", "9:1", Place.TAKEN),))),
+        ("admin-port-absent", "9:1", facts(listeners=(Listener("ADMIN_PORT", "9:1", Place.ABSENT),))),
         ("admin-port-unusable", "why", facts(listeners=(Listener("ADMIN_PORT", "9:1", Place.UNUSABLE, "why"),))),
     ],
     "socket": [
