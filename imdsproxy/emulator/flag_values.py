@@ -63,7 +63,8 @@ def speed(text: str) -> float:
 def timeline(path: str) -> list[dict[str, Any]]:
     """Read a timeline file, and return the arguments of `ScheduledEvents.add` for each event."""
     try:
-        events = read_timeline(Path(path).read_text(encoding="utf-8"))
+        # PowerShell and Notepad put a byte order mark in front of UTF-8.
+        events = read_timeline(Path(path).read_text(encoding="utf-8-sig"))
         plan = ScheduledEvents()  # refuses here what the emulator would refuse after the start
         for event in events:
             plan.add(**event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ SUCCEED = {
     "--version": "imdsproxy 0.",
     "serve --help": "--port",
     "emulator --help": "--fault",
+    "emulator events --help": "cancel",
     "config": "IMDSPROXY_PORT",
     "config --toml": "port = 8254",
     "config --env": "IMDSPROXY_PORT=8254",
@@ -39,6 +41,9 @@ REFUSE = {
     "redirect --remove --load": "Windows cannot redirect",
     "demo --upstream http://127.0.0.1:9": "is the demo's own emulator",
     "emulator --port none": "is not a port",
+    "emulator --events C:\\nothing.toml": "cannot read",
+    "emulator --tokens az": "the Azure CLI, az, is not found on PATH",
+    "emulator --tokens az --host 0.0.0.0": "127.0.0.1 or ::1 only",
     "sevre": "did you mean serve?",
 }
 
@@ -119,3 +124,16 @@ def test_emulator_answers(windows: Windows) -> None:
         port = emulator.port("emulator: ")
         assert get(port, "/metadata/instance?api-version=2021-02-01").status == 200
         assert get(port, "/metadata/instance?api-version=2021-02-01", {}).status == 400
+
+
+def test_events_of_the_emulator_are_steered(windows: Windows, tmp_path: Path) -> None:
+    timeline = tmp_path / "events.toml"
+    timeline.write_bytes(codecs.BOM_UTF8 + b'[[event]]\r\ntype = "freeze"\r\nid = "A"\r\n')
+    arguments = ("emulator", "--port", "0", "--events", windows_path(timeline), "--speed", "60")
+    with windows.python("-m", "imdsproxy", *arguments) as emulator:
+        url = ("--url", f"http://127.0.0.1:{emulator.port('emulator: ')}")
+        assert windows.run("emulator", "events", "cancel", "A", *url).returncode == 0
+        added = windows.run("emulator", "events", "add", "reboot", "--in", "15m", "--for", "9s", *url)
+        assert added.returncode == 0, added.stderr
+        listed = json.loads(windows.run("emulator", "events", "list", "--json", *url).stdout)["Events"]
+        assert [(event["EventId"], event["EventType"]) for event in listed] == [(added.stdout.strip(), "Reboot")]

@@ -92,9 +92,10 @@ def test_faulty_timeline_is_one_line(text: str, words: str, tmp_path: Path, caps
     assert words in capsys.readouterr().err
 
 
-def test_timeline_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_timeline_is_read(tmp_path: Path, encoding: str) -> None:
     file = tmp_path / "events.toml"
-    file.write_text('[[event]]\ntype = "reboot"\nnotice = "15m"\n', encoding="utf-8")
+    file.write_text('[[event]]\ntype = "reboot"\nnotice = "15m"\n', encoding=encoding)
     options = make_parser().parse_args(["--events", str(file), "--speed", "60"])
     assert (options.events, options.speed) == ([{"event_type": "reboot", "notice": 900.0}], 60)
 
