@@ -148,7 +148,7 @@ def test_every_value_is_explained() -> None:
         ({"settings": {"HOST": "0.0.0.0"}}, "HOST"),
         ({"settings": {"IMDSPROXY_derive": "true"}}, "IMDSPROXY_derive"),
         ({"layout": "socket", "pods": {"watch": True}}, "layout"),
-        ({"layout": "redirect", "image": {"pullPolicy": "Always"}}, "pullPolicy"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
         ({"nodeSelector": {"kubernetes.io/os": "windows"}}, "os"),
         ({"podLabels": {"imdsproxy": "sidecar"}}, "imdsproxy"),
         ({"monitoring": {"group": "example.com"}}, "group"),

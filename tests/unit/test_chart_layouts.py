@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from imdsproxy.cli.command_line import FLAGS
 from imdsproxy.settings.load import load
 from imdsproxy.settings.model import Settings
 from tests import chart
@@ -127,6 +128,13 @@ def test_proxy_starts_once_its_address_is_there() -> None:
     assert "169.254.20.20" in maker.probes["startupProbe"]["exec"]["command"][-1]
     assert any("169.254.20.20" in argument for argument in maker.fields["args"])
     assert settings(proxy(values)).host == "169.254.20.20"
+
+
+@pytest.mark.parametrize("respects", [True, False])
+def test_redirect_respects_a_restriction_where_it_is_told_to(respects: bool) -> None:
+    loader = pod({"layout": "redirect", "redirect": {"respectRestriction": respects}}).container("imdsproxy-redirect")
+    assert ("--respect-restriction" in loader.fields["args"]) is respects
+    assert {f"--{name}" for name in FLAGS["redirect"]} >= {flag.partition("=")[0] for flag in loader.fields["args"]}
 
 
 def test_access_rules_are_mounted_and_a_change_starts_new_pods() -> None:
