@@ -13,7 +13,7 @@ import yaml
 
 from imdsproxy.testing import ProxyStartError, emulator, proxy
 from tests import documents
-from tests.kit import ROOT, get
+from tests.kit import ROOT, get, wait_until
 from tests.targets import INSTANCE
 
 pytestmark = [pytest.mark.process, pytest.mark.any_python]
@@ -129,6 +129,24 @@ def test_proxy_runs_in_front_of_a_url_and_counts_what_tests_cause() -> None:
             assert running.log.count(" outcome=hit") == 2
             process = running.process
         assert process.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
+def test_proxy_ends_when_its_test_run_is_killed() -> None:
+    """Its standard input ends then, whatever ended the run."""
+    program = (
+        "import sys\nfrom imdsproxy.testing import proxy\n"
+        "with proxy('http://127.0.0.1:9', ready=False, environment=False) as running:\n"
+        "    print(running.process.pid, flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        child = Path("/proc", process.stdout.readline().strip())
+        assert b"imdsproxy.testing.child" in (child / "cmdline").read_bytes()
+        process.kill()
+    wait_until(lambda: not child.exists() or "(zombie)" in (child / "status").read_text(encoding="ascii"))
 
 
 def test_proxy_that_does_not_get_ready_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
