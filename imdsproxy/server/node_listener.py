@@ -33,12 +33,12 @@ class Gate:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._read_at = -_KEPT
-        self._outside: frozenset[int] = frozenset()
+        self._outside: frozenset[int] | None = None  # None until it has been read
 
     def is_outside(self, accepted: socket.SocketType) -> bool:
         """Return whether a connection came by an interface that leads to other machines.
 
-        A connection of which the kernel does not tell that has ended already, and counts as one from outside.
+        What is not known counts as outside: a connection that has ended already, or interfaces that cannot be read.
         """
         try:
             options = accepted.getsockopt(socket.IPPROTO_IP, _IP_PKTOPTIONS, _OPTIONS.size)
@@ -47,8 +47,10 @@ class Gate:
         number = interface_of(options)
         now = self._now()
         if now - self._read_at >= _KEPT:
-            self._outside, self._read_at = frozenset(_outside_now()), now
-        return number is None or number in self._outside
+            self._read_at = now
+            with contextlib.suppress(OSError):  # then those that were read before still count
+                self._outside = frozenset(_outside_now())
+        return number is None or self._outside is None or number in self._outside
 
 
 def prepare(listening: socket.socket, address: str) -> Gate:

@@ -69,6 +69,29 @@ def test_gate_judges_by_the_interface_and_reads_the_list_again_later(monkeypatch
             assert gate.is_outside(accepted)
 
 
+def test_gate_is_closed_until_the_interfaces_could_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    lists: list[dict[int, str]] = []
+
+    def read() -> dict[int, str]:
+        if not lists:
+            raise PermissionError
+        return lists.pop()
+
+    monkeypatch.setattr(node_listener, "_outside_now", read)
+    now = [0.0]
+    gate = Gate(lambda: now[0])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.IPPROTO_IP, node_listener._IP_PKTINFO, 1)
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+            assert gate.is_outside(accepted)
+            lists.append({})
+            now[0] = 10.0
+            assert not gate.is_outside(accepted)
+            # It fails once more, and what was read before counts.
+            now[0] = 20.0
+            assert not gate.is_outside(accepted)
+
+
 def test_connection_of_a_listener_that_was_not_prepared_counts_as_from_outside() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
