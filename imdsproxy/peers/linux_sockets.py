@@ -74,6 +74,9 @@ class LinuxSockets:
             found = self._again(end, called, found)
             if isinstance(found, NoOwner):
                 return Peer(host, kind=_TCP, unknown=found.why)
+        # If the connection still stands, no other socket can have been in its place. Otherwise another user's may have
+        # the port of a client that has reset its connection.
+        connection.getpeername()
         user, inode, cgroup = found
         if user == self._overflow:
             return Peer(host, kind=_TCP, unknown=_NO_NUMBER)

@@ -88,6 +88,37 @@ def test_guard_remembers_what_it_has_allowed_by_client_and_key() -> None:
     assert told == [], "the full path tells"
 
 
+def test_guard_in_audit_mode_leaves_refusals_to_the_full_path_and_its_end_is_at_once() -> None:
+    one, told = guard(Rules(RULES.rules, mode=Mode.AUDIT))
+    key = request().target.key
+    assert not one.allows(OTHER, request())
+    assert not one.remembers(OTHER, key)
+    assert one.refusal(OTHER, request()) is None
+    one.replace(RULES)
+    assert not one.remembers(OTHER, key)
+    assert one.refusal(OTHER, request()) is not None
+    assert [refused.enforced for refused in told] == [False, True]
+
+
+def test_user_who_leaves_a_group_keeps_nothing_that_was_remembered() -> None:
+    members: dict[int | str, frozenset[int]] = {33: frozenset({7})}
+    rules = Rules((Rule("ops", (Who(groups=frozenset({7})),), (GRANT,)),))
+    one = Guard(rules, groups_of=members.get)
+    key = request().target.key
+    assert one.allows(WEB, request())
+    assert one.remembers(WEB, key)
+    members[33] = frozenset({8})
+    assert not one.remembers(WEB, key)
+    assert one.refusal(WEB, request()) is not None
+    del members[33]
+    assert one.refusal(WEB, request()) is not None, "what is unknown grants nothing"
+    denying = Rules((Rule("ops", (Who(groups=frozenset({7})),), (), (("metadata",),)),), default_allows=True)
+    one.replace(denying)
+    assert one.refusal(WEB, request()) is not None, "and always refuses"
+    members[33] = frozenset({8})
+    assert one.refusal(WEB, request()) is None
+
+
 def test_guard_forgets_when_the_rules_are_replaced() -> None:
     one, _ = guard()
     assert one.allows(WEB, request())

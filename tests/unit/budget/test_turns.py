@@ -34,6 +34,16 @@ def test_turn_is_by_user_or_else_by_address(peer: Peer, turn: tuple[str, ...]) -
     assert turn_of(peer) == turn
 
 
+def test_ports_addresses_children_and_programs_buy_no_turn() -> None:
+    """All that a client can multiply shares one outer turn: its user's, or that of loopback."""
+    of_a_user = {
+        turn_of(Peer(f"127.0.{number}.1", 33, process, proxy=proxy, executable=program, cgroup=number))[0]
+        for number, (process, proxy, program) in enumerate([(1, None, "/a"), (2, "x", "/b"), (None, "y", None)])
+    }
+    of_nobody = {turn_of(Peer(f"127.{number}.0.1", process=number, proxy=str(number)))[0] for number in range(1, 9)}
+    assert len(of_a_user) == len(of_nobody) == 1
+
+
 def test_processes_of_unknown_users_divide_the_turn_of_loopback() -> None:
     one, other = (turn_of(Peer("127.0.0.1", process=number)) for number in (1, 2))
     assert one[0] == other[0] == turn_of(Peer("127.0.0.2"))[0]

@@ -171,6 +171,35 @@ def test_connection_that_has_ended_is_unknown(peers: PeerLookup) -> None:
         assert "the connection has ended" in str(found.unknown)
 
 
+def test_client_whose_port_another_socket_has_by_now_is_unknown(peers: PeerLookup) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        first = socket.create_connection(listening.getsockname())
+        first.sendall(b"POST /metadata/scheduledevents HTTP/1.1")
+        accepted, address = listening.accept()
+        with accepted, socket.socket() as second:
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            first.close()
+            second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            second.bind(address)
+            second.connect(listening.getsockname())
+            found = peers.find(accepted, address)
+            assert (found.user, found.inode) == (None, None)
+            assert "the connection has ended" in str(found.unknown)
+
+
+def test_socket_that_is_passed_on_stays_its_makers(peers: PeerLookup) -> None:
+    left, right = socket.socketpair(socket.AF_UNIX)
+    with connected() as (client, accepted), left, right:
+        socket.send_fds(left, [b"x"], [client.fileno()])
+        made = inode(client)
+        client.close()
+        _, (passed,), _, _ = socket.recv_fds(right, 1, 1)
+        try:
+            assert peers.find(accepted).inode == made
+        finally:
+            os.close(passed)
+
+
 def test_unix_client_has_its_user_process_and_program(peers: PeerLookup) -> None:
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other:
