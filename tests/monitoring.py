@@ -24,7 +24,7 @@ def full_text() -> bytes:
 
     async def steps() -> bytes:
         answers = {TOKEN: token(3600), EVENTS: ok(_EVENTS)}
-        stage = Stage(Imds(lambda sent: answers.get(sent.target, ok())))
+        stage = Stage(Imds(lambda sent: answers.get(sent.target, ok())), metrics_by_client=2)
         metrics = stage.parts.metrics
         for target in (INSTANCE, INSTANCE, TOKEN, EVENTS):
             metrics.observe(await stage.get(target), 0.01)
