@@ -23,7 +23,7 @@ def leave_out(items: list[pytest.Item]) -> None:
     """Mark the tests that `make test` runs without tracing; `make test-long` traces all but those marked by hand."""
     if LONG:
         return
+    left_out = {path: any(path.is_relative_to(folder) for folder in _FOLDERS) for path in {item.path for item in items}}
     for item in items:
-        left_out = any(item.path.is_relative_to(folder) for folder in _FOLDERS)
-        if left_out or any(item.get_closest_marker(mark) for mark in _ELSEWHERE):
+        if left_out[item.path] or any(item.get_closest_marker(mark) for mark in _ELSEWHERE):
             item.add_marker("no_cover")
