@@ -101,6 +101,7 @@ ANSWERS = st.lists(
 )
 
 
+@pytest.mark.no_cover  # the tables of the other tests reach the same branches
 @given(ANSWERS)
 def test_text_equals_that_of_the_librarys_own_counters(answers: list[Answered]) -> None:
     """Scrapers, dashboards and alerts are made for that form, to the last digit of a bucket's label."""
