@@ -171,7 +171,7 @@ def _in_cluster(folder: Path) -> KubeConfig:
         missing = f"{error} is not set" if isinstance(error, KeyError) else str(error)
         raise SettingsError(
             f"IMDSPROXY_PODS_OF_NODE needs the credentials of a pod's service account ({missing}): run the proxy in a "
-            "pod with automountServiceAccountToken: true, as k8s/components/pods does, or unset it"
+            "pod with automountServiceAccountToken: true, as pods.watch=true of the chart does, or unset it"
         ) from None
 
 
@@ -229,5 +229,7 @@ def _status(error: httpx2.HTTPStatusError) -> ApiError:
     if code == _GONE:
         return GoneError(words)
     if code == _FORBIDDEN:
-        return ApiError(f"{words}; its service account needs get, list and watch of pods (k8s/components/pods)")
+        return ApiError(
+            f"{words}; its service account needs get, list and watch of pods (pods.watch=true of the chart)"
+        )
     return ApiError(words)
