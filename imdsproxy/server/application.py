@@ -6,9 +6,8 @@ Requests under `/metadata/` go straight to the proxy. Starlette serves the pages
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -22,7 +21,6 @@ from imdsproxy.ops.history import History
 from imdsproxy.ops.metrics import Metrics
 from imdsproxy.ops.pages import pages
 from imdsproxy.ops.readiness import Readiness
-from imdsproxy.ops.refusals import OutsiderLog
 from imdsproxy.ops.status_reader import StatusReader
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.cache_status import ENDING
@@ -39,16 +37,17 @@ from imdsproxy.server.asgi import (
     by_unix_socket,
     client_has_left,
     extension,
-    note_groups,
-    note_process,
     read_body,
     send_record,
     target,
     unless_gone,
 )
+from imdsproxy.server.client_facts import ClientFacts
 from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.known_heads import KnownHeads
+from imdsproxy.server.lifetime import Lifetime
 from imdsproxy.server.operations import Operations
+from imdsproxy.server.outsiders import Outsiders
 from imdsproxy.server.parse_errors import NOT_A_CLIENT, written
 
 if TYPE_CHECKING:
@@ -123,21 +122,20 @@ class Application:
         self.readiness = readiness
         self.clock = clock
         self.observe = tell_all(observers)
-        self.peers = peers or PeerLookup()
+        self.peers = peers = peers or PeerLookup()
         self.names_clients = names_clients
         self.access = proxy.access
-        self._clients = clients
-        self.note_outsider: Callable[[str], None] = OutsiderLog(clock)
+        self.outsiders = Outsiders(clients, clock)
         self._on_drop = on_drop
-        self._memberships = memberships
+        self._client_facts = ClientFacts(proxy, peers, memberships, clock)
         self._reload_access = reload_access
         self.known_heads = KnownHeads(proxy, shares.heads)
         self._accepted_hosts = {False: accepted_hosts, True: replace(accepted_hosts, any_name=True)}
         self._readings = Readings(shares.readings)
-        self._start = start
-        self._close = close
-        self._getting_ready: asyncio.Task[None] | None = None
-        self._pages = pages(readiness, metrics, status, self._lifespan, by_own_server)
+        self.lifetime = Lifetime(
+            readiness=readiness, history=history, clock=clock, peers=peers, start=start, close=close
+        )
+        self._pages = pages(readiness, metrics, status, self.lifetime.lifespan, by_own_server)
         self._operations = Operations(self._pages, self._drop, self.date)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,14 +143,14 @@ class Application:
         if scope["type"] != "http":
             await self._pages(scope, receive, send)
             return
-        if self._clients is not None and not by_own_server(scope) and self._serves_outsider(scope):
+        if self.outsiders.include_client_of(scope):
             served = refused(NOT_A_CLIENT)
             self.observe(served, 0.0, scope["client"], b"")
             await send_record(served, self.date, send)
             return
         began = self.clock.monotonic()
-        if self._getting_ready is None:  # a server without lifespan events
-            self._get_ready()
+        if self.lifetime.getting_ready is None:  # a server without lifespan events
+            self.lifetime.begin()
         written = target(scope, receive)
         if isinstance(written, Refusal):
             request: Request | Refusal = written
@@ -216,19 +214,6 @@ class Application:
         self.observe(refused(refusal), 0.0, (client, 0), b"")
         return written(refusal, self.date())
 
-    def is_outsider(self, address: str, local: Callable[[], str]) -> bool:
-        """Return whether a client is outside IMDSPROXY_CLIENTS, which is logged: its answer is NOT_A_CLIENT.
-
-        Args:
-            address: The client's address.
-            local: Returns the address at which the client is connected. If it is the client's own as well, the client
-                is on this machine: the kernel drops packets from elsewhere that carry one of its addresses.
-        """
-        if self._clients is None or self._clients.include(address) or address == local():
-            return False
-        self.note_outsider(address)
-        return True
-
     def date(self) -> tuple[bytes, bytes]:
         """Return the Date of an answer that begins here (RFC 9110 section 6.6.1)."""
         return b"date", formatdate(self.clock.wall(), usegmt=True).encode("ascii")
@@ -239,7 +224,7 @@ class Application:
 
     def begin_shutdown(self) -> None:
         """Report that the proxy is not ready any more."""
-        self.readiness.stopping = True
+        self.lifetime.begin_shutdown()
 
     def hang_up(self) -> None:
         """Drop every cached entry, and read the access file again (SIGHUP)."""
@@ -266,7 +251,7 @@ class Application:
             if len(body) > LONGEST_BODY:
                 return refused(_BODY_TOO_LONG)
             request = request._replace(body=body)
-        await self._learn_of_client(request, scope)
+        await self._client_facts.learn(request, scope)
         if client_has_left(scope):  # a fetch would start, and wait for a client that never leaves it
             return None
         client = Asking(request, scope)
@@ -282,43 +267,3 @@ class Application:
             if client.peer is not None:
                 self._history.count_request(client.peer, refused=record is not None and record.outcome is _REFUSED)
         return record
-
-    def _serves_outsider(self, scope: Scope) -> bool:
-        """Return whether another server names a client that may not ask."""
-        client, server = scope.get("client"), scope.get("server")
-        if client is None or by_unix_socket(scope):
-            return False
-        return self.is_outsider(client[0], lambda: server[0] if server else "")
-
-    async def _learn_of_client(self, request: Request, scope: Scope) -> None:
-        """Learn what rules or turns need of the client, and the kernel does not say at once."""
-        if self.access is not None and self.access.rules.of_groups and self._memberships is not None:
-            await note_groups(scope, self._memberships)
-        if self.access is not None and self.access.rules.of_programs:
-            await note_process(scope, self.peers)  # a rule names its program
-        elif self._is_crowded() and self.proxy.fresh_hit(request, self.clock.monotonic()) is None:
-            await note_process(scope, self.peers)  # its user's processes take turns
-
-    def _is_crowded(self) -> bool:
-        """Return whether requests wait for permits, so that turns matter."""
-        return any(limiter.waiting for limiter in self.proxy.fetcher.limiters.values())
-
-    def _get_ready(self) -> asyncio.Task[None]:
-        if self._getting_ready is None:
-            self._history.start(self.clock.monotonic())
-            self._start()
-            self._getting_ready = asyncio.get_running_loop().create_task(self.readiness.become())
-        return self._getting_ready
-
-    @contextlib.asynccontextmanager
-    async def _lifespan(self, _app: object) -> AsyncIterator[None]:
-        getting_ready = self._get_ready()
-        try:
-            yield
-        finally:
-            self.begin_shutdown()
-            getting_ready.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await getting_ready
-            await self._close()
-            self.peers.close()

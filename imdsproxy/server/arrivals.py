@@ -115,9 +115,9 @@ class Arrivals:
         if not isinstance(address, tuple):
             return None
         if self._gate is not None and self._gate.is_outside(accepted):
-            self._application.note_outsider(address[0])
+            self._application.outsiders.note(address[0])
             return NOT_OF_THIS_MACHINE
-        return NOT_A_CLIENT if self._application.is_outsider(address[0], lambda: _local(accepted)) else None
+        return NOT_A_CLIENT if self._application.outsiders.include(address[0], lambda: _local(accepted)) else None
 
     def _turn_away(self, accepted: socket.SocketType, address: Address, refusal: Refusal) -> bool:
         """Answer a refused client and close, and return True; or wait for its first bytes, and return False.

@@ -90,7 +90,7 @@ class Connection(TimedConnection):
         if self.admin or self.unix or self.client is None:
             return False
         local = self.transport.get_extra_info("sockname")
-        return self.app.is_outsider(self.client[0], lambda: local[0])
+        return self.app.outsiders.include(self.client[0], lambda: local[0])
 
     def peer(self) -> Peer:
         """Return the client, and look it up the first time."""

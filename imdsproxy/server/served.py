@@ -14,6 +14,7 @@ from imdsproxy.protocol.messages import Key, Refusal
 from imdsproxy.protocol.request_parser import AcceptedHosts
 from imdsproxy.records import RequestObserver
 from imdsproxy.server.known_heads import KnownHeads
+from imdsproxy.server.outsiders import Outsiders
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -30,8 +31,8 @@ class Served(Protocol):
     """Looks clients up."""
     access: Guard | None
     """The access rules, by which every connection's client is looked up; None for no rules."""
-    note_outsider: Callable[[str], None]
-    """Logs that a client with this address was refused."""
+    outsiders: Outsiders
+    """Recognises the clients that may not ask at all."""
     names_clients: bool
     """Whether an observer uses the request's fields and the client's name, so that every connection's client is looked
     up."""
@@ -59,10 +60,6 @@ class Served(Protocol):
 
     def refuse(self, refusal: Refusal, client: str) -> bytes:
         """Return the answer to bytes that are not a valid request, and tell every observer."""
-        ...
-
-    def is_outsider(self, address: str, local: Callable[[], str]) -> bool:
-        """Return whether the client with this address, connected to the one that `local` returns, may not ask."""
         ...
 
     def watch_connections(self, count: Callable[[], int], limit: int) -> None:

@@ -80,7 +80,7 @@ class House:
         self.unix = unix
         self.crowd = Crowd(limit)
         self.application = assemble(config, build(config, _imds(), clock), clock, _close, Application)
-        self.application._getting_ready = loop.create_task(asyncio.sleep(0))
+        self.application.lifetime.getting_ready = loop.create_task(asyncio.sleep(0))
         self.state = ServerState()
         self.way = connection_class(10.0, unix=unix, crowd=self.crowd)
         self.uvicorn = uvicorn_config(self.application, self.way)
@@ -523,8 +523,8 @@ def test_loopback_and_the_unix_socket_may_ask_in_any_case(run: Run, unix: bool) 
 def test_client_with_the_address_that_it_is_connected_to_is_this_machine(run: Run) -> None:
     async def visit() -> None:
         async with House(asyncio.get_running_loop(), unix=False, clients=POD_RANGE) as house:
-            assert house.application.is_outsider("169.254.20.10", lambda: "169.254.20.10") is False
-            assert house.application.is_outsider("169.254.20.10", lambda: "10.0.0.4") is True
+            assert house.application.outsiders.include("169.254.20.10", lambda: "169.254.20.10") is False
+            assert house.application.outsiders.include("169.254.20.10", lambda: "10.0.0.4") is True
 
     run(visit())
 

@@ -509,7 +509,7 @@ def test_rules_name_pods_and_an_unknown_address_gets_no_token(
             server.put(pod("other", "10.244.0.6", account="other"))
             app = create_app(config, clock)
             assert server.requests == []
-            async with app._lifespan(app):
+            async with app.lifetime.lifespan(app):
                 await until(lambda: server.watches)
                 assert await status_of(app, "10.244.0.5") == 200
                 # The token is cached from here on.

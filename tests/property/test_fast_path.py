@@ -553,7 +553,7 @@ class World:
         self._asked = 0
         # As the lifespan does it, or not at all: with the first request, readiness would ask after random pauses.
         become = self.application.readiness.become() if house.warm else asyncio.sleep(0)
-        getting_ready = self.application._getting_ready = self.loop.create_task(become)
+        getting_ready = self.application.lifetime.getting_ready = self.loop.create_task(become)
         self.loop.run_on(1.0 if house.warm else 0.0)
         assert getting_ready.done(), "from here on it would ask again after pauses of any length"
 
