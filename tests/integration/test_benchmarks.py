@@ -543,7 +543,7 @@ def test_tables_show_ratios_losses_and_omitted_servers() -> None:
     findings.goals = goals.reached(findings)
     for written in (tables.text({"cpu": "any"}, findings), tables.markdown({"cpu": "any"}, findings)):
         assert "100,000 (0.50)" in written
-        assert re.search(r"hits, beside nginx +(\| )?0.50 x +(\| )?at least 1.5 x +(\| )?missed", written)
+        assert re.search(r"hits, beside nginx +(\| )?0.50 x +(\| )?at least 1.25 x +(\| )?missed", written)
         assert re.search(r"10,000 +(\| )?12,500 \(400.00\)", written)
         assert "Left out: Varnish: varnishd is not installed." in written
         assert "hits: A note." in written

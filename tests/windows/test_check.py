@@ -53,7 +53,8 @@ def test_running_proxy_is_found_and_asked(windows: Windows, imds: EmulatorServer
     with windows.proxy(upstream=imds.url) as proxy:
         port = proxy.port()
         status, steps = checked(windows, upstream=imds.url, port=port)
-    assert status == 0, steps
+    assert [step for step in steps.values() if step["status"] not in {"ok", "skipped"}] == []
+    assert status == 0
     assert f"answers at 127.0.0.1:{port}" in steps["port"]["found"]
     assert steps["answer"]["asked"] == f"the proxy at http://127.0.0.1:{port}"
 

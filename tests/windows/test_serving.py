@@ -145,9 +145,9 @@ def test_second_proxy_cannot_share_the_port(proxy: Process, windows: Windows) ->
     # Wine never shares a port, so the options of the socket are checked.
     asked = windows.run_python(
         "-c",
-        "import socket\nfrom imdsproxy.server.listeners import _tcp\nlistener = _tcp('127.0.0.1', 0)\n"
+        "import socket\nfrom imdsproxy.server.listeners import _tcp\nlistening = _tcp('127.0.0.1', 0).socket\n"
         "rules = socket.SO_EXCLUSIVEADDRUSE, socket.SO_REUSEADDR\n"
-        "print(*(listener.getsockopt(socket.SOL_SOCKET, rule) for rule in rules))",
+        "print(*(listening.getsockopt(socket.SOL_SOCKET, rule) for rule in rules))",
     )
     assert asked.stdout == "1 0", "another program may listen there, and take the clients"
 
