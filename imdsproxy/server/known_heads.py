@@ -23,11 +23,42 @@ LONGEST_KNOWN = 4096
 """The maximum length in bytes of a known head."""
 
 _MOST_HEADS = 16384
-# The hashes of heads seen once may take one sixth of all bytes. A hash takes 150 bytes in a set (measured: 140).
+# The marks of heads seen once may take one sixth of all bytes.
 _SHARE_SEEN = 6
-_BYTES_SEEN = 150
+# Bits for each of them. Of the heads that are new, no more than one in so many finds its bit set by another.
+_BITS_SEEN = 64
 # The bytes of a head's place in the table, of the pair there, and of an empty slot that only this head refers to.
 _OVERHEAD = 320
+
+
+class _SeenOnce:
+    """Marks of heads, as bits at the places of their hashes. A common place only makes a head known too early.
+
+    A set of hashes would take a thousand times the memory: with the default settings it would be full after 2,000
+    heads, and clients that request more targets than that in turn would never have a known head.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._bits = bytearray(max_bytes)  # its pages take no memory before they are written
+        self._left = self._most = max_bytes * 8 // _BITS_SEEN
+
+    def add(self, head: bytes) -> bool:
+        """Mark a head, and return whether it was marked before. If there are too many marks, all others are removed."""
+        if not self._most:
+            return False
+        place, bit = divmod(hash(head) % (len(self._bits) * 8), 8)
+        if self._bits[place] & 1 << bit:
+            return True
+        if not self._left:
+            self.clear()
+        self._left -= 1
+        self._bits[place] |= 1 << bit
+        return False
+
+    def clear(self) -> None:
+        """Remove all marks."""
+        if self._left < self._most:
+            self._bits, self._left = bytearray(len(self._bits)), self._most
 
 
 class KnownHeads:
@@ -44,9 +75,7 @@ class KnownHeads:
         self._bytes = 0
         self._max_bytes = max_bytes - max_bytes // _SHARE_SEEN
         self._most = min(_MOST_HEADS, self._max_bytes // _OVERHEAD)
-        self._most_seen = max_bytes // _SHARE_SEEN // _BYTES_SEEN
-        # Hashes of heads. A collision only makes a head known too early.
-        self._seen_once: set[int] = set()
+        self._seen_once = _SeenOnce(max_bytes // _SHARE_SEEN)
 
     def find(
         self,
@@ -101,11 +130,7 @@ class KnownHeads:
         if len(head) > LONGEST_KNOWN:
             return
         head = _without_tracing(head)
-        if hash(head) not in self._seen_once:
-            if len(self._seen_once) >= self._most_seen:
-                self._seen_once = set()  # a set that is only cleared keeps its memory
-            if self._most_seen:
-                self._seen_once.add(hash(head))
+        if not self._seen_once.add(head):
             return
         slot = self._store.peek(key)
         table = self._known[unix]
