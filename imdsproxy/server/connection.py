@@ -24,6 +24,7 @@ from imdsproxy.server.held_bytes import SHARE
 from imdsproxy.server.parse_errors import NOT_A_CLIENT, TOO_MANY, UNKNOWN_METHOD
 from imdsproxy.server.presence import Presence
 from imdsproxy.server.read_buffer import BUFFER, LONGEST_READ
+from imdsproxy.server.read_turns import ReadTurns
 from imdsproxy.server.served import Served
 from imdsproxy.server.timed_connection import TimedConnection
 
@@ -47,6 +48,8 @@ class Connection(TimedConnection):
     app: Served
     crowd: Crowd | None = None
     """The limit of connections; None for no limit."""
+    read_turns = ReadTurns()
+    """The reads of all connections of this class."""
     half_closed = 0
     """Connections of this class that wait for an answer after their client has ended its sending."""
 
@@ -112,8 +115,8 @@ class Connection(TimedConnection):
         super().connection_lost(exc)
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Process what was read into the shared buffer. After a full read, other connections come first."""
-        if nbytes == LONGEST_READ:  # there is probably more
+        """Process what was read into the shared buffer. After a full read, or many reads, others come first."""
+        if nbytes == LONGEST_READ or self.read_turns.take_long(self.loop):  # there is probably more
             self.flow.yield_turn(self.loop)
         if self.admission is _ANSWER:
             self._refuse(self._unwelcome)

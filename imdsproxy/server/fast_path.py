@@ -25,6 +25,7 @@ from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.known_heads import HeadsOfClient, KnownHeads
 from imdsproxy.server.parse_errors import LONGEST_HEAD
+from imdsproxy.server.read_turns import ReadTurns
 
 _END = b"\r\n\r\n"
 # Where a redirect can change ports, a client's port may soon be that of another user's socket (`arrivals`). Windows has
@@ -189,4 +190,5 @@ def connection_class(
     """
     base = Connection if admin else FastPathConnection
     values = {"admin": admin, "unix": unix, "crowd": crowd, "held": held or HeldBytes()}
-    return type(base.__name__, (base,), {"header_timeout": header_timeout, **values})
+    own = {"header_timeout": header_timeout, "read_turns": ReadTurns()}
+    return type(base.__name__, (base,), {**own, **values})
