@@ -52,7 +52,12 @@ def test_check_against_the_emulator_is_well(windows: Windows, imds: EmulatorServ
 def test_running_proxy_is_found_and_asked(windows: Windows, imds: EmulatorServer) -> None:
     with windows.proxy(upstream=imds.url) as proxy:
         port = proxy.port()
+        proxy.wait_for("readiness ready")
         status, steps = checked(windows, upstream=imds.url, port=port)
+        if steps["answer"]["code"] == "proxy-silent":
+            # Wine's server, through which both processes go, can stand still for longer than the check's ten seconds
+            # while other tests load the machine. A proxy that does not answer fails the second time, too.
+            status, steps = checked(windows, upstream=imds.url, port=port)
     assert [step for step in steps.values() if step["status"] not in {"ok", "skipped"}] == []
     assert status == 0
     assert f"answers at 127.0.0.1:{port}" in steps["port"]["found"]
