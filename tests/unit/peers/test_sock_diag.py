@@ -109,6 +109,7 @@ def test_control_group_is_read_where_the_kernel_sends_it(attributes: bytes, cgro
 
 def test_answer_to_an_earlier_request_is_passed_over() -> None:
     assert read_answer(answer(sequence=1), CLIENT, IMDS, 2) is None
+    assert read_answer(error(2), CLIENT, IMDS, 2) is None
 
 
 @pytest.mark.parametrize(("local", "remote", "family"), [(CLIENT, IMDS, 2), (CLIENT6, PROXY6, 10)])
