@@ -77,6 +77,7 @@ def test_socket_with_other_ends_is_not_the_clients(other: bytes) -> None:
         (error(2), "no socket", True),
         (error(1), "error 1", False),
         (answer()[:-1], "not understood", False),
+        (answer()[:4] + struct.pack("=H", 3) + answer()[6:], "not understood", False),
         (struct.pack("=IHHIII", 20, 3, 0, 1, 0, 0), "not understood", False),
     ],
 )
