@@ -15,7 +15,7 @@ from imdsproxy.proxy.proxy import Proxy
 
 
 def kept_entries(proxy: Proxy) -> Iterator[KeptEntry]:
-    """Yield the entries for the next process. One that was cut out of another is left out, because that one is kept."""
+    """Yield the entries for the next process. A part of another entry is left out, because the whole is kept."""
     for slot, entry in proxy.store.slots():
         if entry.response.status == 200 and entry.token is None and not entry.derived and _may_be_kept(proxy, slot.key):
             yield KeptEntry(slot.key, entry.response.headers, entry.response.body, entry.sent_at)

@@ -7,7 +7,6 @@ translation at the pods' interfaces: it shows the way of the packets and of the 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,11 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.callers import Got, environment
-from tests.clients.guard import network
 from tests.forkserver import of_checks
 from tests.kit import wait_until
-from tests.system.hard_coded import libraries
+from tests.system.azure_identity import token_by_azure_identity
 from tests.system.hosts import Host, link
 from tests.system.topology import ORDINARY_USER, PROXY_USER, ROUTE_LOCALNET, Azure, running_azure
 from tests.targets import INSTANCE, TOKEN
@@ -84,24 +81,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 def node(running: Node) -> Iterator[Node]:
     yield running
     running.clear()
-
-
-def token_by_azure_identity(pod: Host, resource: str) -> Got:
-    """Ask by azure-identity as it is, with 169.254.169.254 built in."""
-    with pod.inside():
-        env = environment(Path(os.devnull), MADE_NETWORK=network())
-    order = {"credential": "ManagedIdentityCredential", "options": {}, "resources": [resource], "hard": True}
-    done = pod.run_module(
-        "tests.clients.call_azure_identity",
-        json.dumps(order),
-        imported_by=libraries,
-        env=env,
-        user=ORDINARY_USER,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    (got,) = (Got(**one) for one in json.loads(done.stdout))
-    return got
 
 
 @PODS

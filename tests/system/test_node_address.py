@@ -14,11 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.callers import Got, environment
-from tests.clients.guard import network
 from tests.forkserver import of_checks
 from tests.kit import wait_until
-from tests.system.hard_coded import libraries
+from tests.system.azure_identity import token_by_azure_identity
 from tests.system.hosts import Host
 from tests.system.topology import ORDINARY_USER, PROXY_USER, Azure, running_azure
 from tests.targets import INSTANCE, TOKEN
@@ -77,24 +75,7 @@ def test_pod_reaches_the_proxy_at_the_nodes_address(node: Node, name: str) -> No
 @PODS
 def test_azure_identity_is_told_the_nodes_address(node: Node, name: str) -> None:
     pod: Host = getattr(node.azure, name)
-    with pod.inside():
-        env = environment(Path(os.devnull), URL, MADE_NETWORK=network())
-    order = {
-        "credential": "ManagedIdentityCredential",
-        "options": {},
-        "resources": ["https://vault.azure.net"],
-        "hard": True,
-    }
-    done = pod.run_module(
-        "tests.clients.call_azure_identity",
-        json.dumps(order),
-        imported_by=libraries,
-        env=env,
-        user=ORDINARY_USER,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    (got,) = (Got(**one) for one in json.loads(done.stdout))
+    got = token_by_azure_identity(pod, "https://vault.azure.net", URL)
     assert got.claims["aud"] == "https://vault.azure.net"
     # One token for both pods, and for all libraries.
     assert len(node.azure.arrivals("/metadata/identity/oauth2/token")) == 1

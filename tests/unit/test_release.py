@@ -279,7 +279,7 @@ def saved(folder: Path, word: str) -> Path:
 
 
 def test_archive_of_an_image_has_nothing_random_and_nothing_lost(tmp_path: Path) -> None:
-    first, second = saved(tmp_path, "random"), saved(tmp_path, "drawn anew")
+    first, second = saved(tmp_path, "random"), saved(tmp_path, "drawn again")
     for path in (first, second):
         image.settle(path, COMMIT.epoch, "imdsproxy:0.1.0")
     assert first.read_bytes() == second.read_bytes()
