@@ -14,7 +14,11 @@ demo: $(VENV)/run.stamp
 # docs/testing.md says what runs where. WORKERS is the number of processes that share the tests: two more than two
 # cores have use for, because many tests wait most of their time.
 WORKERS ?= 4
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25
+# A test that takes longer than this many seconds hangs: it has failed, and what each thread was doing is printed.
+# Without a limit, a run would wait until it is ended from outside, and would not name the test.
+TEST_SECONDS ?= 300
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25 \
+	--timeout=$(TEST_SECONDS) --timeout-method=signal
 define measured
 @rm -f .coverage .coverage.*
 $(PYTEST) --cov --cov-report= $(PYTEST_ARGS)
@@ -30,6 +34,7 @@ test-interpreter: $(VENV)/dev.stamp
 
 test-long: export TEST_LONG = 1
 test-long: WORKERS = 2
+test-long: TEST_SECONDS = 3600
 test-long: $(VENV)/dev.stamp
 	$(measured)
 
