@@ -16,6 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "imdsproxy"
 FLOORS = (
+    {"web_page"},
     {"protocol", "clock", "errors", "files", "emulator", "__init__"},
     {"config", "policy", "records", "budget", "peers"},
     {"settings", "cache", "upstream", "access"},
@@ -27,7 +28,7 @@ FLOORS = (
     {"testing", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-ONLY_FOR = {"settings": {"app", "cli"}, "emulator": {"cli", "testing"}}
+ONLY_FOR = {"settings": {"app", "cli"}, "emulator": {"cli", "testing"}, "web_page": {"ops", "emulator"}}
 """Rooms that only some of those above may import."""
 
 PURE = (

@@ -21,15 +21,10 @@ if TYPE_CHECKING:
 
 PATHS = frozenset({"/-/healthy", "/-/ready", "/-/metrics", "/-/status", "/-/status.json"})
 
-_STATUS_HEADERS = {
+_JSON_HEADERS = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",
-}
-_PAGE_HEADERS = {
-    "referrer-policy": "no-referrer",
-    "x-frame-options": "DENY",
-    "cross-origin-opener-policy": "same-origin",
 }
 
 
@@ -70,16 +65,15 @@ def pages(
         return Response(text, media_type=media_type, headers={"vary": "accept"})
 
     async def status_json(_request: Request) -> Response:
-        return Response(status.json(), media_type="application/json", headers=_STATUS_HEADERS)
+        return Response(status.json(), media_type="application/json", headers=_JSON_HEADERS)
 
     async def status_page(request: Request) -> Response:
-        headers = {**_STATUS_HEADERS, **_PAGE_HEADERS, "content-security-policy": page().policy}
         if request.method == "HEAD":
-            return Response(media_type="text/html", headers=headers)
+            return Response(media_type="text/html", headers=page().headers)
         # A browser asks for HTML. Anything else, such as curl, would wait for the end of the page.
         is_browser = "text/html" in request.headers.get("accept", "")
         parts = live.parts(live=is_browser and may_last(request.scope))
-        return StreamingResponse(parts, media_type="text/html", headers=headers)
+        return StreamingResponse(parts, media_type="text/html", headers=page().headers)
 
     return Router(
         routes=[

@@ -10,12 +10,11 @@ The figures are JSON in a data block, which no browser executes. The script writ
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 from collections.abc import AsyncGenerator, Callable
 from functools import cache
-from importlib import resources
 from typing import NamedTuple
+
+from imdsproxy.web_page.document import document
 
 MOST_LIVE = 16
 """Pages that get figures at the same time. Each further one gets them once."""
@@ -29,30 +28,16 @@ class Page(NamedTuple):
     live: bytes
     once: bytes
     """The page for figures that are sent once only."""
-    policy: str
-    """Its Content-Security-Policy (W3C CSP Level 3): no request at all, and only this script and this style."""
+    headers: dict[str, str]
+    """Its header fields. Its Content-Security-Policy allows no request at all."""
 
 
 @cache
 def page() -> Page:
     """Return the page."""
-    folder = resources.files("imdsproxy.ops") / "page"
-    frame, style, script = ((folder / f"status.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
-    text = frame.replace("{style}", style, 1).replace("{script}", script, 1)
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src '{_hash(script)}'",
-            f"style-src '{_hash(style)}'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",
-        )
-    )
+    text, headers = document("imdsproxy.ops", "status")
     once = text.replace('<html lang="en">', '<html lang="en" data-once="true">', 1)
-    return Page(text.encode("utf-8"), once.encode("utf-8"), policy)
+    return Page(text.encode("utf-8"), once.encode("utf-8"), dict(headers))
 
 
 def figures(json: bytes) -> bytes:
@@ -94,8 +79,3 @@ class LivePages:
             if self._stopping():
                 return False
         return True
-
-
-def _hash(text: str) -> str:
-    """Return the source expression of an inline script or style (CSP Level 3, section 2.3.1)."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}"

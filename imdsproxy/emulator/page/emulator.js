@@ -1,4 +1,3 @@
-"use strict";
 // Asks /-/state every second. Text from outside enters as text nodes only.
 (() => {
   const SHOWN = 60;
@@ -18,24 +17,10 @@
   ];
   const KINDS = ["Freeze", "Reboot", "Redeploy", "Preempt", "Terminate", "SpotRebalanceRecommendation", "HardwareFailure"];
   const token = document.querySelector("meta[name=page-token]").content;
-  const byId = (id) => document.getElementById(id);
   let arrivals = [];
   let first = 0; // the index of arrivals[0]
   let next = null;
 
-  const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-  const make = (name, attributes, ...children) => {
-    const node = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes || {})) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  };
-  const draw = (name, attributes, ...children) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  };
   const button = (text, act, label) => {
     const node = make("button", { type: "button", ...(label ? { "aria-label": label } : {}) }, text);
     node.addEventListener("click", act);
@@ -74,7 +59,7 @@
       });
     }
   };
-  const clock = (at, now) => new Date(Date.now() - (now - at) * 1000).toLocaleTimeString("en-GB");
+  const clockOf = (at, now) => clock(new Date(Date.now() - (now - at) * 1000));
 
   const chart = (id, identity, limit, now) => {
     const svg = byId(id);
@@ -106,14 +91,14 @@
     const node = byId("verdict");
     node.className = worst ? "state bad" : "state";
     put(node, worst
-      ? `✕ ${worst.within} ${worst.limit === 20 ? "identity requests" : "requests"} within one second at ${clock(worst.at, now)}. Azure's IMDS answers ${worst.limit}, and 429 to the rest.${refused ? ` ${refused} got 429 here.` : ""}`
+      ? `✕ ${worst.within} ${worst.limit === 20 ? "identity requests" : "requests"} within one second at ${clockOf(worst.at, now)}. Azure's IMDS answers ${worst.limit}, and 429 to the rest.${refused ? ` ${refused} got 429 here.` : ""}`
       : next ? `✓ Never more than Azure's IMDS answers: ${next} requests so far` : "… No program has asked yet");
     put(document.querySelector("title"), worst ? `✕ ${worst.within} in a second – emulated IMDS` : "Emulated IMDS");
   };
 
   const latest = (now) => {
     const rows = arrivals.slice(-ROWS).reverse().map((each) => make("tr", {},
-      make("td", {}, clock(each.at, now)),
+      make("td", {}, clockOf(each.at, now)),
       make("td", { class: each.status === null || each.status >= 400 ? "bad" : "" }, each.status === null ? "none" : String(each.status)),
       make("td", { class: each.within > each.limit ? "bad" : "" }, `${each.within} of ${each.limit}`),
       make("td", { class: "target" }, `${each.method} ${each.target}`),

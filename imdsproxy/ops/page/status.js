@@ -1,4 +1,3 @@
-"use strict";
 // The proxy answers no request that a page makes, not even this page's own. So this page makes none: the proxy keeps
 // sending figures at the end of the page for as long as it is open. Text from outside enters as text nodes only.
 (() => {
@@ -11,24 +10,9 @@
     failing: ["bad", "✕ IMDS fails"],
   };
   const LATE = 8000;
-  const byId = (id) => document.getElementById(id);
   let shownAt = 0;
   let ended = false;
   let latest = null;
-
-  const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-  const make = (name, attributes, ...children) => {
-    const node = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes || {})) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  };
-  const draw = (name, attributes, ...children) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  };
 
   const count = (number) => number.toLocaleString("en");
   const size = (bytes) => bytes < 1024 ? `${bytes} B` : bytes < 1048576 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`;
@@ -197,7 +181,6 @@
     shownAt = Date.now();
   };
 
-  const clock = (date) => date.toLocaleTimeString("en-GB");
   const tell = () => {
     const live = byId("live");
     if (ended) return;
