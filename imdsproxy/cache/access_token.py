@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MARGIN = 300.0
 """Seconds of remaining life below which a token is neither stored nor served from the cache."""
@@ -24,8 +24,8 @@ _LIFE = b"expires_in"
 class TokenBody:
     """A token response that can be aged. All bytes but the digits of its remaining seconds stay as IMDS wrote them."""
 
-    pieces: tuple[bytes, ...]
-    """The bytes before, between and after the figures."""
+    pieces: tuple[bytes, ...] = field(repr=False)
+    """The bytes before, between and after the figures. The token is among them."""
     figures: tuple[int, ...]
     """The seconds left when IMDS answered: `expires_in`, and `refresh_in` and `ext_expires_in` if present."""
     expires_in: int

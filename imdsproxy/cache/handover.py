@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from imdsproxy.protocol.messages import Headers, Key, Response
@@ -53,7 +53,7 @@ class KeptEntry:
 
     key: Key
     headers: Headers
-    body: bytes
+    body: bytes = field(repr=False)
     sent_at: float
 
     @property

@@ -41,6 +41,10 @@ class RenderedHit(NamedTuple):
     uses: Uses
     """The count to which each use of the hit adds."""
 
+    def __repr__(self) -> str:
+        """Show no body, because it can be an access token."""
+        return f"RenderedHit({self.served!r}, until={self.until})"
+
     @property
     def last_head(self) -> bytes:
         """The head of the last answer on a connection (RFC 9112 section 9.6)."""

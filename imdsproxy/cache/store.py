@@ -59,6 +59,8 @@ class Store:
     def __init__(self, max_bytes: int, clock: Clock) -> None:
         self._clock = clock
         self.max_bytes = max_bytes
+        self.on_put: Callable[[float], None] | None = None
+        """Is called with the deadline of each entry that is stored, in monotonic seconds."""
         self._entries = _Entries(
             maxsize=max_bytes,
             ttu=lambda _key, slot, _now: slot.gone_at,
@@ -100,6 +102,8 @@ class Store:
         self._entries[key] = Slot(key, entry, size, entry.gone_at, uses=uses)
         if present is not None:
             present.clear()
+        if self.on_put is not None:
+            self.on_put(entry.gone_at)
         return True
 
     def count_use(self, key: Key) -> None:
@@ -151,6 +155,10 @@ class Store:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def soonest_deadline(self) -> float | None:
+        """Drop expired entries. Return when the first of the others expires, in monotonic seconds; None without any."""
+        return min((slot.gone_at for slot, _ in self.slots()), default=None)
 
     def token_life(self, target: Target) -> float | None:
         """Return the remaining seconds of the token that is stored for a target; None if none is, or it has expired."""

@@ -20,7 +20,7 @@ class Request:
     path: str
     query: tuple[tuple[str, str], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     segments: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -37,7 +37,7 @@ class Answer:
     """An answer; `delay` is the seconds that IMDS itself takes for it."""
 
     status: int
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     content_type: str | None = JSON_TYPE
     headers: tuple[tuple[str, str], ...] = ()
     delay: float = 0.0

@@ -29,6 +29,7 @@ from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.address import IMDS
 from imdsproxy.protocol.failures import FailureRules
 from imdsproxy.protocol.request_parser import AcceptedHosts
+from imdsproxy.proxy.expiry import Expiry
 from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.upstream.fetcher import Fetcher
 from imdsproxy.upstream.retry import RetryRules
@@ -89,6 +90,7 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
     store = Store(shares.entries, clock)
     troubles = TroubleLog(Troubles(shares.entries), clock, store.token_life)
     store.on_eviction = troubles.observe_eviction
+    expiry = Expiry(store, clock)
     traces = export_traces(clock) if config.traces else None
     fetcher = Fetcher(
         limiters=limiters,
@@ -141,6 +143,7 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
 
     def close_all() -> None:
         leave()
+        expiry.close()
         troubles.close()
         close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, NewType
 
@@ -72,6 +72,10 @@ class Request(NamedTuple):
     to_imds: bool = False
     """Whether the request was addressed to IMDS, as before a redirect, and not to the proxy."""
 
+    def __repr__(self) -> str:
+        """Show no fields and no body, which can hold a client's credentials."""
+        return f"Request({self.method} {self.target.path})"
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -79,7 +83,8 @@ class Response:
 
     status: int
     headers: Headers
-    body: bytes
+    body: bytes = field(repr=False)
+    """Not shown, because it can be an access token."""
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a field, by its lower-case name, or None."""
@@ -101,7 +106,7 @@ class Refusal:
     error: str
     description: str
     headers: Headers = ()
-    body: bytes | None = None
+    body: bytes | None = field(default=None, repr=False)
     """IMDS's own wording, to be sent instead of the proxy's; None for the proxy's."""
 
     def response(self) -> Response:

@@ -34,6 +34,10 @@ class Answer(NamedTuple):
     status: int
     body: bytes
 
+    def __repr__(self) -> str:
+        """Show no body, which can be any answer of a process at this place."""
+        return f"Answer({self.place!r}, {self.status})"
+
 
 class _UnixConnection(HTTPConnection):
     """HTTP over a Unix socket."""

@@ -22,7 +22,7 @@ class Said:
 
     status: int
     content_type: str
-    body: str
+    body: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
