@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from imdsproxy.cli.main import main
+from imdsproxy.cli import main as program
 
 
 def keep_alive(seconds: str) -> None:
@@ -67,9 +67,15 @@ ALTERATIONS: dict[str, Callable[[str], None]] = {
     each.__name__: each for each in (keep_alive, first_bytes, without_fast_path, counting, collector)
 }
 
-if __name__ == "__main__":
+
+def main() -> int:
+    """Make the alterations of the command line, and run the program without arguments."""
     for argument in sys.argv[1:]:
         name, _, value = argument.partition("=")
         ALTERATIONS[name](value)
     sys.argv[1:] = []
+    return program.main()
+
+
+if __name__ == "__main__":
     raise SystemExit(main())

@@ -154,7 +154,14 @@ def environment(**settings: object) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running_proxy(
-    folder: Path, *, ready: bool = True, fresh: bool = False, prefix: Sequence[str] = (), **settings: object
+    folder: Path,
+    *,
+    ready: bool = True,
+    fresh: bool = False,
+    prefix: Sequence[str] = (),
+    module: str = "imdsproxy",
+    arguments: Sequence[str] = (),
+    **settings: object,
 ) -> Iterator[ProxyProcess]:
     """Run the proxy on a free port, end it, and check that it ended well.
 
@@ -163,6 +170,8 @@ def running_proxy(
         ready: Wait until it is ready.
         fresh: Start an interpreter of its own, rather than fork one that has imported the proxy.
         prefix: A command that runs the rest of its line, such as prlimit(1); the start is fresh.
+        module: The module to run, such as `tests.altered`. It logs where it listens as the proxy does.
+        arguments: The rest of its command line.
         settings: Named in lower case.
     """
     log = folder / f"proxy-{time.monotonic_ns()}.log"
@@ -170,10 +179,11 @@ def running_proxy(
     process: subprocess.Popen[str] | forkserver.ForkedProcess
     with log.open("w", encoding="utf-8") as stderr:
         if fresh or prefix or not forkserver.AVAILABLE:
-            command = [*prefix, sys.executable, "-m", "imdsproxy"]
+            command = [*prefix, sys.executable, "-m", module, *arguments]
             process = subprocess.Popen(command, env=env, cwd=ROOT, stderr=stderr, text=True)
         else:
-            process = forkserver.of_proxies().start("imdsproxy.__main__", env=env, stderr=stderr)
+            main = "imdsproxy.__main__" if module == "imdsproxy" else module
+            process = forkserver.of_proxies().start(main, arguments, env=env, stderr=stderr)
     try:
         proxy = ProxyProcess(process, log, _port(process, log))
         if ready:

@@ -26,9 +26,16 @@ _NO_CACHE = re.compile(rb"(?i)(?:^|,)[ \t]*no-cache[ \t]*(?:,|$)")
 _LONGEST_HOST = 512
 # HTTP/1.0, as servers write it. Servers of HTTP/2 pass `:authority` on as Host.
 _WITHOUT_HOST = frozenset({"1.0", "1"})
+_LENGTH = b"content-length"
+_CODING = b"transfer-encoding"
 _ORIGIN = b"origin"
 _FETCH_SITE = b"sec-fetch-site"
-_READ = frozenset({b"host", b"metadata", b"cache-control", HOP_HEADER, b"x-forwarded-for", _ORIGIN, _FETCH_SITE})
+_READ = frozenset(
+    {
+        *(b"host", b"metadata", b"cache-control", HOP_HEADER, b"x-forwarded-for"),
+        *(_ORIGIN, _FETCH_SITE, _LENGTH, _CODING),
+    }
+)
 # Longer targets are read again each time.
 _LONGEST_REMEMBERED = 1024
 _HOST_SHARE = 4
@@ -94,6 +101,8 @@ def read(  # noqa: PLR0913  # the parts of a request, and what it is read with
             fields.setdefault(name, []).append(value)
     if (_ORIGIN in fields or _FETCH_SITE in fields) and _is_page(fields):
         return _page()
+    if _CODING in fields and _LENGTH in fields:
+        return _two_lengths()
     target = _check_method(method, readings.target(raw) if len(raw) <= _LONGEST_REMEMBERED else read_target(raw))
     if isinstance(target, Refusal):
         return target
@@ -203,6 +212,15 @@ def _forwarded() -> Refusal:
         "X-Forwarded-For is not accepted, because IMDS refuses requests that came through a web proxy. "
         "Send requests for metadata directly (for example with NO_PROXY=169.254.169.254).",
     )
+
+
+def _two_lengths() -> Refusal:
+    """Return the refusal of a body of two lengths, which attempts to smuggle a request (RFC 9112 section 6.1).
+
+    `imdsproxy serve` refuses it before. Another server may read such a body by its chunks, and pass both fields on.
+    """
+    description = "Content-Length and Transfer-Encoding were given together; send one of them."
+    return Refusal(400, "malformed", "invalid_request", description, ((b"connection", b"close"),))
 
 
 def _page() -> Refusal:

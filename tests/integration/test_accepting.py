@@ -162,6 +162,7 @@ def test_connection_accepted_before_shutdown_is_answered(proxy: ProxyProcess, li
     assert "Traceback" not in proxy.log
 
 
+@pytest.mark.attack(19)
 def test_clients_wait_without_descriptors_and_are_answered_later(proxy: ProxyProcess, listener: Listener) -> None:
     pid = proxy.process.pid
     _, hard = before = resource.prlimit(pid, resource.RLIMIT_NOFILE)

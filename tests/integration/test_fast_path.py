@@ -538,6 +538,7 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.attack(8)
 @pytest.mark.parametrize("unreadable", UNREADABLE.values(), ids=UNREADABLE)
 def test_ambiguous_request_is_refused_and_its_connection_closed(
     either: ProxyProcess, bodies: dict[bytes, str], unreadable: bytes
@@ -634,6 +635,7 @@ def test_known_head_waits_for_the_answers_before_it(
         assert heard_after(client, A, bodies) == "a"
 
 
+@pytest.mark.attack(16)
 def test_client_that_ends_its_side_after_a_known_head_gets_its_answer(proxy: ProxyProcess) -> None:
     head = known(proxy.port)
     for _ in range(5):
@@ -684,6 +686,7 @@ def test_known_head_with_another_method_is_parsed(proxy: ProxyProcess, method: s
             assert client.rest().startswith(b"HTTP/1.1 405 ")
 
 
+@pytest.mark.attack(22)
 def test_every_byte_of_a_known_head_matters(proxy: ProxyProcess, without_fast_path: ProxyProcess) -> None:
     """One bit of one byte is turned, whichever; what comes of it is what comes of it without the fast path."""
     head = known(proxy.port)
@@ -735,6 +738,7 @@ def test_busy_connection_stays_open_and_idle_one_is_closed(impatient: ProxyProce
         assert KEEP_ALIVE * 0.9 < time.monotonic() - began < KEEP_ALIVE + 2
 
 
+@pytest.mark.attack(9)
 @pytest.mark.parametrize("beginning", [A[:1], A[:40], A[:-1]])
 @pytest.mark.parametrize("together", [True, False], ids=["one-packet", "two-packets"])
 def test_unfinished_head_after_known_ones_times_out(impatient: ProxyProcess, beginning: bytes, together: bool) -> None:
@@ -771,6 +775,7 @@ def test_client_that_never_reads_single_answers_is_disconnected(impatient: Proxy
     _deaf(impatient, [A] * 6000, pause=0.0001, most=3 * MEBIBYTE)
 
 
+@pytest.mark.attack(9, 15)
 def test_client_that_never_reads_pipelined_answers_is_disconnected(impatient: ProxyProcess) -> None:
     # Requests that came together are kept until it is their turn, some thousand of them at the most.
     _deaf(impatient, [A * 1000] * 40, pause=0.0, most=20 * MEBIBYTE)

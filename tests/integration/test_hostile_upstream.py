@@ -195,6 +195,7 @@ UNREADABLE, RESET, TIMEOUT, TOO_LARGE, UNEXPECTED = (
 )
 
 
+@pytest.mark.attack(10)
 @pytest.mark.parametrize(
     ("script", "status", "reason"),
     [
@@ -283,6 +284,7 @@ def test_unusable_answer_is_502_or_504_and_not_stored(
         assert (answer.status, answer.body) == (200, GOOD)
 
 
+@pytest.mark.attack(10)
 def test_announced_gibibyte_is_502_or_504(proxy: ProxyProcess, upstream: Upstream) -> None:
     upstream.script = sends_and_holds(ok(b"{", length=2**30))
     answer = get(proxy.port, target())
@@ -329,6 +331,7 @@ def test_connection_with_an_unreadable_answer_is_freed_at_once(upstream: Upstrea
         gc.enable()
 
 
+@pytest.mark.attack(10)
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified", b"205 Reset Content"])
 def test_answer_without_a_body_is_passed_on(proxy: ProxyProcess, upstream: Upstream, status: bytes) -> None:
     asked = target()
@@ -351,6 +354,7 @@ def test_body_after_a_204_is_never_served(proxy: ProxyProcess, upstream: Upstrea
         assert get(proxy.port, target()).body == GOOD
 
 
+@pytest.mark.attack(10)
 def test_interim_responses_are_skipped(proxy: ProxyProcess, upstream: Upstream) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 199 Odd\r\n\r\n"
     upstream.script = sends(interim + ok(GOOD), then_closes=False)
@@ -359,6 +363,7 @@ def test_interim_responses_are_skipped(proxy: ProxyProcess, upstream: Upstream) 
     assert "link" not in answer.headers
 
 
+@pytest.mark.attack(10)
 def test_unrequested_gzip_is_passed_on_unchanged(proxy: ProxyProcess, upstream: Upstream) -> None:
     packed = gzip.compress(b'{"access_token":"%b","expires_in":"86399"}' % SECRET.encode())
     for asked in (target(), token_target()):
@@ -371,6 +376,7 @@ def test_unrequested_gzip_is_passed_on_unchanged(proxy: ProxyProcess, upstream: 
     assert get(proxy.port, asked).body == GOOD
 
 
+@pytest.mark.attack(10)
 @pytest.mark.parametrize(
     "document",
     [
@@ -419,6 +425,7 @@ def test_token_with_a_doubtful_life_is_passed_on_and_not_stored(
     assert len(upstream.heads) == before + 2
 
 
+@pytest.mark.attack(10, 21)
 @pytest.mark.parametrize(
     "document",
     [
@@ -457,6 +464,7 @@ def test_malformed_token_is_a_failure_and_its_bytes_are_not_served(
     assert get(proxy.port, asked).body.startswith(b'{"access_token":"good"')
 
 
+@pytest.mark.attack(21)
 @pytest.mark.parametrize(
     "raw",
     [
@@ -488,6 +496,7 @@ def test_complete_body_without_a_length_is_accepted(proxy: ProxyProcess, upstrea
     assert get(proxy.port, target()).body == GOOD
 
 
+@pytest.mark.attack(7)
 def test_redirect_is_never_followed(proxy: ProxyProcess, upstream: Upstream) -> None:
     with forbidden_port() as elsewhere:
         addresses = [
@@ -506,6 +515,7 @@ def test_redirect_is_never_followed(proxy: ProxyProcess, upstream: Upstream) -> 
                 assert len(upstream.heads) == before + 1
 
 
+@pytest.mark.attack(21)
 def test_cookies_and_challenges_are_ignored(proxy: ProxyProcess, upstream: Upstream) -> None:
     upstream.script = sends(ok(GOOD, b"Set-Cookie: a=b; Path=/", b'Alt-Svc: h2=":1"'), then_closes=False)
     get(proxy.port, target())
@@ -522,6 +532,7 @@ def test_cookies_and_challenges_are_ignored(proxy: ProxyProcess, upstream: Upstr
 # --- one connection, two answers
 
 
+@pytest.mark.attack(10, 21)
 @pytest.mark.parametrize("gap", [0.0, 0.05], ids=["at-once", "later"])
 def test_bytes_behind_an_answer_do_not_belong_to_the_next(proxy: ProxyProcess, upstream: Upstream, gap: float) -> None:
     """The surplus of a body must not become the next client's answer, such as another identity's token."""
@@ -601,6 +612,7 @@ def test_answer_is_stored_unchanged(proxy: ProxyProcess, upstream: Upstream) -> 
 # --- no upstream, and the proxy as its own upstream
 
 
+@pytest.mark.attack(10)
 def test_unreachable_upstream_is_502(tmp_path_factory: pytest.TempPathFactory) -> None:
     with running_proxy(
         tmp_path_factory.mktemp("proxy"), ready=False, upstream=f"http://127.0.0.1:{free_port()}", retry_max=0
@@ -654,6 +666,7 @@ def relay() -> Iterator[Relay]:
         yield found
 
 
+@pytest.mark.attack(12)
 def test_proxy_as_its_own_upstream_reports_it_and_does_not_spin(
     relay: Relay, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -681,6 +694,7 @@ def test_proxy_as_its_own_upstream_reports_it_and_does_not_spin(
         assert "Traceback" not in process.log
 
 
+@pytest.mark.attack(12)
 def test_loop_of_two_proxies_is_reported(relay: Relay, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("proxy")
     with (
@@ -698,12 +712,14 @@ def test_loop_of_two_proxies_is_reported(relay: Relay, tmp_path_factory: pytest.
             assert process.log.count("leads back to this proxy itself") <= 1
 
 
+@pytest.mark.attack(12)
 def test_own_address_as_upstream_stops_the_start() -> None:
     port = free_port()
     for upstream in (f"http://127.0.0.1:{port}", f"http://localhost:{port}"):
         assert "IMDSPROXY_UPSTREAM" in refused_start(port=port, upstream=upstream)
 
 
+@pytest.mark.attack(13)
 def test_failures_are_counted_under_bounded_labels(proxy: ProxyProcess, upstream: Upstream) -> None:
     for status in range(200, 600, 7):
         upstream.script = sends(ok(GOOD, status=b"%d Odd" % status))

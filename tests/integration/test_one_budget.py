@@ -132,6 +132,7 @@ def test_stopped_proxies_send_no_request_late(slow_imds: EmulatorServer, tmp_pat
     assert most_in_a_second(times) <= 5
 
 
+@pytest.mark.attack(20)
 def test_no_damage_to_the_file_exceeds_the_budget(slow_imds: EmulatorServer, tmp_path: Path) -> None:
     chance = Random(4711)
     path = tmp_path / "budget"

@@ -151,6 +151,7 @@ UNFINISHED = [
 ]
 
 
+@pytest.mark.attack(9)
 def test_unfinished_request_is_408(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     before = len(imds.emulator.arrivals)
 
@@ -176,6 +177,7 @@ def test_answer_to_a_slow_request_has_the_proxys_form(proxy: ProxyProcess) -> No
     assert set(json.loads(body)) == {"error", "error_description"}
 
 
+@pytest.mark.attack(9)
 @pytest.mark.parametrize("piece", [b"a", b"X: 1\r\n"])
 @pytest.mark.parametrize("beginning", [HEAD, APPROVAL + b"Content-Length: 60000\r\n\r\n"], ids=["head", "body"])
 def test_trickling_request_is_408(proxy: ProxyProcess, beginning: bytes, piece: bytes) -> None:
@@ -242,6 +244,7 @@ def test_slow_clients_do_not_delay_others(proxy: ProxyProcess) -> None:
 # --- silent, idle, unreading
 
 
+@pytest.mark.attack(9)
 def test_silent_connection_counts_as_idle(proxy: ProxyProcess) -> None:
     """Several agents open a connection and send nothing for a while."""
     with connected(proxy) as connection:
@@ -259,6 +262,7 @@ def test_idle_connection_is_closed_after_its_timeout(impatient: ProxyProcess, se
     assert KEEP_ALIVE * 0.9 < seconds < KEEP_ALIVE + 1
 
 
+@pytest.mark.attack(9)
 @pytest.mark.parametrize(
     "sent",
     [
@@ -298,6 +302,7 @@ def test_many_clients_that_never_read_take_little_memory(impatient: ProxyProcess
 # --- many clients
 
 
+@pytest.mark.attack(9)
 @pytest.mark.parametrize("soft", [1024, 4096])
 def test_two_thousand_idle_connections_are_held(imds: EmulatorServer, tmp_path: Path, soft: int) -> None:
     """1024 open files are what most systems start a process with; the hard limit is far above it."""
@@ -321,6 +326,7 @@ def test_two_thousand_idle_connections_are_held(imds: EmulatorServer, tmp_path: 
         assert "Traceback" not in process.log
 
 
+@pytest.mark.attack(9)
 @pytest.mark.parametrize("asked", ["one-thing", "many-things", "uncached", "posts"])
 def test_thousand_waiting_clients_that_disconnect_leave_nothing(
     imds: EmulatorServer, tmp_path: Path, asked: str

@@ -75,6 +75,7 @@ def hit_many_times(port: int, count: int) -> None:
                 body += connection.recv(65536)
 
 
+@pytest.mark.attack(19)
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_unread_access_log_delays_no_hit_and_the_loss_is_reported(imds: EmulatorServer, log_format: str) -> None:
     port = free_port()
@@ -93,6 +94,7 @@ def test_unread_access_log_delays_no_hit_and_the_loss_is_reported(imds: Emulator
         assert all(line.startswith(b"{" if log_format == "json" else b"20") for line in log.splitlines())
 
 
+@pytest.mark.attack(19)
 def test_process_with_an_unread_log_ends_in_time(imds: EmulatorServer) -> None:
     port = free_port()
     with started(port, subprocess.PIPE, access_log="true", upstream=imds.url) as process:
@@ -134,6 +136,7 @@ def test_malformed_requests_do_not_stop_a_proxy_with_an_unread_log(imds: Emulato
         assert_serves_and_ends(process, port)
 
 
+@pytest.mark.attack(19)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_loses_only_log_lines(imds: EmulatorServer) -> None:
     port = free_port()
@@ -152,6 +155,7 @@ def shell(line: str, **settings: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["/bin/sh", "-c", command], env=environment(**settings), cwd=ROOT)
 
 
+@pytest.mark.attack(19)
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "<&-", ">&-", "2>&-", "<&- 2>&-"])
 def test_closed_standard_descriptors_do_not_affect_serving(closed: str, imds: EmulatorServer) -> None:
     port = free_port()

@@ -54,6 +54,7 @@ def record(words: bytes) -> RequestRecord:
     return RequestRecord(secret, "token", Outcome.MISS, upstream="200", waited=0.0)
 
 
+@pytest.mark.attack(13)
 @given(start=st.tuples(HOSTILE, NAMES, HOSTILE), client=HOSTILE, words=HOSTILE)
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_any_bytes_make_one_line_that_reads_back(

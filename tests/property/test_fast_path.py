@@ -944,6 +944,7 @@ def _borrowing(make: Callable[[bytes], bytearray | memoryview]) -> Callable[[byt
     return lend
 
 
+@pytest.mark.attack(23)
 @pytest.mark.parametrize("way", [Connection, FAST_PATH])
 @pytest.mark.parametrize("make", [bytearray, lambda data: memoryview(bytearray(data))], ids=["bytearray", "memoryview"])
 def test_reads_of_other_buffer_types_are_answered_like_bytes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote, unquote_to_bytes
 
+import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
@@ -121,6 +122,7 @@ def read(raw: bytes) -> Target:
     return target
 
 
+@pytest.mark.attack(5, 22)
 @given(st.data(), meanings)
 def test_reordering_and_re_encoding_never_change_the_key(data: st.DataObject, meaning: Meaning) -> None:
     one, other = data.draw(spellings(meaning)), data.draw(spellings(meaning))
@@ -139,6 +141,7 @@ def test_targets_of_one_key_send_the_same_bytes(data: st.DataObject, meaning: Me
     assert told_apart(one.raw) == told_apart(other.raw)
 
 
+@pytest.mark.attack(5, 22)
 @given(st.data(), few, few)
 def test_targets_share_a_key_only_if_they_send_the_same_bytes(
     data: st.DataObject, one: Meaning, other: Meaning
@@ -209,6 +212,7 @@ def test_changing_a_character_of_a_value_changes_the_key(
     assert read(data.draw(spellings(meaning))).key != read(data.draw(spellings(changed))).key
 
 
+@pytest.mark.attack(22)
 @given(st.text("ab+ ", min_size=1, max_size=6), st.data())
 def test_plus_space_and_escaped_plus_have_different_keys(text: str, data: st.DataObject) -> None:
     ways = {"+": ["+", "%2B"], " ": ["%20"]}
@@ -247,6 +251,7 @@ selections = st.dictionaries(
 )
 
 
+@pytest.mark.attack(5)
 @given(st.data(), selections, selections)
 @example(None, {"client_id": "1"}, {"object_id": "1"})
 @example(None, {"msi_res_id": "1"}, {"mi_res_id": "1"})
@@ -283,6 +288,7 @@ FRAGMENTS = [
 anything = st.binary(max_size=80) | st.lists(st.sampled_from(FRAGMENTS), max_size=12).map(b"".join)
 
 
+@pytest.mark.attack(3)
 @given(anything | anything.map(lambda raw: b"/" + raw) | anything.map(lambda raw: b"http://h" + raw))
 @example(b"")
 @example(b"/")

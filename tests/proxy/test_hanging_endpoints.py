@@ -208,6 +208,7 @@ JUNK = "&junk="
 USUAL = Peer(user=1000, process=5)
 
 
+@pytest.mark.attack(18)
 @pytest.mark.parametrize("requests", [2, 5])
 @pytest.mark.parametrize(
     "attacker",

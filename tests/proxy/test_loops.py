@@ -16,6 +16,7 @@ from tests.targets import INSTANCE, TOKEN
 LOOP = Failure(FailureKind.LOOP, "The rule lacks `meta skuid != 990`.", sent=False)
 
 
+@pytest.mark.attack(12)
 def test_loop_is_refused_at_once_and_takes_no_permit() -> None:
     async def scenario() -> None:
         stage = Stage(Imds(lambda _sent: LOOP))

@@ -96,6 +96,7 @@ CLOUDS: list[Response | Failure] = [
 ]
 
 
+@pytest.mark.attack(11)
 @pytest.mark.parametrize("troubled", [False, True], ids=["fine", "troubled"])
 def test_every_token_is_valid_over_48_hours(troubled: bool) -> None:
     async def scenario() -> None:

@@ -94,6 +94,7 @@ def test_expected_wait_equals_the_real_wait(waiting: str, client: str, kind: str
     virtual.run(scenario())
 
 
+@pytest.mark.attack(14, 18)
 def test_client_with_a_thousand_targets_delays_another_by_about_one_round() -> None:
     async def scenario() -> None:
         stage = Stage(max_wait=1_000.0)
@@ -389,6 +390,7 @@ def test_retry_after_is_at_most_two_minutes() -> None:
     virtual.run(scenario())
 
 
+@pytest.mark.attack(18)
 @pytest.mark.parametrize(
     ("attackers", "other"),
     [
@@ -443,6 +445,7 @@ def test_refused_proxies_at_a_socket_get_retry_after_in_sequence() -> None:
     virtual.run(scenario())
 
 
+@pytest.mark.attack(18)
 def test_forged_proxy_names_do_not_delay_another_user() -> None:
     async def scenario() -> None:
         stage = Stage(max_wait=2.0)

@@ -182,6 +182,7 @@ def test_clients_are_refused_while_the_proxy_is_stopped(azure: Azure) -> None:
         assert len(azure.arrivals()) == came
 
 
+@pytest.mark.attack(12)
 def test_missing_exemption_is_reported_at_once_and_takes_no_permit(azure: Azure) -> None:
     rule = f"meta skuid != {PROXY_USER}"
     with azure.running_proxy() as proxy:

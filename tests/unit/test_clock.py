@@ -16,6 +16,7 @@ def test_monotonic_clock_counts_hibernation() -> None:
     assert before <= SystemClock().monotonic() <= time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+@pytest.mark.attack(11)
 def test_monotonic_clock_never_goes_back() -> None:
     clock = SystemClock()
     moments = [clock.monotonic() for _ in range(1000)]

@@ -23,6 +23,7 @@ CONNECTIONS = 2_000
 HEAD = f"GET {INSTANCE} HTTP/1.1\r\nHost: 127.0.0.1\r\nMetadata: true\r\n\r\n".encode()
 
 
+@pytest.mark.attack(23)
 def test_event_loop_is_the_windows_loop(windows: Windows) -> None:
     done = windows.run_python(
         "-c",
@@ -42,6 +43,7 @@ def test_repeated_request_is_a_hit(proxy: Process, imds: EmulatorServer) -> None
     assert arrivals() == []
 
 
+@pytest.mark.attack(23)
 def test_split_and_pipelined_heads_are_answered(proxy: Process) -> None:
     port = proxy.port()
     get(port, INSTANCE)
@@ -137,6 +139,7 @@ def test_reset_of_a_client_does_no_harm(proxy: Process, sent: bytes) -> None:
     assert get(port, INSTANCE).status == 200, "the listener is closed"
 
 
+@pytest.mark.attack(23)
 def test_second_proxy_cannot_share_the_port(proxy: Process, windows: Windows) -> None:
     port = proxy.port()
     second = windows.run("serve", "--port", str(port))

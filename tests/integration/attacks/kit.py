@@ -87,8 +87,14 @@ def until_closed(port: int, sent: bytes | Sequence[bytes]) -> list[Answer]:
     return found
 
 
-def read_answer(stream: BinaryIO, *, head: bool = False) -> Answer | None:
-    """Read one response, fields of one name joined; None where the connection has ended."""
+def read_answer(stream: BinaryIO, *, head: bool = False, to_end: bool = False) -> Answer | None:
+    """Read one response, fields of one name joined; None where the connection has ended.
+
+    Args:
+        stream: What was received.
+        head: The request was a HEAD.
+        to_end: A body without a length extends to the end of the stream, as that of another server may.
+    """
     line = stream.readline()
     if not line:
         return None
@@ -100,8 +106,10 @@ def read_answer(stream: BinaryIO, *, head: bool = False) -> Answer | None:
         fields[key] = f"{fields[key]}, {value.strip()}" if key in fields else value.strip()
     status = int(line[9:12])
     without_body = head or status < 200 or status in {204, 304}
-    body = b"" if without_body else stream.read(int(fields["content-length"]))
-    return Answer(status, fields, body)
+    if without_body:
+        return Answer(status, fields, b"")
+    length = fields.get("content-length", "-1") if to_end else fields["content-length"]
+    return Answer(status, fields, stream.read(int(length)))
 
 
 def assert_refused(answer: Answer, status: int, *details: str) -> None:

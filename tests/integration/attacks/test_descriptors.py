@@ -58,6 +58,7 @@ def _ask_once(proxy: ProxyProcess | Everywhere, kind: str = "tcp", target: bytes
         return _ask(_connect(stack, proxy), target)
 
 
+@pytest.mark.attack(9, 19)
 @pytest.mark.parametrize("kind", KINDS)
 def test_idle_connections_make_room_for_new_ones(everywhere: Everywhere, kind: str) -> None:
     seen = len(everywhere.process.log)
@@ -69,6 +70,7 @@ def test_idle_connections_make_room_for_new_ones(everywhere: Everywhere, kind: s
     assert "too many connections" not in everywhere.process.log[seen:]
 
 
+@pytest.mark.attack(19)
 @pytest.mark.parametrize("kind", KINDS)
 def test_connection_beyond_the_limit_is_503_if_none_is_idle(everywhere: Everywhere, kind: str) -> None:
     seen = len(everywhere.process.log)
@@ -87,6 +89,7 @@ def test_connection_beyond_the_limit_is_503_if_none_is_idle(everywhere: Everywhe
     assert "IMDS fails" not in log
 
 
+@pytest.mark.attack(9, 19)
 def test_every_connection_of_a_flood_is_answered(imds: EmulatorServer, tmp_path: Path) -> None:
     with (
         running_proxy(tmp_path, upstream=imds.url, prefix=LIMITED, header_timeout=60) as proxy,

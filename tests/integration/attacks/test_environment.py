@@ -14,6 +14,7 @@ from tests.targets import INSTANCE, TOKEN
 pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 
+@pytest.mark.attack(12)
 def test_environment_changes_nothing_about_where_requests_go(
     imds: EmulatorServer,
     start: Starter,

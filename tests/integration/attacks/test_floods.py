@@ -69,6 +69,7 @@ def _refused_keys(connection: int, count: int) -> Iterator[bytes]:
         yield request(b"/-/" + mark, HOST)
 
 
+@pytest.mark.attack(14)
 def test_flood_of_keys_stays_within_the_configured_bound(start: Starter) -> None:
     bound = 250_000
     with (
@@ -88,6 +89,7 @@ def test_flood_of_keys_stays_within_the_configured_bound(start: Starter) -> None
         check_labels(process)
 
 
+@pytest.mark.attack(14, 18)
 def test_one_clients_flood_does_not_starve_another(imds: EmulatorServer, start: Starter) -> None:
     """A client floods with ever new questions about the instance; another wants one token."""
     stop = threading.Event()
@@ -128,6 +130,7 @@ with socket.socket(socket.AF_UNIX) as client:
 """
 
 
+@pytest.mark.attack(18)
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart on Linux only")
 def test_many_loopback_addresses_do_not_starve_another_process(
     imds: EmulatorServer, start: Starter, tmp_path: Path
@@ -161,6 +164,7 @@ def test_many_loopback_addresses_do_not_starve_another_process(
         assert other.stdout.split()[:2] == [b"HTTP/1.1", b"200"]
 
 
+@pytest.mark.attack(18)
 def test_slow_scheduled_events_do_not_hold_the_whole_budget(start: Starter) -> None:
     """The first such request may take IMDS two minutes; five of them must not keep everyone from a token."""
     with (

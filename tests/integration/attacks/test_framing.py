@@ -35,6 +35,7 @@ pytestmark = pytest.mark.process
 # --- lengths and chunks
 
 
+@pytest.mark.attack(8)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -82,6 +83,7 @@ def test_body_of_ambiguous_length_ends_the_connection(
     assert_refused(answers[0], 400, "malformed")
 
 
+@pytest.mark.attack(8)
 @pytest.mark.parametrize(
     "body",
     [
@@ -123,6 +125,7 @@ def test_unknown_transfer_coding_is_refused(proxy: ProxyProcess, imds: EmulatorS
 # --- bodies
 
 
+@pytest.mark.attack(8)
 def test_body_of_a_get_is_never_read_as_a_request(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     following = request(b"/-/healthy", HOST)
     with nothing_arrives(imds):
@@ -238,6 +241,7 @@ def test_long_post_is_refused(proxy: ProxyProcess, imds: EmulatorServer, chunked
 # --- pipelined and split requests
 
 
+@pytest.mark.attack(8)
 def test_pipelined_requests_are_answered_in_order(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     imds.emulator.faults.add(Fault(path="/metadata/loadbalancer", latency=0.3, times=1))
     event = imds.emulator.events.add()
@@ -282,6 +286,7 @@ def test_refusal_of_a_malformed_request_comes_after_earlier_answers(
     assert [answer.status for answer in answers[2:]] in ([], [400], [431])
 
 
+@pytest.mark.attack(8)
 def test_request_split_anywhere_is_the_same_request(proxy: ProxyProcess) -> None:
     sent = request(RAW_TOKEN, HOST, TRUE)
     whole = converse(proxy.port, sent)[0]
@@ -326,6 +331,7 @@ def test_known_head_gives_no_access_to_other_requests(proxy: ProxyProcess, imds:
 # --- too long
 
 
+@pytest.mark.attack(8)
 @pytest.mark.parametrize(
     "sent",
     [
@@ -357,6 +363,7 @@ def test_head_that_is_too_long_is_refused(proxy: ProxyProcess, imds: EmulatorSer
     assert all(answer.status != 200 for answer in answers)
 
 
+@pytest.mark.attack(8, 15)
 def test_hundred_fields_are_served(proxy: ProxyProcess) -> None:
     fields = [b"X-%d: 1\r\n" % number for number in range(98)]
     assert converse(proxy.port, request(RAW_TOKEN, HOST, TRUE, *fields))[0].status == 200

@@ -90,6 +90,7 @@ PAGES = [
 ]
 
 
+@pytest.mark.attack(17)
 @every_listener
 @both_ways
 @pytest.mark.parametrize("page", PAGES, ids=repr)
@@ -118,6 +119,7 @@ def test_request_of_a_web_page_is_forbidden_with_any_other_field(
     imds.emulator.events.clear()
 
 
+@pytest.mark.attack(17)
 @every_listener
 @both_ways
 def test_request_of_a_browsers_user_is_served(everywhere: Everywhere, kind: str, fast: bool) -> None:
@@ -125,6 +127,7 @@ def test_request_of_a_browsers_user_is_served(everywhere: Everywhere, kind: str,
     assert answer.status == 200
 
 
+@pytest.mark.attack(17)
 @serving_listeners
 @both_ways
 @pytest.mark.parametrize("host", [HOST, TO_IMDS], ids=repr)
@@ -147,6 +150,7 @@ def assert_refused_by_imds(answer: Answer, words: bytes) -> None:
     assert answer.headers["cache-status"] == "imdsproxy; detail=metadata-header"
 
 
+@pytest.mark.attack(6, 17)
 @serving_listeners
 @both_ways
 @pytest.mark.parametrize(
@@ -229,6 +233,7 @@ def test_plain_get_addressed_to_the_proxy_gets_the_header_added(
     assert ask(everywhere, kind, request(target, host), fast=fast).status == 200
 
 
+@pytest.mark.attack(22)
 @serving_listeners
 @both_ways
 def test_additional_slash_before_metadata_changes_no_rule(
@@ -271,6 +276,7 @@ def test_base_url_of_http_unix_is_served_at_a_unix_socket_and_there_alone(
             assert_refused(ask(everywhere, "tcp", sent, fast=fast), 403, "other-host")
 
 
+@pytest.mark.attack(6)
 @every_listener
 @both_ways
 @pytest.mark.parametrize("host", [b"2852039166", b"0xa9fea9fe", b"0251.0376.0251.0376", b"169.254.169.254.", b"127.1"])
@@ -298,6 +304,7 @@ def test_absolute_target_for_another_host_is_forbidden_everywhere(
 # --- spellings
 
 
+@pytest.mark.attack(22)
 @serving_listeners
 @both_ways
 def test_spelling_of_one_client_does_not_affect_others(

@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.any_python, pytest.mark.process]
 # --- Metadata
 
 
+@pytest.mark.attack(2, 6)
 @pytest.mark.parametrize(
     "path",
     [
@@ -76,6 +77,7 @@ def test_credentials_need_the_clients_own_header(
     assert answer.body == IMDS_WORDS
 
 
+@pytest.mark.attack(6)
 def test_unknown_identity_path_never_gets_the_header_added(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     for path in (
         b"/metadata/identity",
@@ -98,6 +100,7 @@ def test_metadata_header_is_accepted_in_every_client_spelling(proxy: ProxyProces
     assert json.loads(answer.body)["access_token"].startswith(TOKEN_MARK)
 
 
+@pytest.mark.attack(6)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -126,6 +129,7 @@ def test_ambiguous_field_ends_the_connection(
     assert_refused(answer, 400, "malformed")
 
 
+@pytest.mark.attack(8)
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 @pytest.mark.parametrize("pieces", [1, 2, 3])
 def test_trailer_is_not_read_as_a_header(proxy: ProxyProcess, imds: EmulatorServer, method: bytes, pieces: int) -> None:
@@ -166,6 +170,7 @@ _SPELLINGS = [
 ]
 
 
+@pytest.mark.attack(6)
 @pytest.mark.parametrize("field", _SPELLINGS, ids=repr)
 @pytest.mark.parametrize("fields", [(HOST, TRUE), (HOST,)], ids=["metadata", "no-metadata"])
 @pytest.mark.parametrize(
@@ -180,6 +185,7 @@ def test_x_forwarded_for_is_refused(
     assert_refused(answer, 400, "x-forwarded-for")
 
 
+@pytest.mark.attack(6)
 @pytest.mark.parametrize(
     "field",
     [
@@ -201,6 +207,7 @@ def test_no_spelling_of_x_forwarded_for_reaches_imds(proxy: ProxyProcess, imds: 
     assert_refused(answer, 400, "malformed")
 
 
+@pytest.mark.attack(6)
 def test_fields_that_reveal_a_proxy_do_not_reach_imds(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """Some servers read `_` as `-` in a field's name, so that both spellings speak of the same thing."""
     names = [
@@ -270,6 +277,7 @@ def test_malformed_client_field_does_not_count_as_an_imds_failure(
 # --- Host
 
 
+@pytest.mark.attack(6)
 @pytest.mark.parametrize(
     ("host", "status", "detail"),
     [

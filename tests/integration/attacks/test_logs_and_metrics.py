@@ -26,6 +26,7 @@ from tests.targets import INSTANCE, TOKEN
 pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 
+@pytest.mark.attack(13)
 def test_metric_labels_are_bounded_for_any_request(proxy: ProxyProcess) -> None:
     for number in range(30):
         sent = request(b"/metadata/x%d" % number, HOST) + request(b"/metadata/instance/y%d" % number, HOST)
@@ -33,6 +34,7 @@ def test_metric_labels_are_bounded_for_any_request(proxy: ProxyProcess) -> None:
     check_labels(proxy)
 
 
+@pytest.mark.attack(13)
 def test_no_page_shows_a_token_or_changes_anything(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     token = json.loads(get(proxy.port, TOKEN).body)["access_token"]
     with nothing_arrives(imds):
@@ -56,6 +58,7 @@ def test_no_page_shows_a_token_or_changes_anything(proxy: ProxyProcess, imds: Em
         assert "; hit" in get(proxy.port, TOKEN).headers["cache-status"]
 
 
+@pytest.mark.attack(13)
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_client_bytes_cannot_forge_a_log_line(imds: EmulatorServer, start: Starter, log_format: str) -> None:
     with start(imds.url, log_format=log_format) as process:
@@ -88,6 +91,7 @@ def test_client_bytes_cannot_forge_a_log_line(imds: EmulatorServer, start: Start
             assert line.isprintable()
 
 
+@pytest.mark.attack(13)
 def test_malformed_request_is_counted_and_logged(proxy: ProxyProcess) -> None:
     before, seen = proxy.metric("imdsproxy_requests_total"), len(proxy.log)
     until_closed(proxy.port, request(INSTANCE.encode(), HOST, method=b"FOO"))

@@ -193,6 +193,7 @@ def _holds(process: ProxyProcess, cache: int, connections: int, max_body: int = 
     assert "Traceback" not in process.log
 
 
+@pytest.mark.attack(9, 14)
 @pytest.mark.parametrize("kind", FLOODS)
 def test_flood_of_connections_stays_within_the_stated_bound(
     holding: str, start: Starter, tmp_path: Path, kind: str
@@ -235,6 +236,7 @@ def test_crowd_of_hits_that_begins_at_once_stays_within_the_stated_bound(holding
         _holds(process, DEFAULT, count)
 
 
+@pytest.mark.attack(9)
 @pytest.mark.parametrize("cache", [1, DEFAULT])
 def test_clients_that_read_nothing_stay_within_the_stated_bound(start: Starter, tmp_path: Path, cache: int) -> None:
     """By a Unix socket, because the kernel takes little there; over TCP it takes megabytes off the proxy's hands."""
@@ -276,6 +278,7 @@ def test_many_long_targets_stay_within_the_stated_bound(start: Starter, cache: i
         assert process.metric("imdsproxy_cache_bytes") <= cache
 
 
+@pytest.mark.attack(14)
 @pytest.mark.large
 def test_cache_full_of_small_answers_stays_within_the_stated_bound(start: Starter) -> None:
     cache = size(short=DEFAULT // 8, full=DEFAULT)
@@ -296,6 +299,7 @@ def test_cache_full_of_small_answers_stays_within_the_stated_bound(start: Starte
         _holds(process, cache, 1)
 
 
+@pytest.mark.attack(9)
 @pytest.mark.parametrize("cache", [1, DEFAULT])
 def test_clients_that_disconnect_while_waiting_do_not_fill_the_memory(holding: str, start: Starter, cache: int) -> None:
     """A fetch may outlive its client, so connections do not bound how many there are."""

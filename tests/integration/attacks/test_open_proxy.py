@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.any_python, pytest.mark.process]
 # --- another host
 
 
+@pytest.mark.attack(7)
 @pytest.mark.parametrize("authority", ["169.254.169.254:80", "evil.example:443", "localhost:22"])
 def test_connect_opens_nothing(proxy: ProxyProcess, imds: EmulatorServer, trap: int, authority: str) -> None:
     for target in (authority, f"127.0.0.1:{trap}", f"127.0.0.1:{imds.port}"):
@@ -37,6 +38,7 @@ def test_connect_opens_nothing(proxy: ProxyProcess, imds: EmulatorServer, trap: 
         assert answer.headers["allow"] == "GET"
 
 
+@pytest.mark.attack(7)
 @pytest.mark.parametrize(
     ("prefix", "status", "details"),
     [
@@ -106,6 +108,7 @@ def test_absolute_target_for_imds_obeys_the_same_rules(proxy: ProxyProcess, imds
 # --- methods
 
 
+@pytest.mark.attack(7)
 @pytest.mark.parametrize(
     "method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "POST", "PURGE", "QUERY"]
 )
@@ -160,6 +163,7 @@ def test_invalid_method_ends_the_connection(
 # --- other protocols
 
 
+@pytest.mark.attack(7)
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.0", b"HTTP/2.0", b"h2c, websocket"])
 def test_upgrade_is_ignored(proxy: ProxyProcess, imds: EmulatorServer, protocol: bytes) -> None:
     fields = (
@@ -178,6 +182,7 @@ def test_upgrade_is_ignored(proxy: ProxyProcess, imds: EmulatorServer, protocol:
         assert len(answers) == 1
 
 
+@pytest.mark.attack(7)
 def test_body_behind_an_upgrade_is_refused(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """Java's client offers h2c with every request, and the parser takes the body for the other protocol."""
     fields = (HOST, TRUE, b"Connection: Upgrade, HTTP2-Settings\r\n", b"Upgrade: h2c\r\n", b"Content-Length: 2\r\n")
@@ -186,6 +191,7 @@ def test_body_behind_an_upgrade_is_refused(proxy: ProxyProcess, imds: EmulatorSe
     assert_refused(answers[0], 400, "upgrade-with-body")
 
 
+@pytest.mark.attack(8)
 @pytest.mark.parametrize(
     "sent",
     [

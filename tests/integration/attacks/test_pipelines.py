@@ -46,6 +46,7 @@ def _send_without_reading(connection: socket.socket, data: bytes, most: int, sec
     return sent
 
 
+@pytest.mark.attack(15)
 @every_listener
 def test_endless_pipelining_takes_no_memory(everywhere: Everywhere, kind: str) -> None:
     before = everywhere.process.resident_bytes()
@@ -55,6 +56,7 @@ def test_endless_pipelining_takes_no_memory(everywhere: Everywhere, kind: str) -
     assert everywhere.healthy(kind)
 
 
+@pytest.mark.attack(15)
 @every_listener
 def test_endless_pipelining_with_read_answers_takes_no_memory(everywhere: Everywhere, kind: str) -> None:
     before = everywhere.process.resident_bytes()
@@ -75,6 +77,7 @@ def test_endless_pipelining_with_read_answers_takes_no_memory(everywhere: Everyw
     assert everywhere.healthy(kind)
 
 
+@pytest.mark.attack(8, 15)
 @every_listener
 @pytest.mark.parametrize("count", [2, 3, 40, 900])
 def test_pipelined_requests_are_answered_in_order(everywhere: Everywhere, kind: str, count: int) -> None:
@@ -106,6 +109,7 @@ def test_pipelined_bodies_and_hits_are_not_confused(everywhere: Everywhere, imds
     assert b"access_token" in answers[4].body
 
 
+@pytest.mark.attack(8, 15)
 @every_listener
 def test_head_of_endless_fields_is_refused_at_the_101st(everywhere: Everywhere, kind: str) -> None:
     before = everywhere.process.resident_bytes()
@@ -129,6 +133,7 @@ def test_hundred_fields_are_allowed(everywhere: Everywhere, kind: str, fields: i
     assert answer.status == status
 
 
+@pytest.mark.attack(15)
 @every_listener
 def test_empty_lines_between_requests_are_no_request(everywhere: Everywhere, kind: str) -> None:
     with everywhere.connect(kind) as connection, connection.makefile("rb") as stream:
@@ -142,6 +147,7 @@ def test_empty_lines_between_requests_are_no_request(everywhere: Everywhere, kin
             connection.recv(1)
 
 
+@pytest.mark.attack(15)
 @every_listener
 @pytest.mark.parametrize(
     ("begin", "rest"),
@@ -249,6 +255,7 @@ WANTED = {
 }
 
 
+@pytest.mark.attack(16)
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @pytest.mark.parametrize("what", WANTED)
 def test_client_that_ended_its_sending_gets_its_answer(
@@ -266,6 +273,7 @@ def test_client_that_ended_its_sending_gets_its_answer(
         assert [each.method for each in imds.emulator.arrivals[before:]] == ["POST"]
 
 
+@pytest.mark.attack(16)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "sent", [b"", b"GET /metadata/inst", request(RAW_EVENTS, HOST, TRUE, b"Content-Length: 20\r\n", method=b"POST")]
@@ -295,6 +303,7 @@ def test_disconnect_at_a_unix_socket_ends_the_wait(slow: tuple[Everywhere, Emula
     imds.emulator.faults.clear()
 
 
+@pytest.mark.attack(16)
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_disconnect_after_a_half_close_is_noticed(slow: tuple[Everywhere, EmulatorServer], kind: str) -> None:
     proxy, imds = slow
@@ -316,6 +325,7 @@ def test_disconnect_after_a_half_close_is_noticed(slow: tuple[Everywhere, Emulat
 DATE = re.compile(rb"\r\ndate: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT\r\n")
 
 
+@pytest.mark.attack(9)
 @every_listener
 @pytest.mark.parametrize(
     ("sent", "status"),

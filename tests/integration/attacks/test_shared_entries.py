@@ -60,6 +60,7 @@ def _token_target(query: str) -> str:
     return f"/metadata/identity/oauth2/token?api-version=2018-02-01&{query}"
 
 
+@pytest.mark.attack(5)
 def test_two_identities_never_share_an_entry(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     answers: dict[str, list[Answer]] = {query: [] for query in _DIFFERENT}
     before = len(imds.emulator.arrivals)
@@ -81,6 +82,7 @@ def test_two_identities_never_share_an_entry(proxy: ProxyProcess, imds: Emulator
                 assert [told[name] for name in names] == [document[name] for name in names], query
 
 
+@pytest.mark.attack(5)
 def test_random_query_gets_the_answer_of_imds(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     """IMDS is asked directly for the same bytes: whatever the cache holds, the token has to be the same."""
     chance = random.Random(2)
@@ -117,6 +119,7 @@ def test_random_query_gets_the_answer_of_imds(proxy: ProxyProcess, imds: Emulato
             assert given.status == direct.status == 400, target
 
 
+@pytest.mark.attack(5)
 def test_reordered_parameters_are_a_hit(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     target = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://same.net&x=1"
     assert get(proxy.port, target).status == 200
@@ -132,6 +135,7 @@ def test_reordered_parameters_are_a_hit(proxy: ProxyProcess, imds: EmulatorServe
 # --- shared fetches
 
 
+@pytest.mark.attack(6)
 def test_client_cannot_spoil_an_entry_by_its_own_headers(start: Starter) -> None:
     """What is fetched for everyone is asked for in the proxy's own words.
 
@@ -179,6 +183,7 @@ def test_shared_fetch_carries_no_client_fields(proxy: ProxyProcess, imds: Emulat
     assert dict(arrival.headers)[b"accept"] == b"*/*"
 
 
+@pytest.mark.attack(18)
 def test_forged_hops_do_not_affect_the_upstream(imds: EmulatorServer, start: Starter) -> None:
     """Two proxies in a row, as on a node with one for each pod: one pod's client must not blind the other."""
     with start(imds.url) as node, start(node.url) as pod:
@@ -192,6 +197,7 @@ def test_forged_hops_do_not_affect_the_upstream(imds: EmulatorServer, start: Sta
         assert "leads back" not in node.log
 
 
+@pytest.mark.attack(9)
 def test_disconnect_of_one_client_does_not_affect_others(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     imds.emulator.faults.add(Fault(path="/metadata/loadbalancer", latency=0.3))
     target = "/metadata/loadbalancer?api-version=2021-02-01&hang-up=1"

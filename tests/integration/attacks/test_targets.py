@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.any_python, pytest.mark.process]
 # --- paths
 
 
+@pytest.mark.attack(1, 3, 22)
 @pytest.mark.parametrize("fields", [(HOST,), (HOST, TRUE)], ids=["no-metadata", "metadata"])
 @pytest.mark.parametrize(
     "path",
@@ -93,6 +94,7 @@ def test_ambiguous_path_is_refused(
     assert_refused(answer, 400, "bad-target", "malformed")
 
 
+@pytest.mark.attack(4)
 @pytest.mark.parametrize(
     ("path", "status", "detail"),
     [
@@ -115,6 +117,7 @@ def test_prefixes_end_at_a_segment(
     assert_refused(answer, status, detail)
 
 
+@pytest.mark.attack(4)
 @pytest.mark.parametrize(
     "path", [b"/metadata", b"/metadata/", b"/metadata/instanceX", b"/metadata/identityX/oauth2/token"]
 )
@@ -127,6 +130,7 @@ def test_unknown_path_is_not_stored(proxy: ProxyProcess, imds: EmulatorServer, p
         assert len(imds.emulator.arrivals) == before + 1
 
 
+@pytest.mark.attack(2, 3, 22)
 @pytest.mark.parametrize(
     ("path", "status", "detail"),
     [
@@ -162,6 +166,7 @@ def test_path_without_a_rule_is_forwarded(guarded: ProxyProcess) -> None:
 # --- queries
 
 
+@pytest.mark.attack(5)
 @pytest.mark.parametrize(
     "query",
     [
@@ -197,6 +202,7 @@ def test_ambiguous_query_is_refused(proxy: ProxyProcess, imds: EmulatorServer, q
     assert_refused(answer, 400, "bad-target", "malformed")
 
 
+@pytest.mark.attack(5)
 def test_query_of_60_kilobytes_is_served_and_one_of_70_refused(proxy: ProxyProcess, imds: EmulatorServer) -> None:
     (answer,) = converse(proxy.port, request(INSTANCE.encode() + b"&x=" + b"a" * 60_000, HOST))
     assert answer.status == 200

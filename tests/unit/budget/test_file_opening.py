@@ -59,6 +59,7 @@ def test_file_created_by_another_process_meanwhile_is_opened(tmp_path: Path) -> 
     assert names(tmp_path) == {"budget"}
 
 
+@pytest.mark.attack(20)
 def test_symbolic_link_is_refused(tmp_path: Path) -> None:
     make(tmp_path / "budget", CONTENT, os.link)
     (tmp_path / "link").symlink_to("budget")

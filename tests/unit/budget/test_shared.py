@@ -378,6 +378,7 @@ needs_root = pytest.mark.skipif(
 )
 
 
+@pytest.mark.attack(20)
 @needs_root
 def test_file_of_another_user_is_refused_with_the_remedy(path: Path, clock: FakeClock) -> None:
     Sharer(path, clock).close()
@@ -394,6 +395,7 @@ def test_file_of_its_folders_owner_is_accepted(path: Path, clock: FakeClock) -> 
     Sharer(path, clock).close()
 
 
+@pytest.mark.attack(20)
 def test_world_writable_file_is_refused_with_the_remedy(path: Path, clock: FakeClock) -> None:
     Sharer(path, clock).close()
     path.chmod(0o666)
@@ -432,6 +434,7 @@ def forge(path: Path, state: State) -> None:
         file.write(piece)
 
 
+@pytest.mark.attack(20)
 def test_proxy_keeps_its_own_budget_for_any_file_content(join: Join, clock: FakeClock, path: Path) -> None:
     one = join()
     sent: list[float] = []
@@ -460,6 +463,7 @@ def test_proxy_keeps_its_own_429_for_any_file_content(join: Join, clock: FakeClo
     one.took()
 
 
+@pytest.mark.attack(20)
 def test_forged_setting_is_ignored(join: Join, clock: FakeClock, path: Path) -> None:
     one = join()
     with path.open("r+b") as file:
@@ -497,6 +501,7 @@ def test_single_proxy_uses_its_own_setting(path: Path, clock: FakeClock) -> None
     alone.close()
 
 
+@pytest.mark.attack(20)
 def test_strictest_setting_ends_with_its_proxy(join: Join, clock: FakeClock, said: Said) -> None:
     loose = join()
     strict = join(requests=1, window=3_600.0)
@@ -541,6 +546,7 @@ def test_second_strictest_setting_counts_after_the_strictest_ended(join: Join, c
     assert strict.budget.requests == 3
 
 
+@pytest.mark.attack(20)
 def test_seventeenth_different_setting_is_refused(join: Join, clock: FakeClock, path: Path) -> None:
     sharers = [join(requests=1 + number) for number in range(records.MOST_SETTINGS)]
     assert "give all of them the same" in refusal(path, clock, requests=99)
@@ -625,6 +631,7 @@ def test_failing_disk_stops_requests_and_is_logged(join: Join, said: Said, monke
     one.took()
 
 
+@pytest.mark.attack(20)
 def test_permanently_held_lock_is_abandoned_with_its_file(join: Join, clock: FakeClock, path: Path, said: Said) -> None:
     one, other = join(), join()
     stopped = one.took()

@@ -45,6 +45,7 @@ def test_entries_come_back_as_they_were(kept: list[KeptEntry]) -> None:
     assert list(read(write(kept, HERE, PLENTY), HERE)) == kept
 
 
+@pytest.mark.attack(11)
 @given(entries, st.floats(0, 1e6), st.floats(-1e9, 1e9))
 def test_no_entry_gets_younger_whatever_the_wall_clock_does(kept: list[KeptEntry], passed: float, wall: float) -> None:
     there = later(passed, wall)

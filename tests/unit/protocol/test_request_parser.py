@@ -41,6 +41,17 @@ def test_plain_request_is_accepted_with_target_and_headers() -> None:
     assert (request.metadata, request.no_cache, request.hops, request.body) == (False, False, (), b"")
 
 
+@pytest.mark.attack(8)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_length_together_with_chunks_is_refused_and_ends_the_connection(method: str) -> None:
+    refusal = ask([(b"content-length", b"5"), (b"transfer-encoding", b"chunked")], method=method)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.reason, refusal.headers) == (400, "malformed", ((b"connection", b"close"),))
+    for field in ((b"content-length", b"5"), (b"transfer-encoding", b"chunked")):
+        one = ask([field], method=method)
+        assert not isinstance(one, Refusal) or one.reason == "method"
+
+
 # Promised: "any other method, CONNECT and HEAD too: 405 with Allow".
 @pytest.mark.parametrize(
     ("method", "raw", "allow"),
