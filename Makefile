@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-interpreter test-long fuzz check format bench scaling release lock clean
+.PHONY: demo test test-interpreter test-long fuzz check format bench soak scaling release lock clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/imdsproxy demo
@@ -56,6 +56,12 @@ format: $(VENV)/dev.stamp
 # Prints the report and writes it to benchmarks/results; nginx, HAProxy, Varnish and wrk take part if installed.
 bench: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks --results benchmarks/results
+
+# docs/reliability.md says what passes. It stops by itself; Ctrl-C ends it with the verdict so far.
+MINUTES ?= 10
+SEED ?=
+soak: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # Writes its tables into the document; a test compares them.
 scaling: $(VENV)/run.stamp

@@ -50,6 +50,7 @@ def running(  # noqa: PLR0913 - all but the first two by keyword
     settings: Mapping[str, str] | None = None,
     stdin: bytes = b"",
     port: int | None = None,
+    log: Path | None = None,
 ) -> Iterator[Running]:
     """Run a command during the block, and end it with all its descendants.
 
@@ -60,6 +61,7 @@ def running(  # noqa: PLR0913 - all but the first two by keyword
         settings: Environment variables to add.
         stdin: Bytes for its standard input.
         port: Where it will listen; None if the process prints its address.
+        log: A file for all that it prints; None keeps the last lines only, for errors.
 
     Raises:
         BenchmarkError: The process ended, or did not listen in time.
@@ -76,7 +78,7 @@ def running(  # noqa: PLR0913 - all but the first two by keyword
             stderr=subprocess.STDOUT,
             start_new_session=True,  # its own process group, by which its descendants are ended
         )
-    output = _Output(cast("IO[bytes]", process.stdout), name)
+    output = _Output(cast("IO[bytes]", process.stdout), name, log)
     try:
         with contextlib.suppress(OSError), cast("IO[bytes]", process.stdin) as pipe:
             pipe.write(stdin)  # fails if the process has ended; its output then has the reason
@@ -99,9 +101,10 @@ def free_port() -> int:
 class _Output:
     """The output of a process, read by a thread so that the process never blocks on a full pipe."""
 
-    def __init__(self, stream: IO[bytes], name: str) -> None:
+    def __init__(self, stream: IO[bytes], name: str, log: Path | None) -> None:
         self._stream = stream
         self._name = name
+        self._log = Path(os.devnull) if log is None else log
         self._last: deque[str] = deque(maxlen=_LINES_KEPT)
         self._port: Future[int] = Future()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -124,8 +127,9 @@ class _Output:
         self._thread.join(_END_TIMEOUT)
 
     def _follow(self) -> None:
-        with self._stream:
+        with self._stream, self._log.open("wb", buffering=0) as log:
             for raw in self._stream:
+                log.write(raw)
                 self._last.append(raw.decode("utf-8", "replace"))
                 address = _ADDRESS.search(self._last[-1])
                 if address and not self._port.done():

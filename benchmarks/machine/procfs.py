@@ -47,6 +47,24 @@ def memory(pid: int) -> Memory | None:
     return Memory(resident, proportional if complete else None)
 
 
+def descriptors(pid: int) -> int | None:
+    """Return how many files, sockets and pipes a process has open, None if /proc does not say."""
+    with contextlib.suppress(OSError):
+        return sum(1 for _ in (_PROC / str(pid) / "fd").iterdir())
+    return None
+
+
+def threads(pid: int) -> int | None:
+    """Return how many threads a process has, None if /proc does not say."""
+    fields = _fields(pid)
+    return None if fields is None else int(fields[17])
+
+
+def peak(pid: int) -> float | None:
+    """Return the most resident memory that a process ever had in MiB (VmHWM), None if /proc does not say."""
+    return _size(f"{pid}/status", "VmHWM:")
+
+
 def processor_seconds(pid: int) -> float | None:
     """Return the processor seconds of a process and its descendants, None if /proc does not say."""
     ticks = 0
