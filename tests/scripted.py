@@ -127,6 +127,12 @@ class Imds:
     def times(self) -> list[float]:
         return [sent.at for sent in self.sent]
 
+    def assert_within_budget(self, newest: int = 0) -> None:
+        """Require that no second has more than five requests, among all or the `newest`."""
+        times = self.times()[-newest:]
+        for first, sixth in zip(times, times[5:], strict=False):
+            assert sixth - first >= 1 - 1e-9
+
 
 def in_turn(*answers: Response | Failure) -> Behaviour:
     """Answer with each in turn, then with the last for ever."""

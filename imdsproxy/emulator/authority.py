@@ -13,7 +13,6 @@ Only this module and `authority_file` import `cryptography` at their head. Impor
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import hashlib
 import json
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
+from imdsproxy.emulator.messages import base64url, compact
 from imdsproxy.emulator.vm.model import CLOUDS
 
 _LIFE = dt.timedelta(days=3650)
@@ -136,13 +136,8 @@ def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
-def base64url(data: bytes) -> str:
-    """Return data in base64 for URLs, without padding (RFC 7515)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
 def _segment(document: dict[str, Any]) -> str:
-    return base64url(json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode())
+    return base64url(compact(document))
 
 
 def _integer(number: int) -> str:

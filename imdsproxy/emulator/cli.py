@@ -9,10 +9,11 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from imdsproxy.emulator import az_tokens, events_command
 from imdsproxy.emulator.az_tokens import AzTokens, is_loopback
+from imdsproxy.emulator.command_line import USAGE_ERROR, Parser
 from imdsproxy.emulator.emulator import Emulator
 from imdsproxy.emulator.errors import KeysError, LendError
 from imdsproxy.emulator.flag_values import count, fault, port, seconds, speed, timeline, url
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "imdsproxy emulator"
 DEFAULT_PORT = 8255
-_USAGE_ERROR = 2
 
 _FAULT_HELP = (
     "add a fault; may be repeated. A fault is a comma-separated list of what happens (status=N, hang, reset, truncate "
@@ -53,12 +53,6 @@ _TOKENS_HELP = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Write the error in one line, and exit with status 2."""
-        self.exit(_USAGE_ERROR, f"{self.prog}: {message.removeprefix('argument ')} (--help lists every flag)\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command until SIGINT, SIGTERM or, on Windows, SIGBREAK.
 
@@ -76,17 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         machine = load(options.vm, options.preset, options.set)
     except VmError as error:
         _write(sys.stderr, f"{PROGRAM}: {error}\n")
-        return _USAGE_ERROR
+        return USAGE_ERROR
     try:
         keys = _keys(options)
     except KeysError as error:
         _write(sys.stderr, f"{PROGRAM}: --ca: {error}\n")
-        return _USAGE_ERROR
+        return USAGE_ERROR
     try:
         lender = _lender(options)
     except LendError as error:
         _write(sys.stderr, f"{PROGRAM}: --tokens az: {error}\n")
-        return _USAGE_ERROR
+        return USAGE_ERROR
     return asyncio.run(_serve(options, machine, keys, lender))
 
 
@@ -111,7 +105,7 @@ def _keys(options: argparse.Namespace) -> Keys:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         description="Azure's Instance Metadata Service, emulated on this machine.",
         epilog=f"`{events_command.PROGRAM} --help`: the scheduled events of a running emulator.",
@@ -189,7 +183,7 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Key
             reason = error.strerror or str(error)
             advice = "choose another --host or --port (0 takes a free one)"
             _write(sys.stderr, f"{PROGRAM}: cannot listen: {reason}; {advice}\n")
-            return _USAGE_ERROR
+            return USAGE_ERROR
         # Added only now, so that `for=20` and `at = 20` count from the start of serving.
         emulator.faults.add(*options.fault)
         for event in options.events:

@@ -6,9 +6,10 @@ import argparse
 import http.client
 import json
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from imdsproxy.emulator.command_line import Parser
 from imdsproxy.emulator.flag_values import url
 from imdsproxy.emulator.schedule import KINDS, EventError, kind_of
 from imdsproxy.emulator.timeline import read_duration
@@ -21,7 +22,6 @@ DEFAULT_URL = "http://127.0.0.1:8255"
 TIMEOUT = 10.0
 MOST_BYTES = 4 * 1024 * 1024
 _REFUSED = 1
-_USAGE_ERROR = 2
 _NOT_RUNNING = 3
 
 
@@ -31,12 +31,6 @@ class EventsCommandError(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Write the error in one line, and exit with status 2."""
-        self.exit(_USAGE_ERROR, f"{self.prog}: {message.removeprefix('argument ')} (--help lists every flag)\n")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,11 +51,9 @@ def main(argv: Sequence[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = _Parser(
-        prog=PROGRAM, description="Scheduled events of a running `imdsproxy emulator`.", allow_abbrev=False
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    shared = _Parser(add_help=False)
+    parser = Parser(prog=PROGRAM, description="Scheduled events of a running `imdsproxy emulator`.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    shared = Parser(add_help=False)
     shared.add_argument("--url", type=_url, default=DEFAULT_URL, help="address of the emulator (%(default)s)")
 
     add = commands.add_parser("add", parents=[shared], help="schedule an event, and print its id", allow_abbrev=False)

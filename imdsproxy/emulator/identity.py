@@ -5,7 +5,6 @@ Wordings and the order of keys: captured responses, and Microsoft's managed-iden
 
 from __future__ import annotations
 
-import base64
 import itertools
 import math
 import threading
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from imdsproxy.emulator.az_tokens import AzTokens
 from imdsproxy.emulator.keys import Keys
-from imdsproxy.emulator.messages import compact
+from imdsproxy.emulator.messages import base64url, compact
 from imdsproxy.emulator.vm.model import Identity
 from imdsproxy.emulator.vm.presets import SYSTEM_ASSIGNED, TENANT, USER_ASSIGNED
 
@@ -150,13 +149,9 @@ class ManagedIdentity:
         if self._keys.available:
             return _Token(self._keys.sign_token(claims), expires_on, not_before)
         parts = (compact({"typ": "JWT", "alg": "none"}), compact(claims), b"unsigned, from an emulator")
-        return _Token(".".join(_base64url(part) for part in parts), expires_on, not_before)
+        return _Token(".".join(base64url(part) for part in parts), expires_on, not_before)
 
 
 def _lent(lender: AzTokens, resource: str, now: float) -> _Token:
     text, expires_on = lender.lend(resource)
     return _Token(text, expires_on, int(now) - _BACKDATED)
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

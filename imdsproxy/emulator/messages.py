@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http
 import json
 from dataclasses import dataclass, field
@@ -66,6 +67,11 @@ def segments_of(path: str) -> tuple[str, ...]:
 def compact(document: Any) -> bytes:
     """Return JSON as IMDS writes it: without spaces, keys in their order."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def base64url(data: bytes) -> str:
+    """Return data in base64 for URLs, without padding (RFC 7515)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def json_answer(document: Any, status: int = 200) -> Answer:

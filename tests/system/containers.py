@@ -28,7 +28,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypedDict, Unpack
 
 from tests.kernel import call
 from tests.kit import ROOT
@@ -48,19 +48,21 @@ class Mount:
     read_only: bool = False
 
 
+class Options(TypedDict, total=False):
+    """What a container may have besides its command and its environment; `_setup` has the defaults."""
+
+    root: Path
+    user: int
+    group: int
+    groups: Sequence[int]
+    mounts: Sequence[Mount]
+    capabilities: Sequence[str]
+    workdir: str
+
+
 @contextlib.contextmanager
 def contained(
-    host: Host,
-    *command: str,
-    root: Path = Path("/"),
-    env: Mapping[str, str],
-    user: int = USER,
-    group: int = USER,
-    groups: Sequence[int] = (),
-    mounts: Sequence[Mount] = (),
-    capabilities: Sequence[str] = (),
-    log: Path | None = None,
-    workdir: str = "/",
+    host: Host, *command: str, env: Mapping[str, str], log: Path | None = None, **options: Unpack[Options]
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a command in the background, its output going to `log`; ended on the way out, hard after 15 seconds.
 
@@ -71,19 +73,7 @@ def contained(
         output: int | IO[str] = subprocess.DEVNULL
         if log:
             output = stack.enter_context(log.open("w", encoding="utf-8"))
-        setup = _setup(
-            command,
-            root=root,
-            env=env,
-            user=user,
-            group=group,
-            groups=groups,
-            mounts=mounts,
-            capabilities=capabilities,
-            workdir=workdir,
-            name=host.name,
-        )
-        process = _start(host, setup, output, output)
+        process = _start(host, _setup(host, command, env, **options), output, output)
         try:
             yield process
         finally:
@@ -91,32 +81,10 @@ def contained(
 
 
 def run_contained(
-    host: Host,
-    *command: str,
-    root: Path = Path("/"),
-    env: Mapping[str, str],
-    user: int = USER,
-    group: int = USER,
-    groups: Sequence[int] = (),
-    mounts: Sequence[Mount] = (),
-    capabilities: Sequence[str] = (),
-    workdir: str = "/",
-    timeout: float = 30,
+    host: Host, *command: str, env: Mapping[str, str], timeout: float = 30, **options: Unpack[Options]
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and return its output as text, for any status. TimeoutExpired after `timeout` s."""
-    setup = _setup(
-        command,
-        root=root,
-        env=env,
-        user=user,
-        group=group,
-        groups=groups,
-        mounts=mounts,
-        capabilities=capabilities,
-        workdir=workdir,
-        name=host.name,
-    )
-    with _start(host, setup, subprocess.PIPE, subprocess.PIPE) as process:
+    with _start(host, _setup(host, command, env, **options), subprocess.PIPE, subprocess.PIPE) as process:
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         finally:
@@ -126,17 +94,17 @@ def run_contained(
 
 
 def _setup(
+    host: Host,
     command: Sequence[str],
-    *,
-    root: Path,
     env: Mapping[str, str],
-    user: int,
-    group: int,
-    groups: Sequence[int],
-    mounts: Sequence[Mount],
-    capabilities: Sequence[str],
-    workdir: str,
-    name: str,
+    *,
+    root: Path = Path("/"),
+    user: int = USER,
+    group: int = USER,
+    groups: Sequence[int] = (),
+    mounts: Sequence[Mount] = (),
+    capabilities: Sequence[str] = (),
+    workdir: str = "/",
 ) -> dict[str, object]:
     machine = root.resolve() == Path("/")
     return {
@@ -150,7 +118,7 @@ def _setup(
         "capabilities": [name.lower().removeprefix("cap_") for name in capabilities],
         "ambient": ["dac_read_search"] if machine and user != 0 else [],
         "workdir": workdir,
-        "name": name,
+        "name": host.name,
         "parent": os.getpid(),
     }
 

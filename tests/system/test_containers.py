@@ -6,11 +6,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 
 from tests.kit import wait_until
-from tests.system.containers import USER, Mount, contained, run_contained
+from tests.system.containers import USER, Mount, Options, contained, run_contained
 from tests.system.hosts import Host
 
 pytestmark = pytest.mark.system
@@ -33,9 +34,9 @@ def node() -> Iterator[Host]:
         yield node
 
 
-def status(node: Host, **wishes: object) -> dict[str, str]:
+def status(node: Host, **options: Unpack[Options]) -> dict[str, str]:
     """Return what /proc says of a process in a container."""
-    shown = run_contained(node, "cat", "/proc/self/status", env=ENV, **wishes)  # type: ignore[arg-type]
+    shown = run_contained(node, "cat", "/proc/self/status", env=ENV, **options)
     assert shown.returncode == 0, shown.stderr
     return {name: value.strip() for name, _, value in (line.partition(":") for line in shown.stdout.splitlines())}
 

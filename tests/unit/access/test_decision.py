@@ -9,8 +9,7 @@ from imdsproxy.access.query import comparable
 from imdsproxy.access.rules import Grant, Mode, Rule, Rules, identity
 from imdsproxy.access.subject import Names, Subject, Who
 from imdsproxy.policy.endpoints import split
-from imdsproxy.protocol.messages import Target
-from imdsproxy.protocol.target import read_target
+from tests.targets import target_of
 
 TOKEN = "/metadata/identity/oauth2/token"  # a path
 WEB, OTHER = Subject(user=33), Subject(user=34)
@@ -23,14 +22,8 @@ VAULT = Grant(
 )
 
 
-def target(text: str) -> Target:
-    read = read_target(text.encode("ascii"))
-    assert isinstance(read, Target)
-    return read
-
-
 def verdict(rules: Rules, text: str, subject: Subject = WEB, method: str = "GET") -> Verdict:
-    return decide(rules, subject, method, target(text))
+    return decide(rules, subject, method, target_of(text))
 
 
 def rules(
@@ -176,7 +169,7 @@ def test_explain_has_a_line_for_each_rule() -> None:
         ),
         reserved=(Grant(split("/metadata/identity")),),
     ).resolved(Names({}, {}))
-    lines = list(explain(known, Subject(), "GET", target(f"{TOKEN}?RESOURCE=https://vault.azure.net")))
+    lines = list(explain(known, Subject(), "GET", target_of(f"{TOKEN}?RESOURCE=https://vault.azure.net")))
     assert lines == [
         (
             'query: no grant with conditions covers it, because the parameter name "RESOURCE" is not written in plain '
@@ -188,12 +181,12 @@ def test_explain_has_a_line_for_each_rule() -> None:
         "default: deny",
     ]
     allowing = Rules(known.rules, default_allows=True, reserved=known.reserved)
-    assert list(explain(allowing, WEB, "GET", target("/metadata/scheduledevents"))) == [
+    assert list(explain(allowing, WEB, "GET", target_of("/metadata/scheduledevents"))) == [
         "rule web: user 33: yes; refuses /metadata/scheduledevents",
         "rule all: anyone: yes; nothing about this request",
         "default: allow",
     ]
-    assert list(explain(known, OTHER, "GET", target("/metadata/versions?a=b")))[1:] == [
+    assert list(explain(known, OTHER, "GET", target_of("/metadata/versions?a=b")))[1:] == [
         "rule all: anyone: yes; grants /metadata/versions with a b",
         "default: deny",
     ]

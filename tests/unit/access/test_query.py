@@ -7,14 +7,9 @@ import pytest
 from imdsproxy.access.query import Query, read_query
 from imdsproxy.protocol.messages import Target
 from imdsproxy.protocol.target import read_target
+from tests.targets import target_of
 
 TOKEN = "/metadata/identity/oauth2/token"  # a path
-
-
-def target(text: str) -> Target:
-    read = read_target(text.encode("ascii"))
-    assert isinstance(read, Target)
-    return read
 
 
 @pytest.mark.parametrize(
@@ -32,7 +27,7 @@ def target(text: str) -> Target:
     ],
 )
 def test_read_query_finds_identity_and_audience(query: str, identity: tuple[str, str], audience: str | None) -> None:
-    read = read_query("GET", target(f"{TOKEN}?{query}"))
+    read = read_query("GET", target_of(f"{TOKEN}?{query}"))
     assert read.unclear is None
     assert (read.identity, read.audience) == (identity, audience)
 
@@ -69,9 +64,9 @@ def test_read_query_that_can_be_read_in_two_ways_is_unclear(query: str, reason: 
 
 
 def test_read_query_below_identity_has_documented_parameters_only() -> None:
-    assert read_query("GET", target("/metadata/identity/other?a=b")).unclear is not None
-    assert read_query("GET", target("/metadata/instance?a=b")) == Query(None, parameters=(("a", "b"),))
+    assert read_query("GET", target_of("/metadata/identity/other?a=b")).unclear is not None
+    assert read_query("GET", target_of("/metadata/instance?a=b")) == Query(None, parameters=(("a", "b"),))
 
 
 def test_read_query_of_a_post_is_unclear() -> None:
-    assert "body" in (read_query("POST", target(TOKEN)).unclear or "")
+    assert "body" in (read_query("POST", target_of(TOKEN)).unclear or "")

@@ -9,8 +9,8 @@ import pytest
 from imdsproxy.cache.derive import cut, derive, wholes
 from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.policy.decisions import Lifetimes
-from imdsproxy.protocol.messages import Response, Target
-from imdsproxy.protocol.target import read_target
+from imdsproxy.protocol.messages import Response
+from tests.targets import target_of
 
 DOCUMENT = (
     b'{"compute":{"vmId":"02aab8a4","tags":"","name":"a \\"b\\" \\u00e9 \xc3\xa9","count":3,"on":true,"none":null,'
@@ -21,12 +21,6 @@ LIFETIMES = Lifetimes(fresh=300, revalidate=300, stale_if_error=3600)
 JSON = (b"content-type", b"application/json; charset=utf-8")
 SERVER = (b"server", b"IMDS/150.870.65.1854")
 VERSION = "api-version=2021-02-01"
-
-
-def target(text: str) -> Target:
-    found = read_target(text.encode())
-    assert isinstance(found, Target)
-    return found
 
 
 def whole(response: Response, sent_at: float = 100.0) -> Entry:
@@ -130,7 +124,7 @@ def test_subtree_that_is_not_compact_is_not_derived() -> None:
 
 
 def test_wholes_of_a_target_nearest_first() -> None:
-    asked = target(f"/metadata/instance/compute/vmId?{VERSION}&format=text")
+    asked = target_of(f"/metadata/instance/compute/vmId?{VERSION}&format=text")
     base = "/metadata/instance"
     assert list(wholes(asked)) == [
         (f"{base}/compute/vmId?{VERSION}", ()),
@@ -144,8 +138,8 @@ def test_wholes_of_a_target_nearest_first() -> None:
 
 def test_wholes_include_those_with_format_json() -> None:
     plain, json = f"/metadata/instance?{VERSION}", f"/metadata/instance?{VERSION}&format=json"
-    assert list(wholes(target(plain))) == [(json, ())]
-    assert list(wholes(target(json))) == [(plain, ())]
+    assert list(wholes(target_of(plain))) == [(json, ())]
+    assert list(wholes(target_of(json))) == [(plain, ())]
 
 
 @pytest.mark.parametrize(
@@ -168,27 +162,27 @@ def test_wholes_include_those_with_format_json() -> None:
     ],
 )
 def test_ambiguous_target_has_no_wholes(asked: str) -> None:
-    assert list(wholes(target(asked))) == []
+    assert list(wholes(target_of(asked))) == []
 
 
 class TestEntry:
     LEAF = f"/metadata/instance/compute/vmId?{VERSION}&format=text"
 
     def test_part_has_its_own_lifetimes_from_the_wholes_request(self) -> None:
-        part = derive(whole(Response(200, (SERVER, JSON), DOCUMENT)), ("compute", "vmId"), target(self.LEAF),
+        part = derive(whole(Response(200, (SERVER, JSON), DOCUMENT)), ("compute", "vmId"), target_of(self.LEAF),
                       Lifetimes(fresh=30, revalidate=5, stale_if_error=50), 110)  # fmt: skip
         assert part is not None
         assert (part.sent_at, part.fresh_until, part.revalidate_until, part.error_until) == (100, 130, 135, 180)
         assert part.derived
 
     def test_leaf_is_plain_text_with_the_other_fields_of_imds(self) -> None:
-        part = derive(whole(Response(200, (SERVER, JSON), DOCUMENT)), ("compute", "vmId"), target(self.LEAF),
+        part = derive(whole(Response(200, (SERVER, JSON), DOCUMENT)), ("compute", "vmId"), target_of(self.LEAF),
                       LIFETIMES, 110)  # fmt: skip
         assert part is not None
         assert part.response == Response(200, (SERVER, (b"content-type", b"text/plain; charset=utf-8")), b"02aab8a4")
 
     def test_subtree_has_the_fields_of_the_whole(self) -> None:
-        asked = target(f"/metadata/instance/compute/tagsList/1?{VERSION}")
+        asked = target_of(f"/metadata/instance/compute/tagsList/1?{VERSION}")
         part = derive(whole(Response(200, (SERVER, JSON), DOCUMENT)), ("compute", "tagsList", "1"), asked,
                       LIFETIMES, 110)  # fmt: skip
         assert part is not None
@@ -196,7 +190,7 @@ class TestEntry:
 
     def test_part_includes_the_wholes_age_in_other_caches(self) -> None:
         aged = whole(Response(200, (SERVER, JSON, (b"age", b"20")), DOCUMENT))
-        part = derive(aged, ("compute", "vmId"), target(self.LEAF), LIFETIMES, 110)
+        part = derive(aged, ("compute", "vmId"), target_of(self.LEAF), LIFETIMES, 110)
         assert part is not None
         assert (part.fresh_until, part.age(110)) == (380, 30)
 
@@ -212,10 +206,10 @@ class TestEntry:
         ],
     )
     def test_derive_returns_none_for_other_documents(self, entry: Entry) -> None:
-        assert derive(entry, ("compute", "vmId"), target(self.LEAF), LIFETIMES, 110) is None
+        assert derive(entry, ("compute", "vmId"), target_of(self.LEAF), LIFETIMES, 110) is None
 
     def test_derive_returns_none_for_an_expired_part(self) -> None:
         entry = whole(Response(200, (SERVER, JSON), DOCUMENT))
-        asked = target(self.LEAF)
+        asked = target_of(self.LEAF)
         assert derive(entry, ("compute", "vmId"), asked, Lifetimes(fresh=10), 109.9) is not None
         assert derive(entry, ("compute", "vmId"), asked, Lifetimes(fresh=10), 110) is None

@@ -12,20 +12,13 @@ from imdsproxy.ops.attribution import Use
 from imdsproxy.ops.history import OWN_REQUESTS, PERIODS, REFUSED, SENT, History, client_name
 from imdsproxy.ops.pending_events import pending_by_type, read_events
 from imdsproxy.ops.token_names import TokenName, token_name
-from imdsproxy.protocol.messages import BudgetClass, Refusal, Response, Target
+from imdsproxy.protocol.messages import BudgetClass, Response
 from imdsproxy.protocol.peer import UNKNOWN, Peer
-from imdsproxy.protocol.target import read_target
 from imdsproxy.records import UpstreamAttempt
-from tests.targets import EVENTS, INSTANCE, TOKEN
+from tests.targets import EVENTS, INSTANCE, TOKEN, target_of
 
 NO_EVENTS = {"Freeze": 0, "Reboot": 0, "Redeploy": 0, "Preempt": 0, "Terminate": 0}
 SOME = "e0000000-0000-4000-8000-00000000c111"
-
-
-def target(text: str) -> Target:
-    read = read_target(text.encode())
-    assert not isinstance(read, Refusal)
-    return read
 
 
 def attempt(
@@ -44,7 +37,7 @@ def attempt(
         0.0,
         status,
         client=client,
-        target=target(text),
+        target=target_of(text),
         failure=failure,
         response=response,
     )
@@ -198,7 +191,7 @@ def test_attempt_without_a_target_has_no_token_failure() -> None:
     ],
 )
 def test_token_name_hides_the_identity(query: str, name: TokenName) -> None:
-    assert token_name(target(f"/metadata/identity/oauth2/token?api-version=2018-02-01&{query}")) == name
+    assert token_name(target_of(f"/metadata/identity/oauth2/token?api-version=2018-02-01&{query}")) == name
 
 
 def document(*events: Any, incarnation: Any = 1) -> bytes:

@@ -18,25 +18,18 @@ from imdsproxy.ops.token_names import token_name
 from imdsproxy.ops.token_troubles import MOST, MOST_NEVER_HELD, PATIENCE
 from imdsproxy.ops.trouble_log import TroubleLog
 from imdsproxy.ops.troubles import DESCRIPTORS_SETTLE, EVICTIONS_SETTLE, Troubles
-from imdsproxy.protocol.messages import BudgetClass, Headers, Refusal, Response, Target
+from imdsproxy.protocol.messages import BudgetClass, Headers, Response
 from imdsproxy.protocol.peer import Peer
-from imdsproxy.protocol.target import read_target
 from imdsproxy.records import UpstreamAttempt
 from imdsproxy.testing.clock import FakeClock
 from tests import virtual
-from tests.targets import INSTANCE, TOKEN
+from tests.targets import INSTANCE, TOKEN, target_of
 from tests.virtual import VirtualClock
 
 IDENTITY = "e0000000-0000-4000-8000-00000000c111"
 SOME = Peer(user=1000, process=7)
 FORBIDDEN = json.dumps({"error": "forbidden", "error_description": f"Identity {IDENTITY.upper()} not assigned"})
 PROXIED: Headers = ((b"cache-status", b"imdsproxy; detail=budget"),)
-
-
-def target(text: str) -> Target:
-    read = read_target(text.encode())
-    assert not isinstance(read, Refusal)
-    return read
 
 
 def attempt(
@@ -55,7 +48,7 @@ def attempt(
     if failure is None and status is not None and (not digits or int(status) >= 429 or status == "410"):
         failure = f"status {status}"
     return UpstreamAttempt(
-        endpoint, budget, 0.0, status, client=client, target=target(text), failure=failure, response=response
+        endpoint, budget, 0.0, status, client=client, target=target_of(text), failure=failure, response=response
     )
 
 
@@ -207,7 +200,7 @@ class TestTokens:
         watch.see(0.0, token(name=name))
         watch.see(100.0, *[token("403", name, FORBIDDEN)] * 3, life=1799.9)
         assert watch.lines == ["+ access token cannot be renewed"]
-        named = token_name(target(TOKEN + name))
+        named = token_name(target_of(TOKEN + name))
         who = {"audience": named.audience, "identity": named.identity}
         because = "IMDS answered with status 403: forbidden: Identity [identity] not assigned"
         assert watch.events[0].fields == {**who, "status": "403", "because": because, "expires_in": 1799}
