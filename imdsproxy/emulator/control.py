@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from imdsproxy.emulator.control_guard import refusal
+from imdsproxy.emulator.event_kinds import UnknownEventError
 from imdsproxy.emulator.faults import Fault
 from imdsproxy.emulator.messages import Answer, Request, failure, json_answer
 from imdsproxy.emulator.page_document import page
 from imdsproxy.emulator.publishing import CERTIFICATES, certificate_answer
-from imdsproxy.emulator.schedule import UnknownEventError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,13 +13,14 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from imdsproxy.emulator import answers, attested
-from imdsproxy.emulator.answers import Machine, is_identity
+from imdsproxy.emulator.answers import is_identity
 from imdsproxy.emulator.az_tokens import AzTokens
 from imdsproxy.emulator.events import DEFAULT_NAME, ScheduledEvents
 from imdsproxy.emulator.faults import Fault, Faults
 from imdsproxy.emulator.identity import ManagedIdentity
 from imdsproxy.emulator.keys import Keys
 from imdsproxy.emulator.limits import Limits
+from imdsproxy.emulator.machine import Machine
 from imdsproxy.emulator.messages import Answer, Request, failure
 from imdsproxy.emulator.vm.presets import linux
 

@@ -12,15 +12,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from imdsproxy.emulator.schedule import (
-    EVENT_VERSIONS,
-    UNKNOWN_DURATION,
-    Event,
-    EventError,
-    Schedule,
-    UnknownEventError,
-    kind_of,
-)
+from imdsproxy.emulator.event_kinds import EventError, UnknownEventError, kind_of
+from imdsproxy.emulator.schedule import EVENT_VERSIONS, UNKNOWN_DURATION, Event, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

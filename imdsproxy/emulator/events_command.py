@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from imdsproxy.emulator.command_line import Parser
+from imdsproxy.emulator.event_kinds import KINDS, EventError, kind_of
 from imdsproxy.emulator.flag_values import url
-from imdsproxy.emulator.schedule import KINDS, EventError, kind_of
 from imdsproxy.emulator.timeline import read_duration
 
 if TYPE_CHECKING:

@@ -1,9 +1,8 @@
-"""The sample documents of two virtual machines, one with Linux and one with Windows.
+"""The sample documents of a virtual machine with Linux, and the parts that `windows_sample` has as well.
 
-The Windows machine is that of the large samples of Microsoft's IMDS page of December 2020, value by value and in its
-order. It has only the fields that they show, so no `provider`, no `customData` and no `tagsList`. The Linux machine has
-the values of the page's small samples, and the fields of the same page of 2025. Its subscription and its public
-addresses are invented. An empty value stands for a property that the machine lacks.
+The machine has the values of the small samples of Microsoft's IMDS page of December 2020, and the fields of the same
+page of 2025. Its subscription and its public addresses are invented. An empty value stands for a property that the
+machine lacks.
 """
 
 from __future__ import annotations
@@ -13,20 +12,11 @@ from typing import Any
 SUBSCRIPTION = "e0000000-0000-4000-8000-0000000005ab"
 GROUP_NAME = "macikgo-test-may-23"
 GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP_NAME}"
-# As the page writes it.
-WINDOWS_SUBSCRIPTION = "xxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxx"
-WINDOWS_GROUP = f"/subscriptions/{WINDOWS_SUBSCRIPTION}/resourceGroups/{GROUP_NAME}"
 
 
 def sample_instance() -> dict[str, Any]:
     """Return a new instance document of the Linux machine, with keys in the order of IMDS and strings as values."""
-    return {"compute": _compute(), "network": _network("10.1.0.4", "203.0.113.4", "10.1.0.0", "24", "000D3AF806EC")}
-
-
-def windows_instance() -> dict[str, Any]:
-    """Return a new instance document of the Windows machine."""
-    network = _network("10.144.133.132", "", "10.144.133.128", "26", "0011AAFFBB22")
-    return {"compute": _windows_compute(), "network": network}
+    return {"compute": _compute(), "network": network("10.1.0.4", "203.0.113.4", "10.1.0.0", "24", "000D3AF806EC")}
 
 
 def sample_load_balancer() -> dict[str, Any]:
@@ -77,7 +67,7 @@ def _compute() -> dict[str, Any]:
         "platformUpdateDomain": "0",
         "priority": "Regular",
         "provider": "Microsoft.Compute",
-        "publicKeys": _public_keys(),
+        "publicKeys": public_keys(),
         "publisher": "Canonical",
         "resourceGroupName": GROUP_NAME,
         "resourceId": f"{GROUP}/providers/Microsoft.Compute/virtualMachines/examplevmname",
@@ -125,14 +115,16 @@ _IMAGE = {
 }
 
 
-def _public_keys() -> list[dict[str, str]]:
+def public_keys() -> list[dict[str, str]]:
+    """Return the public keys of a machine."""
     return [
         {"keyData": "ssh-rsa 0", "path": "/home/user/.ssh/authorized_keys0"},
         {"keyData": "ssh-rsa 1", "path": "/home/user/.ssh/authorized_keys1"},
     ]
 
 
-def _disk(name: str, group: str = GROUP) -> dict[str, Any]:
+def disk(name: str, group: str = GROUP) -> dict[str, Any]:
+    """Return the fields that every disk has."""
     return {
         "caching": "None",
         "createOption": "Empty",
@@ -151,7 +143,7 @@ def _disk(name: str, group: str = GROUP) -> dict[str, Any]:
 def _data_disk() -> dict[str, Any]:
     ultra = {"bytesPerSecondThrottle": "", "diskCapacityBytes": "", "opsPerSecondThrottle": ""}
     shape = {"isSharedDisk": "false", "isUltraDisk": "false", "lun": "0"}
-    return _alphabetical({**_disk("exampledatadiskname"), **ultra, **shape})
+    return alphabetical({**disk("exampledatadiskname"), **ultra, **shape})
 
 
 def _os_disk() -> dict[str, Any]:
@@ -168,14 +160,16 @@ def _os_disk() -> dict[str, Any]:
         "encryptionSettings": encryption,
         "osType": "Linux",
     }
-    return _alphabetical({**_disk("exampleosdiskname"), **system})
+    return alphabetical({**disk("exampleosdiskname"), **system})
 
 
-def _alphabetical(fields: dict[str, Any]) -> dict[str, Any]:
+def alphabetical(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields in the order of their names, without case."""
     return dict(sorted(fields.items(), key=lambda item: item[0].lower()))
 
 
-def _network(private: str, public: str, subnet: str, prefix: str, mac: str) -> dict[str, Any]:
+def network(private: str, public: str, subnet: str, prefix: str, mac: str) -> dict[str, Any]:
+    """Return the network of a machine with one interface and one address."""
     return {
         "interface": [
             {
@@ -187,68 +181,4 @@ def _network(private: str, public: str, subnet: str, prefix: str, mac: str) -> d
                 "macAddress": mac,
             },
         ],
-    }
-
-
-def _windows_compute() -> dict[str, Any]:
-    return {
-        "azEnvironment": "AZUREPUBLICCLOUD",
-        "isHostCompatibilityLayerVm": "true",
-        "licenseType": "Windows_Client",
-        "location": "westus",
-        "name": "examplevmname",
-        "offer": "Windows",
-        "osProfile": {
-            "adminUsername": "admin",
-            "computerName": "examplevmname",
-            "disablePasswordAuthentication": "true",
-        },
-        "osType": "linux",
-        "placementGroupId": "f67c14ab-e92c-408c-ae2d-da15866ec79a",
-        "plan": {"name": "planName", "product": "planProduct", "publisher": "planPublisher"},
-        "platformFaultDomain": "36",
-        "platformUpdateDomain": "42",
-        "publicKeys": _public_keys(),
-        "publisher": "RDFE-Test-Microsoft-Windows-Server-Group",
-        "resourceGroupName": GROUP_NAME,
-        "resourceId": f"{WINDOWS_GROUP}/providers/Microsoft.Compute/virtualMachines/examplevmname",
-        "securityProfile": {"secureBootEnabled": "true", "virtualTpmEnabled": "false"},
-        "sku": "Windows-Server-2012-R2-Datacenter",
-        "storageProfile": _windows_storage(),
-        "subscriptionId": WINDOWS_SUBSCRIPTION,
-        "tags": "baz:bash;foo:bar",
-        "version": "15.05.22",
-        "vmId": "02aab8a4-74ef-476e-8182-f6d2ba4166a6",
-        "vmScaleSetName": "crpteste9vflji9",
-        "vmSize": "Standard_A3",
-        "zone": "",
-    }
-
-
-def _windows_storage() -> dict[str, Any]:
-    data_disk = _alphabetical({**_disk("exampledatadiskname", WINDOWS_GROUP), "lun": "0"})
-    plain = _disk("exampleosdiskname", WINDOWS_GROUP)
-    return {
-        "dataDisks": [data_disk],
-        "imageReference": {
-            "id": "",
-            "offer": "UbuntuServer",
-            "publisher": "Canonical",
-            "sku": "16.04.0-LTS",
-            "version": "latest",
-        },
-        # The page has diskSizeGB before diffDiskSettings.
-        "osDisk": {
-            "caching": "ReadWrite",
-            "createOption": "FromImage",
-            "diskSizeGB": "30",
-            "diffDiskSettings": {"option": "Local"},
-            "encryptionSettings": {"enabled": "false"},
-            "image": {"uri": ""},
-            "managedDisk": plain["managedDisk"],
-            "name": "exampleosdiskname",
-            "osType": "Linux",
-            "vhd": {"uri": ""},
-            "writeAcceleratorEnabled": "false",
-        },
     }

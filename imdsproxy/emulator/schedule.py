@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
+
+from imdsproxy.emulator.event_kinds import ADVISORY, EventError, UnknownEventError
 
 EVENT_VERSIONS = (
     *("2017-03-01", "2017-08-01", "2017-11-01", "2019-01-01", "2019-04-01", "2019-08-01", "2020-07-01"),
@@ -24,8 +26,6 @@ EVENT_VERSIONS = (
 UNKNOWN_DURATION = -1
 UNKNOWN_LASTS = 300.0
 """Seconds for which an event of unknown duration stays listed once it has started."""
-ADVISORY = "SpotRebalanceRecommendation"
-"""The type whose approval has no effect."""
 
 # The first api-version of a type and of a field.
 _TYPE_INTRODUCED = {"Preempt": "2017-11-01", "Terminate": "2019-01-01", ADVISORY: "2024-07-09"}
@@ -37,36 +37,6 @@ _FIELD_INTRODUCED = {
 _BARE_NAMES_SINCE = "2017-08-01"
 
 
-class Kind(NamedTuple):
-    """What an event is called on the wire, its shortest notice in seconds, and the description of the emulator."""
-
-    event_type: str
-    notice: float
-    description: str
-
-
-KINDS = {
-    "freeze": Kind("Freeze", 900.0, "The host of the virtual machine is updated, which pauses the machine."),
-    "reboot": Kind("Reboot", 900.0, "Virtual machine is going to be restarted as requested by authorized user."),
-    "redeploy": Kind("Redeploy", 600.0, "The virtual machine is moved to another host and loses its ephemeral disks."),
-    "preempt": Kind("Preempt", 30.0, "The spot virtual machine is evicted."),
-    "terminate": Kind("Terminate", 300.0, "The virtual machine is deleted."),
-    "spot-rebalance-recommendation": Kind(ADVISORY, 900.0, "The spot virtual machine is likely to be evicted."),
-    # A failure is not announced: it is listed when it has started (Microsoft's scheduled-events page).
-    "hardware-failure": Kind("Reboot", 0.0, "The host of the virtual machine has failed."),
-}
-
-
-class EventError(ValueError):
-    """An event that cannot be scheduled or cancelled, with the reason."""
-
-
-class UnknownEventError(EventError, KeyError):
-    """There is no event of this id."""
-
-    __str__ = Exception.__str__
-
-
 class Phase(Enum):
     """How far an event has come."""
 
@@ -74,23 +44,6 @@ class Phase(Enum):
     SCHEDULED = "Scheduled"
     STARTED = "Started"
     GONE = "Gone"
-
-
-def kind_of(name: str) -> Kind:
-    """Return the kind that a name means: `Reboot`, `hardware-failure` and `HardwareFailure` are understood.
-
-    Raises:
-        EventError: There is no such kind.
-    """
-    wanted = _letters(name)
-    found = next((kind for known, kind in KINDS.items() if _letters(known) == wanted), None)
-    if found is None:
-        raise EventError(f"no event type {name!r}; known are {', '.join(KINDS)}")
-    return found
-
-
-def _letters(name: str) -> str:
-    return name.replace("-", "").replace("_", "").lower()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from imdsproxy.emulator.schedule import EventError, kind_of
+from imdsproxy.emulator.event_kinds import EventError, kind_of
 
 KEYS = {
     "at": "after",

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from opentelemetry.context import Context
@@ -26,9 +25,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from imdsproxy import __version__
-from imdsproxy.errors import SettingsError
 from imdsproxy.ops import traces
 from imdsproxy.ops.log_limit import RepeatLimit
+from imdsproxy.ops.otlp_variables import checked_endpoint
 from imdsproxy.ops.spans import Attributes, SpanEnd
 from imdsproxy.protocol.messages import Headers
 
@@ -39,8 +38,6 @@ FLUSH_SECONDS = 3.0
 that, and systemd ends the service after fifteen."""
 _LOG_INTERVAL = 60.0
 _LIBRARY = "opentelemetry"
-_ENDPOINT = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOL = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _KINDS = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "internal": SpanKind.INTERNAL}
 _NO_CONTEXT = Context()
 _ERROR = Status(StatusCode.ERROR)
@@ -55,7 +52,7 @@ class Otlp:
         Raises:
             SettingsError: One of them asks for what this exporter cannot do.
         """
-        endpoint = _checked(environment)
+        endpoint = checked_endpoint(environment)
         session = _Session()
         self._exporter = _Exporter(OTLPSpanExporter(session=session), endpoint, session)
         name = {"service.name": "imdsproxy", "service.version": __version__}
@@ -215,45 +212,11 @@ class _Messages(logging.Handler):
             logger.warning("OpenTelemetry: %s", record.getMessage(), extra={"fields": {"not_logged": left_out}})
 
 
-def _checked(environment: Mapping[str, str]) -> str:
-    """Return the endpoint for a log line, without what may be secret in it.
-
-    Raises:
-        SettingsError: OpenTelemetry's variables ask for what this exporter cannot do.
-    """
-    exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip()
-    if exporter not in {"", "otlp"}:
-        raise SettingsError(
-            f"OTEL_TRACES_EXPORTER={exporter} cannot be used: imdsproxy exports by otlp only; unset it, "
-            "or set IMDSPROXY_TRACES=false"
-        )
-    name, protocol = _first(environment, _PROTOCOL, "http/protobuf")
-    if protocol != "http/protobuf":
-        raise SettingsError(
-            f"{name}={protocol} cannot be used: imdsproxy exports by http/protobuf only; unset it, and let the "
-            "endpoint name the collector's port for OTLP over HTTP, usually 4318"
-        )
-    name, endpoint = _first(environment, _ENDPOINT, "http://localhost:4318")
-    try:
-        parts = urlsplit(endpoint)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # the port is no number
-        usable = False
-    if not usable:
-        raise SettingsError(f"{name} cannot be used: it must be a URL such as http://localhost:4318")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 def _reason(error: BaseException) -> str:
     """Return the innermost cause of an error in words."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return str(error) or type(error).__name__
-
-
-def _first(environment: Mapping[str, str], names: Sequence[str], default: str) -> tuple[str, str]:
-    """Return the first of these variables that is set, and its value."""
-    return next(((name, value) for name in names if (value := environment.get(name, "").strip())), (names[-1], default))
 
 
 def _nanoseconds(seconds: float) -> int:

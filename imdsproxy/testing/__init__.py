@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from imdsproxy.testing.clock import FakeClock
-    from imdsproxy.testing.imds import Imds, Options, emulator
+    from imdsproxy.testing.imds import Imds, emulator
+    from imdsproxy.testing.options import Options
     from imdsproxy.testing.running import Proxy, ProxyStartError, proxy
 else:
     _MODULES = {
         "FakeClock": "clock",
         "Imds": "imds",
-        "Options": "imds",
+        "Options": "options",
         "Proxy": "running",
         "ProxyStartError": "running",
         "emulator": "imds",

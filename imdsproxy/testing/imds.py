@@ -3,52 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from imdsproxy.emulator.emulator import Arrival, Emulator
 from imdsproxy.emulator.faults import Fault
 from imdsproxy.emulator.schedule import UNKNOWN_DURATION
 from imdsproxy.emulator.server import EmulatorServer, run_in_thread
 from imdsproxy.emulator.vm.fields import with_set
-from imdsproxy.emulator.vm.loading import from_mapping, load
-from imdsproxy.emulator.vm.model import VirtualMachine
 from imdsproxy.testing import counting
+from imdsproxy.testing.options import Options, assignment, emulator_of
 from imdsproxy.testing.variables import set_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _PAUSE = 0.005
-
-
-class Options(TypedDict, total=False):
-    """What a test can choose when an emulated IMDS starts; the rest is as at Azure."""
-
-    vm: str | os.PathLike[str] | Mapping[str, Any] | VirtualMachine
-    """The machine: the path of its description, as for `--vm`, or what such a file says; the default is `linux`."""
-    preset: str
-    """The machine to begin with, such as `windows`."""
-    set: Mapping[str, Any]
-    """Fields of the machine by name, as for `--set`: `{"compute.location": "westeurope", "token-life": 600}`."""
-    rate: int
-    """Requests a second, 0 for no limit."""
-    identity_rate: int
-    """Identity requests a second, 0 for no limit."""
-    identity_concurrency: int
-    """Identity requests at once, 0 for no limit."""
-    enable_delay: float
-    """The seconds that the first request for scheduled events takes."""
-    strict: bool
-    """Whether to refuse what IMDS does not document, so that no program relies on it."""
-    speed: float
-    """How much faster than the clock the scheduled events pass."""
-    latency: float
-    """Seconds added to every answer."""
 
 
 class Imds:
@@ -75,7 +46,7 @@ class Imds:
         if field.partition(".")[0] not in {"compute", "network"}:
             raise ValueError(f"{field} is decided when the emulated IMDS starts: set={{{field!r}: …}}")
         machine = replace(self.emulator.machine.vm, instance=self.emulator.instance)
-        self.emulator.instance = dict(with_set(machine, _assignment(field, value)).instance)
+        self.emulator.instance = dict(with_set(machine, assignment(field, value)).instance)
 
     # What goes wrong.
 
@@ -265,43 +236,10 @@ def emulator(*, environment: bool = True, **options: Unpack[Options]) -> Iterato
         ValueError: An option or a field does not exist; the message names those that do.
     """
     with contextlib.ExitStack() as stack:
-        imds = Imds(stack.enter_context(run_in_thread(_made(options))))
+        imds = Imds(stack.enter_context(run_in_thread(emulator_of(options))))
         if environment:
             stack.enter_context(set_variables(imds.url))
         yield imds
-
-
-def machine_of(options: Options) -> VirtualMachine:
-    """Return the machine that the options `vm`, `preset` and `set` describe.
-
-    Raises:
-        ValueError: A file, a preset or a field cannot be used.
-    """
-    vm, base = options.get("vm"), options.get("preset")
-    if isinstance(vm, VirtualMachine):
-        machine = vm
-    elif isinstance(vm, Mapping):
-        machine = from_mapping(vm, base)
-    else:
-        machine = load(None if vm is None else os.fspath(vm), base)
-    for field, value in options.get("set", {}).items():
-        machine = with_set(machine, _assignment(field, value))
-    return machine
-
-
-def _assignment(field: str, value: Any) -> str:
-    """Return what `--set` would take."""
-    return f"{field}={value if isinstance(value, str) else json.dumps(value)}"
-
-
-def _made(options: Options) -> Emulator:
-    given: dict[str, Any] = dict(options)
-    if unknown := sorted(set(given) - set(Options.__annotations__)):
-        known = ", ".join(sorted(Options.__annotations__))
-        raise ValueError(f"the emulated IMDS has no option {', '.join(unknown)}; it has {known}")
-    machine = machine_of(options)
-    rest = {name: value for name, value in given.items() if name not in {"vm", "preset", "set"}}
-    return Emulator(machine=machine, **rest)
 
 
 def _path(path: str) -> str:

@@ -13,6 +13,7 @@ from imdsproxy.cache.derive import derive, wholes
 from imdsproxy.cache.freshness import make_entry
 from imdsproxy.emulator import answers, documents
 from imdsproxy.emulator import messages as wire
+from imdsproxy.emulator.machine import Machine
 from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.messages import Response, Target
 from imdsproxy.protocol.target import read_target
@@ -39,7 +40,7 @@ def nodes(tree: Any, way: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...
             yield from nodes(child, (*way, str(index)))
 
 
-def ask(machine: answers.Machine, way: tuple[str, ...], version: str, form: str) -> Response:
+def ask(machine: Machine, way: tuple[str, ...], version: str, form: str) -> Response:
     """Ask the emulator for a path below `/metadata/instance`."""
     query = (("api-version", version), *((("format", form),) if form else ()))
     request = wire.Request("GET", "/".join(("/metadata/instance", *way)), query, (("metadata", "true"),))
@@ -61,7 +62,7 @@ def cut_out(whole: Response, top: tuple[str, ...], way: tuple[str, ...], version
     return None if part is None else part.response
 
 
-def assert_alike(machine: answers.Machine, version: str, *, complete: bool) -> int:
+def assert_alike(machine: Machine, version: str, *, complete: bool) -> int:
     """Compare the derived answer of every path, from every whole above it, with the emulator's. Return their number."""
     document = documents.at_version(machine.instance, version)
     compared = 0
@@ -82,17 +83,17 @@ def assert_alike(machine: answers.Machine, version: str, *, complete: bool) -> i
 
 @pytest.mark.parametrize("version", ["2017-03-01", "2018-02-01", "2019-06-01", "2021-02-01", "2025-04-07"])
 def test_every_path_of_the_sample_document_is_derived_as_imds_answers(version: str) -> None:
-    assert assert_alike(answers.Machine(), version, complete=True) > 40
+    assert assert_alike(Machine(), version, complete=True) > 40
 
 
 @given(INSTANCES)
 def test_every_path_of_any_document_is_derived_as_imds_answers(instance: dict[str, Any]) -> None:
-    assert_alike(answers.Machine(instance=instance), "2021-02-01", complete=False)
+    assert_alike(Machine(instance=instance), "2021-02-01", complete=False)
 
 
 @given(INSTANCES, st.lists(NAMES, max_size=4), st.sampled_from(["", "json", "text"]))
 def test_any_path_is_derived_as_imds_answers_or_not_at_all(instance: dict[str, Any], way: list[str], form: str) -> None:
-    machine = answers.Machine(instance=instance)
+    machine = Machine(instance=instance)
     whole = ask(machine, (), "2021-02-01", "")
     derived = cut_out(whole, (), tuple(way), "2021-02-01", form)
     assert derived is None or derived == ask(machine, tuple(way), "2021-02-01", form)

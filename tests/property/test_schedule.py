@@ -7,8 +7,9 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imdsproxy.emulator.event_kinds import KINDS, EventError
 from imdsproxy.emulator.events import ScheduledEvents
-from imdsproxy.emulator.schedule import EVENT_VERSIONS, KINDS, EventError
+from imdsproxy.emulator.schedule import EVENT_VERSIONS
 
 SECONDS = st.sampled_from([0.0, 1.0, 5.0, 30.0, 600.0])
 ADD = st.tuples(st.just("add"), st.sampled_from(list(KINDS)), SECONDS, st.none() | SECONDS, st.none() | SECONDS)

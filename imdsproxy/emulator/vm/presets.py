@@ -10,13 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from imdsproxy.emulator.documents import INSTANCE_VERSIONS
-from imdsproxy.emulator.samples import (
-    GROUP,
-    sample_instance,
-    sample_load_balancer,
-    windows_instance,
-)
+from imdsproxy.emulator.samples import GROUP, sample_instance, sample_load_balancer
 from imdsproxy.emulator.vm.model import CLOUDS, Identity, VirtualMachine, VmError
+from imdsproxy.emulator.windows_sample import windows_instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable

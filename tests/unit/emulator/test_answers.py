@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imdsproxy.emulator.answers import Machine, answer, is_identity
+from imdsproxy.emulator.answers import answer, is_identity
 from imdsproxy.emulator.documents import INSTANCE_VERSIONS, at_version
 from imdsproxy.emulator.emulator import Emulator
 from imdsproxy.emulator.events import EVENT_VERSIONS
 from imdsproxy.emulator.identity import SYSTEM_ASSIGNED, USER_ASSIGNED, ManagedIdentity
+from imdsproxy.emulator.machine import Machine
 from imdsproxy.emulator.messages import Answer, Request, failure, json_answer, read_query, segments_of
 from imdsproxy.emulator.samples import sample_instance
 from imdsproxy.emulator.vm.loading import load

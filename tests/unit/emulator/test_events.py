@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from imdsproxy.emulator.event_kinds import EventError
 from imdsproxy.emulator.events import EVENT_VERSIONS, ScheduledEvents
-from imdsproxy.emulator.schedule import EventError
 
 NOW = 1_700_000_000.0
 NEWEST = EVENT_VERSIONS[-1]

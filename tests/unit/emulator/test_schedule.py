@@ -5,18 +5,8 @@ import math
 
 import pytest
 
-from imdsproxy.emulator.schedule import (
-    ADVISORY,
-    EVENT_VERSIONS,
-    KINDS,
-    UNKNOWN_LASTS,
-    Event,
-    EventError,
-    Phase,
-    Schedule,
-    UnknownEventError,
-    kind_of,
-)
+from imdsproxy.emulator.event_kinds import ADVISORY, KINDS, EventError, UnknownEventError, kind_of
+from imdsproxy.emulator.schedule import EVENT_VERSIONS, UNKNOWN_LASTS, Event, Phase, Schedule
 
 T = 1_000.0
 NEWEST = EVENT_VERSIONS[-1]

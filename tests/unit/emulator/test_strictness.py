@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from imdsproxy.emulator.answers import Machine, answer
+from imdsproxy.emulator.answers import answer
 from imdsproxy.emulator.emulator import Emulator
+from imdsproxy.emulator.machine import Machine
 from imdsproxy.emulator.messages import Answer, Request, read_query
 from imdsproxy.emulator.strictness import is_resource
 from tests.targets import EVENTS, INSTANCE, TOKEN

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from imdsproxy.emulator.event_kinds import EventError
 from imdsproxy.emulator.events import ScheduledEvents
-from imdsproxy.emulator.schedule import EVENT_VERSIONS, EventError
+from imdsproxy.emulator.schedule import EVENT_VERSIONS
 from imdsproxy.emulator.timeline import read_duration, read_timeline
 from tests import documents
 from tests.kit import ROOT

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from imdsproxy.emulator import answers, documents
-from imdsproxy.emulator.answers import Machine
 from imdsproxy.emulator.events import EVENT_VERSIONS
+from imdsproxy.emulator.machine import Machine
 from imdsproxy.emulator.messages import Request as Asked
 from imdsproxy.protocol.failures import DEFAULT_RETRIED, FailureRules
 from imdsproxy.protocol.messages import Failure, FailureKind, Request, Response, Target

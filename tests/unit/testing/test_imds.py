@@ -10,7 +10,7 @@ import pytest
 
 import imdsproxy.testing
 from imdsproxy.testing import Imds, emulator
-from imdsproxy.testing.imds import machine_of
+from imdsproxy.testing.options import machine_of
 from imdsproxy.testing.running import listening_in, metric_in
 from imdsproxy.testing.variables import set_variables
 from tests.kit import get

@@ -11,9 +11,10 @@ import pytest
 
 from imdsproxy.cli.record.command import without_personal
 from imdsproxy.cli.record.conversation import Question, RecordError, conversation
-from imdsproxy.emulator.answers import Machine, answer
+from imdsproxy.emulator.answers import answer
 from imdsproxy.emulator.documents import INSTANCE_VERSIONS
 from imdsproxy.emulator.emulator import Emulator
+from imdsproxy.emulator.machine import Machine
 from imdsproxy.emulator.messages import Answer, Request, read_query
 from imdsproxy.emulator.recorded.recording import Recording, Said, to_toml
 from imdsproxy.emulator.recorded.spans import routes

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.emulator.samples import sample_instance, windows_instance
+from imdsproxy.emulator.samples import sample_instance
 from imdsproxy.emulator.vm.loading import load, read
 from imdsproxy.emulator.vm.model import VmError
 from imdsproxy.emulator.vm.presets import linux, preset
+from imdsproxy.emulator.windows_sample import windows_instance
 
 TOML = """
 preset = "spot"
