@@ -10,6 +10,16 @@ ImdsproxyError
 └── NoPlaceError       a server's workers have no place to share a budget (budget/workers)
 """
 
+import re
+
+# What looks like a token: a JWT (RFC 7519: its first part is an object in base64url), or a longer run than a GUID.
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_+/=.-]{8,}|[A-Za-z0-9_+=-]{40,}")
+
+
+def without_tokens(text: str) -> str:
+    """Return the words of others with what looks like an access token replaced by `[removed]`."""
+    return _TOKEN.sub("[removed]", text)
+
 
 def printable(text: str) -> str:
     """Return a text with everything escaped that a terminal would obey, line breaks included."""

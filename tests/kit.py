@@ -16,6 +16,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from imdsproxy.emulator import Arrival, EmulatorServer
 from imdsproxy.testing.running import listening_in, metric_in, whole_lines
 from tests import forkserver
@@ -138,12 +140,24 @@ class ProxyProcess:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
+    def descriptors(self) -> list[int]:
+        """Return the numbers of the process's open files (Linux)."""
+        return descriptors_of(self.process.pid)
+
     def resident_bytes(self) -> int:
         """Return the resident memory of the process (Linux)."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
         raise AssertionError("no VmRSS")
+
+
+def descriptors_of(pid: int) -> list[int]:
+    """Return the numbers of a process's open files (Linux). The test is skipped where only root may see them."""
+    try:
+        return [int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()]
+    except PermissionError:
+        pytest.skip("only root sees the open files of a proxy, because its memory is closed to its own user")
 
 
 def environment(**settings: object) -> dict[str, str]:

@@ -97,9 +97,11 @@ def _serve(arguments: list[str]) -> int:
 
         report(error, log_format_of(arguments))
         return _USAGE_STATUS
+    from imdsproxy.cli.private_memory import keep_memory_private  # noqa: PLC0415 - late, see above
     from imdsproxy.cli.serve import serve  # noqa: PLC0415 - late, see above
     from imdsproxy.ops import logs  # noqa: PLC0415 - late, see above
 
+    keep_memory_private()
     logs.configure(read.config.log_level, read.config.log_format)
     try:
         return serve(read)

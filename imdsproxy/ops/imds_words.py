@@ -1,10 +1,11 @@
-"""The words in which IMDS refuses a request, for people: short, and without the identity that was asked for."""
+"""The words in which IMDS refuses a request, for people: short, without the identity asked for, and without a token."""
 
 from __future__ import annotations
 
 import json
 import re
 
+from imdsproxy.errors import without_tokens
 from imdsproxy.ops.token_names import identity_of
 from imdsproxy.protocol.messages import Response
 from imdsproxy.records import UpstreamAttempt
@@ -24,13 +25,13 @@ def words_of(attempt: UpstreamAttempt) -> str:
     identity = "" if attempt.target is None else identity_of(attempt.target)
     if identity:
         words = re.sub(re.escape(identity), "[identity]", words, flags=re.IGNORECASE)
-    return words[:LONGEST_WORDS]
+    return without_tokens(words)[:LONGEST_WORDS]
 
 
 def _told(response: Response | None) -> str:
     """Return the error and its description in the form of IMDS's identity endpoint, or `""`.
 
-    Nothing else of a body is shown, because it could be a token.
+    Nothing else of a body is shown, because it could be a token. Even these could quote one.
     """
     if response is None or response.status == 200:
         return ""

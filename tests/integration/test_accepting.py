@@ -16,7 +16,7 @@ from imdsproxy.emulator import EmulatorServer
 from tests.integration.attacks.kit import CLOSE, HOST, read_answer
 from tests.integration.attacks.kit import request as request_for
 from tests.integration.attacks.listeners import read_all
-from tests.kit import ProxyProcess, get, running_proxy, wait_until
+from tests.kit import ProxyProcess, descriptors_of, get, running_proxy, wait_until
 from tests.targets import INSTANCE
 
 if sys.platform != "win32":
@@ -146,7 +146,7 @@ def test_all_that_come_at_once_for_one_answer_get_it_and_the_end(proxy: ProxyPro
         answer = read_all(client)
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"\r\nconnection: close\r\n" in answer
-    assert len(list(Path(f"/proc/{proxy.process.pid}/fd").iterdir())) < 100
+    assert len(proxy.descriptors()) < 100
 
 
 def test_connection_accepted_before_shutdown_is_answered(proxy: ProxyProcess, listener: Listener) -> None:
@@ -166,7 +166,7 @@ def test_connection_accepted_before_shutdown_is_answered(proxy: ProxyProcess, li
 def test_clients_wait_without_descriptors_and_are_answered_later(proxy: ProxyProcess, listener: Listener) -> None:
     pid = proxy.process.pid
     _, hard = before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    most = max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
+    most = max(descriptors_of(pid))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (most + 1, hard))
     taken = [socket.create_connection(("127.0.0.1", proxy.port), timeout=10) for _ in range(most)]  # gaps, too
     try:
@@ -189,7 +189,7 @@ def test_clients_wait_without_descriptors_and_are_answered_later(proxy: ProxyPro
 
 def test_shutdown_without_descriptors_ends_in_time(proxy: ProxyProcess) -> None:
     pid = proxy.process.pid
-    most = max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
+    most = max(descriptors_of(pid))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (most + 1, most + 1))
     with contextlib.ExitStack() as stack:
         for _ in range(most):

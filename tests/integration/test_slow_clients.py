@@ -123,7 +123,7 @@ def held(process: ProxyProcess, connection: socket.socket) -> bool:
 
 
 def descriptors(process: ProxyProcess) -> int:
-    return len(list(Path(f"/proc/{process.process.pid}/fd").iterdir()))
+    return len(process.descriptors())
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from imdsproxy.errors import without_tokens
+
 
 def member(text: str, name: str) -> object:
     """Return a member of a JSON object, or None if the text is not one, or has no such member."""
@@ -15,6 +17,6 @@ def member(text: str, name: str) -> object:
 
 
 def words(text: str, name: str) -> str:
-    """Return a member as text, or the empty string."""
+    """Return a member as text without what looks like an access token, or the empty string."""
     found = member(text, name)
-    return found if isinstance(found, str) else ""
+    return without_tokens(found) if isinstance(found, str) else ""

@@ -16,7 +16,7 @@ from imdsproxy.cli.running.event_lines import EventLines
 from imdsproxy.cli.running.status_text import text
 from imdsproxy.cli.standard_streams import complain, show
 from imdsproxy.config import Config
-from imdsproxy.errors import NotRunningError, SettingsError, printable
+from imdsproxy.errors import NotRunningError, SettingsError, printable, without_tokens
 
 SCHEMA = 1
 """The version of the document that this version reads."""
@@ -161,7 +161,7 @@ def _json(answer: Answer, *, required: bool = True) -> dict[str, Any]:
 
 def _refusal(answer: Answer, document: Mapping[str, Any]) -> str:
     words = str(document.get("error_description") or document.get("error") or "no scheduled-events document")
-    return printable(f"{answer.place.name} answered with status {answer.status}: {words}"[:500])
+    return printable(f"{answer.place.name} answered with status {answer.status}: {without_tokens(words)}"[:500])
 
 
 def _redirect_in_words(rules: Rules) -> str:

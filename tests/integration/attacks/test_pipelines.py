@@ -9,7 +9,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -307,18 +306,17 @@ def test_disconnect_at_a_unix_socket_ends_the_wait(slow: tuple[Everywhere, Emula
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_disconnect_after_a_half_close_is_noticed(slow: tuple[Everywhere, EmulatorServer], kind: str) -> None:
     proxy, imds = slow
-    descriptors = Path(f"/proc/{proxy.process.process.pid}/fd")
     imds.emulator.faults.add(Fault(latency=25, path="/metadata/loadbalancer"))
     before = len(imds.emulator.arrivals)
     connection = proxy.connect(kind)
     connection.sendall(request(b"/metadata/loadbalancer?api-version=2020-10-01&leaves=" + kind.encode(), HOST))
     connection.shutdown(socket.SHUT_WR)
     wait_until(lambda: len(imds.emulator.arrivals) > before)
-    open_before = len(list(descriptors.iterdir()))
+    open_before = len(proxy.process.descriptors())
     if kind == "tcp":  # a reset, as of a process that ends with an answer unread
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
-    wait_until(lambda: len(list(descriptors.iterdir())) < open_before, 6.0)  # long before IMDS's time is over
+    wait_until(lambda: len(proxy.process.descriptors()) < open_before, 6.0)  # long before IMDS's time is over
     imds.emulator.faults.clear()
 
 

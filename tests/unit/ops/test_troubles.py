@@ -260,8 +260,22 @@ class TestWords:
     def test_only_the_two_texts_of_an_error_are_shown(self, body: str, words: str) -> None:
         assert words_of(token("400", body=body)) == words
 
+    @pytest.mark.parametrize(
+        ("told", "shown"),
+        [
+            ("eyJ0eXAi.eyJhdWQi.c2ln is not accepted", "[removed] is not accepted"),
+            ("bad assertion eyJ0eXAiOiJKV1Qi", "bad assertion [removed]"),
+            (f"key {'aB3_' * 10}!", "key [removed]!"),
+            ("Trace ID: 02aab8a4-74ef-476e-8182-f6d2ba4166a6", "Trace ID: 02aab8a4-74ef-476e-8182-f6d2ba4166a6"),
+            ("https://management.azure.com/ was not found", "https://management.azure.com/ was not found"),
+        ],
+    )
+    def test_what_looks_like_a_token_is_removed(self, told: str, shown: str) -> None:
+        words = words_of(token("400", body=json.dumps({"error": "e", "error_description": told})))
+        assert words == f"IMDS answered with status 400: e: {shown}"
+
     def test_they_are_short(self) -> None:
-        assert len(words_of(token("400", body=json.dumps({"error": "x" * 1000})))) == LONGEST_WORDS
+        assert len(words_of(token("400", body=json.dumps({"error": "x y " * 1000})))) == LONGEST_WORDS
 
     def test_body_of_a_200_is_never_shown(self) -> None:
         unexpected = token(body='{"error": "secret"}', failure="unexpected")

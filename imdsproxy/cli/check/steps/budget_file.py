@@ -49,4 +49,4 @@ def judge_budget_file(facts: Facts) -> Finding:
 def _sharers(file: BudgetFile) -> str:
     if file.processes:
         return f", shared by {', '.join(map(str, file.processes))}"
-    return ", in use by a proxy of another user" if file.settings else ", used by no process that can be seen"
+    return ", in use by a proxy that this user cannot see" if file.settings else ", used by no process that can be seen"

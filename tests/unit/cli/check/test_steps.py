@@ -373,7 +373,7 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
         ("ok", "none is configured", facts()),
         ("ok", "is not there yet", budget(exists=False)),
         ("ok", "shared by imdsproxy (process 42, user 990)", budget(processes=(PROXY,), settings=((5, 1.0),))),
-        ("ok", "a proxy of another user", budget(settings=((5, 1.0),))),
+        ("ok", "a proxy that this user cannot see", budget(settings=((5, 1.0),))),
         ("ok", "no process that can be seen", budget()),
         ("budget-file-unknown", "Permission denied", budget(problem="denied", words="Permission denied")),
         ("budget-file-folder", "no folder", budget(exists=False, problem="folder", words="no folder")),
