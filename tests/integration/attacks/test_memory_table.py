@@ -142,25 +142,25 @@ def _traced(count: int, length: int) -> Iterator[bytes]:
 
 def _processes(scene: Scene) -> None:
     raw = request(INSTANCE.encode(), HOST, TRUE).decode()
-    count = str(size(short=200, full=2000))
+    count = str(size(short=200, full=1000))
     command = [sys.executable, "-ISc", PROCESSES, str(scene.process.port), count, raw]
     subprocess.run(command, check=True, timeout=300)
 
 
 FLOODS: dict[str, Case] = {
-    "distinct keys": Case(lambda scene: scene.ask(_targets(size(short=800, full=20_000)))),
+    "distinct keys": Case(lambda scene: scene.ask(_targets(size(short=800, full=5000)))),
     "distinct keys, long": Case(
-        lambda scene: scene.ask(_targets(size(short=200, full=4000), b"&x=" + b"y" * 8000), at_once=1)
+        lambda scene: scene.ask(_targets(size(short=200, full=1500), b"&x=" + b"y" * 8000), at_once=1)
     ),
-    "tokens of many resources": Case(lambda scene: scene.ask(_tokens(size(short=500, full=10_000)))),
+    "tokens of many resources": Case(lambda scene: scene.ask(_tokens(size(short=500, full=3000)))),
     "big documents": Case(
-        lambda scene: scene.ask(_targets(size(short=40, full=400), b"&big"), at_once=1),
+        lambda scene: scene.ask(_targets(size(short=40, full=150), b"&big"), at_once=1),
         settings={"cache_max_bytes": 1 << 22, "max_body_bytes": 1 << 20},
     ),
-    "forged ids of proxies": Case(lambda scene: scene.ask(_forged(size(short=2000, full=40_000)), unix=True)),
+    "forged ids of proxies": Case(lambda scene: scene.ask(_forged(size(short=2000, full=8000)), unix=True)),
     "pipelining without end": Case(
         lambda scene: scene.ask(
-            itertools.repeat(request(INSTANCE.encode(), HOST, TRUE), size(short=8000, full=200_000)), at_once=500
+            itertools.repeat(request(INSTANCE.encode(), HOST, TRUE), size(short=8000, full=100_000)), at_once=500
         )
     ),
     "idle connections": Case(lambda scene: scene.keep(size(short=1500, full=4000), b""), size(short=1500, full=4000)),
@@ -173,7 +173,7 @@ FLOODS: dict[str, Case] = {
     ),
     **{
         f"sampled traces with a state of {length}, a collector that is away": Case(
-            lambda scene, length=length: scene.ask(_traced(size(short=2500, full=20_000), length)),  # type: ignore[misc]
+            lambda scene, length=length: scene.ask(_traced(size(short=2500, full=8000), length)),  # type: ignore[misc]
             settings={"traces": True},
         )
         for length in STATES
@@ -237,7 +237,7 @@ def test_unread_log_stays_within_the_stated_bound(imds: str, tmp_path: Path) -> 
         scene = Scene(process, tmp_path, stack)
         agent = b"User-Agent: %s\r\n" % (b"a" * 500)
         scene.ask(
-            itertools.repeat(request(INSTANCE.encode(), HOST, TRUE, agent), size(short=6000, full=100_000)), at_once=100
+            itertools.repeat(request(INSTANCE.encode(), HOST, TRUE, agent), size(short=6000, full=30_000)), at_once=100
         )
         assert process.metric("imdsproxy_log_dropped_total") > 0
         holds(process, Config().cache_max_bytes, LANES)
