@@ -15,8 +15,8 @@ from tests.size import LONG
 
 _ELSEWHERE = ("system", "windows", "client", "large")
 """Marks of the tests whose code runs in processes that they start."""
-_FOLDERS = tuple(Path(__file__).parent / folder for folder in ("property", "integration/attacks"))
-"""The first generates values; the second attacks processes."""
+_FOLDERS = tuple(Path(__file__).parent / folder for folder in ("property", "conformance", "integration/attacks"))
+"""The first generates values; the second repeats what others state; the third attacks processes."""
 
 
 def leave_out(items: list[pytest.Item]) -> None:

@@ -22,6 +22,11 @@ _NEGATIVE = frozenset({400, 404})
 # The bytes of the objects around an entry, and of its places in the cache's own tables.
 _OVERHEAD = 1660
 _TOKEN_OVERHEAD = 400
+# Fields by which an answer may vary and still be the same for every client: the proxy sends the same ones for all of
+# them. An empty member means nothing.
+_SAME_FOR_ALL = frozenset({b"", b"accept", b"accept-encoding", b"accept-language", b"host", b"metadata", b"user-agent"})
+# More are longer than any lifetime.
+_AGE_DIGITS = 9
 
 
 class Freshness(Enum):
@@ -190,10 +195,16 @@ def _storable(response: Response) -> bool:
 
     IMDS sends none of these fields, so an answer with one comes from something on the way.
     """
-    fields = dict(response.headers)
-    return b"set-cookie" not in fields and fields.get(b"vary", b"").strip() != b"*" and not is_coded(response)
+    varies = {
+        member.strip().lower() for name, value in response.headers if name == b"vary" for member in value.split(b",")
+    }
+    return varies <= _SAME_FOR_ALL and response.header(b"set-cookie") is None and not is_coded(response)
 
 
 def _age(response: Response) -> int:
-    """Return the seconds that the answer spent in another cache, such as a node's imdsproxy (RFC 9111 section 5.1)."""
-    return response.seconds(b"age") or 0
+    """Return the seconds that the answer spent in another cache, such as a node's imdsproxy.
+
+    The first member counts, and a value that is no number counts for nothing (RFC 9111 section 5.1).
+    """
+    first = (response.header(b"age") or b"").partition(b",")[0].strip()
+    return int(first[:_AGE_DIGITS]) if first.isdigit() else 0

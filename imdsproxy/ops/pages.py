@@ -68,12 +68,16 @@ def pages(
         return Response(status.json(), media_type="application/json", headers=_JSON_HEADERS)
 
     async def status_page(request: Request) -> Response:
+        # A browser asks for HTML. Anything else, such as curl, would wait for the end of the page. HTTP/1.0 has no
+        # chunks (RFC 9112 section 6.1).
+        is_browser = "text/html" in request.headers.get("accept", "") and request.scope["http_version"] != "1.0"
+        if not is_browser or not may_last(request.scope):
+            return Response(live.once(), media_type="text/html", headers=page().headers)
         if request.method == "HEAD":
-            return Response(media_type="text/html", headers=page().headers)
-        # A browser asks for HTML. Anything else, such as curl, would wait for the end of the page.
-        is_browser = "text/html" in request.headers.get("accept", "")
-        parts = live.parts(live=is_browser and may_last(request.scope))
-        return StreamingResponse(parts, media_type="text/html", headers=page().headers)
+            response = Response(media_type="text/html", headers=page().headers)
+            del response.headers["content-length"]  # as the answer to a GET has none (RFC 9110 section 9.3.2)
+            return response
+        return StreamingResponse(live.parts(), media_type="text/html", headers=page().headers)
 
     return Router(
         routes=[

@@ -59,12 +59,16 @@ class LivePages:
         self._stopping = stopping
         self._open = 0
 
-    async def parts(self, *, live: bool) -> AsyncGenerator[bytes, None]:
-        """Yield the page and its figures, again and again if it is `live` and not too many are open."""
-        live = live and self._open < MOST_LIVE
-        yield (page().live if live else page().once) + figures(self._json())
-        if not live:
+    def once(self) -> bytes:
+        """Return the page with its figures, which stay as they are."""
+        return page().once + figures(self._json())
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """Yield the page and its figures, again and again if not too many are open."""
+        if self._open >= MOST_LIVE:
+            yield self.once()
             return
+        yield page().live + figures(self._json())
         self._open += 1
         try:
             while await self._pause():

@@ -284,12 +284,8 @@ def test_page_for_one_answer_differs_by_its_mark_only() -> None:
 
 
 def test_page_that_is_not_live_has_figures_once() -> None:
-    async def scene() -> None:
-        pages = LivePages(lambda: b"{}", lambda: False)
-        parts = [part async for part in pages.parts(live=False)]
-        assert parts == [page().once + figures(b"{}")]
-
-    run(scene())
+    pages = LivePages(lambda: b"{}", lambda: False)
+    assert pages.once() == page().once + figures(b"{}")
 
 
 def test_live_page_gets_figures_every_two_seconds_until_the_proxy_stops() -> None:
@@ -300,7 +296,7 @@ def test_live_page_gets_figures_every_two_seconds_until_the_proxy_stops() -> Non
             return asyncio.get_running_loop().time() - began
 
         pages = LivePages(lambda: b"%d" % seconds(), lambda: seconds() >= 5.4)
-        parts = [part async for part in pages.parts(live=True)]
+        parts = [part async for part in pages.parts()]
         assert parts == [page().live + figures(b"0"), figures(b"2"), figures(b"4")]
         assert seconds() == 5.5
 
@@ -311,13 +307,13 @@ def test_live_page_gets_figures_every_two_seconds_until_the_proxy_stops() -> Non
 def test_only_so_many_pages_are_live_at_once(left: int) -> None:
     async def scene() -> None:
         pages = LivePages(lambda: b"{}", lambda: False)
-        opened = [pages.parts(live=True) for _ in range(MOST_LIVE)]
+        opened = [pages.parts() for _ in range(MOST_LIVE)]
         for each in opened:
             await anext(each)
             await anext(each)
         for each in opened[:left]:
             await each.aclose()
-        first = await anext(aiter(pages.parts(live=True)))
+        first = await anext(aiter(pages.parts()))
         assert first.startswith(page().live if left else page().once)
         for each in opened[left:]:
             await each.aclose()

@@ -104,7 +104,7 @@ HOSTILE = (
     ),
     Hostile(21, "Vary: *", ok(GOOD, b"Vary: *"), 200, ""),
     Hostile(21, "Set-Cookie", ok(GOOD, b"Set-Cookie: a=b"), 200, ""),
-    # IMDS sends no-store with every answer, tokens included; the policy decides instead.
+    # IMDS sends no Cache-Control, so the policy decides whatever one says.
     Hostile(21, "no-store", ok(GOOD, b"Cache-Control: no-store"), 200, "", stored=True),
     Hostile(21, "redirect", ok(b"", b"Location: http://127.0.0.1:1/", status=b"302 Found"), 302, ""),
 )
