@@ -133,6 +133,7 @@ def assemble(  # noqa: PLR0913  # the parts it joins
         names_clients=config.access_log,
         clients=ClientRanges(config.clients) if config.clients else None,
         on_drop=parts.forget_kept,
+        observe_refusal=parts.observe_refusal,
         reload_access=partial(reload, config.access_file, parts.proxy.access, parts.memberships),
         memberships=parts.memberships,
         peers=PeerLookup(

@@ -45,6 +45,10 @@ class TroubleLog:
         """Log the beginning of evictions; `entries` are left in the cache."""
         self._log(self._troubles.observe_eviction(entries, self._clock.monotonic()))
 
+    def observe_refusal(self, detail: str, client: str) -> None:
+        """Log the beginning of refusals of a client's bytes, for the reason that `detail` names."""
+        self._log(self._troubles.observe_refusal(detail, client, self._clock.monotonic()))
+
     def close(self) -> None:
         """Cancel the timer."""
         if self._timer is not None:

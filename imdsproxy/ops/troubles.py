@@ -16,6 +16,8 @@ from imdsproxy.records import UpstreamAttempt
 
 EVICTIONS_SETTLE = 60.0
 DESCRIPTORS_SETTLE = 10.0
+MEMORY_SETTLES = 10.0
+_NO_MEMORY = "memory"
 
 
 class Troubles:
@@ -29,6 +31,7 @@ class Troubles:
         self._tokens = TokenTroubles()
         self._evictions = Episode(EVICTIONS_SETTLE, passes=True)
         self._descriptors = Episode(DESCRIPTORS_SETTLE, passes=True)
+        self._memory = Episode(MEMORY_SETTLES, passes=True)
 
     def observe_attempt(self, attempt: UpstreamAttempt, life: float | None, now: float) -> Iterator[Event]:
         """Learn from an upstream attempt, and yield what ends and begins with it.
@@ -52,6 +55,12 @@ class Troubles:
             fields = {"entries": entries, "max_bytes": self._max_bytes, "raise": "IMDSPROXY_CACHE_MAX_BYTES"}
             yield Event("cache full; the least recently used entries are evicted", fields)
 
+    def observe_refusal(self, detail: str, client: str, now: float) -> Iterator[Event]:
+        """Learn that bytes of a client were refused, for the reason that `detail` names."""
+        if detail == _NO_MEMORY and self._memory.trouble(now):
+            message = "memory for requests used up; long ones are refused with 503"
+            yield Event(message, {"client": client})
+
     def settle(self, now: float) -> Iterator[Event]:
         """Yield what ends now."""
         yield from self._imds.settle(now)
@@ -65,9 +74,13 @@ class Troubles:
         if ended is not None:
             fields = {"seconds": seconds(ended.seconds), "failures": ended.count}
             yield Event("requests to IMDS can be sent again", fields, over=True)
+        ended = self._memory.end(now)
+        if ended is not None:
+            fields = {"seconds": seconds(ended.seconds), "refused": ended.count}
+            yield Event("no more requests are refused for want of memory", fields, over=True)
 
     @property
     def due(self) -> float:
         """The moment of the next end if nothing shows until then; infinity without trouble."""
-        episodes = (self._evictions, self._descriptors)
+        episodes = (self._evictions, self._descriptors, self._memory)
         return min(self._imds.due, self._budget.due, self._tokens.due, *(each.due for each in episodes))

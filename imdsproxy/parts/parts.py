@@ -56,6 +56,8 @@ class Parts:
     """Remove what another process has left for the next one, because entries were dropped."""
     memberships: Memberships | None = None
     """What is known of the groups of users."""
+    observe_refusal: Callable[[str, str], None] = lambda _detail, _client: None
+    """Is told why bytes that were not a valid request were refused, and to which client."""
 
 
 def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> Parts:
@@ -148,7 +150,19 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
         close()
 
     hosts = _accepted_hosts(config, instance)
-    return Parts(proxy, metrics, history, hosts, shares, close_all, traces, pods, forget_kept, memberships)
+    return Parts(
+        proxy,
+        metrics,
+        history,
+        hosts,
+        shares,
+        close_all,
+        traces,
+        pods,
+        forget_kept,
+        memberships,
+        troubles.observe_refusal,
+    )
 
 
 def _take_over(config: Config, proxy: Proxy, clock: Clock) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -91,6 +91,7 @@ class Application:
         names_clients: bool = False,
         clients: ClientRanges | None = None,
         on_drop: Callable[[], None] = lambda: None,
+        observe_refusal: Callable[[str, str], None] = lambda _detail, _client: None,
         memberships: Memberships | None = None,
         reload_access: Callable[[], None] = lambda: None,
         start: Callable[[], None] = lambda: None,
@@ -110,6 +111,7 @@ class Application:
             names_clients: Whether an observer uses the client's name and the request's fields.
             clients: The address ranges that may ask at all; None for every client.
             on_drop: Called when entries were dropped by a signal or a purge.
+            observe_refusal: Is told why bytes that were not a valid request were refused, and to which client.
             memberships: What is known of the groups of users; None if nothing is.
             reload_access: Reads the access file again, if there is one.
             start: Called within the event loop when the lifespan begins, or with the first request if there is none.
@@ -127,6 +129,7 @@ class Application:
         self.access = proxy.access
         self.outsiders = Outsiders(clients, clock)
         self._on_drop = on_drop
+        self._observe_refusal = observe_refusal
         self._client_facts = ClientFacts(proxy, peers, memberships, clock)
         self._reload_access = reload_access
         self.known_heads = KnownHeads(proxy, shares.heads)
@@ -174,7 +177,6 @@ class Application:
                 if answered is None:
                     return
                 served = answered
-                self.known_heads.note_answer(request, served)
         else:
             served = refused(request)
         await send_record(served, self.date, send)
@@ -213,6 +215,7 @@ class Application:
     def refuse(self, refusal: Refusal, client: str) -> bytes:
         """Return the answer to bytes that are not a valid request, and tell the observers."""
         self.observe(refused(refusal), 0.0, (client, 0), b"")
+        self._observe_refusal(refusal.reason, client)
         return written(refusal, self.date())
 
     def date(self) -> tuple[bytes, bytes]:

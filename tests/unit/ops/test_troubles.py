@@ -17,7 +17,7 @@ from imdsproxy.ops.imds_words import LONGEST_WORDS, words_of
 from imdsproxy.ops.token_names import token_name
 from imdsproxy.ops.token_troubles import MOST, MOST_NEVER_HELD, PATIENCE
 from imdsproxy.ops.trouble_log import TroubleLog
-from imdsproxy.ops.troubles import DESCRIPTORS_SETTLE, EVICTIONS_SETTLE, Troubles
+from imdsproxy.ops.troubles import DESCRIPTORS_SETTLE, EVICTIONS_SETTLE, MEMORY_SETTLES, Troubles
 from imdsproxy.protocol.messages import BudgetClass, Headers, Response
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import UpstreamAttempt
@@ -70,6 +70,10 @@ class Watch:
 
     def evict(self, now: float) -> None:
         self._keep(self.troubles.observe_eviction(3, now))
+
+    def refuse(self, now: float, detail: str) -> Watch:
+        self._keep(self.troubles.observe_refusal(detail, "someone", now))
+        return self
 
     def wait(self, now: float) -> Watch:
         self._keep(self.troubles.settle(now))
@@ -299,6 +303,14 @@ class TestRoom:
         assert watch.lines == ["+ limit of open files reached", "- requests to IMDS can be sent again"]
         assert watch.events[1].fields == {"seconds": 0.0, "failures": 2}
 
+    def test_requests_refused_for_want_of_memory_are_one_pair_of_lines(self, watch: Watch) -> None:
+        for now in range(30):
+            watch.refuse(float(now), "memory").refuse(float(now), "method")
+        watch.wait(29.0 + MEMORY_SETTLES)
+        assert watch.lines == ["+ memory for requests used up", "- no more requests are refused for want of memory"]
+        assert watch.events[0].fields == {"client": "someone"}
+        assert watch.events[1].fields == {"seconds": 29.0, "refused": 30}
+
 
 class TestLog:
     def test_end_that_only_time_brings_is_written_by_a_timer(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -310,6 +322,7 @@ class TestLog:
             log.observe_attempt(token("403"))
             await asyncio.sleep(SETTLES + 1)
             log.observe_eviction(3)
+            log.observe_refusal("memory", "someone")
             log.close()
             log.close()
             await asyncio.sleep(2 * FORGOTTEN_AFTER)
@@ -321,6 +334,7 @@ class TestLog:
             ("WARNING", "access token cannot be renewed"),
             ("INFO", "budget no longer exhausted"),
             ("WARNING", "cache full"),
+            ("WARNING", "memory for requests used up"),
         ]
         fields = [vars(record)["fields"] for record in caplog.records]
         assert (fields[1]["expires_in"], fields[2]["seconds"], fields[2]["refused"]) == (60, 5.0, 2)
