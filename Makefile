@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-interpreter test-long fuzz check format bench soak scaling release lock clean
+.PHONY: demo test test-interpreter test-long fuzz check format bench soak scaling faults release lock clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/imdsproxy demo
@@ -66,6 +66,11 @@ soak: $(VENV)/dev.stamp
 # Writes its tables into the document; a test compares them.
 scaling: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks.scaling --into docs/scaling.md
+
+# Lets each fault happen at full length, and writes the table into the document; a test compares the rows. Needs root.
+faults: export TEST_LONG = 1
+faults: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.system.faults --into docs/reliability.md
 
 # docs/release.md says what comes out. IMAGE is registry, fetched (what .ci/debian has fetched) or none; TAG, if it is
 # set, must name the version; SOURCE is where the source is published.
