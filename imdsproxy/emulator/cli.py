@@ -180,9 +180,10 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Key
         try:
             server = await stack.enter_async_context(serving(emulator, options.host, options.port))
         except OSError as error:
-            reason = error.strerror or str(error)
+            # asyncio writes the address, as Python does, before the system's words.
+            reason = (error.strerror or str(error)).rpartition("): ")[2]
             advice = "choose another --host or --port (0 takes a free one)"
-            _write(sys.stderr, f"{PROGRAM}: cannot listen: {reason}; {advice}\n")
+            _write(sys.stderr, f"{PROGRAM}: cannot listen at {options.host}, port {options.port}: {reason}; {advice}\n")
             return USAGE_ERROR
         # Added only now, so that `for=20` and `at = 20` count from the start of serving.
         emulator.faults.add(*options.fault)

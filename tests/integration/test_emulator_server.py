@@ -410,8 +410,7 @@ def test_command_reports_a_taken_port(fresh_imds: EmulatorServer, capsys: pytest
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert f"127.0.0.1', {fresh_imds.port}" in err
-    assert "choose another --host or --port" in err
+    assert f"cannot listen at 127.0.0.1, port {fresh_imds.port}: address already in use; choose another --host" in err
     assert signal.getsignal(signal.SIGTERM) == before
 
 

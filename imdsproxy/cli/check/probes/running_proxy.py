@@ -14,7 +14,8 @@ from imdsproxy.protocol.address import Address
 
 _PATIENCE = 5.0
 """Seconds for the proxy's own pages, which wait for nothing."""
-_SAMPLE = re.compile(r"(?m)^(?P<name>imdsproxy_upstream_seconds_(?:count|sum)) (?P<value>\d[0-9.e+-]*)$")
+_SAMPLE = re.compile(r"(?m)^imdsproxy_upstream_seconds_(?P<figure>count|sum)\{[^}]*\} (?P<value>\d[0-9.e+-]*)$")
+"""A figure of one endpoint."""
 
 
 def addresses(config: Config) -> tuple[Address, ...]:
@@ -47,8 +48,10 @@ def _read(page: tuple[int | None, str]) -> tuple[int, float] | None:
     status, text = page
     if status != 200 or "imdsproxy_" not in text:
         return None
-    found = {sample["name"]: float(sample["value"]) for sample in _SAMPLE.finditer(text)}
-    return int(found.get("imdsproxy_upstream_seconds_count", 0)), found.get("imdsproxy_upstream_seconds_sum", 0.0)
+    total = {"count": 0.0, "sum": 0.0}
+    for sample in _SAMPLE.finditer(text):
+        total[sample["figure"]] += float(sample["value"])
+    return int(total["count"]), total["sum"]
 
 
 def _with_status(proxy: RunningProxy, text: str) -> RunningProxy:
