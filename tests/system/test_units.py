@@ -229,8 +229,16 @@ def allowed_calls(settings: dict[str, list[str]]) -> list[str]:
 def confinement(unit: str, *command: str, capabilities: tuple[str, ...] = ()) -> Confinement:
     settings = settings_of(unit)
     assert settings["SystemCallErrorNumber"] == ["EPERM"]
-    for switch in ("NoNewPrivileges", "MemoryDenyWriteExecute", "PrivateTmp", "PrivateMounts"):
+    for switch in (
+        "RestrictNamespaces",
+        "RestrictSUIDSGID",
+        "NoNewPrivileges",
+        "MemoryDenyWriteExecute",
+        "PrivateTmp",
+        "PrivateMounts",
+    ):
         assert settings[switch] == ["yes"]
+    assert settings["LimitCORE"] == ["0"]
     assert (settings["ProtectSystem"], settings["ProtectProc"]) == (["strict"], ["invisible"])
     return Confinement(
         command=list(command),
@@ -242,6 +250,9 @@ def confinement(unit: str, *command: str, capabilities: tuple[str, ...] = ()) ->
         families=settings["RestrictAddressFamilies"][0].split(),
         umask=int(settings["UMask"][0], 8),
         refused=DONE_WITHOUT,
+        inaccessible=[
+            path.removeprefix("-") for value in settings.get("InaccessiblePaths", []) for path in value.split()
+        ],
     )
 
 
