@@ -17,8 +17,11 @@ WORKERS ?= 4
 # A test that takes longer than this many seconds hangs: it has failed, and what each thread was doing is printed.
 # Without a limit, a run would wait until it is ended from outside, and would not name the test.
 TEST_SECONDS ?= 300
+# A lock within the interpreter lets no signal through. A minute later, what each thread does is printed without its
+# help, and the process is ended. The run ends with it, because xdist would start the same test again without end.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25 \
-	--timeout=$(TEST_SECONDS) --timeout-method=signal
+	--timeout=$(TEST_SECONDS) --timeout-method=signal --max-worker-restart=0 \
+	-o faulthandler_timeout=$$(( $(TEST_SECONDS) + 60 )) -o faulthandler_exit_on_timeout=true
 define measured
 @rm -f .coverage .coverage.*
 $(PYTEST) --cov --cov-report= $(PYTEST_ARGS)

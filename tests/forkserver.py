@@ -37,6 +37,8 @@ AVAILABLE = hasattr(os, "fork") and not LONG
 _ROOT = Path(__file__).resolve().parent.parent
 _MESSAGE = 1 << 20
 _STATUS = 4
+_ANSWER = 120.0  # seconds; the server imports before it answers the first time
+_END = 60.0  # seconds
 _STREAMS = 3
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
@@ -59,6 +61,7 @@ class Forkserver:
                 env={**os.environ, "PYTHONPATH": str(_ROOT)},
             )
         self._channel = ours
+        self._channel.settimeout(_ANSWER)
         self._one_at_a_time = threading.Lock()
         atexit.register(self._end)
 
@@ -99,15 +102,28 @@ class Forkserver:
             passed.callback(os.close, reports)
             files += [reports] if network is None else [network, reports]
             order = {"module": module, "arguments": list(arguments), "env": dict(env), "user": user}
-            with self._one_at_a_time:
-                socket.send_fds(self._channel, [json.dumps(order).encode()], files)
-                pid = self._channel.recv(_STATUS)
+            pid = self._ordered(order, files)
         assert pid, "the fork server has ended"
         return ForkedProcess(int.from_bytes(pid, "little"), status, pipes)
 
+    def _ordered(self, order: Mapping[str, Any], files: Sequence[int]) -> bytes:
+        with self._one_at_a_time:
+            try:
+                socket.send_fds(self._channel, [json.dumps(order).encode()], files)
+                return self._channel.recv(_STATUS)
+            except TimeoutError:
+                self._channel.close()  # an answer that came late would be taken for that to the next order
+                raise AssertionError(
+                    f"the fork server has not started {order['module']} within {_ANSWER:g} s"
+                ) from None
+
     def _end(self) -> None:
         self._channel.close()
-        self._server.wait()
+        try:
+            self._server.wait(_END)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            raise
 
 
 class ForkedProcess:
@@ -179,7 +195,8 @@ class _Reader(threading.Thread):
                 self._text = self._pipe.read()
 
     def text(self) -> str:
-        self.join()
+        self.join(_END)
+        assert not self.is_alive(), f"the process has ended, but others have held its output open for {_END:g} s"
         return self._text
 
 
@@ -216,26 +233,22 @@ def _number(file: IO[Any] | int) -> int:
 def _serve(channel: socket.socket) -> None:
     """Fork for each message, until the other end is closed."""
     reports: dict[int, int] = {}
-
-    def reap(*_: object) -> None:
-        while reports:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                break
-            report = reports.pop(pid)
-            with contextlib.suppress(BrokenPipeError):
-                os.write(report, status.to_bytes(_STATUS, "little"))
-            os.close(report)
-
-    signal.signal(signal.SIGCHLD, reap)
+    woken, waker = _woken_by_children()
     while True:
+        ready, _, _ = select.select([channel, woken], [], [])
+        if woken in ready:
+            woken.recv(_MESSAGE)
+            _reap(reports)
+        if channel not in ready:
+            continue
         message, files, _, _ = socket.recv_fds(channel, _MESSAGE, 5)
         if not message:
             return
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         pid = os.fork()
         if pid == 0:
-            channel.close()
+            signal.set_wakeup_fd(-1)
+            for ours in (channel, woken, waker):
+                ours.close()
             for report in (*reports.values(), files.pop()):
                 os.close(report)
             _become(json.loads(message), files)
@@ -243,13 +256,37 @@ def _serve(channel: socket.socket) -> None:
         for file in given:
             os.close(file)
         channel.send(pid.to_bytes(_STATUS, "little"))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+def _woken_by_children() -> tuple[socket.socket, socket.socket]:
+    """Return a socket that can be read once a child has ended, and its other end, which has to stay open.
+
+    A handler that reports the end itself would run only after the next message, if the signal came just before the
+    wait for that.
+    """
+    woken, waker = socket.socketpair()
+    for end in (woken, waker):
+        end.settimeout(0)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    return woken, waker
+
+
+def _reap(reports: dict[int, int]) -> None:
+    """Report the exit statuses of the children that have ended."""
+    while reports:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            break
+        report = reports.pop(pid)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(report, status.to_bytes(_STATUS, "little"))
+        os.close(report)
 
 
 def _become(order: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
     """Be the process that was asked for: what an interpreter does before and after a program."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     for number, file in enumerate(files[:_STREAMS]):
         os.dup2(file, number)
         os.close(file)

@@ -210,7 +210,7 @@ def running_proxy(
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait()
+        process.wait(60)
 
 
 def ended(*arguments: str, module: str = "imdsproxy", **settings: object) -> subprocess.CompletedProcess[str]:
@@ -223,7 +223,7 @@ def ended(*arguments: str, module: str = "imdsproxy", **settings: object) -> sub
             out, err = process.communicate(60)
         finally:
             process.kill()
-        return subprocess.CompletedProcess(arguments, process.wait(), out, err)
+        return subprocess.CompletedProcess(arguments, process.wait(60), out, err)
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         env=env,

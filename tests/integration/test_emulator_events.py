@@ -102,10 +102,12 @@ def test_other_server_is_no_emulator(body: bytes, capsys: pytest.CaptureFixture[
             """Print nothing."""
 
     with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        server.timeout = Other.timeout = 30
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         assert run(f"http://127.0.0.1:{server.server_port}", "list") == 3
-        thread.join()
+        thread.join(60)
+        assert not thread.is_alive(), "the server has not finished its one request"
     assert "is no emulator; start it with" in capsys.readouterr().err
 
 

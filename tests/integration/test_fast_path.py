@@ -88,7 +88,7 @@ def running(folder: Path, *alterations: str, **settings: object) -> Iterator[Pro
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait()
+        process.wait(60)
 
 
 class Client:
@@ -892,7 +892,7 @@ def test_fast_path_requests_count_towards_the_request_limit(imds: EmulatorServer
             assert process.wait(15) == 0
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
     text = log.read_text(encoding="utf-8")
     assert "Maximum request limit of 60 exceeded" in text
     assert "served 60\n" in text

@@ -39,7 +39,7 @@ def test_restart_keeps_documents_and_no_token_and_a_killed_proxy_leaves_nothing(
             assert (len(instances()), len(tokens())) == (0, 1)
             assert "entries taken over" in second.log
             second.signal(signal.SIGKILL)
-            second.process.wait()
+            second.process.wait(60)
         assert not file.exists()
 
 

@@ -104,7 +104,7 @@ def running(folder: Path, *arguments: str, module: str = "imdsproxy", **settings
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait()
+        process.wait(60)
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -612,7 +612,7 @@ def test_flag_overrides_environment_overrides_file(imds: EmulatorServer, tmp_pat
         assert command.end() == 0
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
 
 
 @pytest.mark.parametrize(

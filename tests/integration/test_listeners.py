@@ -78,7 +78,7 @@ def test_socket_of_a_killed_proxy_is_replaced_and_of_a_running_one_is_not(imds: 
     path = tmp_path / "imdsproxy.sock"
     with running_proxy(tmp_path, upstream=imds.url, uds=path) as proxy:
         proxy.process.kill()
-        proxy.process.wait()
+        proxy.process.wait(60)
     assert path.exists()
     with running_proxy(tmp_path, upstream=imds.url, uds=path):
         assert ask(path).status == 200
@@ -306,4 +306,4 @@ def test_client_in_another_container_is_identified_by_its_user(imds: EmulatorSer
         assert ', another container"' in log.read_text()
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)

@@ -77,7 +77,7 @@ def busy_proxy(folder: Path, slow_imds: EmulatorServer) -> Iterator[tuple[ProxyP
 
 def kill(proxy: ProxyProcess) -> None:
     proxy.process.kill()
-    proxy.process.wait()
+    proxy.process.wait(60)
 
 
 def played(

@@ -65,7 +65,7 @@ def shared_impatient(imds: EmulatorServer, tmp_path_factory: pytest.TempPathFact
         yield ProxyProcess(process, log, port)
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
 
 
 def _unhurt(process: ProxyProcess) -> Iterator[ProxyProcess]:

@@ -39,7 +39,7 @@ def started(port: int, stderr: int, **settings: object) -> Iterator[subprocess.P
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait()
+        process.wait(60)
         if process.stderr is not None:
             process.stderr.close()
 
@@ -168,7 +168,7 @@ def test_closed_standard_descriptors_do_not_affect_serving(closed: str, imds: Em
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait()
+        process.wait(60)
 
 
 @pytest.mark.parametrize(
@@ -224,4 +224,4 @@ def test_closed_descriptor_does_not_affect_the_emulator() -> None:
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait()
+        process.wait(60)

@@ -108,7 +108,7 @@ def served_by(arguments: Sequence[str], folder: Path, run_class: type[Run] = Run
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.wait(60)
         # No other test has this emulator's port, so no other test shares that file.
         upstream = Address("127.0.0.1", int(str(settings["upstream"]).rpartition(":")[2]))
         Path(shared_path(upstream)).unlink(missing_ok=True)

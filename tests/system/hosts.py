@@ -173,7 +173,7 @@ class Host:
             out, err = process.communicate(timeout)
         finally:
             process.kill()
-        return subprocess.CompletedProcess([module, *arguments], process.wait(), out, err)
+        return subprocess.CompletedProcess([module, *arguments], process.wait(60), out, err)
 
     @contextlib.contextmanager
     def start(
@@ -316,7 +316,7 @@ def _end(process: subprocess.Popen[str] | ForkedProcess) -> None:
             process.wait(15)
     if process.poll() is None:
         process.kill()
-    process.wait()
+    process.wait(60)
 
 
 @contextlib.contextmanager

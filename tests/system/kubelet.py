@@ -218,7 +218,7 @@ class RunningPod:
         """Kill everything at once, as a node's out-of-memory killer or a crash of its runtime may."""
         for running in self.containers.values():
             running.process.kill()
-            running.process.wait()
+            running.process.wait(60)
 
     def _wait_for_startup(self, running: RunningContainer) -> None:
         probe = running.container.probes.get("startupProbe")
@@ -298,5 +298,5 @@ def _wait(running: RunningContainer, end: float) -> None:
         running.process.wait(max(end - time.monotonic(), _LEAST_GRACE))
     if running.status is None:
         running.process.kill()
-        running.process.wait()
+        running.process.wait(60)
         assert running.status is not None

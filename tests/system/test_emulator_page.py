@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -177,7 +177,9 @@ def test_page_of_another_site_can_neither_read_nor_change(scene: Scene) -> None:
             pass
 
     arrived = scene.imds.asked()
-    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+    # A browser opens connections that it may never use. A server of one thread would read from such a connection for as
+    # long as the browser keeps it, and its shutdown would wait for that.
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             scene.browser.open(f"http://localhost:{server.server_port}/?at={scene.imds.url}")

@@ -82,7 +82,7 @@ with Host("one") as one, one.start("sleep", "300", user=int(sys.argv[1])) as pro
             pid, network = run.stdout.readline().split()
             assert str(Path("/proc", pid, "ns", "net").readlink()) == network
             run.kill()
-            run.wait()
+            run.wait(60)
             wait_until(lambda pid=pid: not Path("/proc", pid).exists() or _ended(pid))
             assert network not in _networks()
         finally:

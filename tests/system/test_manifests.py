@@ -173,7 +173,7 @@ def test_hard_coded_address_is_redirected_to_the_sidecar(azure: Azure, node: Nod
 def test_stopped_redirected_sidecar_is_neither_bypassed_nor_replaced(azure: Azure, node: Node) -> None:
     with running(node, "sidecar-redirect", 3) as pod:
         pod["imdsproxy"].process.kill()
-        pod["imdsproxy"].process.wait()
+        pod["imdsproxy"].process.wait(60)
         before = len(azure.arrivals())
         assert "refused" in pod.host.fetch(NAME).error
         assert len(azure.arrivals()) == before
@@ -485,6 +485,6 @@ def test_example_notices_a_failing_proxy(azure: Azure, node: Node) -> None:
     with running(node, "sidecar", 3) as pod:
         wait_for_rounds(pod, 1)
         pod["imdsproxy"].process.send_signal(signal.SIGKILL)
-        pod["imdsproxy"].process.wait()
+        pod["imdsproxy"].process.wait(60)
         wait_until(lambda: "refused" in seen(pod)[-1])
         assert not pod.alive()

@@ -91,7 +91,7 @@ class Manager:
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(60)
         self.tcp.close()
         self.unix.close()
 

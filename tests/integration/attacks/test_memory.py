@@ -179,7 +179,7 @@ def _flood(
 def _end(process: ProxyProcess) -> None:
     """End a proxy whose requests wait for IMDS; it would see them out for ten seconds."""
     process.process.kill()
-    process.process.wait()
+    process.process.wait(60)
 
 
 def _holds(process: ProxyProcess, cache: int, connections: int, max_body: int = MAX_BODY) -> None:
