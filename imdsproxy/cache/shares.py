@@ -23,7 +23,7 @@ class Shares:
     entries: int
     """Answers, their keys and their rendered hits: 52/64."""
     heads: int
-    """Known heads, and marks of heads seen once: 8/64."""
+    """Known targets and fields of heads, and marks of fields seen once: 8/64."""
     readings: int
     """Readings of targets and Host fields: 1/64."""
     routes: int

@@ -13,7 +13,7 @@ from imdsproxy.errors import ImdsproxyError
 from imdsproxy.ops.start_errors import report
 from imdsproxy.ops.status import Listening
 from imdsproxy.server.listeners import Listener, close, open_listeners
-from imdsproxy.server.memory_bound import connections_within, memory_limit, most_memory
+from imdsproxy.server.memory_bound import beside, connections_within, memory_limit, most_memory
 from imdsproxy.server.run import run
 from imdsproxy.settings.forked_loader import ReadConfig
 
@@ -59,9 +59,10 @@ def serve(read: ReadConfig, announce: Callable[[str], None] = lambda _url: None)
 def _connections(config: Config) -> int:
     """Return how many connections fit into the memory limit of this container or unit."""
     limit = memory_limit()
-    found = connections_within(limit, config.cache_max_bytes, config.max_body_bytes)
+    optional = beside(pods=config.pods_of_node is not None, traces=config.traces)
+    found = connections_within(limit, config.cache_max_bytes, config.max_body_bytes, optional)
     if limit is not None and found < _FEWEST_CONNECTIONS:
-        needed = most_memory(config.cache_max_bytes, config.max_body_bytes, _FEWEST_CONNECTIONS)
+        needed = most_memory(config.cache_max_bytes, config.max_body_bytes, _FEWEST_CONNECTIONS, optional)
         fields = {"limit": limit, "needed": needed, "connections": _FEWEST_CONNECTIONS}
         logger.warning(
             "the memory limit of this container or unit is too low for the settings; raise it, "

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 
 TRACE_CONTEXT = (b"traceparent", b"tracestate")
 """The fields of W3C's recommendation Trace Context."""
+LONGEST_STATE = 512
+"""Characters of a `tracestate`, all its fields together. A longer one is left out, because each span that waits for its
+export keeps it. Trace Context section 3.3.1.5 asks for no more than this."""
 TRACING_FIELDS = frozenset(
     {
         *(b"x-ms-client-request-id", b"x-ms-correlation-request-id", b"client-request-id", b"request-id"),
@@ -40,7 +43,7 @@ def trace_context(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return `traceparent` and `tracestate` by name; empty if there is no trace context.
 
     A request with two `traceparent` has none, because it is unknown which is right. Several `tracestate` are one list
-    (Trace Context section 3.3.1).
+    (Trace Context section 3.3.1). One longer than `LONGEST_STATE` is left out.
 
     Args:
         fields: A request's fields, with names in lower case.
@@ -50,8 +53,9 @@ def trace_context(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     if len(parents) != 1:
         return {}
     found = {"traceparent": parents[0].strip(b" \t").decode("latin-1")}
-    if states:
-        found["tracestate"] = b",".join(states).decode("latin-1")
+    state = b",".join(states)
+    if states and len(state) <= LONGEST_STATE:
+        found["tracestate"] = state.decode("latin-1")
     return found
 
 

@@ -177,6 +177,7 @@ class Application:
                 if answered is None:
                     return
                 served = answered
+                self.known_heads.note_answer(request, served)
         else:
             served = refused(request)
         await send_record(served, self.date, send)

@@ -1,52 +1,66 @@
-"""Known heads: request heads that were fresh hits, recognised by their exact bytes.
+"""Known heads: request heads that need no parsing, recognised by their exact bytes.
 
-The bytes of a head determine its request, so the same bytes are the same request. A repeated head is answered without
-parsing, as long as the entry that answered it is stored and fresh. Tracing fields are left out, because they differ in
-every request and change no answer. A head is remembered when it is seen for the second time, because a head with any
-other value of its own never repeats and would only evict one that does.
+A head is known by its two parts: the method and target, and the fields behind them. A target is known if its answer was
+stored, or if it was answered by a fresh hit. Fields are known if a target of the same endpoint was answered by a fresh
+hit to them. A head of which both parts are known is a fresh hit, because each part decides for itself: the target which
+entry answers, the fields whether the request is valid. The only rule that concerns both is who has to send `Metadata`,
+and it is the same for all targets of an endpoint (`policy`).
+
+So ten thousand targets that one client requests in turn are known after the first. Tracing fields are left out, because
+they differ in every request and change no answer. Fields are remembered when they are seen for the second time, because
+fields with any other value of their own never repeat and would only evict some that do.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Generic, TypeVar
 
 from imdsproxy.access.guard import Guard
 from imdsproxy.access.subject import Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.cache.store import Slot
-from imdsproxy.protocol.messages import Key
+from imdsproxy.protocol.messages import Key, Request
 from imdsproxy.protocol.tracing import without_tracing
 from imdsproxy.proxy.proxy import Proxy
+from imdsproxy.records import RequestRecord
 from imdsproxy.server.parse_errors import MOST_FIELDS
 
 LONGEST_KNOWN = 4096
 """The maximum length in bytes of a known head."""
 
-_MOST_HEADS = 16384
-# The marks of heads seen once may take one sixth of all bytes.
-_SHARE_SEEN = 6
-# Bits for each of them. Of the heads that are new, no more than one in so many finds its bit set by another.
+_MOST_PARTS = 16384  # in each table
+# The fields, and the marks of fields seen once, may take one sixth of all bytes each. The rest is for targets.
+_SHARE = 6
+# Bits for each mark. Of the fields that are new, no more than one in so many finds its bit set by another.
 _BITS_SEEN = 64
-# The bytes of a head's place in the table, of the pair there, and of an empty slot that only this head refers to.
-_OVERHEAD = 320
+# The bytes of a target's place in the table, of the pair there, and of an empty slot that only this target refers to.
+_TARGET = 320
+# The bytes of the place of fields, of the pair there, and of the set of endpoints in it.
+_FIELDS = 560
+_GET = b"GET "
+_ORIGIN_FORM = (
+    b"GET /"  # an absolute-form target overrides Host, so the fields alone would not decide (RFC 9112, 3.2.2)
+)
+
+Value = TypeVar("Value")
 
 
 class _SeenOnce:
-    """Marks of heads, as bits at the places of their hashes. A common place only makes a head known too early.
+    """Marks of fields, as bits at the places of their hashes. A common place only makes fields known too early.
 
-    A set of hashes would take a thousand times the memory: with the default settings it would be full after 2,000
-    heads, and clients that request more targets than that in turn would never have a known head.
+    A set of hashes would take a thousand times the memory, so with the default settings it would be full after 2,000.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._bits = bytearray(max_bytes)  # its pages take no memory before they are written
         self._left = self._most = max_bytes * 8 // _BITS_SEEN
 
-    def add(self, head: bytes) -> bool:
-        """Mark a head, and return whether it was marked before. If there are too many marks, all others are removed."""
+    def add(self, fields: bytes) -> bool:
+        """Mark fields, and return whether it was marked before. If there are too many marks, all others are removed."""
         if not self._most:
             return False
-        place, bit = divmod(hash(head) % (len(self._bits) * 8), 8)
+        place, bit = divmod(hash(fields) % (len(self._bits) * 8), 8)
         if self._bits[place] & 1 << bit:
             return True
         if not self._left:
@@ -61,21 +75,51 @@ class _SeenOnce:
             self._bits, self._left = bytearray(len(self._bits)), self._most
 
 
-class KnownHeads:
-    """The known heads of one proxy, bounded in number and bytes. The oldest is evicted first.
+class _Parts(Generic[Value]):
+    """Parts of heads, bounded in number and bytes. The oldest is evicted first."""
 
-    Beside each head is whether the connection ends with its answer, because the head alone decides that, too.
+    def __init__(self, max_bytes: int, overhead: int) -> None:
+        """Make an empty table; each part takes `overhead` bytes beside its own."""
+        self.known: OrderedDict[bytes, Value] = OrderedDict()
+        self._bytes = 0
+        self._max_bytes = max_bytes
+        self._overhead = overhead
+
+    def put(self, part: bytes, value: Value) -> None:
+        """Remember a part."""
+        if part not in self.known:
+            self._bytes += len(part) + self._overhead
+        self.known[part] = value
+        while len(self.known) > _MOST_PARTS or self._bytes > self._max_bytes:
+            oldest, _ = self.known.popitem(last=False)
+            self._bytes -= len(oldest) + self._overhead
+
+    def forget(self, part: bytes) -> None:
+        """Forget a part that is known."""
+        del self.known[part]
+        self._bytes -= len(part) + self._overhead
+
+    def clear(self) -> None:
+        """Forget every part."""
+        self.known.clear()
+        self._bytes = 0
+
+
+class KnownHeads:
+    """The known heads of one proxy.
+
+    Beside known fields is whether the connection ends with the answer, because they decide that, too.
     """
 
     def __init__(self, proxy: Proxy, max_bytes: int) -> None:
         self._proxy = proxy
         self._store = proxy.store
-        # By whether it came by a Unix socket: a name that is accepted there is not thereby accepted over TCP.
-        self._known: dict[bool, OrderedDict[bytes, tuple[Slot, bool]]] = {False: OrderedDict(), True: OrderedDict()}
-        self._bytes = 0
-        self._max_bytes = max_bytes - max_bytes // _SHARE_SEEN
-        self._most = min(_MOST_HEADS, self._max_bytes // _OVERHEAD)
-        self._seen_once = _SeenOnce(max_bytes // _SHARE_SEEN)
+        share = max_bytes // _SHARE
+        self._targets = _Parts[tuple[Slot, str]](max_bytes - 2 * share, _TARGET)
+        # By whether they came by a Unix socket: a name that is accepted there is not thereby accepted over TCP.
+        by_unix, by_tcp = (_Parts[tuple[bool, frozenset[str]]](share // 2, _FIELDS) for _ in range(2))
+        self._fields = {True: by_unix, False: by_tcp}
+        self._seen_once = _SeenOnce(share)
 
     def find(
         self,
@@ -86,40 +130,47 @@ class KnownHeads:
     ) -> tuple[RenderedHit, bool] | None:
         """Return the fresh hit for a known head, and whether the connection ends with it, or None.
 
-        Forget the head if its entry is no longer fresh.
+        Forget the target if its entry is no longer fresh.
 
         Args:
             head: The head.
             now: The current time, in monotonic seconds.
             unix: Whether it came by a Unix socket.
         """
-        table = self._known[unix]
-        known = table.get(head)
+        end = head.find(b" ", 4)
+        target = head[:end]
+        known = self._targets.known.get(target)
         if known is None:
-            head = _without_tracing(head)
-            known = table.get(head)
-            if known is None:
+            return None
+        fields = head[end:]
+        accepted = self._fields[unix].known.get(fields)
+        if accepted is None:
+            accepted = self._fields[unix].known.get(_without_tracing(fields))
+            if accepted is None:
                 return None
-        slot, last = known
+        slot, endpoint = known
+        last, endpoints = accepted
+        if endpoint not in endpoints:
+            return None
         hit = slot.hit
         if hit is not None and now < hit.until:
             return hit, last
-        if hit is not None:  # it must be rendered again, if the entry is still fresh
-            hit = self._proxy.hit(slot.key, hit.served.endpoint, now)
+        # It must be rendered again, if there is an entry and it is still fresh. An empty slot has a key of no entry.
+        hit = self._proxy.hit(slot.key, endpoint, now)
         if hit is None:
-            del table[head]
-            self._bytes -= len(head) + _OVERHEAD
+            self._targets.forget(target)
             return None
         return hit, last
 
-    def key_of(self, head: bytes, unix: bool, /) -> Key | None:
-        """Return the key of the entry that answers a known head, or None if the head is not known."""
-        table = self._known[unix]
-        known = table.get(head) or table.get(_without_tracing(head))
+    def key_of(self, head: bytes) -> Key | None:
+        """Return the key of the entry that answers a head if it is known, or None if the target is not known."""
+        known = self._targets.known.get(head[: head.find(b" ", 4)])
         return None if known is None else known[0].key
 
     def remember(self, head: bytes, key: Key, *, last: bool, unix: bool) -> None:
-        """Remember a head that has just been answered from the entry of `key`, if it was seen before.
+        """Remember a head that has just been answered from the entry of `key`.
+
+        Its target is known from then on. Its fields are if they were seen before.
 
         Args:
             head: The head.
@@ -127,30 +178,45 @@ class KnownHeads:
             last: Whether the connection ends with the answer.
             unix: Whether it came by a Unix socket.
         """
-        if len(head) > LONGEST_KNOWN:
-            return
-        head = _without_tracing(head)
-        if not self._seen_once.add(head):
-            return
         slot = self._store.peek(key)
-        table = self._known[unix]
-        if slot is None or head in table:
+        if len(head) > LONGEST_KNOWN or slot is None or slot.hit is None:
             return
-        table[head] = slot, last
-        self._bytes += len(head) + _OVERHEAD
-        while len(self) > self._most or self._bytes > self._max_bytes:
-            oldest, _ = max(self._known.values(), key=len).popitem(last=False)
-            self._bytes -= len(oldest) + _OVERHEAD
+        endpoint = slot.hit.served.endpoint
+        end = head.find(b" ", 4)
+        if not self._remember(head[:end], slot, endpoint):
+            return
+        fields = _without_tracing(head[end:])
+        table = self._fields[unix]
+        _, endpoints = table.known.get(fields, (last, frozenset[str]()))
+        if endpoints or self._seen_once.add(fields):
+            table.put(fields, (last, endpoints | {endpoint}))
+
+    def note_answer(self, request: Request, answer: RequestRecord) -> None:
+        """Remember the target of a request whose answer has been stored: the next request for it is a fresh hit."""
+        target = request.target
+        if answer.stored and request.method == "GET" and not target.bypass and len(target.raw) <= LONGEST_KNOWN:
+            slot = self._store.peek(target.key)
+            if slot is not None:
+                self._remember(_GET + target.raw, slot, answer.endpoint)
+
+    def _remember(self, target: bytes, slot: Slot, endpoint: str) -> bool:
+        """Remember a target behind its method, and return whether it is one that can be known."""
+        if not target.startswith(_ORIGIN_FORM):
+            return False
+        known = self._targets.known.get(target)
+        if known is None or known[0] is not slot:
+            self._targets.put(target, (slot, endpoint))
+        return True
 
     def clear(self) -> None:
         """Forget every head."""
-        for table in self._known.values():
-            table.clear()
+        self._targets.clear()
+        for fields in self._fields.values():
+            fields.clear()
         self._seen_once.clear()
-        self._bytes = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._known.values()))
+        return len(self._targets.known)
 
 
 class HeadsOfClient:
@@ -164,13 +230,13 @@ class HeadsOfClient:
 
     def find(self, head: bytes, now: float, unix: bool, /) -> tuple[RenderedHit, bool] | None:
         """Return the same as `KnownHeads.find`, if the rules have allowed this client what the head asks for."""
-        key = self._heads.key_of(head, unix)
+        key = self._heads.key_of(head)
         if key is None or not self._access.remembers(self._subject, key):
             return None
         return self._heads.find(head, now, unix)
 
 
-def _without_tracing(head: bytes) -> bytes:
-    """Return a head without tracing fields, or the same head if the number of its fields or bytes matters."""
-    within = len(head) <= LONGEST_KNOWN and head.count(b"\r\n") <= MOST_FIELDS
-    return without_tracing(head) if within else head
+def _without_tracing(fields: bytes) -> bytes:
+    """Return fields without those for tracing, or the same if their number or their bytes matter."""
+    within = len(fields) <= LONGEST_KNOWN and fields.count(b"\r\n") <= MOST_FIELDS
+    return without_tracing(fields) if within else fields

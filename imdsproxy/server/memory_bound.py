@@ -19,31 +19,43 @@ that is too small to be counted."""
 REST = 56 << 20
 """Bytes of everything else: the interpreter, libraries, the log's queue, queues and names of clients, fetches whose
 clients have disconnected, and reading one request."""
+PODS = 14 << 20
+"""Bytes that watching pods adds: the client of Kubernetes with TLS, and the labels of the most pods it keeps."""
+TRACES = 40 << 20
+"""Bytes that traces add: OpenTelemetry's libraries, and a full queue of spans in its default size."""
 # Factors for memory that the allocators keep beyond what is used.
 _CACHE = 1.25
 _POOL = 1.5
 _BODY = 1.25
 
 
-def most_memory(cache_max_bytes: int, max_body_bytes: int, connections: int) -> int:
-    """Return the resident bytes that the process stays below, whatever clients do."""
-    return _without_connections(cache_max_bytes, max_body_bytes) + connections * PER_CONNECTION
+def beside(*, pods: bool, traces: bool) -> int:
+    """Return the bytes that the optional parts in use add to the bound."""
+    return PODS * pods + TRACES * traces
 
 
-def connections_within(limit: int | None, cache_max_bytes: int, max_body_bytes: int) -> int:
+def most_memory(cache_max_bytes: int, max_body_bytes: int, connections: int, beside: int = 0) -> int:
+    """Return the resident bytes that the process stays below, whatever clients do.
+
+    `beside` are the bytes of optional parts.
+    """
+    return _without_connections(cache_max_bytes, max_body_bytes, beside) + connections * PER_CONNECTION
+
+
+def connections_within(limit: int | None, cache_max_bytes: int, max_body_bytes: int, beside: int = 0) -> int:
     """Return how many connections fit into a memory limit of `limit` bytes; None is no limit.
 
-    The result is zero if the limit is too small even without connections.
+    `beside` are the bytes of optional parts. The result is zero if the limit is too small even without connections.
     """
     if limit is None:
         return MOST_CONNECTIONS
-    room = (limit - _without_connections(cache_max_bytes, max_body_bytes)) // PER_CONNECTION
+    room = (limit - _without_connections(cache_max_bytes, max_body_bytes, beside)) // PER_CONNECTION
     return max(0, min(MOST_CONNECTIONS, room))
 
 
-def _without_connections(cache_max_bytes: int, max_body_bytes: int) -> int:
+def _without_connections(cache_max_bytes: int, max_body_bytes: int, beside: int) -> int:
     bodies = (BODIES_AT_ONCE + MOST_BEHIND + 1) * max_body_bytes
-    return REST + int(_CACHE * cache_max_bytes + _POOL * POOL + _BODY * bodies)
+    return REST + beside + int(_CACHE * cache_max_bytes + _POOL * POOL + _BODY * bodies)
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:

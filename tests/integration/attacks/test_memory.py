@@ -14,16 +14,15 @@ import socket
 import struct
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from imdsproxy.config import Config
-from imdsproxy.server.memory_bound import most_memory
 from tests.integration.attacks.kit import HOST, RAW_TOKEN, TRUE, Starter, read_answer, request
-from tests.integration.attacks.listeners import KINDS, Everywhere, listening_everywhere
+from tests.integration.attacks.listeners import listening_everywhere
+from tests.integration.attacks.memory import MAX_BODY, flood, holds, settled_peak
 from tests.kit import ProxyProcess, get
 from tests.servers import AnsweringServer, ok
 from tests.size import size
@@ -38,7 +37,6 @@ pytestmark = [
 ]
 
 DEFAULT = Config().cache_max_bytes
-MAX_BODY = 1 << 16
 LONG_BODY = 900_000
 TOKEN_BODY = (
     b'{"access_token":"a.b.c","client_id":"c","expires_in":"86399","expires_on":"4102444800",'
@@ -124,73 +122,10 @@ def holding() -> Iterator[str]:
             let_go.set()
 
 
-def _peak(process: ProxyProcess) -> int:
-    """Return the most resident memory that the process had, in bytes (proc(5))."""
-    for line in Path(f"/proc/{process.process.pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no VmHWM")
-
-
-def _settled_peak(process: ProxyProcess) -> int:
-    """Return the peak once it grows no more; a flood needs a moment to be read."""
-    last, since, end = 0, time.monotonic(), time.monotonic() + 10
-    while time.monotonic() < end and time.monotonic() - since < 0.4:
-        peak = _peak(process)
-        if peak > last:
-            last, since = peak, time.monotonic()
-        time.sleep(0.05)
-    return last
-
-
-def _connect(process: ProxyProcess) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", process.port), timeout=10)
-
-
-def _flood(
-    stack: contextlib.ExitStack, proxy: ProxyProcess | Everywhere, count: int, sent: Callable[[int], bytes]
-) -> list[socket.socket]:
-    """Open the connections, to the proxy's listeners in turn, and send on each as much as the proxy takes.
-
-    The admin listener keeps no request waiting, so it gets only what is never complete.
-    """
-    kinds: tuple[str, ...] = KINDS[:1]
-    if isinstance(proxy, Everywhere):
-        kinds = KINDS[:2] if b"\r\n\r\n" in sent(0) else KINDS
-    connections = []
-    for number in range(count):
-        kind = kinds[number % len(kinds)]
-        to = proxy.connect(kind) if isinstance(proxy, Everywhere) else _connect(proxy)
-        connection = stack.enter_context(to)
-        connection.setblocking(False)  # noqa: FBT003  # the standard library's signature
-        connections.append(connection)
-        left = sent(number)
-        end = time.monotonic() + 0.2
-        while left and time.monotonic() < end:
-            try:
-                left = left[connection.send(left) :]
-            except BlockingIOError:
-                time.sleep(0.001)
-            except OSError:  # refused
-                break
-    return connections
-
-
 def _end(process: ProxyProcess) -> None:
     """End a proxy whose requests wait for IMDS; it would see them out for ten seconds."""
     process.process.kill()
     process.process.wait(60)
-
-
-def _holds(process: ProxyProcess, cache: int, connections: int, max_body: int = MAX_BODY) -> None:
-    """Hold that the peak is within the bound, and that the next client is served, a token from IMDS included."""
-    bound = most_memory(cache, max_body, connections)
-    peak = _settled_peak(process)
-    assert peak < bound, f"{peak / 2**20:.1f} MiB, stated {bound / 2**20:.1f}"
-    # The proxy reads thousands of long requests first, which takes a busy machine a while.
-    assert get(process.port, "/-/healthy", patience=120).status == 200
-    assert get(process.port, TOKEN, patience=120).status == 200
-    assert "Traceback" not in process.log
 
 
 @pytest.mark.attack(9, 14)
@@ -203,9 +138,9 @@ def test_flood_of_connections_stays_within_the_stated_bound(
         start, holding, tmp_path, cache_max_bytes=1, max_body_bytes=MAX_BODY, **SETTINGS
     ) as everywhere:
         with contextlib.ExitStack() as stack:
-            _flood(stack, everywhere, count, sent)
-            _holds(everywhere.process, 1, count)
-        _holds(everywhere.process, 1, count)
+            flood(stack, everywhere, count, sent)
+            holds(everywhere.process, 1, count)
+        holds(everywhere.process, 1, count)
         _end(everywhere.process)
 
 
@@ -218,8 +153,8 @@ def test_flood_of_very_many_connections_stays_within_the_bound_of_the_defaults(
     count = size(short=1500, full=4000)
     settings: dict[str, object] = {**SETTINGS, "header_timeout": 120}
     with listening_everywhere(start, holding, tmp_path, **settings) as everywhere, contextlib.ExitStack() as stack:
-        _flood(stack, everywhere, count, sent)
-        _holds(everywhere.process, DEFAULT, count, Config().max_body_bytes)
+        flood(stack, everywhere, count, sent)
+        holds(everywhere.process, DEFAULT, count, Config().max_body_bytes)
         _end(everywhere.process)
 
 
@@ -228,12 +163,12 @@ def test_crowd_of_hits_that_begins_at_once_stays_within_the_stated_bound(holding
     with start(holding, max_body_bytes=MAX_BODY, **SETTINGS) as process, contextlib.ExitStack() as stack:
         assert get(process.port, TOKEN).status == 200
         process.signal(signal.SIGSTOP)
-        connections = _flood(stack, process, count, lambda _: request(RAW_TOKEN, HOST, TRUE))
+        connections = flood(stack, process, count, lambda _: request(RAW_TOKEN, HOST, TRUE))
         process.signal(signal.SIGCONT)
         for connection in connections:
             connection.settimeout(20)
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
-        _holds(process, DEFAULT, count)
+        holds(process, DEFAULT, count)
 
 
 @pytest.mark.attack(9)
@@ -255,7 +190,7 @@ def test_clients_that_read_nothing_stay_within_the_stated_bound(start: Starter, 
             connection = stack.enter_context(socket.socket(socket.AF_UNIX))
             connection.connect(str(path))
             connection.sendall(request(_target(number if cache == 1 else 0), HOST))
-        _holds(process, cache, count, Config().max_body_bytes)
+        holds(process, cache, count, Config().max_body_bytes)
 
 
 @pytest.mark.parametrize("cache", [1, DEFAULT])
@@ -274,7 +209,7 @@ def test_many_long_targets_stay_within_the_stated_bound(start: Starter, cache: i
             answer = read_answer(stream)
             assert answer is not None
             assert answer.status == 200
-        _holds(process, cache, 1)
+        holds(process, cache, 1)
         assert process.metric("imdsproxy_cache_bytes") <= cache
 
 
@@ -296,7 +231,7 @@ def test_cache_full_of_small_answers_stays_within_the_stated_bound(start: Starte
             connection.sendall(request(_target(number), HOST))
             assert read_answer(stream) is not None
         assert process.metric("imdsproxy_cache_bytes") > cache * 3 / 4
-        _holds(process, cache, 1)
+        holds(process, cache, 1)
 
 
 @pytest.mark.attack(9)
@@ -308,18 +243,18 @@ def test_clients_that_disconnect_while_waiting_do_not_fill_the_memory(holding: s
         for batch in range(8):
             with contextlib.ExitStack() as stack:
                 sent = functools.partial(_long, batch)
-                for connection in _flood(stack, process, count, sent):
+                for connection in flood(stack, process, count, sent):
                     # So that it is reset when it is closed, which the proxy notices at once.
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 assert get(process.port, "/-/healthy").status == 200
-        _holds(process, cache, count)
+        holds(process, cache, count)
         _end(process)
 
 
 def test_ordinary_requests_are_served_while_the_pool_is_used_up(holding: str, start: Starter) -> None:
     with start(holding, max_body_bytes=MAX_BODY, **SETTINGS) as process, contextlib.ExitStack() as stack:
-        connections = _flood(stack, process, 600, FLOODS["heads of many fields"][1])
-        _settled_peak(process)
+        connections = flood(stack, process, 600, FLOODS["heads of many fields"][1])
+        settled_peak(process)
         refused = 0
         for connection in connections:
             with contextlib.suppress(BlockingIOError, ConnectionError):

@@ -154,6 +154,12 @@ TEXT = PARENT.decode()
             [(b"tracestate", b"a=1"), (b"traceparent", PARENT), (b"tracestate", b"b=2")],
             {"traceparent": TEXT, "tracestate": "a=1,b=2"},
         ),
+        (
+            [(b"traceparent", PARENT), (b"tracestate", b"a=" + b"b" * 509), (b"tracestate", b"")],
+            {"traceparent": TEXT, "tracestate": "a=" + "b" * 509 + ","},
+        ),
+        ([(b"traceparent", PARENT), (b"tracestate", b"a=" + b"b" * 511)], {"traceparent": TEXT}),
+        ([(b"traceparent", PARENT), (b"tracestate", b"a=" + b"b" * 509), (b"tracestate", b"c")], {"traceparent": TEXT}),
         ([(b"x-traceparent", PARENT)], {}),
         ([(b"traceparent", b"\xff")], {"traceparent": "\xff"}),
     ],

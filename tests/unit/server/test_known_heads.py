@@ -13,7 +13,9 @@ from imdsproxy.cache.freshness import Entry, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
 from imdsproxy.parts.parts import build
 from imdsproxy.policy.decisions import Lifetimes
-from imdsproxy.protocol.messages import Key, Response
+from imdsproxy.protocol.messages import Key, Request, Response, Target
+from imdsproxy.protocol.target import read_target
+from imdsproxy.records import Outcome, RequestRecord
 from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads, _SeenOnce
 from imdsproxy.testing.clock import FakeClock
 from tests.scripted import JSON, NOWHERE, Imds
@@ -24,6 +26,7 @@ AS_TOKEN = Lifetimes(float("inf"), float("inf"), float("inf"), 5, token=True)
 A, B, C = Key("/a?"), Key("/b?"), Key("/c?")
 HEAD = b"GET /a HTTP/1.1\r\nhost: localhost\r\n\r\n"
 OTHER = b"GET /b HTTP/1.1\r\nhost: localhost\r\n\r\n"
+NAMED = b"GET /a HTTP/1.1\r\nhost: imds\r\n\r\n"
 TCP = False
 MOST_HEADS = 16_384
 MOST_BYTES = 4 << 20
@@ -94,7 +97,7 @@ def known(place: Place) -> Place:
 def test_head_is_known_when_seen_for_the_second_time(place: Place) -> None:
     assert place.find() is None
     place.remember(times=1)
-    assert (place.find(), len(place.known_heads)) == (None, 0)
+    assert (place.find(), len(place.known_heads)) == (None, 1), "the target is known, the fields are not"
     place.remember(times=1)
     assert (place.find() is not None, len(place.known_heads)) == (True, 1)
     place.remember(times=3)
@@ -292,9 +295,9 @@ def test_head_of_a_unix_socket_is_not_known_over_tcp(place: Place) -> None:
     place.remember(unix=True)
     assert place.find(unix=True) is not None
     assert [place.find(data) for data in (HEAD, HEAD + b"unix", b"unix" + HEAD)] == [None] * 3
-    place.remember(OTHER)
-    assert place.find(OTHER, unix=True) is None
-    assert len(place.known_heads) == 2
+    place.remember(NAMED)
+    assert place.find(NAMED) is not None
+    assert place.find(NAMED, unix=True) is None
 
 
 # --- tracing fields
@@ -309,8 +312,7 @@ def test_heads_that_differ_in_their_tracing_fields_are_one(place: Place) -> None
     assert place.find(traced(2)) is None
     place.remember(traced(2), times=1)
     assert place.find(traced(3)) == place.find() is not None
-    assert len(place.known_heads) == 1
-    assert place.find(traced(4, OTHER)) is None
+    assert place.find(traced(4, NAMED)) is None
 
 
 def test_head_with_tracing_fields_is_forgotten_with_its_entry(place: Place) -> None:
@@ -352,17 +354,36 @@ def test_longest_head_is_four_kilobytes() -> None:
     assert LONGEST_KNOWN == 4096
 
 
-def test_heads_are_bounded_in_number_and_the_oldest_is_evicted_first(place: Place) -> None:
-    heads = [b"GET /a HTTP/1.1\r\nx: %d\r\n\r\n" % number for number in range(20_000)]
+def target_of(number: int, length: int = 0) -> bytes:
+    """Return a head with a target of its own."""
+    return b"GET /a?%d%b HTTP/1.1\r\nhost: localhost\r\n\r\n" % (number, b"y" * length)
+
+
+def test_targets_are_bounded_in_number_and_the_oldest_is_evicted_first() -> None:
+    place = Place(heads=16 << 20)
+    place.put()
+    heads = [target_of(number) for number in range(MOST_HEADS + 100)]
+    place.remember()
+    for head in heads:
+        place.remember(head, times=1)
+    there = [place.find(head) is not None for head in heads]
+    assert sum(there) == len(place.known_heads) == MOST_HEADS
+    assert there == sorted(there)
+    place.remember(heads[0], times=1)
+    assert place.find(heads[0]) is not None
+
+
+def test_fields_are_bounded_and_the_oldest_are_evicted_first(place: Place) -> None:
+    heads = [head_of(200, number) for number in range(1_000)]
     for head in heads:
         place.remember(head)
         assert place.find(head) is not None
-    assert 1_000 < len(place.known_heads) <= MOST_HEADS
     there = [place.find(head) is not None for head in heads]
-    assert sum(there) == len(place.known_heads)
+    assert 100 < sum(there) < len(heads)
     assert there == sorted(there)
-    place.remember(heads[0])
-    assert place.find(heads[0]) is not None
+    assert place.find() is None
+    place.remember()
+    assert place.find() is not None, "the target is known, however many fields there are"
 
 
 @pytest.mark.parametrize("max_bytes", [0, 1, 200, 4096, 100_000])
@@ -373,6 +394,7 @@ def test_known_and_once_seen_heads_stay_within_the_bound(max_bytes: int) -> None
     before, _ = tracemalloc.get_traced_memory()
     for number in range(2_000):
         place.remember(head_of(400, number), times=1 + number % 2)
+        place.remember(target_of(number, 100), times=1)
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert len(place.known_heads) * 400 <= max_bytes
@@ -380,27 +402,29 @@ def test_known_and_once_seen_heads_stay_within_the_bound(max_bytes: int) -> None
     assert (len(place.known_heads) > 0) == (max_bytes >= 4096)
 
 
-def test_heads_are_bounded_in_bytes(place: Place) -> None:
+def test_targets_are_bounded_in_bytes(place: Place) -> None:
+    place.remember()
     for number in range(3_000):
-        place.remember(head_of(LONGEST_KNOWN, number))
-    assert 100 < len(place.known_heads) <= MOST_BYTES // LONGEST_KNOWN
-    assert place.find(head_of(LONGEST_KNOWN, 2_999)) is not None
-    assert place.find(head_of(LONGEST_KNOWN, 0)) is None
+        place.remember(target_of(number, 3_900), times=1)
+    assert 100 < len(place.known_heads) <= MOST_BYTES // 3_900
+    assert place.find(target_of(2_999, 3_900)) is not None
+    assert place.find(target_of(0, 3_900)) is None
 
 
-def test_bytes_are_released_when_heads_are_forgotten(place: Place) -> None:
+def test_bytes_are_released_when_targets_are_forgotten(place: Place) -> None:
     """Were they not counted back, less and less would find room."""
     for turn in range(4):
-        for number in range(300):
-            place.remember(head_of(LONGEST_KNOWN, number))
-        assert len(place.known_heads) == 300, turn
+        place.remember()
+        for number in range(200):
+            place.remember(target_of(number, 3_900), times=1)
+        assert len(place.known_heads) == 201, turn
         if turn % 2:
             place.known_heads.clear()
             continue
         place.clock.advance(0.5)
         place.put()
-        assert not any(place.find(head_of(LONGEST_KNOWN, number)) for number in range(300))
-        assert len(place.known_heads) == 0
+        assert not any(place.find(target_of(number, 3_900)) for number in range(200))
+        assert len(place.known_heads) == 1
 
 
 def test_heads_seen_once_take_little_memory(place: Place) -> None:
@@ -410,16 +434,96 @@ def test_heads_seen_once_take_little_memory(place: Place) -> None:
         place.known_heads.remember(head_of(200, number), A, last=False, unix=False)
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert len(place.known_heads) < 50_000 / 64, "heads that another's mark makes known"
+    known = sum(place.find(head_of(200, number)) is not None for number in range(50_000))
+    assert known < 50_000 / 64, "fields that another's mark makes known"
     assert taken < 3_000_000
 
 
-def test_more_heads_than_their_marks_have_bytes_for_are_known_from_their_second_round_on(place: Place) -> None:
-    heads = [head_of(200, number) for number in range(2_500)]
+def test_ten_thousand_targets_of_one_client_are_known_after_their_first_round() -> None:
+    place = Place(heads=8 << 20)
+    place.put()
+    place.remember()
+    heads = [target_of(number) for number in range(10_000)]
+    for head in heads:
+        place.remember(head, times=1)
+    assert all(place.find(head) is not None for head in heads)
+
+
+# --- both parts of a head
+
+
+INSTANCE, TOKEN = Key("/i?"), Key("/t?")
+OF_INSTANCE, OF_TOKEN = b"GET /i HTTP/1.1\r\n", b"GET /t HTTP/1.1\r\n"
+PLAIN, GUARDED = b"host: localhost\r\n\r\n", b"host: localhost\r\nmetadata: true\r\n\r\n"
+
+
+def test_fields_are_known_for_the_targets_of_an_endpoint_that_accepted_them(place: Place) -> None:
+    """Tokens need `Metadata`, documents may not."""
+    place.put(INSTANCE)
+    place.put(TOKEN)
+    place.proxy.hit(TOKEN, "token", place.now)
     for _ in range(2):
-        for head in heads:
-            place.known_heads.remember(head, A, last=False, unix=False)
-    assert len(place.known_heads) == len(heads)
+        place.remember(OF_INSTANCE + PLAIN, INSTANCE)
+        place.known_heads.remember(OF_TOKEN + GUARDED, TOKEN, last=False, unix=False)
+    heads = {
+        endpoint + fields: place.find(endpoint + fields) is not None
+        for endpoint in (OF_INSTANCE, OF_TOKEN)
+        for fields in (PLAIN, GUARDED)
+    }
+    assert heads == {
+        OF_INSTANCE + PLAIN: True,
+        OF_INSTANCE + GUARDED: False,
+        OF_TOKEN + PLAIN: False,
+        OF_TOKEN + GUARDED: True,
+    }
+    place.remember(OF_INSTANCE + GUARDED, INSTANCE, times=1)  # known fields need no second time at another endpoint
+    assert place.find(OF_INSTANCE + GUARDED) is not None
+    assert place.find(OF_TOKEN + GUARDED) is not None
+
+
+def test_absolute_form_is_never_known(place: Place) -> None:
+    head = HEAD.replace(b"GET /a", b"GET http://localhost/a")
+    place.remember(head, times=3)
+    assert (place.find(head), len(place.known_heads)) == (None, 0)
+
+
+def stored(target: str, method: str = "GET", *, kept: bool = True) -> tuple[Request, RequestRecord]:
+    read = read_target(target.encode())
+    assert isinstance(read, Target)
+    answer = RequestRecord(Response(200, JSON, b"{}"), "instance", Outcome.MISS, stored=kept)
+    return Request(method, read), answer
+
+
+def test_target_is_known_when_its_answer_is_stored(place: Place) -> None:
+    """The first hit of each target then needs no parsing either."""
+    place.remember()
+    request, answer = stored("/metadata/instance?n=1")
+    place.put(request.target.key, b'{"n":1}')
+    head = HEAD.replace(b"/a", request.target.raw)
+    assert place.find(head) is None
+    place.known_heads.note_answer(request, answer)
+    found = place.find(head)
+    assert found is not None
+    assert found.endswith(b'{"n":1}')
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "kept", "there"),
+    [
+        ("/metadata/instance?n=1", "GET", False, True),
+        ("/metadata/instance?n=1", "GET", True, False),
+        ("/metadata/instance?n=1", "POST", True, True),
+        ("/metadata/instance?n=1&bypass_cache=true", "GET", True, True),
+        ("/metadata/instance?n=" + "1" * LONGEST_KNOWN, "GET", True, True),
+        ("http://localhost/metadata/instance", "GET", False, True),
+    ],
+)
+def test_target_is_not_known_by_another_answer(place: Place, target: str, method: str, kept: bool, there: bool) -> None:
+    request, answer = stored(target, method, kept=kept)
+    if there:
+        place.put(request.target.key)
+    place.known_heads.note_answer(request, answer)
+    assert len(place.known_heads) == 0
 
 
 def test_marks_of_heads_are_removed_when_there_are_too_many() -> None:
@@ -455,6 +559,7 @@ def test_head_keeps_no_evicted_entry_in_memory(way: str) -> None:
 
 
 STEPS = ("ask",) * 6 + ("put", "drop", "pass", "empty")
+FIELDS = (b"\r\n", b"host: localhost\r\n\r\n", b"connection: close\r\n\r\n")
 
 
 @pytest.mark.no_cover
@@ -480,7 +585,8 @@ def test_known_heads_never_differ_from_the_full_path(data: st.DataObject) -> Non
                 place.store.drop(lambda _key: True)
                 place.known_heads.clear()
             case _:
-                _ask(place, b"GET %b HTTP/1.1\r\n\r\n" % key.encode(), key)
+                fields = data.draw(st.sampled_from(FIELDS))
+                _ask(place, b"GET %b HTTP/1.1\r\n%b" % (key.encode(), fields), key)
 
 
 def _ask(place: Place, head: bytes, key: Key) -> None:
@@ -499,5 +605,4 @@ def _ask(place: Place, head: bytes, key: Key) -> None:
 
 
 def _is_last(head: bytes) -> bool:
-    """Decide by the bytes of a head, as everything else about it is decided."""
-    return hash(head) % 2 == 0
+    return b"connection: close" in head

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.config import Config
-from imdsproxy.server.memory_bound import MOST_CONNECTIONS, connections_within, memory_limit, most_memory
+from imdsproxy.server.memory_bound import MOST_CONNECTIONS, beside, connections_within, memory_limit, most_memory
 
 MIB = 1 << 20
 CACHE = Config().cache_max_bytes
@@ -32,6 +32,17 @@ def test_bound_of_the_defaults_equals_the_documented_one() -> None:
 )
 def test_connections_within_grows_with_the_limit(limit: int | None, connections: int) -> None:
     assert connections_within(limit, CACHE, BODY) == connections
+
+
+@pytest.mark.parametrize(
+    ("pods", "traces", "more"), [(False, False, 0), (True, False, 14), (False, True, 40), (True, True, 54)]
+)
+def test_optional_parts_in_use_add_to_the_bound(pods: bool, traces: bool, more: int) -> None:
+    optional = beside(pods=pods, traces=traces)
+    assert most_memory(CACHE, BODY, 100, optional) - most_memory(CACHE, BODY, 100) == more * MIB
+    assert (
+        connections_within(200 * MIB, CACHE, BODY) - connections_within(200 * MIB, CACHE, BODY, optional) == more * 32
+    )
 
 
 def test_connections_within_a_limit_do_not_exceed_it() -> None:
