@@ -142,6 +142,16 @@ def test_configuration_page_has_the_settings_as_the_program_prints_them() -> Non
     assert report.markdown() in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 
 
+def test_security_page_defends_the_default_of_every_setting() -> None:
+    """Each setting has a row in the table, in the order of the settings, with its default and two reasons."""
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    table = text.partition("\n## Each default and its reason\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "| `IMDS" in line]
+    expected = [line.split("|") for line in report.markdown().splitlines() if line.startswith("| `IMDS")]
+    assert [row[:2] for row in rows] == [[name.strip(), default.strip()] for _, name, default, *_ in expected]
+    assert [row for row in rows if len(row) != 4 or not all(row)] == []
+
+
 def test_mechanism_sees_commands_marks_and_data(tmp_path: Path) -> None:
     page = ROOT / "example.md"
     text = (
