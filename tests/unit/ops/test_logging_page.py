@@ -48,6 +48,7 @@ def every_event() -> list[Event]:
     ]
     events = [event for each in bad for event in troubles.observe_attempt(each, None, 0.0)]
     events += troubles.observe_eviction(3, 0.0)
+    events += troubles.observe_refusal("memory", "user 1000", 0.0)
     for each in (attempt(), attempt(endpoint="token")):
         events += troubles.observe_attempt(each, None, 100.0)
     events += troubles.observe_attempt(attempt("403", "token", REFUSED), 60.0, 200.0)
