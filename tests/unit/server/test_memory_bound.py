@@ -35,7 +35,7 @@ def test_connections_within_grows_with_the_limit(limit: int | None, connections:
 
 
 @pytest.mark.parametrize(
-    ("pods", "traces", "more"), [(False, False, 0), (True, False, 14), (False, True, 40), (True, True, 54)]
+    ("pods", "traces", "more"), [(False, False, 0), (True, False, 14), (False, True, 48), (True, True, 62)]
 )
 def test_optional_parts_in_use_add_to_the_bound(pods: bool, traces: bool, more: int) -> None:
     optional = beside(pods=pods, traces=traces)
