@@ -101,8 +101,8 @@ def read(  # noqa: PLR0913  # the parts of a request, and what it is read with
             fields.setdefault(name, []).append(value)
     if (_ORIGIN in fields or _FETCH_SITE in fields) and _is_page(fields):
         return _page()
-    if _CODING in fields and _LENGTH in fields:
-        return _two_lengths()
+    if _CODING in fields and not _is_plainly_chunked(fields):
+        return _doubtful_length()
     target = _check_method(method, readings.target(raw) if len(raw) <= _LONGEST_REMEMBERED else read_target(raw))
     if isinstance(target, Refusal):
         return target
@@ -214,12 +214,17 @@ def _forwarded() -> Refusal:
     )
 
 
-def _two_lengths() -> Refusal:
-    """Return the refusal of a body of two lengths, which attempts to smuggle a request (RFC 9112 section 6.1).
+def _is_plainly_chunked(fields: dict[bytes, list[bytes]]) -> bool:
+    """Return whether chunks alone say where the body ends.
 
-    `imdsproxy serve` refuses it before. Another server may read such a body by its chunks, and pass both fields on.
+    `imdsproxy serve` refuses all else before (RFC 9112 section 6.1). Another server may read a body that has a length
+    too by its chunks, or leave another coding in the body, and pass the fields on.
     """
-    description = "Content-Length and Transfer-Encoding were given together; send one of them."
+    return _LENGTH not in fields and [value.strip().lower() for value in fields[_CODING]] == [b"chunked"]
+
+
+def _doubtful_length() -> Refusal:
+    description = "Transfer-Encoding came with Content-Length, or is not chunked alone; send Content-Length."
     return Refusal(400, "malformed", "invalid_request", description, ((b"connection", b"close"),))
 
 

@@ -21,7 +21,7 @@ SUITES = {
 
 def written(rules: tuple[Rule, ...] = RULES) -> str:
     """Return the tables: a count for each suite, then a line for each rule."""
-    lines = ["| suite | rules | with a test here | kept as they are |", "|---|---|---|---|"]
+    lines = ["| suite | rules | with a test here | kept without a remark |", "|---|---|---|---|"]
     for suite, address in SUITES.items():
         own = [rule for rule in rules if rule.suite == suite]
         kept = sum(bool(rule.test) and not rule.why for rule in own)

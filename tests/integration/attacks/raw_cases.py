@@ -88,7 +88,7 @@ def _framed(name: str, *fields: bytes, body: bytes = b"", under_uvicorn: tuple[i
 _SMUGGLED = request(RAW_TOKEN + b"&smuggled=1", HOST, TRUE)
 _LENGTH = b"Content-Length: 4\r\n"
 _CHUNKED = b"Transfer-Encoding: chunked\r\n"
-_NOT_A_HEAD = request(PLAIN, HOST, CLOSE)
+_LONG = PLAIN + b"&x=" + b"a" * 60_000
 
 CASES = (
     # A backslash, which some readers take for a slash.
@@ -126,6 +126,8 @@ CASES = (
     Case(4, "longer segment", _get(b"/metadata-attacker"), 404, "outside"),
     Case(4, "no segment", _get(b"/metadat"), 404, "outside"),
     Case(4, "outside", _get(b"/elsewhere/metadata/instance"), 404, "outside"),
+    Case(4, "longer name below", _get(b"/metadata/instanceX"), 404, arrives="GET /metadata/instanceX"),
+    Case(4, "no segment below", _get(b"/metadata"), 404, arrives="GET /metadata"),
     Case(4, "longer page", _get(b"/-x/metrics"), 404, "outside"),
     # Queries.
     Case(5, "duplicated name", _get(RAW_TOKEN + b"&resource=b", TRUE), 400, "bad-target"),
@@ -134,6 +136,7 @@ CASES = (
     Case(5, "two identities", _get(RAW_TOKEN + b"&client_id=a&client_id=b", TRUE), 400, "bad-target"),
     Case(5, "name without a value, twice", _get(RAW_TOKEN + b"&x&x=1", TRUE), 400, "bad-target"),
     Case(5, "513 parameters", _get(PLAIN + b"&" * 513), 400, "bad-target"),
+    Case(5, "60 kB", _get(_LONG), 200, arrives=f"GET {_LONG.decode()}", under_uvicorn=(431, 414)),
     Case(5, "70 kB", _get(PLAIN + b"&x=" + b"a" * 70_000), 431, "head-too-long", under_uvicorn=(200, 414)),
     # Fields.
     Case(6, "no Metadata", _get(RAW_TOKEN), 400, "metadata-header"),

@@ -34,9 +34,14 @@ def server(
         check_labels(server.everywhere.process)
 
 
-def ask(server: Running, kind: str, case: Case | None) -> list[Answer]:
-    """Send an honest request and then a case, if there is one, on one connection. Return the answers until its end."""
+def ask(server: Running, kind: str, case: Case | None, piece: int = 1 << 20) -> list[Answer]:
+    """Send an honest request and then a case, if there is one, on one connection. Return the answers until its end.
+
+    The case goes in pieces of so many bytes.
+    """
     with server.everywhere.connect(kind) as connection:
+        if kind != "unix":
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(honest(kind))
         with connection.makefile("rb") as stream:
             answer = read_answer(stream)
@@ -45,7 +50,8 @@ def ask(server: Running, kind: str, case: Case | None) -> list[Answer]:
         if case is None:
             return [answer]
         try:
-            connection.sendall(case.sent)
+            for begin in range(0, len(case.sent), piece):
+                connection.sendall(case.sent[begin : begin + piece])
             if case.ends_sending:
                 connection.shutdown(socket.SHUT_WR)
         except OSError:
@@ -62,6 +68,15 @@ def outcome(answer: Answer) -> tuple[int, str]:
     return answer.status, answer.headers.get("cache-status", "").partition("; detail=")[2]
 
 
+def check(server: Running, kind: str, case: Case, answers: list[tuple[int, str]]) -> None:
+    """Hold that these are the answers to a case."""
+    if server.name in SERVE:
+        assert answers == [case.expected(kind)], kind
+    else:
+        assert answers[0][0] in case.accepted(kind), kind
+        assert {status for status, _ in answers[1:]} <= {400}, kind
+
+
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.attack(case.number), id=str(case)) for case in CASES]
 )
@@ -71,11 +86,16 @@ def test_case_is_answered_as_documented_on_every_way(server: Running, imds: Emul
             continue
         before = len(imds.emulator.arrivals)
         answers = [outcome(answer) for answer in ask(server, kind, case)]
-        if server.name in SERVE:
-            assert answers == [case.expected(kind)], kind
-        else:
-            assert answers[0][0] in case.accepted(kind), kind
-            assert {status for status, _ in answers[1:]} <= {400}, kind
+        check(server, kind, case, answers)
         arrived = {f"{each.method} {each.target.decode()}" for each in imds.emulator.arrivals[before:]}
         assert arrived <= {case.arrives}, kind
         ask(server, kind, None)
+
+
+@pytest.mark.attack(8)
+@pytest.mark.parametrize("case", [case for case in CASES if len(case.sent) < 250 and not case.ends_sending], ids=str)
+def test_case_in_single_bytes_is_answered_alike(server: Running, imds: EmulatorServer, case: Case) -> None:
+    before = len(imds.emulator.arrivals)
+    check(server, "tcp", case, [outcome(answer) for answer in ask(server, "tcp", case, piece=1)])
+    arrived = {f"{each.method} {each.target.decode()}" for each in imds.emulator.arrivals[before:]}
+    assert arrived <= {case.arrives}
