@@ -70,9 +70,11 @@ def pytest_report_header() -> str:
     return "network: a namespace of the tests' own" if ALONE else "network: connections but to loopback are refused"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with what takes long, and trace only what adds to the coverage."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Start with what takes long, keep groups together, and trace only what adds to the coverage."""
     spread.sort(items)
+    if config.getoption("loadgroup", default=False):
+        spread.name_groups(items)
     measured.leave_out(items)
 
 

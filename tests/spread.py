@@ -22,6 +22,17 @@ def scope(nodeid: str) -> str:
     return group if separator else nodeid.partition("::")[0]
 
 
+def name_groups(items: list[pytest.Item]) -> None:
+    """Append the group to the names of its tests.
+
+    xdist 3.8 means to, but writes an attribute that pytest 9.2 does not read.
+    """
+    for item in items:
+        suffix = "@" + "_".join(sorted({str(mark.args[0]) for mark in item.iter_markers("xdist_group")}))
+        if suffix != "@" and not item.nodeid.endswith(suffix):
+            item._id = type(item._id).parse(item.nodeid + suffix)
+
+
 def sort(items: list[pytest.Item]) -> None:
     """Put the files with long work first; the tests of a file keep their order."""
     ranks: dict[Path, int] = {}

@@ -112,3 +112,9 @@ def test_each_expected_skip_has_its_reason() -> None:
 )
 def test_tests_of_a_file_or_of_a_group_run_in_one_process(name: str, expected: str) -> None:
     assert scope(name) == expected
+
+
+@pytest.mark.xdist_group("one test")
+def test_mark_of_a_group_has_an_effect(request: pytest.FixtureRequest) -> None:
+    in_groups = request.config.getoption("loadgroup", default=False)
+    assert scope(request.node.nodeid) == ("one test" if in_groups else "tests/unit/test_running.py")

@@ -1,4 +1,4 @@
-"""Shared fixtures of the Windows tests: one Windows for all of them, or the reason why there is none."""
+"""Shared fixtures of the Windows tests: one Windows for each process of the tests, or the reason why there is none."""
 
 from __future__ import annotations
 

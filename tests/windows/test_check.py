@@ -10,7 +10,7 @@ import pytest
 from imdsproxy.emulator import EmulatorServer
 from tests.windows.wine import Windows
 
-pytestmark = [pytest.mark.process, pytest.mark.windows, pytest.mark.xdist_group("windows")]
+pytestmark = [pytest.mark.process, pytest.mark.windows]
 
 NETWORK = """
 import json, winreg

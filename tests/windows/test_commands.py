@@ -13,7 +13,7 @@ import pytest
 from tests.kit import get
 from tests.windows.wine import Windows, windows_path
 
-pytestmark = [pytest.mark.process, pytest.mark.windows, pytest.mark.xdist_group("windows")]
+pytestmark = [pytest.mark.process, pytest.mark.windows]
 
 
 SUCCEED = {

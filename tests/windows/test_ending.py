@@ -13,7 +13,7 @@ from tests.kit import Answer, Arrivals, get, unused, wait_until
 from tests.targets import INSTANCE
 from tests.windows.wine import CTRL_C, Windows, windows_path
 
-pytestmark = [pytest.mark.process, pytest.mark.windows, pytest.mark.xdist_group("windows")]
+pytestmark = [pytest.mark.process, pytest.mark.windows]
 
 # Wine's console sends Ctrl-C alone, so the process raises what Windows would raise in it for the others.
 _BREAK_ITSELF = """

@@ -13,7 +13,7 @@ from tests.kit import get, wait_until
 from tests.targets import INSTANCE, TOKEN
 from tests.windows.wine import Windows, windows_path
 
-pytestmark = [pytest.mark.process, pytest.mark.windows, pytest.mark.xdist_group("windows")]
+pytestmark = [pytest.mark.process, pytest.mark.windows]
 
 # Wine names the process of a connected socket once the process has used its descriptor itself, as for sending. Of IPv6
 # sockets it names none. Windows itself names both at once.

@@ -17,7 +17,7 @@ from tests.kit import Arrivals, cache_status, get, is_hit, talk, unused, wait_un
 from tests.targets import INSTANCE, TOKEN
 from tests.windows.wine import Process, Windows
 
-pytestmark = [pytest.mark.process, pytest.mark.windows, pytest.mark.xdist_group("windows")]
+pytestmark = [pytest.mark.process, pytest.mark.windows]
 
 CONNECTIONS = 2_000
 HEAD = f"GET {INSTANCE} HTTP/1.1\r\nHost: 127.0.0.1\r\nMetadata: true\r\n\r\n".encode()

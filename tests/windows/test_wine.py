@@ -6,7 +6,7 @@ import pytest
 
 from tests.windows.wine import Windows
 
-pytestmark = [pytest.mark.process, pytest.mark.windows, pytest.mark.xdist_group("windows")]
+pytestmark = [pytest.mark.process, pytest.mark.windows]
 
 LEAVE_ANOTHER = """
 import subprocess, sys, time
