@@ -18,6 +18,7 @@ EXPECTED: Mapping[str, str] = {
     "only root may make network namespaces": "a CI without root runs all tests but these; .ci/run says which it is",
     "only root sees the open files of a proxy": "the same",
     "only root may start a process of another user": "the same",
+    "only root may read the memory of a process": "the same",
     "no core dump of any process": "a limit or the kernel of that machine; elsewhere the tests show it",
     "no git checkout": "in an sdist, which has been compared with the checkout that it was made of",
     "the founding document is not beside the checkout": "it is not ours to ship; facts of our own hold what it shows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ class Issuer(Server):
         if kind.startswith("/metadata/versions"):
             return written(200, '{"apiVersions":["2021-02-01"]}')
         if kind.startswith("/metadata/instance"):
-            return written(200, '{"compute":{"vmId":"02aab8a4-74ef-476e-8182-f6d2ba4166a6"},"network":{}}')
+            return written(200, '{"compute":{"vmId":"02aab8a4-74ef-476e-8182-f6d2ba4166a6"},"network":{}}'.ljust(4096))
         token = ".".join(("eyJ" + part("h"), part("p"), part("s")))
         self.issued.append(token)
         whole = json.dumps({"access_token": token, "expires_in": str(self.life), "token_type": "Bearer"})
@@ -186,3 +188,45 @@ def test_token_appears_in_no_output(
         assert "02aab8a4" in shown["handover"]
     assert {name: found for name, text in shown.items() if (found := leaks(text, imds.issued))} == {}
     assert len(imds.issued) > len(KINDS)
+
+
+def memory_has(pid: int, mark: bytes) -> bool:
+    """Return whether the bytes are anywhere in the writable memory of a process."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text(encoding="ascii").splitlines():
+            place, rights, *_ = line.split()
+            begin, end = (int(each, 16) for each in place.split("-"))
+            if rights.startswith("rw"):
+                memory.seek(begin)
+                with contextlib.suppress(OSError):  # a part of the kernel's own
+                    if mark in memory.read(end - begin):
+                        return True
+    return False
+
+
+@pytest.mark.skipif(not LINUX or os.geteuid() != 0, reason="only root may read the memory of a process")
+def test_expired_token_is_nowhere_in_the_memory_of_the_process(tmp_path: Path) -> None:
+    """With PYTHONMALLOC=debug, Python overwrites what it frees, so what is found is still in use.
+
+    The event loop reads into a buffer of its own, which keeps the last answer of IMDS until the next: the longer answer
+    to another request.
+    """
+    log = tmp_path / "log"
+    with Issuer(life=305) as imds, log.open("w", encoding="utf-8") as stderr:
+        env = environment(port=0, upstream=imds.url, log_level="debug")
+        env |= {"PYTHONMALLOC": "debug"}
+        process = subprocess.Popen([sys.executable, "-m", "imdsproxy"], env=env, cwd=ROOT, stdout=stderr, stderr=stderr)
+        try:
+            port = port_of(log)
+            with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:  # it stays open
+                for _ in range(4):
+                    connection.request("GET", f"{TOKEN}good", headers=METADATA)
+                    assert connection.getresponse().read()
+                assert len(imds.issued) == 1
+                assert get(port, INSTANCE).status == 200
+                mark = imds.issued[0].split(".")[1].encode()
+                assert memory_has(process.pid, mark), "it is served, so it is there"
+                wait_until(lambda: not memory_has(process.pid, mark), 15)
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0, log.read_text(encoding="utf-8")
