@@ -87,6 +87,13 @@ def test_image_can_be_built_from_each_lock_that_its_page_names() -> None:
     assert {line for line in seen if "requirements" in line} == {f"!requirements/{name}.txt" for name in named}
 
 
+@pytest.mark.parametrize("name", [lock for lock in LOCKS if lock != "dev"])
+def test_each_package_that_is_installed_to_serve_has_a_reason(name: str) -> None:
+    wanted = re.findall(r"^([a-z][a-z0-9-]+)", (ROOT / "requirements" / f"{name}.in").read_text("ascii"), re.MULTILINE)
+    reasons = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8").partition("\n## Dependencies\n")[2]
+    assert [each for each in wanted if not re.search(rf"(?<![\w-]){re.escape(each)}(?![\w-])", reasons)] == []
+
+
 def test_build_backend_is_the_locked_one() -> None:
     required = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
     line = locked("run")["flit-core"].split(" ", 1)[0]
