@@ -49,7 +49,9 @@ def answers(proxy: ProxyProcess, wire: Wire) -> list[int]:
         with contextlib.suppress(ConnectionError):
             connection.sendall(honest)
             while b'"compute"' not in received:
-                received += connection.recv(65536)
+                part = connection.recv(65536)
+                assert part, "the honest request got no answer"
+                received += part
             connection.sendall(wire.sent[: wire.pause_at])
             if wire.pause_at:
                 time.sleep(0.001)

@@ -24,7 +24,10 @@ def ask(sent, ends):
         connection.sendall(honest.encode("latin-1"))
         received = b""
         while b'"compute"' not in received:
-            received += connection.recv(65536)
+            part = connection.recv(65536)
+            if not part:
+                sys.exit("an honest request got no answer")
+            received += part
         try:
             connection.sendall(sent)
             if ends:
