@@ -27,8 +27,8 @@ else:
 KEPT = Path(__file__).resolve().parent.parent / ".hypothesis" / "examples"
 # CI uses the same examples each time, so that a failure means a change. Long runs use new ones; those that failed are
 # kept, and are tried first in the next run. No profile has a deadline, because a slow machine is not a failure.
-settings.register_profile("plain", deadline=None)
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("plain", max_examples=50, deadline=None)
+settings.register_profile("repeatable", max_examples=50, derandomize=True, deadline=None)
 settings.register_profile(
     "long", max_examples=500, database=DirectoryBasedExampleDatabase(KEPT), print_blob=True, deadline=None
 )
@@ -63,6 +63,11 @@ _trace_no_further_process()
 def pytest_runtest_setup() -> None:
     """Undo what pytest-cov does after each test with `no_cover`: it starts coverage again, with that of processes."""
     _trace_no_further_process()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Trace no more than coverage is measured by."""
+    config.pluginmanager.register(measured)
 
 
 def pytest_report_header() -> str:

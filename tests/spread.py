@@ -2,17 +2,20 @@
 
 The tests of a file run in one process, one after the other, because they share the file's proxies. The mark
 `xdist_group("name")` takes a part of a file, or parts of several, into a group that is spread like a file.
-Files with long work come first, so that no process ends with such a file alone while the others have nothing left.
+Files that start processes wait for them most of the time, those with long work the longest. They begin with the long
+ones, so that no process ends with such a file alone while the others have nothing left. Files that only compute stand
+between them, evenly, so that the processor has work while others wait.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-_EARLY_MARKS = ("large", "system", "windows")
-"""Marks of tests that take long, the longest first."""
+_EARLY_MARKS = ("large", "system", "windows", "client", "process")
+"""Marks of tests that wait, the longest first."""
 
 
 def scope(nodeid: str) -> str:
@@ -34,11 +37,20 @@ def name_groups(items: list[pytest.Item]) -> None:
 
 
 def sort(items: list[pytest.Item]) -> None:
-    """Put the files with long work first; the tests of a file keep their order."""
+    """Put the files in the order of `places`; the tests of a file keep their order."""
     ranks: dict[Path, int] = {}
     for item in items:
         ranks[item.path] = min(_rank(item), ranks.get(item.path, len(_EARLY_MARKS)))
-    items.sort(key=lambda item: ranks[item.path])
+    place = places(ranks.items())
+    items.sort(key=lambda item: place[item.path])
+
+
+def places(ranks: Iterable[tuple[Path, int]]) -> dict[Path, float]:
+    """Return the place of each file between 0 and 1, by its rank: those that wait by rank, the others among them."""
+    ordered = sorted(ranks, key=lambda one: one[1])
+    waiting = [path for path, rank in ordered if rank < len(_EARLY_MARKS)]
+    computing = [path for path, rank in ordered if rank == len(_EARLY_MARKS)]
+    return {path: (number + 0.5) / len(paths) for paths in (waiting, computing) for number, path in enumerate(paths)}
 
 
 def _rank(item: pytest.Item) -> int:

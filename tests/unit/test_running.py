@@ -11,7 +11,7 @@ import pytest
 
 from tests.kit import ROOT
 from tests.skips import EXPECTED, complaint, strict
-from tests.spread import scope
+from tests.spread import places, scope
 
 SUITE = """
 import pytest
@@ -118,3 +118,18 @@ def test_tests_of_a_file_or_of_a_group_run_in_one_process(name: str, expected: s
 def test_mark_of_a_group_has_an_effect(request: pytest.FixtureRequest) -> None:
     in_groups = request.config.getoption("loadgroup", default=False)
     assert scope(request.node.nodeid) == ("one test" if in_groups else "tests/unit/test_running.py")
+
+
+def test_files_that_compute_stand_evenly_among_those_that_wait() -> None:
+    ranks = {"process": 4, "a": 5, "large": 0, "b": 5, "c": 5, "d": 5, "system": 1, "windows": 2}
+    place = places((Path(name), rank) for name, rank in ranks.items())
+    order = [path.name for path in sorted(place, key=lambda path: place[path])]
+    assert [name for name in order if len(name) > 1] == ["large", "system", "windows", "process"]
+    assert order[::2] == ["large", "system", "windows", "process"]
+    assert order[1::2] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.no_cover
+def test_coverage_traces_no_test_that_is_left_out() -> None:
+    """In a process of xdist there may be two coverages, and then to pause one wakes the other."""
+    assert not type(sys.gettrace()).__module__.startswith("coverage")

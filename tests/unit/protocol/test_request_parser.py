@@ -522,9 +522,8 @@ def test_refusal_is_short_json_with_the_reason(method: str, raw: bytes, fields: 
     ],
     ids=["long target", "target", "parameters", "refused target", "long host", "host", "cache-control"],
 )
-@pytest.mark.parametrize(
-    "bound", [0, *(pytest.param(bound, marks=pytest.mark.no_cover) for bound in (50_000, 500_000))]
-)
+@pytest.mark.no_cover
+@pytest.mark.parametrize("bound", size(short=(0, 50_000), full=(0, 50_000, 500_000)))
 def test_readings_of_a_flood_are_bounded(flood: Callable[[int], tuple[bytes, tuple[bytes, bytes]]], bound: int) -> None:
     readings = Readings(bound)
 
@@ -551,3 +550,4 @@ def test_same_target_is_read_once() -> None:
     assert isinstance(first, Request)
     assert isinstance(second, Request)
     assert first.target is second.target
+    assert 0 < readings.bytes <= 50_000
