@@ -58,13 +58,20 @@ def counting(_: str) -> None:
     atexit.register(lambda: sys.stderr.write(f"counted {counts['read']} {counts['known']}\n"))
 
 
+def log_waiting(characters: str) -> None:
+    """Let so many characters of the log wait to be written."""
+    from imdsproxy.ops import log_writer  # noqa: PLC0415  # as above
+
+    log_writer.MOST_WAITING = int(characters)
+
+
 def collector(_: str) -> None:
     """Print at the end how many objects the garbage collector ignores, and after how many new ones it runs."""
     atexit.register(lambda: sys.stderr.write(f"collector {gc.get_freeze_count()} {gc.get_threshold()[0]}\n"))
 
 
 ALTERATIONS: dict[str, Callable[[str], None]] = {
-    each.__name__: each for each in (keep_alive, first_bytes, without_fast_path, counting, collector)
+    each.__name__: each for each in (keep_alive, first_bytes, without_fast_path, counting, log_waiting, collector)
 }
 
 

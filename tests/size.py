@@ -20,5 +20,5 @@ def size(*, short: Size, full: Size) -> Size:
 
 
 def examples(full: int) -> int:
-    """Return how many examples Hypothesis tries in this run: `full`, or a quarter of them."""
-    return size(short=full // 4, full=full)
+    """Return how many examples Hypothesis tries in this run: `full`, or an eighth of them."""
+    return size(short=full // 8, full=full)

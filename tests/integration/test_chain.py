@@ -114,7 +114,7 @@ def test_daemon_restart_causes_no_error_for_stored_entries(
                 for target in targets:
                     answer = get(sidecar.port, target)
                     answers.append((answer.status, answer.body))
-                time.sleep(0.01)
+                time.sleep(0.05)
 
         for target in targets:
             assert get(sidecar.port, target).status == 200

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.kit import ROOT
+from tests.size import size
 
 pytestmark = [
     pytest.mark.process,
@@ -52,6 +53,7 @@ class Project:
     """A copy of what `make` reads, with locks of its own, and a folder of files as its only index."""
 
     root: Path
+    python: str
     environment: Path = field(init=False)
     index: Path = field(init=False)
 
@@ -111,7 +113,7 @@ class Project:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "MAKE", "MFLAGS"))}
         index = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index)}
         return subprocess.run(
-            ["make", f"VENV={self.environment}", f"PYTHON={sys.executable}", f"{self.environment}/{stamp}.stamp"],
+            ["make", f"VENV={self.environment}", f"PYTHON={self.python}", f"{self.environment}/{stamp}.stamp"],
             cwd=self.root,
             env=kept | _OF_THE_USER | index,
             stdin=subprocess.DEVNULL,
@@ -131,9 +133,23 @@ class Project:
         return {name: version for name, version in found.items() if name not in _WITH_PYTHON}
 
 
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return an interpreter that makes each new environment, in `make test`, as a copy of its first."""
+    folder = tmp_path_factory.mktemp("python")
+    first, script = folder / "environment", folder / "python"
+    making = f"[ -e {first} ] || '{sys.executable}' -m venv {first} || exit 1; exec cp -a {first} \"$3\""
+    script.write_text(
+        f"#!/bin/sh\nif [ \"$1 $2\" = '-m venv' ]; then {making}; fi\nexec '{sys.executable}' \"$@\"\n",
+        encoding="utf-8",
+    )
+    script.chmod(0o755)
+    return size(short=str(script), full=sys.executable)
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path: Path, python: str) -> Project:
+    return Project(tmp_path, python)
 
 
 def test_locked_release_is_installed_where_a_newer_one_is_offered(project: Project) -> None:

@@ -26,12 +26,15 @@ pytestmark = [
 HIT = f"GET {INSTANCE} HTTP/1.1\r\nHost: localhost\r\nMetadata: true\r\n\r\n".encode()
 MALFORMED = b"\x16\x03\x01\r\n"
 END_SECONDS = 15.0
+PROXY = size(short=("tests.altered", f"log_waiting={1 << 16}"), full=("imdsproxy",))
+HITS = size(short=2_500, full=12_000)
+"""More than the pipe and the queue have room for."""
 
 
 @contextlib.contextmanager
 def started(port: int, stderr: int, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "imdsproxy"], env=environment(port=port, **settings), cwd=ROOT, stderr=stderr
+        [sys.executable, "-m", *PROXY], env=environment(port=port, **settings), cwd=ROOT, stderr=stderr
     )
     try:
         wait_until(lambda: healthy(port))
@@ -82,7 +85,7 @@ def test_unread_access_log_delays_no_hit_and_the_loss_is_reported(imds: Emulator
     settings = {"access_log": "true", "log_format": log_format, "upstream": imds.url, "header_timeout": 60}
     with started(port, subprocess.PIPE, **settings) as process:
         assert get(port, INSTANCE).status == 200
-        hit_many_times(port, size(short=8_000, full=12_000))
+        hit_many_times(port, HITS)
         lost = dropped(port)
         assert lost > 0
         assert healthy(port)
@@ -99,7 +102,7 @@ def test_process_with_an_unread_log_ends_in_time(imds: EmulatorServer) -> None:
     port = free_port()
     with started(port, subprocess.PIPE, access_log="true", upstream=imds.url) as process:
         assert get(port, INSTANCE).status == 200
-        hit_many_times(port, 5_000)
+        hit_many_times(port, HITS)
         assert_serves_and_ends(process, port)
 
 

@@ -24,6 +24,7 @@ from imdsproxy.protocol.address import Address
 from imdsproxy.testing.counting import most_in_a_second
 from tests.kit import METADATA, ROOT, Arrivals, environment, free_port, get, talk, unused, wait_until
 from tests.otlp import Collector
+from tests.size import size
 from tests.targets import INSTANCE, TOKEN
 
 pytestmark = [
@@ -32,6 +33,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="gunicorn and Unix sockets are POSIX only"),
 ]
 END_SECONDS = 15.0
+CLIENTS = size(short=15, full=40)
 FACTORY = "imdsproxy.app:create_app"
 UVICORN = ("uvicorn", "--factory", FACTORY, "--no-access-log")
 GUNICORN = ("gunicorn", "-k", "uvicorn_worker.UvicornWorker", f"{FACTORY}()")
@@ -288,13 +290,13 @@ def test_workers_keep_one_budget(name: str, tmp_path: Path) -> None:
     with run_in_thread(Emulator(rate=0)) as imds:
         arrivals = Arrivals(imds)
         with served_by(WORKERS[name], tmp_path, upstream=imds.url, budget_requests=5, max_wait=60) as run:
-            clients = [threading.Thread(target=get, args=(run.port, unused(INSTANCE))) for _ in range(40)]
+            clients = [threading.Thread(target=get, args=(run.port, unused(INSTANCE))) for _ in range(CLIENTS)]
             for client in clients:
                 client.start()
             for client in clients:
                 client.join(60)
         times = [arrival.at for arrival in arrivals()]
-        assert len(times) >= 40
+        assert len(times) >= CLIENTS
         assert most_in_a_second(times) <= 5
         assert run.log.count("budget shared with the server's other workers") >= 1
 

@@ -20,12 +20,13 @@ def nodes(answer: Response, *, spread: bool = True) -> list[Stage]:
 
 
 async def refreshes(stages: list[Stage], target: str, every: float, until: float) -> list[float]:
-    """Ask each node in turn; return when each asked IMDS for the second time."""
-    for _ in range(round(until / every)):
+    """Ask each node in turn, closer together near the end; return when each asked IMDS for the second time."""
+    clock, began = stages[0], stages[0].now
+    while (gone := clock.now - began) < until:
         for stage in stages:
             record = await stage.get(target)
             assert record.outcome in {Outcome.MISS, Outcome.HIT, Outcome.STALE}
-        await asyncio.sleep(every)
+        await asyncio.sleep(every if gone > 0.86 * until else until / 50)
     return [stage.imds.times()[1] - stage.imds.times()[0] for stage in stages]
 
 

@@ -117,7 +117,7 @@ def test_separate_identity_budget_is_a_second_budget() -> None:
 
 
 def test_case_has_the_same_figures_in_each_run() -> None:
-    case = Case(workload=Workload.STORM, layout=Layout.FILE, pods=30, beside=True, away_for=5.0)
+    case = Case(workload=Workload.STORM, layout=Layout.FILE, pods=size(short=10, full=30), beside=True, away_for=5.0)
     assert simulate(case) == simulate(case)
 
 

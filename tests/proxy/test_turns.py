@@ -418,7 +418,7 @@ def test_client_with_many_addresses_has_the_turns_of_one(attackers: list[Peer], 
         loop = asyncio.get_running_loop()
         flood = [loop.create_task(ask_for_ever(attacker)) for attacker in attackers]
         await asyncio.sleep(5.0)
-        for question in range(20):
+        for question in range(size(short=8, full=20)):
             began = stage.now
             assert (await stage.get(leaf(-question - 1), client=other)).response.status == 200
             assert stage.now - began <= 1.1, "one round"

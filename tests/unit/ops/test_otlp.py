@@ -107,6 +107,7 @@ def test_full_queue_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pyte
             BSP_MAX_QUEUE_SIZE="4",
             BSP_MAX_EXPORT_BATCH_SIZE="4",
             BSP_SCHEDULE_DELAY="60000",
+            EXPORTER_OTLP_TIMEOUT="1",
         )
         emit(tracer, 100)
         monkeypatch.setattr(otlp, "FLUSH_SECONDS", 0.05)
