@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.system, pytest.mark.process]
 VERSIONS = "/metadata/versions"
 MARKUP = "<img/src=x/onerror=document.title='taken'>"
 PICTURES = os.environ.get("TEST_SCREENSHOTS")
-STRANGER = """<!doctype html><title>a stranger</title><script>
+STRANGER = """<!doctype html><title>a stranger</title>
+<link rel="preconnect" href="/"><link rel="preconnect" href="/" crossorigin><script>
 const at = new URLSearchParams(location.search).get("at");
 const said = [];
 const attempt = async (name, path, options) => {
@@ -177,8 +178,8 @@ def test_page_of_another_site_can_neither_read_nor_change(scene: Scene) -> None:
             pass
 
     arrived = scene.imds.asked()
-    # A browser opens connections that it may never use. A server of one thread would read from such a connection for as
-    # long as the browser keeps it, and its shutdown would wait for that.
+    # A browser opens connections that it may never use, as the page asks it to. A server of one thread would read from
+    # such a connection for as long as the browser keeps it, and its shutdown would wait for that.
     with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
