@@ -19,7 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 LONGEST_SEARCH = 0.2
-"""Seconds after which a search ends. Sockets that it has not found by then have no known process."""
+"""Seconds of the processor after which a search ends. Sockets that it has not found by then have no known process.
+
+The processor's time counts, because a busy machine would otherwise end searches early, and access rules would refuse
+clients whose program was not found."""
+LONGEST_WAIT = 2.0
+"""Seconds after which a search ends in any case."""
 _SO_PEERPIDFD = 77  # since Linux 6.5
 _NO_SUCH_OPTION = errno.ENOPROTOOPT
 _SYS_PTRACE = 19  # the capability that allows to read the descriptors of other users' processes
@@ -74,7 +79,7 @@ def search(wanted: Mapping[int, int], folder: str = "/proc") -> dict[int, Holder
         wanted: Users by the inode of their socket. Processes of other users that have the socket do not count.
         folder: Where the processes are.
     """
-    end = time.monotonic() + LONGEST_SEARCH
+    end, last = time.thread_time() + LONGEST_SEARCH, time.monotonic() + LONGEST_WAIT
     links = {f"socket:[{inode}]": (inode, user) for inode, user in wanted.items()}
     found: dict[int, Holder] = {}
     for process in _processes(set(wanted.values()), folder):
@@ -85,7 +90,8 @@ def search(wanted: Mapping[int, int], folder: str = "/proc") -> dict[int, Holder
                 if _link(descriptor) == target:  # else the number may be another process's by now
                     known = found.get(inode)
                     found[inode] = Holder(process, program) if known is None else _both(known, process, program)
-        if time.monotonic() > end:  # another process with another program may have the same socket
+        # Another process with another program may have the same socket.
+        if time.thread_time() > end or time.monotonic() > last:
             return {inode: holder._replace(executable=None) for inode, holder in found.items()}
     return found
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,10 +56,18 @@ def test_socket_of_several_programs_has_no_program(folder: Path) -> None:
     assert search({3: os.getuid()}, str(folder)) == {3: Holder(11, None)}
 
 
-def test_search_that_ends_early_knows_no_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", ["LONGEST_SEARCH", "LONGEST_WAIT"])
+def test_search_that_ends_early_knows_no_program(folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     (folder / "14").rmdir()
-    monkeypatch.setattr(processes, "LONGEST_SEARCH", -1.0)
+    monkeypatch.setattr(processes, limit, -1.0)
     assert search({3: os.getuid()}, str(folder)) == {3: Holder(13, None)}
+
+
+def test_search_on_a_busy_machine_finds_the_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes while others have the processor, but the search itself takes little."""
+    passed = itertools.count(step=0.3)
+    monkeypatch.setattr(time, "monotonic", lambda: next(passed))
+    assert search({1: os.getuid()}, str(folder)) == {1: Holder(10, "/bin/one")}
 
 
 def test_this_process_is_found_by_its_socket() -> None:
