@@ -308,14 +308,13 @@ def test_disconnect_after_a_half_close_is_noticed(slow: tuple[Everywhere, Emulat
     proxy, imds = slow
     imds.emulator.faults.add(Fault(latency=25, path="/metadata/loadbalancer"))
     before = len(imds.emulator.arrivals)
-    connection = proxy.connect(kind)
-    connection.sendall(request(b"/metadata/loadbalancer?api-version=2020-10-01&leaves=" + kind.encode(), HOST))
-    connection.shutdown(socket.SHUT_WR)
-    wait_until(lambda: len(imds.emulator.arrivals) > before)
-    open_before = len(proxy.process.descriptors())
-    if kind == "tcp":  # a reset, as of a process that ends with an answer unread
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+    with proxy.connect(kind) as connection:
+        connection.sendall(request(b"/metadata/loadbalancer?api-version=2020-10-01&leaves=" + kind.encode(), HOST))
+        connection.shutdown(socket.SHUT_WR)
+        wait_until(lambda: len(imds.emulator.arrivals) > before)
+        open_before = len(proxy.process.descriptors())
+        if kind == "tcp":  # a reset, as of a process that ends with an answer unread
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wait_until(lambda: len(proxy.process.descriptors()) < open_before, 6.0)  # long before IMDS's time is over
     imds.emulator.faults.clear()
 
