@@ -15,6 +15,11 @@ from typing import Any
 import pytest
 
 import imdsproxy
+from imdsproxy.cache.freshness import make_entry
+from imdsproxy.cache.rendered_hit import write
+from imdsproxy.policy.decisions import Lifetimes
+from imdsproxy.protocol.messages import Request, Response, Target
+from imdsproxy.protocol.target import read_target
 
 pytestmark = pytest.mark.any_python
 
@@ -82,3 +87,13 @@ def test_no_generated_repr_shows_bytes_or_a_body() -> None:
                 if name in NAMES or bytes in set(parts_of(hint)) or (isinstance(hint, str) and "bytes" in hint):
                     shown.add(f"{module.__name__.removeprefix('imdsproxy.')}.{kind.__qualname__}.{name}")
     assert shown == SHOWN.keys()
+
+
+def test_written_repr_shows_no_token() -> None:
+    target = read_target(b"/metadata/instance")
+    assert isinstance(target, Target)
+    request = Request("POST", target, headers=((b"authorization", JWT),), body=JWT)
+    assert repr(request) == "Request(POST /metadata/instance)"
+    entry = make_entry(Response(200, (), JWT), Lifetimes(60, 60, 3600, 5), 0.0, 0.0)
+    assert entry is not None
+    assert JWT.decode() not in repr(write(entry, "token", 1.0))
