@@ -16,6 +16,13 @@ from benchmarks.soak.outcomes import WRONG
 
 _STATUS = re.compile(r"\b(?:status|code|[Rr]esponse)\D{0,20}([45]\d\d)\b|\b(4(?:10|29)|50[0234])\b")
 
+_WORDS = {
+    "Service Unavailable": "503",
+    "upstream_timeout": "504",
+    "upstream_unreachable": "502",
+    "upstream_unreadable": "502",
+}
+
 
 def _azure_identity() -> Callable[[str], str]:
     from azure.core.exceptions import ClientAuthenticationError  # noqa: PLC0415  # only one library is loaded
@@ -54,7 +61,10 @@ def _msal() -> Callable[[str], str]:
 def failure(text: str) -> str:
     """Return the status that a failure names, or else its words in one line."""
     found = _STATUS.search(text)
-    return next(filter(None, found.groups())) if found else " ".join(text.split())[:200]
+    if found:
+        return str(next(filter(None, found.groups())))
+    # msal leaves the status out, and passes on the words of IMDS or of the proxy.
+    return next((status for words, status in _WORDS.items() if words in text), " ".join(text.split())[:200])
 
 
 LIBRARIES: dict[str, Callable[[], Callable[[str], str]]] = {"azure-identity": _azure_identity, "msal": _msal}

@@ -219,6 +219,8 @@ def test_pace_follows_the_processor_time(pace: float, used: float, expected: flo
     [
         ("ManagedIdentityCredential authentication unavailable, no response: Response status: 410 Gone", "410"),
         ("{'error': 'invalid_scope', 'error_description': \"{'statusCode': 503, 'headers': {}}\"}", "503"),
+        ("{'error': 'invalid_request', 'error_description': 'Service Unavailable'}", "503"),
+        ("{'error': 'upstream_timeout', 'error_description': 'http://127.0.0.1:1 did not answer'}", "504"),
         ("nothing   of\n use", "nothing of use"),
     ],
 )
