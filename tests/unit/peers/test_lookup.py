@@ -173,7 +173,8 @@ def test_connection_that_has_ended_is_unknown(peers: PeerLookup) -> None:
 
 def test_client_whose_port_another_socket_has_by_now_is_unknown(peers: PeerLookup) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        first = socket.create_connection(listening.getsockname())
+        # A bound port belongs to this socket alone. One that connect() chooses may be shared by another connection.
+        first = socket.create_connection(listening.getsockname(), source_address=("127.0.0.1", 0))
         first.sendall(b"POST /metadata/scheduledevents HTTP/1.1")
         accepted, address = listening.accept()
         with accepted, socket.socket() as second:
