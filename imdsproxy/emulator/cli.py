@@ -180,8 +180,8 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Key
         try:
             server = await stack.enter_async_context(serving(emulator, options.host, options.port))
         except OSError as error:
-            # asyncio writes the address, as Python does, before the system's words.
-            reason = (error.strerror or str(error)).rpartition("): ")[2]
+            # asyncio puts the address before the system's words, and from Python 3.13 on their number, too.
+            reason = (error.strerror or str(error)).rpartition("): ")[2].rpartition("] ")[2]
             advice = "choose another --host or --port (0 takes a free one)"
             _write(sys.stderr, f"{PROGRAM}: cannot listen at {options.host}, port {options.port}: {reason}; {advice}\n")
             return USAGE_ERROR
