@@ -11,9 +11,9 @@ BIN = $(VENV)/bin
 demo: $(VENV)/run.stamp
 	@$(BIN)/imdsproxy demo
 
-# docs/testing.md says what runs where. WORKERS is the number of processes that share the tests: four more than two
+# docs/testing.md says what runs where. WORKERS is the number of processes that share the tests: two more than two
 # cores have use for, because many tests wait most of their time.
-WORKERS ?= 6
+WORKERS ?= 4
 # A test that takes longer than this many seconds hangs: it has failed, and what each thread was doing is printed.
 # Without a limit, a run would wait until it is ended from outside, and would not name the test.
 TEST_SECONDS ?= 300
@@ -31,7 +31,8 @@ endef
 test: $(VENV)/dev.stamp
 	$(measured)
 
-# The part that another interpreter can change.
+# The part that another interpreter can change. Without Wine and hosts, even more of the time is waiting.
+test-interpreter: WORKERS = 6
 test-interpreter: $(VENV)/dev.stamp
 	$(PYTEST) -m "not system and not windows and not large and not client and not any_python" $(PYTEST_ARGS)
 

@@ -131,9 +131,10 @@ def test_rule_that_cannot_be_compared_stops_the_start(windows: Windows, tmp_path
 
 
 def test_flood_of_one_process_delays_another_by_one_round(windows: Windows, imds: EmulatorServer) -> None:
-    # Wine takes a tenth of a second for each lookup, so the flood is small.
+    # Wine takes a tenth of a second for each lookup, so the flood is small. It takes seconds to start a client, so the
+    # flood lasts for half a minute.
     flood = [f"{INSTANCE}&flood={number}" for number in range(25)]
-    with windows.proxy(upstream=imds.url, max_wait=60) as proxy:
+    with windows.proxy(upstream=imds.url, max_wait=60, budget_requests=1) as proxy:
         proxy.wait_for("readiness ready")
         port = proxy.port()
         with windows.python("-c", AT_ONCE, str(port), *flood) as flooding:
