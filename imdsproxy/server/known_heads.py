@@ -30,14 +30,17 @@ LONGEST_KNOWN = 4096
 """The maximum length in bytes of a known head."""
 
 _MOST_PARTS = 16384  # in each table
-# The fields, and the marks of fields seen once, may take one sixth of all bytes each. The rest is for targets.
-_SHARE = 6
+# Parts of all bytes: fields may take two twelfths, marks of fields seen once and repeated heads one each, targets the
+# rest.
+_SHARE = 12
 # Bits for each mark. Of the fields that are new, no more than one in so many finds its bit set by another.
 _BITS_SEEN = 64
 # The bytes of a target's place in the table, of the pair there, and of an empty slot that only this target refers to.
 _TARGET = 320
 # The bytes of the place of fields, of the pair there, and of the set of endpoints in it.
 _FIELDS = 560
+# The bytes of a repeated head's place in the table, and of the pair there.
+_HEAD = 320
 _GET = b"GET "
 _ORIGIN_FORM = (
     b"GET /"  # an absolute-form target overrides Host, so the fields alone would not decide (RFC 9112, 3.2.2)
@@ -105,6 +108,29 @@ class _Parts(Generic[Value]):
         self._bytes = 0
 
 
+class _Repeated:
+    """Whole heads whose parts were found before: one lookup takes a third of the time. A full table is emptied."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.heads: dict[bytes, tuple[Slot, bool]] = {}
+        self._left = self._most = max_bytes
+
+    def add(self, head: bytes, slot: Slot, *, last: bool) -> None:
+        """Remember a head with the slot of its target, and whether the connection ends with its answer."""
+        size = len(head) + _HEAD
+        if size > self._most:
+            return
+        if size > self._left:
+            self.clear()
+        self._left -= size
+        self.heads[head] = slot, last
+
+    def clear(self) -> None:
+        """Forget every head."""
+        self.heads.clear()
+        self._left = self._most
+
+
 class KnownHeads:
     """The known heads of one proxy.
 
@@ -115,10 +141,10 @@ class KnownHeads:
         self._proxy = proxy
         self._store = proxy.store
         share = max_bytes // _SHARE
-        self._targets = _Parts[tuple[Slot, str]](max_bytes - 2 * share, _TARGET)
+        self._targets = _Parts[tuple[Slot, str]](max_bytes - 4 * share, _TARGET)
         # By whether they came by a Unix socket: a name that is accepted there is not thereby accepted over TCP.
-        by_unix, by_tcp = (_Parts[tuple[bool, frozenset[str]]](share // 2, _FIELDS) for _ in range(2))
-        self._fields = {True: by_unix, False: by_tcp}
+        self._fields = {unix: _Parts[tuple[bool, frozenset[str]]](share, _FIELDS) for unix in (True, False)}
+        self._repeated = {unix: _Repeated(share // 2) for unix in (True, False)}
         self._seen_once = _SeenOnce(share)
 
     def find(
@@ -137,6 +163,13 @@ class KnownHeads:
             now: The current time, in monotonic seconds.
             unix: Whether it came by a Unix socket.
         """
+        repeated = self._repeated[unix]
+        whole = repeated.heads.get(head)
+        if whole is not None:
+            slot, last = whole
+            hit = slot.hit
+            if hit is not None and now < hit.until:
+                return hit, last
         end = head.find(b" ", 4)
         target = head[:end]
         known = self._targets.known.get(target)
@@ -144,6 +177,7 @@ class KnownHeads:
             return None
         fields = head[end:]
         accepted = self._fields[unix].known.get(fields)
+        traced = accepted is None
         if accepted is None:
             accepted = self._fields[unix].known.get(_without_tracing(fields))
             if accepted is None:
@@ -153,13 +187,14 @@ class KnownHeads:
         if endpoint not in endpoints:
             return None
         hit = slot.hit
-        if hit is not None and now < hit.until:
-            return hit, last
-        # It must be rendered again, if there is an entry and it is still fresh. An empty slot has a key of no entry.
-        hit = self._proxy.hit(slot.key, endpoint, now)
-        if hit is None:
-            self._targets.forget(target)
-            return None
+        if hit is None or now >= hit.until:
+            # It must be rendered again, if there is an entry that is still fresh. The key of an empty slot has none.
+            hit = self._proxy.hit(slot.key, endpoint, now)
+            if hit is None:
+                self._targets.forget(target)
+                return None
+        if not traced and (whole is None or whole[0] is not slot):
+            repeated.add(head, slot, last=last)
         return hit, last
 
     def key_of(self, head: bytes) -> Key | None:
@@ -213,6 +248,8 @@ class KnownHeads:
         self._targets.clear()
         for fields in self._fields.values():
             fields.clear()
+        for repeated in self._repeated.values():
+            repeated.clear()
         self._seen_once.clear()
 
     def __len__(self) -> int:

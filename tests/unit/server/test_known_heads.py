@@ -449,6 +449,21 @@ def test_ten_thousand_targets_of_one_client_are_known_after_their_first_round() 
     assert all(place.find(head) is not None for head in heads)
 
 
+def test_table_of_repeated_heads_is_emptied_when_it_is_full_and_nothing_is_lost() -> None:
+    place = Place(heads=600_000)  # a twenty-fourth of it, for these heads, is room for sixty
+    entry = place.put()
+    place.remember()
+    heads = [target_of(number) for number in range(300)]
+    for head in heads:
+        place.remember(head, times=1)
+    for moment in (0.0, 0.0, 1.5):  # all are found, as repeated and as parts, and rendered again when they have to be
+        place.clock.advance(moment)
+        assert {place.find(head) for head in (*heads, *heads)} == {message(write(entry, "instance", place.now))}
+        assert 0 < len(place.known_heads._repeated[TCP].heads) < len(heads)
+    place.drop(A)
+    assert not any(place.find(head) for head in heads)
+
+
 # --- both parts of a head
 
 
