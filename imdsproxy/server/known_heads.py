@@ -165,6 +165,9 @@ class KnownHeads:
         """
         repeated = self._repeated[unix]
         whole = repeated.heads.get(head)
+        if whole is None:
+            head = _without_tracing(head)
+            whole = repeated.heads.get(head)
         if whole is not None:
             slot, last = whole
             hit = slot.hit
@@ -173,15 +176,9 @@ class KnownHeads:
         end = head.find(b" ", 4)
         target = head[:end]
         known = self._targets.known.get(target)
-        if known is None:
+        accepted = self._fields[unix].known.get(head[end:])
+        if known is None or accepted is None:
             return None
-        fields = head[end:]
-        accepted = self._fields[unix].known.get(fields)
-        traced = accepted is None
-        if accepted is None:
-            accepted = self._fields[unix].known.get(_without_tracing(fields))
-            if accepted is None:
-                return None
         slot, endpoint = known
         last, endpoints = accepted
         if endpoint not in endpoints:
@@ -193,7 +190,7 @@ class KnownHeads:
             if hit is None:
                 self._targets.forget(target)
                 return None
-        if not traced and (whole is None or whole[0] is not slot):
+        if whole is None or whole[0] is not slot:
             repeated.add(head, slot, last=last)
         return hit, last
 
@@ -217,10 +214,11 @@ class KnownHeads:
         if len(head) > LONGEST_KNOWN or slot is None or slot.hit is None:
             return
         endpoint = slot.hit.served.endpoint
+        head = _without_tracing(head)
         end = head.find(b" ", 4)
         if not self._remember(head[:end], slot, endpoint):
             return
-        fields = _without_tracing(head[end:])
+        fields = head[end:]
         table = self._fields[unix]
         _, endpoints = table.known.get(fields, (last, frozenset[str]()))
         if endpoints or self._seen_once.add(fields):
@@ -273,7 +271,7 @@ class HeadsOfClient:
         return self._heads.find(head, now, unix)
 
 
-def _without_tracing(fields: bytes) -> bytes:
-    """Return fields without those for tracing, or the same if their number or their bytes matter."""
-    within = len(fields) <= LONGEST_KNOWN and fields.count(b"\r\n") <= MOST_FIELDS
-    return without_tracing(fields) if within else fields
+def _without_tracing(head: bytes) -> bytes:
+    """Return a head without tracing fields, or the same head if the number of its fields or bytes matters."""
+    within = len(head) <= LONGEST_KNOWN and head.count(b"\r\n") <= MOST_FIELDS
+    return without_tracing(head) if within else head
