@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from tests.kit import ROOT
+from tests.kit import ROOT, wait_until
 
 PREPARED = ROOT / ".debian" / "windows"
 WINE = Path("/usr/lib/wine/wine64")
@@ -102,6 +102,10 @@ class Process:
         lines = [line for line in (*self.out, *self.error) if words in line]
         assert lines, f"no line with {words!r}; the process has ended with {self.process.poll()}:\n{self.text}"
         return lines[0]
+
+    def wait_for_any(self) -> None:
+        """Wait until the process has written something or has ended; AssertionError if two minutes pass."""
+        wait_until(lambda: self.text or not any(map(threading.Thread.is_alive, self._readers)), _START)
 
     def port(self, words: str = " listening ") -> int:
         """Wait for the line that says where the process listens, and return its port."""
@@ -218,9 +222,18 @@ class Windows:
 
     @contextlib.contextmanager
     def proxy(self, *arguments: str, **settings: object) -> Iterator[Process]:
-        """Run the proxy on a free port, or another of the program's commands."""
-        with self.python("-m", "imdsproxy", *arguments, **{"port": 0, **settings}) as process:
-            yield process
+        """Run the proxy on a free port, or another of the program's commands, which writes something at its start.
+
+        On a busy machine, Wine sometimes ends with status 1 before Python runs, without a word. Then it is started once
+        more. What the program itself ends with has a line.
+        """
+        for final in (False, True):
+            with self.python("-m", "imdsproxy", *arguments, **{"port": 0, **settings}) as process:
+                if not final:
+                    process.wait_for_any()
+                if final or process.text or process.process.poll() != 1:
+                    yield process
+                    return
 
     @contextlib.contextmanager
     def console(self, order: Path, *arguments: str, **settings: object) -> Iterator[Process]:
