@@ -42,9 +42,8 @@ _FIELDS = 560
 # The bytes of a repeated head's place in the table, and of the pair there.
 _HEAD = 320
 _GET = b"GET "
-_ORIGIN_FORM = (
-    b"GET /"  # an absolute-form target overrides Host, so the fields alone would not decide (RFC 9112, 3.2.2)
-)
+# A target in absolute form overrides Host (RFC 9112 section 3.2.2), so its fields do not decide for themselves.
+_ORIGIN_FORM = _GET + b"/"
 
 Value = TypeVar("Value")
 
@@ -60,7 +59,7 @@ class _SeenOnce:
         self._left = self._most = max_bytes * 8 // _BITS_SEEN
 
     def add(self, fields: bytes) -> bool:
-        """Mark fields, and return whether it was marked before. If there are too many marks, all others are removed."""
+        """Mark fields, and return whether they were marked before. With too many marks, all others are removed."""
         if not self._most:
             return False
         place, bit = divmod(hash(fields) % (len(self._bits) * 8), 8)

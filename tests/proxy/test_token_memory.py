@@ -1,4 +1,4 @@
-"""The memory that holds an access token is released at the token's end, and shows it to nobody before."""
+"""The memory that holds an access token is released at the token's end, and no client is shown it before."""
 
 from __future__ import annotations
 

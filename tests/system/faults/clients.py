@@ -99,7 +99,7 @@ class Crowd:
         await asyncio.gather(*self._askers, return_exceptions=True)
 
     def answered_well_since(self, begin: float, now: float) -> bool:
-        """Return whether each kind has got two good answers in a row since then, and nobody waits any longer."""
+        """Return whether each kind has got two good answers in a row since then, and no client waits any longer."""
         if any(now - began > self.slack for began in self.under_way.values()):
             return False
         for kind in KINDS:
