@@ -16,7 +16,7 @@ from enum import Enum
 from imdsproxy.cache.access_token import MARGIN, TokenBody, read_token
 from imdsproxy.policy.decisions import Lifetimes
 from imdsproxy.protocol.expectation import is_coded
-from imdsproxy.protocol.messages import Response
+from imdsproxy.protocol.messages import Response, whole_seconds
 
 _NEGATIVE = frozenset({400, 404})
 # The bytes of the objects around an entry, and of its places in the cache's own tables.
@@ -25,8 +25,6 @@ _TOKEN_OVERHEAD = 400
 # Fields by which an answer may vary and still be the same for every client: the proxy sends the same ones for all of
 # them. An empty member means nothing.
 _SAME_FOR_ALL = frozenset({b"", b"accept", b"accept-encoding", b"accept-language", b"host", b"metadata", b"user-agent"})
-# More are longer than any lifetime.
-_AGE_DIGITS = 9
 
 
 class Freshness(Enum):
@@ -206,5 +204,4 @@ def _age(response: Response) -> int:
 
     The first member counts, and a value that is no number counts for nothing (RFC 9111 section 5.1).
     """
-    first = (response.header(b"age") or b"").partition(b",")[0].strip()
-    return int(first[:_AGE_DIGITS]) if first.isdigit() else 0
+    return whole_seconds((response.header(b"age") or b"").partition(b",")[0]) or 0

@@ -16,6 +16,9 @@ IMDS_HOST = "169.254.169.254"
 Key = NewType("Key", str)
 """The name of a cache entry: the path and every query parameter, in one canonical spelling."""
 
+# More are longer than any lifetime.
+_SECONDS_DIGITS = 9
+
 
 class BudgetClass(Enum):
     """Which allowance of IMDS a request draws on."""
@@ -77,6 +80,12 @@ class Request(NamedTuple):
         return f"Request({self.method} {self.target.path})"
 
 
+def whole_seconds(value: bytes) -> int | None:
+    """Return a number of seconds, of at most nine digits; None if the value is no such number."""
+    value = value.strip()
+    return int(value[:_SECONDS_DIGITS]) if value.isdigit() else None
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """A complete answer, with its end-to-end fields. Content-Length is left out, because it follows from the body."""
@@ -92,8 +101,7 @@ class Response:
 
     def seconds(self, name: bytes) -> int | None:
         """Return a field's value as whole seconds, of at most nine digits; None if it is absent or not a number."""
-        value = (self.header(name) or b"").strip()
-        return int(value[:9]) if value.isdigit() else None
+        return whole_seconds(self.header(name) or b"")
 
 
 @dataclass(frozen=True, slots=True)
