@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -207,6 +207,7 @@ def running_proxy(
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(15) == 0, proxy.log
+        assert "Traceback" not in proxy.log, proxy.log
     finally:
         if process.poll() is None:
             process.kill()
@@ -241,6 +242,37 @@ def refused_start(port: int = 0, **settings: Any) -> str:
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
     return done.stderr
+
+
+class Logging(Protocol):
+    """What has a log: a running proxy, or a command."""
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+
+
+def wait_for_log(source: Logging, words: str, *, times: int = 1, after: int = 0, seconds: float = 30.0) -> int:
+    """Wait until the log holds these words, and return how often it does.
+
+    A thread of the proxy writes the log. A line is in the file some time after the answer that it reports, so a test
+    that looks without waiting fails now and then.
+
+    Args:
+        source: Its log is read.
+        words: Part of a line.
+        times: How often they must be there at least.
+        after: The number of characters at the beginning of the log that do not count.
+        seconds: How long to wait.
+
+    Raises:
+        AssertionError: They are not there in time. Its text is the log.
+    """
+    end = time.monotonic() + seconds
+    while (found := source.log[after:].count(words)) < times:
+        assert time.monotonic() < end, f"{words!r} is in the log {found} times, not {times}:\n{source.log[after:]}"
+        time.sleep(0.01)
+    return found
 
 
 def wait_until(true: object, seconds: float = 15.0) -> None:

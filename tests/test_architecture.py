@@ -167,3 +167,33 @@ def test_extra_is_imported_by_one_module_that_no_module_imports_at_its_head(extr
         head = ast.parse(path.read_text(encoding="utf-8")).body
         at_import = {node.module for node in head if isinstance(node, ast.ImportFrom)}
         assert f"imdsproxy.{importer.replace('/', '.')}" not in at_import, name
+
+
+def test_line_of_a_log_is_awaited_not_asserted() -> None:
+    """A thread writes the log, so a line that must come is there some time later: `kit.wait_for_log` waits for it."""
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in sorted(Path(__file__).parent.rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assert) and any(asserts_a_line(part) for part in ast.walk(node.test))
+    ]
+    assert found == []
+
+
+def asserts_a_line(node: ast.AST) -> bool:
+    """Return whether this is `words in x.log` or `x.log.count(words)`, or the same of a part of the log."""
+    if isinstance(node, ast.Compare):
+        return any(isinstance(each, ast.In) for each in node.ops) and any(map(is_log, node.comparators))
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "count"
+        and is_log(node.func.value)
+    )
+
+
+def is_log(node: ast.AST) -> bool:
+    """Return whether this is a program's log, or a part of it."""
+    return isinstance(node, ast.Attribute | ast.Subscript) and any(
+        isinstance(each, ast.Attribute) and each.attr == "log" for each in ast.walk(node)
+    )

@@ -16,7 +16,7 @@ from imdsproxy.emulator import EmulatorServer
 from tests.integration.attacks.kit import CLOSE, HOST, read_answer
 from tests.integration.attacks.kit import request as request_for
 from tests.integration.attacks.listeners import read_all
-from tests.kit import ProxyProcess, descriptors_of, get, running_proxy, wait_until
+from tests.kit import ProxyProcess, descriptors_of, get, running_proxy, wait_for_log
 from tests.targets import INSTANCE
 
 if sys.platform != "win32":
@@ -184,7 +184,7 @@ def test_clients_wait_without_descriptors_and_are_answered_later(proxy: ProxyPro
         clients = [listener.connect() for _ in range(20)]
         for client in clients:
             client.sendall(listener.request)
-        wait_until(lambda: "no connection can be accepted" in proxy.log)
+        wait_for_log(proxy, "no connection can be accepted")
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
     assert {_status(client) for client in clients} == {200}
@@ -192,8 +192,8 @@ def test_clients_wait_without_descriptors_and_are_answered_later(proxy: ProxyPro
         each.sendall(LAST)
         assert read_all(each).startswith(b"HTTP/1.1 200 OK")
         each.close()
-    wait_until(lambda: "connections are accepted again" in proxy.log)
-    assert proxy.log.count("no connection can be accepted") == proxy.log.count("connections are accepted again")
+    ended = wait_for_log(proxy, "connections are accepted again")
+    assert ended == wait_for_log(proxy, "no connection can be accepted")
     assert "Traceback" not in proxy.log
     assert get(proxy.port, "/-/healthy").status == 200
 
@@ -205,7 +205,7 @@ def test_shutdown_without_descriptors_ends_in_time(proxy: ProxyProcess) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(most):
             stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), timeout=10))
-        wait_until(lambda: "no connection can be accepted" in proxy.log)
+        wait_for_log(proxy, "no connection can be accepted")
         proxy.signal(signal.SIGTERM)
         assert proxy.process.wait(15) == 0
     assert "Traceback" not in proxy.log

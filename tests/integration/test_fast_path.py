@@ -39,6 +39,7 @@ from tests.kit import (
     get,
     is_hit,
     unused,
+    wait_for_log,
     wait_until,
 )
 from tests.size import size
@@ -235,7 +236,7 @@ def test_repeated_head_is_not_parsed_again(imds: EmulatorServer, tmp_path: Path)
             answers += [client.ask(head) for _ in range(50)]
         assert [is_hit(answer) for answer in answers] == [False, *[True] * 99]
         process.signal(signal.SIGHUP)
-        wait_until(lambda: "cache emptied" in process.log)
+        wait_for_log(process, "cache emptied")
         with Client(process.port) as client:
             answers = [client.ask(head) for _ in range(50)]
         assert [is_hit(answer) for answer in answers] == [False, *[True] * 49]

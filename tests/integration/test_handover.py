@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from imdsproxy.emulator import Emulator, run_in_thread
-from tests.kit import Arrivals, get, is_hit, refused_start, running_proxy
+from tests.kit import Arrivals, get, is_hit, refused_start, running_proxy, wait_for_log
 from tests.targets import INSTANCE, TOKEN
 
 pytestmark = [
@@ -37,7 +37,7 @@ def test_restart_keeps_documents_and_no_token_and_a_killed_proxy_leaves_nothing(
             assert is_hit(get(second.port, INSTANCE))
             assert not is_hit(get(second.port, TOKEN))
             assert (len(instances()), len(tokens())) == (0, 1)
-            assert "entries taken over" in second.log
+            wait_for_log(second, "entries taken over")
             second.signal(signal.SIGKILL)
             second.process.wait(60)
         assert not file.exists()

@@ -28,7 +28,7 @@ from imdsproxy.ops.metric_labels import ATTEMPT_STATUSES
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import Failure, FailureKind
 from imdsproxy.upstream.client import UpstreamClient
-from tests.kit import Answer, ProxyProcess, free_port, get, refused_start, running_proxy, talk, wait_until
+from tests.kit import Answer, ProxyProcess, free_port, get, refused_start, running_proxy, talk, wait_for_log, wait_until
 from tests.servers import Server, forbidden_port, ok, read_head
 
 pytestmark = [pytest.mark.any_python, pytest.mark.process]
@@ -684,12 +684,12 @@ def test_proxy_as_its_own_upstream_reports_it_and_does_not_spin(
             assert head.startswith(b"HTTP/1.1 508 ")
             assert b"\r\ncache-status: imdsproxy; detail=loop\r\n" in head
             assert json.loads(body)["error"] == "loop_detected"
-        wait_until(lambda: "leads back to this proxy itself" in process.log)
+        wait_for_log(process, "leads back to this proxy itself")
         before = relay.requests
         assert before <= 4 + 3  # each once, and the proxy's own question as it starts
         time.sleep(1.2)
         assert relay.requests - before <= 2
-        assert process.log.count("leads back to this proxy itself") == 1
+        assert wait_for_log(process, "leads back to this proxy itself") == 1
         assert get(process.port, "/-/ready").status == 503
         assert "Traceback" not in process.log
 
@@ -709,7 +709,7 @@ def test_loop_of_two_proxies_is_reported(relay: Relay, tmp_path_factory: pytest.
         time.sleep(0.7)
         assert relay.requests - before <= 4
         for process in (first, second):
-            assert process.log.count("leads back to this proxy itself") <= 1
+            assert wait_for_log(process, "leads back to this proxy itself", times=0) <= 1
 
 
 @pytest.mark.attack(12)

@@ -41,6 +41,7 @@ from tests.kit import (
     get,
     is_hit,
     running_proxy,
+    wait_for_log,
     wait_until,
 )
 from tests.targets import INSTANCE, TOKEN, VERSIONS
@@ -182,7 +183,7 @@ def test_ready_page_states_the_obstacle(tmp_path: Path) -> None:
     upstream = f"http://127.0.0.1:{free_port()}"
     with running_proxy(tmp_path, ready=False, upstream=upstream, retry_max=0) as process:
         wait_until(lambda: f"{upstream} cannot be reached" in obstacle(process.port))
-        assert process.log.count("IMDS fails") == 1
+        assert wait_for_log(process, "IMDS fails") == 1
 
 
 def test_any_answer_but_a_failure_makes_the_proxy_ready(tmp_path: Path) -> None:
@@ -212,8 +213,8 @@ def test_warm_targets_are_hits_for_the_first_client(tmp_path: Path) -> None:
             answer = get(process.port, target)
             assert (answer.status, is_hit(answer)) == (200, True), target
         assert len(emulator.arrivals) == asked
-        assert process.log.count("warm-up target without a document") == 1
-        assert "status 404 for /metadata/instance/nothing" in process.log
+        assert wait_for_log(process, "warm-up target without a document") == 1
+        wait_for_log(process, "status 404 for /metadata/instance/nothing")
 
 
 def test_failed_warm_up_is_repeated_until_it_succeeds(tmp_path: Path) -> None:
@@ -398,7 +399,7 @@ def test_sighup_drops_every_entry(imds: EmulatorServer, tmp_path: Path) -> None:
         for hit in (False, True):
             assert [is_hit(get(process.port, target)) for target in targets] == [hit] * 3
         process.signal(signal.SIGHUP)
-        wait_until(lambda: "cache emptied entries=4" in process.log)
+        wait_for_log(process, "cache emptied entries=4")
         assert process.metric("imdsproxy_cache_entries") == 0
         assert [is_hit(get(process.port, target)) for target in targets] == [False] * 3
         assert get(process.port, "/-/ready", {}).status == 200
@@ -581,9 +582,9 @@ def test_two_proxies_upstream_of_each_other_report_the_loop(tmp_path: Path) -> N
         answer = get(one, INSTANCE)
         assert answer.status == 508
         assert list(json.loads(answer.body)) == ["error", "error_description"]
-        wait_until(lambda: "leads back to this proxy itself" in first.log)
+        wait_for_log(first, "leads back to this proxy itself")
         assert get(one, LEAF).status == 508
-        assert first.log.count("leads back to this proxy itself") == 1, "once a minute"
+        assert wait_for_log(first, "leads back to this proxy itself") == 1, "once a minute"
         assert get(one, "/-/ready", {}).status == 503
 
 
@@ -692,7 +693,7 @@ def test_upstream_can_be_a_unix_socket(tmp_path_factory: pytest.TempPathFactory,
                 answer = get(process.port, INSTANCE)
                 assert (answer.status, is_hit(answer)) == (200, hit)
                 assert json.loads(answer.body)["compute"] == INSTANCE
-            assert f"unix:{path}" in process.log
+            wait_for_log(process, f"unix:{path}")
         assert [head.split()[1].decode() for head in server.heads] == [VERSIONS, INSTANCE]
         assert all(b"\r\nmetadata: true\r\n" in head.lower() for head in server.heads)
     finally:
@@ -737,7 +738,7 @@ def test_access_log_has_one_line_a_request_without_its_query(
             assert get(process.port, target).status == status
         for page in ("/-/healthy", "/-/ready", "/-/metrics"):
             get(process.port, page)
-        wait_until(lambda: process.log.count("imdsproxy.access") == len(requests))
+        wait_for_log(process, "imdsproxy.access", times=len(requests))
         log = process.log
     assert "?" not in log
     for word in ("api-version", "vault.azure.net", "secret", "eyJ"):
@@ -767,10 +768,13 @@ def read_line(line: str, log_format: str) -> Mapping[str, Any]:
 
 
 def test_requests_are_not_logged_by_default(proxy: ProxyProcess) -> None:
-    before = proxy.log
+    before = len(proxy.log)
     assert get(proxy.port, INSTANCE).status == 200
     assert get(proxy.port, "/elsewhere").status == 404
-    assert proxy.log == before
+    proxy.signal(signal.SIGHUP)  # its line comes after those of the requests
+    wait_for_log(proxy, "cache emptied", after=before)
+    (line,) = proxy.log[before:].splitlines()
+    assert "cache emptied" in line
 
 
 # --- under another server
@@ -975,7 +979,7 @@ def test_demo_continues_without_its_emulator(tmp_path: Path) -> None:
         wait_until(lambda: obstacle(shown.port) == "")
         assert get(shown.port, INSTANCE).status == 200
         os.kill(shown.pid, signal.SIGTERM)
-        wait_until(lambda: "the emulator has stopped; cached answers are still served" in shown.command.log)
+        wait_for_log(shown.command, "the emulator has stopped; cached answers are still served")
         assert refuses(shown.emulator)
         answer = get(shown.port, INSTANCE)
         assert (answer.status, is_hit(answer)) == (200, True)

@@ -28,6 +28,7 @@ from tests.kit import (
     refused_start,
     running_proxy,
     unused,
+    wait_for_log,
     wait_until,
 )
 from tests.targets import INSTANCE
@@ -69,8 +70,8 @@ def test_unix_socket_serves_like_the_port(imds: EmulatorServer, tmp_path: Path) 
         assert is_hit(answer)
         assert answer.body == get(proxy.port, target).body
         assert {ask(path, page).status for page in PAGES} == {200}
-        wait_until(lambda: f", process {os.getpid()}" in proxy.log)
-        assert f"listening address=unix:{path} " in proxy.log
+        wait_for_log(proxy, f", process {os.getpid()}")
+        wait_for_log(proxy, f"listening address=unix:{path} ")
     assert not path.exists(), "it goes with the proxy"
 
 
@@ -134,7 +135,7 @@ def test_admin_port_serves_only_the_pages(imds: EmulatorServer, tmp_path: Path) 
         assert get(port, "/-/nothing").status == 404
         assert not arrivals()
         assert get(proxy.port, "/-/healthy").status == 200
-        assert f"listening address=http://127.0.0.1:{port} serves=/-/" in proxy.log
+        wait_for_log(proxy, f"listening address=http://127.0.0.1:{port} serves=/-/")
 
 
 def test_admin_port_in_use_is_reported_by_its_setting(tmp_path: Path) -> None:

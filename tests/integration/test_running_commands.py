@@ -34,6 +34,7 @@ from tests.kit import (
     get,
     is_hit,
     running_proxy,
+    wait_for_log,
     wait_until,
 )
 from tests.servers import AnsweringServer, ok, read_head
@@ -288,7 +289,7 @@ def test_missing_socket_is_reported_with_the_port(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["admin", pytest.param("unix", marks=linux)])
 def test_purge_drops_a_path_and_what_is_below(running: Running, way: str) -> None:
-    port = running.proxy.port
+    port, seen = running.proxy.port, len(running.proxy.log)
     for target in (INSTANCE, NAME, TOKEN):
         get(port, target)
     done = ended("purge", "/metadata/instance/compute", **running.ways()[way])
@@ -300,7 +301,7 @@ def test_purge_drops_a_path_and_what_is_below(running: Running, way: str) -> Non
     done = ended("purge", **running.ways()[way])
     assert done.stdout.endswith(" dropped\n")
     assert not is_hit(get(port, TOKEN))
-    assert "cached entries purged path=/metadata entries=" in running.proxy.log
+    wait_for_log(running.proxy, "cached entries purged path=/metadata entries=", after=seen)
 
 
 def test_purge_over_the_port_is_refused_with_the_remedy(running: Running) -> None:

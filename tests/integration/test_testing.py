@@ -13,7 +13,7 @@ import yaml
 
 from imdsproxy.testing import ProxyStartError, emulator, proxy
 from tests import documents
-from tests.kit import ROOT, get, wait_until
+from tests.kit import ROOT, get, wait_for_log, wait_until
 from tests.targets import INSTANCE
 
 pytestmark = [pytest.mark.process, pytest.mark.any_python]
@@ -126,7 +126,7 @@ def test_proxy_runs_in_front_of_a_url_and_counts_what_tests_cause() -> None:
             assert imds.asked() == 1
             assert running.metric("imdsproxy_requests_total") == 3
             assert running.status()["requests"]["sent_to_imds"] >= 1
-            assert running.log.count(" outcome=hit") == 2
+            assert wait_for_log(running, " outcome=hit", times=2) == 2
             process = running.process
         assert process.returncode == 0
 

@@ -29,6 +29,7 @@ from tests.kit import (
     running_proxy,
     talk,
     unused,
+    wait_for_log,
     wait_until,
 )
 from tests.otlp import Collector
@@ -267,7 +268,7 @@ def test_collector_that_fails_is_logged_once_with_its_end(start: Start, collecto
             wait_until(lambda count=count: collector.refused > count)
         collector.status = b"200 OK"
         traced(proxy.port, INSTANCE)
-        wait_until(lambda: "exported again" in proxy.log)
+        wait_for_log(proxy, "exported again")
         log = proxy.log
     assert log.count("traces cannot be exported") == 1
     assert "Forbidden" in log
@@ -281,7 +282,7 @@ def test_absent_collector_delays_neither_answers_nor_the_end(start: Start, monke
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
     with start() as proxy:
-        wait_until(lambda: "traces cannot be exported" in proxy.log)
+        wait_for_log(proxy, "traces cannot be exported")
         for _ in range(100):
             traced(proxy.port, INSTANCE)
         log = proxy.log

@@ -22,7 +22,7 @@ from imdsproxy.budget.workers import shared_path
 from imdsproxy.emulator import Emulator, EmulatorServer, run_in_thread
 from imdsproxy.protocol.address import Address
 from imdsproxy.testing.counting import most_in_a_second
-from tests.kit import METADATA, ROOT, Arrivals, environment, free_port, get, talk, unused, wait_until
+from tests.kit import METADATA, ROOT, Arrivals, environment, free_port, get, talk, unused, wait_for_log, wait_until
 from tests.otlp import Collector
 from tests.size import size
 from tests.targets import INSTANCE, TOKEN
@@ -298,7 +298,7 @@ def test_workers_keep_one_budget(name: str, tmp_path: Path) -> None:
         times = [arrival.at for arrival in arrivals()]
         assert len(times) >= CLIENTS
         assert most_in_a_second(times) <= 5
-        assert run.log.count("budget shared with the server's other workers") >= 1
+        wait_for_log(run, "budget shared with the server's other workers")
 
 
 def test_reload_keeps_the_budget(imds: EmulatorServer, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_reload_keeps_the_budget(imds: EmulatorServer, tmp_path: Path) -> None:
     command = (*SERVERS["uvicorn"], "--reload", "--reload-dir", str(watched))
     with served_by(command, tmp_path, upstream=imds.url) as run:
         (watched / "module.py").write_text("changed = True\n", encoding="utf-8")
-        wait_until(lambda: run.log.count("budget shared") == 2, 30)
+        wait_for_log(run, "budget shared", times=2)
         wait_until(run.ready)
         assert get(run.port, INSTANCE).status == 200
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import ROOT, is_hit, wait_until
+from tests.kit import ROOT, is_hit, wait_for_log, wait_until
 from tests.system import attempts, confined
 from tests.system.containers import USER, Mount, contained, run_contained
 from tests.system.test_units import ADDRESS, TOOLS, arguments, confinement, get_unix, settings_of
@@ -126,14 +126,14 @@ def live(azure: Azure, proxy: HostedProxy, unix: Path) -> None:
     assert azure.vm.fetch(f"http://{ADDRESS}{INSTANCE}", user=ORDINARY_USER).status == 200
     refused = azure.vm.fetch(f"http://{ADDRESS}{TOKEN}", user=ORDINARY_USER)
     assert refused.status == 403, "the kernel has named its user"
-    assert "user" in proxy.log
+    wait_for_log(proxy, "access refused")
     for page in ("healthy", "metrics", "status", "status.json"):
         assert proxy.get(f"/-/{page}").status == 200
     azure.faults({"status": 500, "path": "/metadata/instance/network"})
     assert proxy.get(INSTANCE.replace("instance", "instance/network")).status == 500
     azure.no_faults()
     proxy.signal(signal.SIGHUP)
-    wait_until(lambda: "cache emptied" in proxy.log)
+    wait_for_log(proxy, "cache emptied")
     assert not is_hit(proxy.get(INSTANCE))
 
 

@@ -89,7 +89,7 @@ def test_neighbour_gets_no_answer_but_403_from_the_nodes_address(node: Node, rou
         answer = node.azure.neighbour.fetch(URL + target)
         assert (answer.status, answer.headers["cache-status"]) == (403, "imdsproxy; detail=client")
         assert "another machine" in answer.body.decode()
-    assert "client refused client=10.0.0.5" in node.log.read_text(encoding="utf-8")
+    wait_until(lambda: "client refused client=10.0.0.5" in node.log.read_text(encoding="utf-8"))
 
 
 def test_neighbour_that_pretends_to_be_a_pod_gets_no_connection(node: Node) -> None:

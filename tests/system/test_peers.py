@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import wait_until
+from tests.kit import wait_for_log, wait_until
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, PROXY_USER, ROUTE_LOCALNET, Azure, HostedProxy
 from tests.targets import INSTANCE
 
@@ -157,7 +157,7 @@ def test_client_that_closes_after_its_request_is_not_taken_for_root(azure: Azure
             azure.vm.run(sys.executable, "-ISc", _CLOSING, *where.split(), INSTANCE, user=ORDINARY_USER)
         finally:
             proxy.process.send_signal(signal.SIGCONT)
-        wait_until(lambda: proxy.log.count("path=/metadata/instance") == 2)
+        wait_for_log(proxy, "path=/metadata/instance", times=2)
         first, second = re.findall("client=(.*?) method=", proxy.log)
         assert first == f'"user {ORDINARY_USER}"'
         assert second in {"127.0.0.1", "10.0.0.4"}
@@ -168,5 +168,4 @@ def test_client_in_another_namespace_is_its_address(azure: Azure) -> None:
         azure.redirect("--node")
         azure.vm.sysctl(ROUTE_LOCALNET, 1)
         assert azure.routed.fetch(INSTANCE).status == 200
-        wait_until(lambda: "path=/metadata/instance" in proxy.log)
-        assert "client=10.0.0.50 " in proxy.log, proxy.log
+        wait_for_log(proxy, "client=10.0.0.50 ")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.kit import wait_until
+from tests.kit import wait_for_log, wait_until
 from tests.system.hosts import ROOT_USER, Host
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, PROXY_USER, ROUTE_LOCALNET, Azure
 from tests.targets import INSTANCE, TOKEN
@@ -201,7 +201,7 @@ def test_missing_exemption_is_reported_at_once_and_takes_no_permit(azure: Azure)
         assert proxy.metric(BUDGET) == 5
         met = azure.counted("output")
         assert met <= 2 * 51
-        assert len([line for line in proxy.log.splitlines() if rule in line]) == 1
+        assert wait_for_log(proxy, rule) == 1
         assert azure.arrivals(INSTANCE) == []
 
         time.sleep(1.5)
@@ -216,7 +216,7 @@ def test_missing_exemption_is_reported_at_once_and_takes_no_permit(azure: Azure)
 def test_proxy_started_in_a_loop_becomes_ready_once_exempt(azure: Azure) -> None:
     azure.redirect(user=ANOTHER_USER)
     with azure.running_proxy(page="/-/healthy") as proxy:
-        wait_until(lambda: f"meta skuid != {PROXY_USER}" in proxy.log)
+        wait_for_log(proxy, f"meta skuid != {PROXY_USER}")
         assert proxy.get("/-/ready").status == 503
         assert azure.arrivals() == []
         azure.redirect()

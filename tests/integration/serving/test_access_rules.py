@@ -21,7 +21,7 @@ from typing import ClassVar
 import pytest
 
 from tests.integration.serving.kit import Start
-from tests.kit import Arrivals, ProxyProcess
+from tests.kit import Arrivals, ProxyProcess, wait_for_log
 from tests.targets import INSTANCE, TOKEN, VERSIONS
 
 pytestmark = [
@@ -291,31 +291,24 @@ def test_changed_file_is_taken_up_on_sighup_only_if_it_is_sound(process: ProxyPr
     assert web.ask(EVASIONS["plain"])[0] == 200
     file.write_text(FILE + "unknown = 1\n", encoding="ascii")
     process.signal(signal.SIGHUP)
-    wait_for(process, "access file not taken up")
-    assert 'line 13: "unknown" is not a key here' in process.log.replace('\\"', '"')
+    wait_for_log(process, "access file not taken up")
+    wait_for_log(process, r"line 13: \"unknown\" is not a key here")
     assert web.ask(EVASIONS["plain"])[0] == 200
     assert other.ask(EVASIONS["plain"])[0] == 403
     file.write_text(FILE.replace("4242", "4343"), encoding="ascii")
     process.signal(signal.SIGHUP)
-    wait_for(process, "access rules in force", 2)
+    wait_for_log(process, "access rules in force", times=2)
     for _ in range(3):
         assert other.ask(EVASIONS["plain"])[0] == 200
         assert plain(web.ask(EVASIONS["plain"])) == (403, b"access-default"), "the connection and head were known"
-
-
-def wait_for(process: ProxyProcess, words: str, count: int = 1) -> None:
-    until = time.monotonic() + 20
-    while process.log.count(words) < count:
-        assert time.monotonic() < until, process.log
-        time.sleep(0.02)
 
 
 def test_refusals_are_logged_and_counted(process: ProxyProcess) -> None:
     other = Client(OTHER, process.port)
     assert other.ask(head(INSTANCE))[0] == 403
     assert process.metric("imdsproxy_access_refused_total") == 1
-    wait_for(process, "access refused")
-    assert "4343" in process.log
+    wait_for_log(process, "access refused")
+    wait_for_log(process, "4343")
     assert "access_token" not in process.log
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
 from tests.integration.serving.kit import ATTESTED, INFO, LEAF, LOAD_BALANCER, PLATFORM, assert_own, at_once
-from tests.kit import Arrivals, ProxyProcess, get, is_hit, running_proxy, unused, wait_until
+from tests.kit import Arrivals, ProxyProcess, get, is_hit, running_proxy, unused, wait_for_log, wait_until
 from tests.targets import EVENTS, INSTANCE, TOKEN, VERSIONS
 
 pytestmark = pytest.mark.process
@@ -112,8 +112,8 @@ def test_stored_answers_are_served_without_imds_and_others_are_502(tmp_path: Pat
             assert int(answer.headers["retry-after"]) >= 1
         posted = get(process.port, EVENTS, method="POST", body=b'{"StartRequests":[]}')
         assert posted.status == 502
-        assert process.log.count("IMDS fails") == 1
+        assert wait_for_log(process, "IMDS fails") == 1
         with run_in_thread(emulator, port=imds.port):
             wait_until(lambda: get(process.port, LOAD_BALANCER).status == 200)
-            wait_until(lambda: "IMDS answers again" in process.log)
+            wait_for_log(process, "IMDS answers again")
             wait_until(lambda: is_hit(get(process.port, INSTANCE)))
