@@ -140,6 +140,12 @@ def test_pure_module_neither_waits_nor_reads_behind_the_tests_back(name: str) ->
     assert not called & {"__import__", "exec", "eval", "open", "print", "input"}
 
 
+def test_proxy_decides_without_waiting() -> None:
+    """What waits stands in `proxy/waiting`, so that no decision has an `await` between its check and its change."""
+    nodes = list(ast.walk(ast.parse(FILES["proxy/proxy"].read_text(encoding="utf-8"))))
+    assert not [node for node in nodes if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
+
+
 def test_architecture_page_names_every_module() -> None:
     text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     tables = dict(re.findall(r"\| `(\w+)/` \| keeps \|\n(.*?)\n\n", text, re.DOTALL))

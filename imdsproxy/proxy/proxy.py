@@ -2,18 +2,16 @@
 
     Request → Policy → lookup → Plan → collapsed fetch → (probe → permit → IMDS → retry)* → store → RequestRecord
 
-`answer` makes all decisions in one synchronous step. A request that has to wait continues as a coroutine.
+`answer` makes all decisions in one synchronous step. A request that has to wait continues as a coroutine of `waiting`.
 `stored_fetches` performs the collapsed fetch and the store, `upstream.fetcher` the steps in brackets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from imdsproxy.access.guard import Guard
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject, subject_of
-from imdsproxy.budget.limiter import NoPermit
 from imdsproxy.cache.derived_entries import DerivedEntries
 from imdsproxy.cache.freshness import Entry, Freshness, Plan, lookup, plan
 from imdsproxy.cache.refresh_guard import RefreshGuard
@@ -22,12 +20,12 @@ from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
 from imdsproxy.policy.decisions import Cache, Decision, Forward, Refuse
 from imdsproxy.policy.policy import Policy
-from imdsproxy.protocol.messages import Failure, Key, Refusal, Request
+from imdsproxy.protocol.messages import Key, Refusal, Request
 from imdsproxy.protocol.peer import Client, no_client
 from imdsproxy.protocol.target import read_target, without_bypass
-from imdsproxy.proxy.results import FetchResult, has_failed, record_of
-from imdsproxy.proxy.stored_fetches import StoredFetch, StoredFetches
-from imdsproxy.records import Outcome, RequestRecord, refused
+from imdsproxy.proxy.stored_fetches import StoredFetches
+from imdsproxy.proxy.waiting import Waiting, WaitingAnswers
+from imdsproxy.records import RequestRecord, refused
 from imdsproxy.upstream.fetcher import Fetcher
 from imdsproxy.upstream.headers import shareable
 from imdsproxy.upstream.task import FetchTask
@@ -35,8 +33,6 @@ from imdsproxy.upstream.task import FetchTask
 # Kinds of fetches whose answer is not stored. A request without `Metadata: true` is another request to IMDS.
 _SHARED = "shared"
 _SHARED_WITHOUT_METADATA = "shared without Metadata"
-
-Waiting = Coroutine[Any, Any, RequestRecord]
 
 
 class Proxy:
@@ -76,6 +72,7 @@ class Proxy:
         self._derived = DerivedEntries(store, clock, max_keys) if derives else None
         self._guard = RefreshGuard(clock, max_keys)
         self.fetches = StoredFetches(store, fetcher, self._guard, self._derived, clock, seed)
+        self._waiting = WaitingAnswers(self.fetches, fetcher, store, self._guard, clock)
         self._on_rendering = on_rendering
 
     def answer(self, request: Request, client: Client = no_client) -> RequestRecord | Waiting:
@@ -102,7 +99,7 @@ class Proxy:
         kind = self._renewal_kind(request)
         if kind:
             task = FetchTask(request, decision, client())
-            return self._answer_from(task, self.fetches.join_or_start(task, kind), kind)
+            return self._waiting.answer_from(task, self.fetches.join_or_start(task, kind), kind)
         if request.target.bypass:  # the key was renewed a moment ago, so this is now a plain request
             request = request._replace(target=without_bypass(request.target))
         now = self._clock.monotonic()
@@ -170,9 +167,9 @@ class Proxy:
         freshness = lookup(entry, now)
         step = plan(freshness, failing=self.fetcher.health.fails(now) or failed_lately is True)
         if entry is None or step is Plan.FETCH:
-            return self._answer_from(task, self.fetches.join_or_start(task))
+            return self._waiting.answer_from(task, self.fetches.join_or_start(task))
         if step is Plan.FETCH_OR_STALE:
-            return self._answer_from(task, self.fetches.join_or_start(task), stale=entry)
+            return self._waiting.answer_from(task, self.fetches.join_or_start(task), stale=entry)
         if step is Plan.SERVE_AND_REFRESH and (failed_lately is None or renewal is not task):
             self.fetches.join_or_start(renewal, background=True)
         why = "stale-if-error" if freshness is Freshness.ON_ERROR else None
@@ -213,56 +210,9 @@ class Proxy:
         joins = self.fetches.under_way((key, kind)) is not None
         return kind if joins or self._guard.grant_bypass(key) else ""
 
-    async def _answer_from(
-        self,
-        task: FetchTask,
-        joined: tuple[StoredFetch, bool],
-        kind: str = "",
-        stale: Entry | None = None,
-    ) -> RequestRecord:
-        fetch, led = joined
-        began = self._clock.monotonic()
-        if stale is not None:
-            soon = await fetch.result_or_failed_attempt()
-            now = self._clock.monotonic()
-            failed = soon is None or has_failed(soon)
-            if failed and lookup(stale, now) is not Freshness.MISS:
-                self.store.count_use(task.request.target.key)
-                return _with_fetch(from_cache(stale, task.decision.endpoint, now, "stale-if-error"), fetch)
-        result = await self.fetches.result_of(fetch)
-        while isinstance(result, NoPermit) and result.timed_out and not led:
-            # The client that started it had waited longer, so this one has time left.
-            left = self.fetcher.limiter(task.decision).max_wait - (self._clock.monotonic() - began)
-            fetch, led = self.fetches.join_or_start(task, kind, max_wait=max(0.0, left))
-            result = await self.fetches.result_of(fetch)
-        if kind and isinstance(result, NoPermit):  # the renewal did not take place
-            self._guard.withdraw_bypass(task.request.target.key)
-        outcome = Outcome.BYPASS if kind else Outcome.MISS
-        forward = "bypass" if task.shared else "request" if kind else "stale" if stale else "uri-miss"
-        return _with_fetch(self._record(task, result, outcome if led else Outcome.COLLAPSED, forward), fetch)
-
     def _forward(self, task: FetchTask) -> Waiting:
         """Forward a request whose answer is not stored, together with the same requests of other clients, or alone."""
         if task.shared:
             kind = _SHARED if task.adds_metadata else _SHARED_WITHOUT_METADATA
-            return self._answer_from(task, self.fetches.join_or_start(task, kind), kind)
-        return self._alone(task, self.fetches.start_alone(task))
-
-    async def _alone(self, task: FetchTask, fetch: StoredFetch) -> RequestRecord:
-        result = await self.fetches.result_of(fetch)
-        return _with_fetch(self._record(task, result, Outcome.BYPASS, "method" if task.once else "bypass"), fetch)
-
-    def _record(self, task: FetchTask, result: FetchResult | Failure, outcome: Outcome, forward: str) -> RequestRecord:
-        return record_of(
-            result,
-            task.decision.endpoint,
-            outcome,
-            forward,
-            now=self._clock.monotonic(),
-            retry_base=self.fetcher.retry_rules.base,
-        )
-
-
-def _with_fetch(record: RequestRecord, fetch: StoredFetch) -> RequestRecord:
-    """Return the record of an answer that waited for a fetch."""
-    return record._replace(fetch=fetch.number, upstream=fetch.latest, waited=fetch.waited)
+            return self._waiting.answer_from(task, self.fetches.join_or_start(task, kind), kind)
+        return self._waiting.answer_alone(task, self.fetches.start_alone(task))

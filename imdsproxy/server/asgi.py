@@ -12,7 +12,7 @@ from imdsproxy.access.groups import Memberships
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.messages import Refusal, Request
 from imdsproxy.protocol.peer import Peer, PeerKind
-from imdsproxy.proxy.proxy import Waiting
+from imdsproxy.proxy.waiting import Waiting
 from imdsproxy.records import RequestRecord
 from imdsproxy.server.presence import Presence
 
