@@ -1,11 +1,10 @@
-"""The ASGI application: requests to the proxy, and the pages under `/-/`.
+"""The ASGI application: every request is read here, answered by `metadata` or `operations`, and observed.
 
-Requests under `/metadata/` go straight to the proxy. Starlette serves the pages and the lifespan.
+Starlette serves the pages and the lifespan.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -23,29 +22,18 @@ from imdsproxy.ops.pages import pages
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.status_reader import StatusReader
 from imdsproxy.peers.lookup import PeerLookup
-from imdsproxy.protocol.cache_status import ENDING
 from imdsproxy.protocol.client_ranges import ClientRanges
 from imdsproxy.protocol.messages import Key, Refusal, Request
 from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
 from imdsproxy.proxy.proxy import Proxy
-from imdsproxy.records import Outcome, RequestObserver, RequestRecord, refused, tell_all
-from imdsproxy.server.asgi import (
-    ADMIN_EXTENSION,
-    LONGEST_BODY,
-    Asking,
-    by_own_server,
-    by_unix_socket,
-    client_has_left,
-    extension,
-    read_body,
-    send_record,
-    target,
-    unless_gone,
-)
+from imdsproxy.records import RequestObserver, refused, tell_all
+from imdsproxy.server.asgi import send_record, target
 from imdsproxy.server.client_facts import ClientFacts
+from imdsproxy.server.extensions import ADMIN_EXTENSION, by_own_server, by_unix_socket, extension
 from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.known_heads import KnownHeads
 from imdsproxy.server.lifetime import Lifetime
+from imdsproxy.server.metadata import MetadataRequests
 from imdsproxy.server.operations import Operations
 from imdsproxy.server.outsiders import Outsiders
 from imdsproxy.server.parse_errors import NOT_A_CLIENT, written
@@ -55,15 +43,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BODY_TOO_LONG = Refusal(413, "body-too-long", "content_too_large", f"Send at most {LONGEST_BODY} bytes.")
-_REFUSED = Outcome.REFUSED
-_ENDING = Refusal(
-    503,
-    ENDING,
-    "service_unavailable",
-    "The proxy is being stopped; ask again.",
-    ((b"retry-after", b"1"),),
-)
 _ADMIN_ONLY = Refusal(
     404,
     "admin-only",
@@ -130,7 +109,7 @@ class Application:
         self.outsiders = Outsiders(clients, clock)
         self._on_drop = on_drop
         self._observe_refusal = observe_refusal
-        self._client_facts = ClientFacts(proxy, peers, memberships, clock)
+        self._metadata = MetadataRequests(proxy, ClientFacts(proxy, peers, memberships, clock), history, readiness)
         self._reload_access = reload_access
         self.known_heads = KnownHeads(proxy, shares.heads)
         self._accepted_hosts = {False: accepted_hosts, True: replace(accepted_hosts, any_name=True)}
@@ -173,7 +152,7 @@ class Application:
             if extension(scope, ADMIN_EXTENSION):
                 served = refused(_ADMIN_ONLY)
             else:
-                answered = await self._serve(request, scope, receive)
+                answered = await self._metadata.answer(request, scope, receive)
                 if answered is None:
                     return
                 served = answered
@@ -246,29 +225,3 @@ class Application:
         if path is None:
             self.known_heads.clear()
         return count
-
-    async def _serve(self, request: Request, scope: Scope, receive: Receive) -> RequestRecord | None:
-        """Return the record of the answer, or None if the client has disconnected."""
-        if request.method == "POST":
-            body = await read_body(receive)
-            if body is None:
-                return None
-            if len(body) > LONGEST_BODY:
-                return refused(_BODY_TOO_LONG)
-            request = request._replace(body=body)
-        await self._client_facts.learn(request, scope)
-        if client_has_left(scope):  # a fetch would start, and wait for a client that never leaves it
-            return None
-        client = Asking(request, scope)
-        answer = self.proxy.answer(request, client)
-        record: RequestRecord | None = None
-        try:
-            record = answer if isinstance(answer, RequestRecord) else await unless_gone(answer, scope, receive)
-        except asyncio.CancelledError:
-            if not self.readiness.stopping:
-                raise
-            record = refused(_ENDING)  # the time for the shutdown is over; the client still gets an answer
-        finally:
-            if client.peer is not None:
-                self._history.count_request(client.peer, refused=record is not None and record.outcome is _REFUSED)
-        return record

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.protocol.peer import Peer
-from imdsproxy.server.asgi import extensions
+from imdsproxy.server.extensions import extensions
 from imdsproxy.server.flow import Brake, Pipeline
 from imdsproxy.server.head_rules import FRAMING, refusal_of
 from imdsproxy.server.held_bytes import (

@@ -9,7 +9,7 @@ from imdsproxy.clock import Clock
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.messages import Request
 from imdsproxy.proxy.proxy import Proxy
-from imdsproxy.server.asgi import note_groups, note_process
+from imdsproxy.server.caller import note_groups, note_process
 
 if TYPE_CHECKING:
     from starlette.types import Scope

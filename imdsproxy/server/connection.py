@@ -17,7 +17,7 @@ from uvicorn.protocols.utils import get_remote_addr
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import KnownClient, description_of
-from imdsproxy.server.asgi import ENDED
+from imdsproxy.server.caller import ENDED
 from imdsproxy.server.crowd import Admission, Crowd
 from imdsproxy.server.flow import Brake, hung_up, unread
 from imdsproxy.server.held_bytes import SHARE

@@ -6,10 +6,7 @@ import contextlib
 import errno
 import ipaddress
 import os
-import re
-import secrets
 import socket
-import stat
 import sys
 from collections.abc import Iterable, MutableMapping
 from pathlib import Path
@@ -17,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from imdsproxy.config import Config
 from imdsproxy.errors import StartError
+from imdsproxy.server.inherited_sockets import inherited_sockets
+from imdsproxy.server.unix_socket import listen_at
 
 if TYPE_CHECKING:
     from imdsproxy.server.node_listener import Gate
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 BACKLOG = 4096
 """The connections that may wait at one listener to be accepted. The system may allow fewer (net.core.somaxconn)."""
 
-_FIRST_INHERITED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
-_ADMIN_NAME = "admin"
-_OWNER_AND_GROUP = 0o660
 _LINK_LOCAL = ipaddress.IPv4Network("169.254.0.0/16")
 _UNIX = getattr(socket, "AF_UNIX", -1)  # Windows has no such family
 if sys.platform == "win32":
@@ -100,12 +96,13 @@ def open_listeners(config: Config, environ: MutableMapping[str, str]) -> list[Li
     Raises:
         StartError: A listener cannot be opened.
     """
-    listeners = _inherited(environ)
+    listeners = [Listener(one.socket, admin=one.admin, inherited=True) for one in inherited_sockets(environ)]
     try:
         if not any(listener.port is not None and not listener.admin for listener in listeners):
             listeners.append(_tcp(config.host, config.port))
         if config.uds is not None and not any(listener.path and not listener.admin for listener in listeners):
-            listeners.append(_unix(config.uds))
+            listening, file = listen_at(config.uds, BACKLOG)
+            listeners.append(Listener(listening, made=(config.uds, file)))
         if config.admin_port is not None and not any(listener.admin for listener in listeners):
             host = config.admin_host or config.host
             listeners.append(_tcp(host, config.admin_port, "ADMIN_"))
@@ -119,39 +116,6 @@ def close(listeners: Iterable[Listener]) -> None:
     """Close all listeners."""
     for listener in listeners:
         listener.close()
-
-
-def _inherited(environ: MutableMapping[str, str]) -> list[Listener]:
-    """Return the sockets that a service manager passed to this process, and clear the variables (sd_listen_fds(3))."""
-    process, count, names = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
-    if process != str(os.getpid()) or sys.platform == "win32":
-        return []
-    if not re.fullmatch(r"[0-9]{1,4}", count):
-        raise StartError(
-            f"LISTEN_FDS={count[:80]!a} is not a number of sockets; the service manager that sets it must set a number"
-        )
-    labels = names.split(":")
-    listeners = []
-    for index in range(int(count)):
-        number = _FIRST_INHERITED + index
-        try:
-            taken = socket.socket(fileno=number)
-            listening = taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError as error:
-            raise StartError(
-                f"descriptor {number} of LISTEN_FDS={count} is not a socket ({error.strerror}); "
-                "in a .socket unit, use ListenStream="
-            ) from None
-        families = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
-        if not listening or taken.type != socket.SOCK_STREAM or taken.family not in families:
-            raise StartError(
-                f"descriptor {number} of LISTEN_FDS={count} is not a listening TCP or Unix stream socket; "
-                "in a .socket unit, use ListenStream= with Accept=no"
-            )
-        taken.set_inheritable(False)
-        taken.setblocking(False)  # noqa: FBT003  # the standard library's signature
-        listeners.append(Listener(taken, admin=labels[index : index + 1] == [_ADMIN_NAME], inherited=True))
-    return listeners
 
 
 def _tcp(host: str, port: int, prefix: str = "") -> Listener:
@@ -202,50 +166,3 @@ def _gate(listening: socket.socket, address: str) -> Gate | None:
     from imdsproxy.server.node_listener import prepare  # noqa: PLC0415  # only where it is needed
 
     return prepare(listening, address)
-
-
-def _unix(path: str) -> Listener:
-    """Listen at a path. The file of an ended proxy is replaced in one step, so that clients always find a socket."""
-    if sys.platform == "win32":
-        raise StartError("IMDSPROXY_UDS: Python does not support Unix sockets on Windows; unset it")
-    _refuse_taken(path)
-    unfinished = f"{path}.{secrets.token_hex(2)}"
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(unfinished)
-        try:
-            Path(unfinished).chmod(_OWNER_AND_GROUP)
-            listener.listen(BACKLOG)
-            made = Path(unfinished).stat()
-            os.rename(unfinished, path)  # noqa: PTH104  # the system call that replaces in one step
-        except OSError:
-            Path(unfinished).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        listener.close()
-        raise StartError(
-            f"IMDSPROXY_UDS={path} cannot be listened on: {error.strerror}. "
-            "Its folder must exist, and this user must be able to write there."
-        ) from None
-    listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
-    return Listener(listener, made=(path, made))
-
-
-def _refuse_taken(path: str) -> None:
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise StartError(f"IMDSPROXY_UDS={path} exists and is not a socket; name another path, or remove it")
-    except OSError:
-        return  # it does not exist or cannot be seen; binding will report which
-    with socket.socket(_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return  # an ended process left it
-        except OSError as error:
-            raise StartError(
-                f"IMDSPROXY_UDS={path} exists, and whether a process listens there cannot be found out "
-                f"({error.strerror or error}); name another path, or remove it"
-            ) from None
-    raise StartError(f"IMDSPROXY_UDS={path} is in use by another process. Is another imdsproxy running?")

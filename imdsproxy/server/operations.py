@@ -11,7 +11,9 @@ from imdsproxy.protocol.messages import Refusal, Request
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import Outcome, RequestRecord, refused
 from imdsproxy.server import purge
-from imdsproxy.server.asgi import ADMIN_EXTENSION, by_unix_socket, extension, peer_of, send_record
+from imdsproxy.server.asgi import send_record
+from imdsproxy.server.caller import peer_of
+from imdsproxy.server.extensions import ADMIN_EXTENSION, by_unix_socket, extension
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from imdsproxy.clock import Clock
 from imdsproxy.ops.refusals import OutsiderLog
 from imdsproxy.protocol.client_ranges import ClientRanges
-from imdsproxy.server.asgi import by_own_server, by_unix_socket
+from imdsproxy.server.extensions import by_own_server, by_unix_socket
 
 if TYPE_CHECKING:
     from starlette.types import Scope

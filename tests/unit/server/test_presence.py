@@ -10,7 +10,8 @@ import pytest
 
 from imdsproxy.protocol.messages import Response
 from imdsproxy.records import Outcome, RequestRecord
-from imdsproxy.server.asgi import PRESENCE_EXTENSION, unless_gone
+from imdsproxy.server.asgi import unless_gone
+from imdsproxy.server.extensions import PRESENCE_EXTENSION
 from imdsproxy.server.presence import Presence
 from tests.virtual import run
 

@@ -11,7 +11,8 @@ from imdsproxy.budget.turns import turn_of
 from imdsproxy.protocol.messages import Request
 from imdsproxy.protocol.peer import Peer, PeerKind
 from imdsproxy.protocol.target import read_target
-from imdsproxy.server.asgi import PEER_EXTENSION, peer_of
+from imdsproxy.server.caller import peer_of
+from imdsproxy.server.extensions import PEER_EXTENSION
 
 VIA = "0123456789abcdef"
 
