@@ -62,6 +62,7 @@ def rules(redirect: Redirect) -> str:
         chains.append(_prerouting(goal))
     if redirect.needs_route_localnet:
         chains.append(_GUARD)
+    chains.append(_own_ports(redirect))
     about = f"# Calls of IMDS, {IMDS_HOST}:80, go to imdsproxy at {goal}, {_EXCEPT[redirect.root_exempt]}.\n"
     if redirect.needs_route_localnet:
         about += f"# Pods need this kernel setting as well: sysctl -w {ROUTE_LOCALNET}=1\n"
@@ -101,6 +102,20 @@ def _output(redirect: Redirect, goal: str) -> str:
 	chain output {{
 		type nat hook output priority {_PRIORITY}; policy accept;
 		{_TO_IMDS} {root}meta skuid != {_written(redirect.user)} counter dnat to {goal}
+	}}
+"""
+
+
+def _own_ports(redirect: Redirect) -> str:
+    # The proxy finds the user of a client by the client's port. A client can have its port changed: it connects to the
+    # proxy directly, and from the same port to IMDS. The port that the kernel then picks can be that of a connection
+    # which another user, one exempt from the redirect, has to IMDS.
+    return f"""\
+	# Two connections can ask for one place in the table of connections, and the kernel then changes the port of one.
+	# The proxy would take it for another user's, so it is refused.
+	chain ports {{
+		type filter hook input priority 110; policy accept;
+		ip daddr {redirect.host} tcp dport {redirect.port} ct status snat counter reject with tcp reset
 	}}
 """
 

@@ -19,7 +19,7 @@ def redirect(
 
 
 def lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
 
 
 def test_output_chain_redirects_all_users_but_the_proxys() -> None:
@@ -30,6 +30,10 @@ def test_output_chain_redirects_all_users_but_the_proxys() -> None:
         "chain output {",
         "type nat hook output priority -110; policy accept;",
         f"{IMDS} meta skuid != 990 counter dnat to 127.0.0.1:8254",
+        "}",
+        "chain ports {",
+        "type filter hook input priority 110; policy accept;",
+        "ip daddr 127.0.0.1 tcp dport 8254 ct status snat counter reject with tcp reset",
         "}",
         "}",
     ]
@@ -59,10 +63,10 @@ def test_root_is_exempt_on_a_node_unless_asked(wanted: Redirect, users: str) -> 
 @pytest.mark.parametrize(
     ("host", "node", "chains", "needs"),
     [
-        ("127.0.0.1", False, ["output"], False),
-        ("10.0.0.4", False, ["output"], False),
-        ("127.0.0.1", True, ["output", "prerouting", "guard"], True),
-        ("10.0.0.4", True, ["output", "prerouting"], False),
+        ("127.0.0.1", False, ["output", "ports"], False),
+        ("10.0.0.4", False, ["output", "ports"], False),
+        ("127.0.0.1", True, ["output", "prerouting", "guard", "ports"], True),
+        ("10.0.0.4", True, ["output", "prerouting", "ports"], False),
     ],
 )
 def test_loopback_is_guarded_if_pods_are_redirected_to_it(
