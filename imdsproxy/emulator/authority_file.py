@@ -53,7 +53,8 @@ def open_authority(folder: Path) -> Authority:
         authority = _read(folder / SECRETS)
         _publish(folder / ROOT, pem(authority.root))
     except OSError as error:
-        raise KeysError(f"{error.filename or folder}: {error.strerror or error}") from None
+        reason = f"{error.filename or folder}: {error.strerror or error}"
+        raise KeysError(f"{reason}; name a folder that the user of the emulator can make and write") from None
     return authority
 
 

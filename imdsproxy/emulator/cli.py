@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from imdsproxy.emulator.vm.model import VirtualMachine
 
 PROGRAM = "imdsproxy emulator"
+_COMMON_VERSION = "2021-02-01"
 DEFAULT_PORT = 8255
 
 _FAULT_HELP = (
@@ -194,8 +195,7 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Key
             stack.callback(lender.end)
             _write(sys.stderr, f"{az_tokens.WARNING.format(url=server.url)}\n")
         if not options.quiet:
-            target = f"{server.url}/metadata/instance?api-version=2021-02-01"
-            _write(sys.stdout, f'try: curl -H Metadata:true "{target}"\n')
+            _write(sys.stdout, f"{hint(server.url, machine)}\n")
             if keys.available and lender is None:
                 _write(sys.stdout, f"tokens: {keys.url}/{machine.tenant_id}/.well-known/openid-configuration\n")
             if keys.available:
@@ -203,6 +203,12 @@ async def _serve(options: argparse.Namespace, machine: VirtualMachine, keys: Key
                 _write(sys.stdout, f"root certificate: {keys.url}/-/ca.pem{kept}\n")
         await stop.wait()
     return 0
+
+
+def hint(url: str, machine: VirtualMachine) -> str:
+    """Return the line that shows how to ask the emulator, with an api-version that its region offers."""
+    version = _COMMON_VERSION if _COMMON_VERSION in machine.versions else machine.versions[-1]
+    return f'try: curl -H Metadata:true "{url}/metadata/instance?api-version={version}"'
 
 
 def _write(stream: TextIO | None, text: str) -> None:

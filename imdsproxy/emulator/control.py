@@ -26,6 +26,7 @@ Every body is JSON. An error is `{"error": TEXT}`: 400 for a body without meanin
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -55,6 +56,8 @@ _EVENT_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "AfterSeconds": ("after", (int, float)),
     "CancelAfterSeconds": ("cancel_after", (int, float)),
 }
+
+_INDEX = re.compile(r"[0-9]{1,18}")
 
 
 def is_control(path: str) -> bool:
@@ -126,7 +129,10 @@ def _arrivals(emulator: Emulator, request: Request, _name: str) -> Answer:
 
 
 def _arrivals_since(emulator: Emulator, request: Request) -> list[Arrival]:
-    return emulator.arrivals_since(int(dict(request.query).get("since", "0")))
+    since = dict(request.query).get("since", "0")
+    if not _INDEX.fullmatch(since):
+        raise ValueError(f"since is an index, a whole number from 0 on, not {since!r}")
+    return emulator.arrivals_since(int(since))
 
 
 def _listed(arrival: Arrival) -> dict[str, Any]:
@@ -143,7 +149,7 @@ def _faults(emulator: Emulator, _request: Request, _name: str) -> Answer:
 
 
 def _add_faults(emulator: Emulator, request: Request, _name: str) -> Answer:
-    document = json.loads(request.body)
+    document = _json(request.body)
     faults = [Fault.from_mapping(_object(each)) for each in (document if isinstance(document, list) else [document])]
     ids = emulator.faults.add(*faults)
     return json_answer({"faults": len(emulator.faults), "ids": ids})
@@ -168,7 +174,7 @@ def _events(emulator: Emulator, _request: Request, _name: str) -> Answer:
 
 def _add_event(emulator: Emulator, request: Request, _name: str) -> Answer:
     arguments: dict[str, Any] = {}
-    for key, value in _object(json.loads(request.body)).items():
+    for key, value in _object(_json(request.body)).items():
         if key not in _EVENT_KEYS:
             raise ValueError(f"unknown key {key!r}; known are {', '.join(_EVENT_KEYS)}")
         name, kind = _EVENT_KEYS[key]
@@ -208,6 +214,13 @@ def _clear_events(emulator: Emulator, _request: Request, _name: str) -> Answer:
 def _reset(emulator: Emulator, _request: Request, _name: str) -> Answer:
     emulator.reset()
     return json_answer({"status": "reset"})
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise ValueError(f"the body is not JSON: {error}") from None
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from imdsproxy.emulator.event_kinds import EventError
 from imdsproxy.emulator.events import ScheduledEvents
 from imdsproxy.emulator.faults import Fault
 from imdsproxy.emulator.timeline import read_timeline
@@ -66,13 +67,21 @@ def timeline(path: str) -> list[dict[str, Any]]:
         # PowerShell and Notepad put a byte order mark in front of UTF-8.
         events = read_timeline(Path(path).read_text(encoding="utf-8-sig"))
         plan = ScheduledEvents()  # refuses here what the emulator would refuse after the start
-        for event in events:
-            plan.add(**event)
+        for number, event in enumerate(events, 1):
+            _try(plan, event, number)
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot read {path!r}: {error.strerror or error}") from None
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{path!r}: {error}") from None
     return events
+
+
+def _try(plan: ScheduledEvents, event: dict[str, Any], number: int) -> None:
+    """Add an event. Raise EventError with its number if it cannot be added."""
+    try:
+        plan.add(**event)
+    except EventError as error:
+        raise EventError(f"event {number}: {error}") from None
 
 
 def fault(text: str) -> Fault:

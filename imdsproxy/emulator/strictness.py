@@ -51,7 +51,7 @@ def refused_query(request: Request, parameters: Mapping[str, str], tenant: str) 
         reason = f"AADSTS50001: The application named {resource} was not found in the tenant named {tenant}."
         return json_answer({"error": "invalid_resource", "error_description": reason}, 400)
     if path == "attested/document" and nonce is not None and not _NONCE.fullmatch(nonce):
-        return failure(400, message="Bad request. nonce must be a string of digits")
+        return failure(400, message="Bad request. nonce must be 1 to 32 letters and digits")
     return None
 
 

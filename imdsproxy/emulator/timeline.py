@@ -36,6 +36,8 @@ _DURATIONS = {"at", "notice", "duration", "cancel"}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
+# `[[event]]`, and `[event]` in its place by mistake, begin a table of TOML.
+_JSON = re.compile(r"\s*(\{|\[(?!\[|\s*[A-Za-z_]\w*\s*\]))")
 
 
 def read_duration(value: object) -> float:
@@ -113,7 +115,7 @@ def read_timeline(text: str) -> list[dict[str, Any]]:
 
 
 def _parse(text: str) -> Any:
-    if text.lstrip()[:1] in {"{", "["} and not text.lstrip().startswith("[["):
+    if _JSON.match(text):
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:

@@ -66,6 +66,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     if shutil.which("curl") is None:
         pytest.skip("not installed: curl")
     folder = tmp_path_factory.mktemp("machine")
+    # Pages begin in a checkout, whose settings for pytest hold there.
+    shutil.copy(ROOT / "pyproject.toml", folder)
     with run_in_thread(Emulator(rate=0, identity_rate=0)) as imds:
         settings: dict[str, Any] = {
             "port": free_port(),

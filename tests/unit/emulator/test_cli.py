@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.emulator.cli import main, make_parser
+from imdsproxy.emulator.cli import hint, main, make_parser
 from imdsproxy.emulator.faults import Fault
+from imdsproxy.emulator.vm.loading import load
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ from imdsproxy.emulator.faults import Fault
         (["--preset", "solaris"], "--preset: invalid choice: 'solaris'"),
         (["--set", "compute.tag=a:b"], "--set compute.tag=a:b: compute.tag is not a field; did you mean compute.tags"),
         (["--vm", "nothing.toml"], "nothing.toml: cannot be read: No such file or directory; check the path"),
-        (["--ca", "/nowhere/ca"], "--ca: /nowhere/ca: No such file or directory"),
+        (["--ca", "/nowhere/ca"], "--ca: /nowhere/ca: No such file or directory; name a folder that"),
         (["--public-url", "imds"], "--public-url: 'imds' is not an address such as http://127.0.0.1:8255"),
         (["--public-url", "http://h/x"], "--public-url: 'http://h/x' is not an address"),
         (["--public-url", "http://h:x"], "--public-url: 'http://h:x' is not an address"),
@@ -49,6 +50,18 @@ def test_usage_error_is_one_line(arguments: list[str], words: str, capsys: pytes
     assert err.startswith("imdsproxy emulator: ")
     assert words in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "version"),
+    [
+        ([], "2021-02-01"),
+        (["newest-version=2019-06-01"], "2019-06-01"),
+        (["versions=2021-03-01,2025-04-07"], "2025-04-07"),
+    ],
+)
+def test_printed_request_has_a_version_that_the_region_offers(changes: list[str], version: str) -> None:
+    assert f"?api-version={version}" in hint("http://127.0.0.1:8255", load(None, None, changes))
 
 
 def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +94,7 @@ def test_defaults_are_those_of_imds() -> None:
     ("text", "words"),
     [
         ("[[event]]", "event 1: the event has no type"),
-        ('[{"type": "Freeze", "id": "A"}, {"type": "Freeze", "id": "a"}]', "there is already an event 'a'"),
+        ('[{"type": "Freeze", "id": "A"}, {"type": "Freeze", "id": "a"}]', "event 2: there is already an event 'a'"),
         ('[{"type": "Freeze", "source": "Nature"}]', "source must be Platform or User, not 'Nature'"),
     ],
 )

@@ -44,7 +44,9 @@ def test_arrivals_are_listed_from_an_index() -> None:
     assert ask(emulator, "GET", "/-/arrivals") == (200, [first, second])
     assert ask(emulator, "GET", "/-/arrivals", since="1") == (200, [second])
     assert ask(emulator, "GET", "/-/arrivals", since="2") == (200, [])
-    assert ask(emulator, "GET", "/-/arrivals", since="x")[0] == 400
+    for since in ("x", "-1", "", "٣", "9" * 5000):
+        status, document = ask(emulator, "GET", "/-/arrivals", since=since)
+        assert (status, document["error"]) == (400, f"since is an index, a whole number from 0 on, not {since!r}")
 
 
 def test_indices_stay_valid_when_the_oldest_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +111,7 @@ def test_events_are_added_and_cleared() -> None:
         ({"Resources": [1]}, "Resources cannot be [1]; give a list of names"),
         ({"CancelAfterSeconds": -1}, "cancel_after must be 0 or more seconds"),
         ([], "the body must be a JSON object"),
+        (b"{", "the body is not JSON: "),
     ],
 )
 def test_invalid_event_is_refused(body: Any, words: str) -> None:

@@ -25,6 +25,10 @@ def ask(
     return answer(machine, Request(method, path, read_query(query.encode()), headers), NOW)
 
 
+def test_refusal_of_a_nonce_says_what_one_is() -> None:
+    assert b"1 to 32 letters and digits" in ask(f"{ATTESTED}&nonce=12345-7890").body
+
+
 @pytest.mark.parametrize(
     ("target", "status"),
     [

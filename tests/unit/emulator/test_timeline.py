@@ -104,6 +104,9 @@ def test_timeline_plays() -> None:
     ("text", "words"),
     [
         ("[[event]\n", "not TOML: "),
+        ("[event]\ntype = 'reboot'", "a timeline is a list of events named event ([[event]] in TOML)"),
+        ("\n[ event ]\ntype = 'reboot'", "a timeline is a list of events named event ([[event]] in TOML)"),
+        ("[1", "not JSON: "),
         ("{", "not JSON: "),
         ("3", "not TOML: "),
         ("", "a timeline is a list of events named event"),
