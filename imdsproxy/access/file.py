@@ -123,6 +123,8 @@ def _user(node: Node) -> str | int:
         if not 0 <= value <= _MOST_ID:
             raise node.error(f"{node.name} {value} is not a number of a user or group")
         return value
+    if not isinstance(value, str) or not value:
+        raise node.error(f"{node.name} must be a name or a number")
     name = node.text()
     if name.isdigit():
         raise node.error(f'{node.name} "{name[:40]}" is a number in quotes; write it without them')

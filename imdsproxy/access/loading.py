@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -31,11 +30,11 @@ def load_file(path: str) -> Rules:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from None
+        raise _unusable(path, f"{error.strerror or error}; name a file that the proxy's user may read") from None
     if why is not None:
         raise _unusable(path, why)
     if len(content) > _LARGEST:
-        raise _unusable(path, f"it has more than {_LARGEST} bytes")
+        raise _unusable(path, f"it has more than {_LARGEST} bytes, which is too long for rules; name another file")
     try:
         return read_rules(content.decode("utf-8-sig"), Path(path).name)
     except UnicodeDecodeError as error:
@@ -76,10 +75,10 @@ def rules_in_force(path: str, *, pods_known: bool = False) -> tuple[Rules, list[
     if sys.platform == "win32" and rules.strict_names and (why := _not_on_windows(rules)) is not None:
         raise _unusable(path, why)
     names = names_in(rules)
-    missing = list(dict.fromkeys(chain.from_iterable(_missing(rules, names))))
-    if missing and rules.strict_names:
-        raise _unusable(path, f"this machine has no {missing[0]}; create it, or name its number")
-    return rules.resolved(names), [f"IMDSPROXY_ACCESS_FILE={path}: this machine has no {what}" for what in missing]
+    absent = missing(rules, names)
+    if absent and rules.strict_names:
+        raise _unusable(path, f"this machine has no {absent[0]}; create it, or name its number")
+    return rules.resolved(names), [f"IMDSPROXY_ACCESS_FILE={path}: this machine has no {what}" for what in absent]
 
 
 def names_in(rules: Rules, *users: str) -> Names:
@@ -107,8 +106,9 @@ def names_in(rules: Rules, *users: str) -> Names:
         return Names(found, groups)
 
 
-def _missing(rules: Rules, names: Names) -> Iterable[list[str]]:
-    return (who.unresolved(names) for rule in rules.rules for who in rule.who)
+def missing(rules: Rules, names: Names) -> list[str]:
+    """Return the users and groups in rules, in words, that this machine does not have."""
+    return list(dict.fromkeys(chain.from_iterable(who.unresolved(names) for rule in rules.rules for who in rule.who)))
 
 
 def _not_on_windows(rules: Rules) -> str | None:

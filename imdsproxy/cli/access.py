@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from imdsproxy.access.decision import decide, explain
 from imdsproxy.access.groups import groups_of
-from imdsproxy.access.loading import load_file, names_in
+from imdsproxy.access.loading import load_file, missing, names_in
 from imdsproxy.access.rules import DEFAULT, RESERVED, Mode, Rules
 from imdsproxy.access.subject import Names, Subject, program
 from imdsproxy.errors import SettingsError
@@ -19,10 +19,11 @@ ALLOWED, REFUSED = 0, 1
 
 
 class Explanation(NamedTuple):
-    """The text for the terminal and the exit status."""
+    """The text for the terminal, the exit status, and notes for the user, one line each."""
 
     text: str
     status: int
+    notes: list[str]
 
 
 def explained(file: str | None, mode: str, options: Mapping[str, str]) -> Explanation:
@@ -41,6 +42,7 @@ def explained(file: str | None, mode: str, options: Mapping[str, str]) -> Explan
     target = _target(options.get("path"))
     rules = load_file(file)
     names = names_in(rules, *(options[flag] for flag in ("user", "unix-user") if flag in options))
+    notes = _notes(rules, names, options)
     rules = rules.resolved(names)
     subject = _subject(options, names)
     method = options.get("method", "GET").upper()
@@ -48,7 +50,24 @@ def explained(file: str | None, mode: str, options: Mapping[str, str]) -> Explan
     lines = [_headline(rules, mode, allowed=verdict.allowed, rule=verdict.rule)]
     lines += [f"  {kind}: {words}" for kind, words in (("client", verdict.who), ("grant", verdict.what)) if words]
     lines += ["", *explain(rules, subject, method, target)]
-    return Explanation("\n".join(lines) + "\n", ALLOWED if verdict.allowed else REFUSED)
+    return Explanation("\n".join(lines) + "\n", ALLOWED if verdict.allowed else REFUSED, notes)
+
+
+def _notes(rules: Rules, names: Names, options: Mapping[str, str]) -> list[str]:
+    """Return what is as it says on another machine only: the rules can be for one with other users."""
+    absent = missing(rules, names)
+    then = "a proxy does not start here with this file" if rules.strict_names else "no client here is meant by it"
+    notes = [f"a rule names {absent[0]}, which this machine does not have, so {then}"] if absent else []
+    for flag in ("user", "unix-user"):
+        user = options.get(flag)
+        if user is not None and _number(user, names) is None:
+            rest = "" if "group" in options else "; name its groups with --group"
+            notes.append(f"--{flag}={user[:80]!a} is no user of this machine, so only rules that name it mean it{rest}")
+    return notes
+
+
+def _number(user: str, names: Names) -> int | str | None:
+    return int(user) if user.isascii() and user.isdigit() else names.users.get(user)
 
 
 def _headline(rules: Rules, mode: str, *, allowed: bool, rule: str) -> str:
@@ -74,7 +93,7 @@ def _target(path: str | None) -> Target:
 
 def _subject(options: Mapping[str, str], names: Names) -> Subject:
     user = options.get("user", options.get("unix-user"))
-    number = int(user) if user is not None and user.isascii() and user.isdigit() else names.users.get(user or "")
+    number = None if user is None else _number(user, names)
     groups: frozenset[str | int] | None = None
     if "group" in options:
         groups = frozenset(options["group"].split(","))

@@ -155,6 +155,8 @@ def _access(arguments: list[str]) -> int:
     options = split("access", flags)
     config = load(flags).settings.config()
     explanation = explained(config.access_file, config.access_mode, options)
+    for note in explanation.notes:
+        complain(f"imdsproxy: note: {note}")
     return explanation.status if show(explanation.text) else _UNREAD_STATUS
 
 

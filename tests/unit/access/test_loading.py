@@ -36,8 +36,8 @@ def test_load_file_accepts_a_byte_order_mark(path: Path) -> None:
     [
         (b"default = 1\n", "line 1: default must be a text that is not empty"),
         (b"\xff", "it is not UTF-8 (byte 0); save it as UTF-8"),
-        (b" " * 1_048_577, "it has more than 1048576 bytes"),
-        (None, "No such file or directory"),
+        (b" " * 1_048_577, "it has more than 1048576 bytes, which is too long for rules; name another file"),
+        (None, "No such file or directory; name a file that the proxy's user may read"),
     ],
 )
 def test_load_file_that_is_not_sound_states_file_and_reason(path: Path, content: bytes | None, reason: str) -> None:

@@ -82,6 +82,32 @@ def test_explain_says_what_happens(
     assert lines[-1] == "default: deny"
 
 
+@pytest.mark.parametrize(
+    ("flags", "notes"),
+    [
+        (["--user", "4242"], []),
+        (["--user", "0", "--address", "10.1.1.1"], []),
+        (
+            ["--user", "nobody-here"],
+            ["--user='nobody-here' is no user of this machine, so only rules that name it mean it; name its groups"],
+        ),
+        (["--unix-user", "nobody-here", "--group", "a"], ["--unix-user='nobody-here' is no user of this machine"]),
+    ],
+)
+def test_explain_notes_what_this_machine_does_not_have(
+    file: Path, capsys: pytest.CaptureFixture[str], flags: list[str], notes: list[str]
+) -> None:
+    assert main(["access", "explain", "--access-file", str(file), "--path", TOKEN, *flags]) in {0, 1}
+    expected = [
+        'a rule names user "no-such-user", which this machine does not have, so a proxy does not start here',
+        *notes,
+    ]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(expected)
+    for line, note in zip(lines, expected, strict=True):
+        assert line.startswith(f"imdsproxy: note: {note}")
+
+
 def test_explain_names_rule_client_and_grant(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["access", "explain", "--access-file", str(file), "--address", "10.1.1.1", "--path", TOKEN]) == 0
     lines = capsys.readouterr().out.splitlines()

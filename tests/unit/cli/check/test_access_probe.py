@@ -24,7 +24,9 @@ def looked(path: Path, text: str | None, **values: object) -> Access | None:
 def test_access_file_is_read_as_a_start_would(tmp_path: Path) -> None:
     path = tmp_path / "access.toml"
     assert look_at_access(Config()) is None
-    assert looked(path, None) == Access(str(path), "unusable", "No such file or directory")
+    assert looked(path, None) == Access(
+        str(path), "unusable", "No such file or directory; name a file that the proxy's user may read"
+    )
     assert looked(path, RULES) == Access(str(path), rules=1)
     audited = looked(path, RULES, access_mode="audit")
     assert audited is not None
