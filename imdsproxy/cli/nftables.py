@@ -83,7 +83,7 @@ def _written(user: str) -> str:
 def _answer(redirect: Redirect) -> str:
     # With socket activation the socket belongs to root. Any other user that listens on the port while the proxy is
     # stopped would answer as IMDS for the whole machine. Refused connections still work: the kernel sends those.
-    users = "0" if redirect.user in {"0", "root"} else f"{{ 0, {_written(redirect.user)} }}"
+    users = _with_root(redirect.user)
     return f"""\
 	# Only the proxy's user and root may answer at its address.
 	chain answer {{
@@ -93,15 +93,25 @@ def _answer(redirect: Redirect) -> str:
 """
 
 
+def _with_root(user: str) -> str:
+    return "0" if user in {"0", "root"} else f"{{ 0, {_written(user)} }}"
+
+
 def _output(redirect: Redirect, goal: str) -> str:
     # The kubelet joins the cluster by IMDS (secure TLS bootstrapping), before the proxy's pod can run.
     root = "meta skuid != 0 " if redirect.root_exempt else ""
     why = "\t# Programs of root, such as the kubelet, need IMDS while the proxy is away.\n" if root else ""
+    exempt = _with_root(redirect.user) if root else _written(redirect.user)
+    # A comparison of users, "!=" too, fails for a packet of which the kernel knows no user. Any program can have the
+    # kernel open a connection for it, by AF_SMC for example (net/smc/af_smc.c, net/netfilter/nft_meta.c of Linux).
     return f"""\
 {why}\
 	chain output {{
 		type nat hook output priority {_PRIORITY}; policy accept;
 		{_TO_IMDS} {root}meta skuid != {_written(redirect.user)} counter dnat to {goal}
+		# Whatever has no known user is not exempt either.
+		{_TO_IMDS} meta skuid {exempt} accept
+		{_TO_IMDS} counter dnat to {goal}
 	}}
 """
 

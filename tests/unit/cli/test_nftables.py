@@ -30,6 +30,8 @@ def test_output_chain_redirects_all_users_but_the_proxys() -> None:
         "chain output {",
         "type nat hook output priority -110; policy accept;",
         f"{IMDS} meta skuid != 990 counter dnat to 127.0.0.1:8254",
+        f"{IMDS} meta skuid 990 accept",
+        f"{IMDS} counter dnat to 127.0.0.1:8254",
         "}",
         "chain ports {",
         "type filter hook input priority 110; policy accept;",
@@ -58,6 +60,23 @@ def test_user_name_is_quoted_for_nft() -> None:
 def test_root_is_exempt_on_a_node_unless_asked(wanted: Redirect, users: str) -> None:
     assert users in rules(wanted)
     assert ("this machine's root" in rules(wanted)) is wanted.root_exempt is ("!= 0 meta" in users)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "exempt"),
+    [
+        (Redirect("990", "127.0.0.1", 8254), "990"),
+        (Redirect("imdsproxy", "127.0.0.1", 8254, node=True), '{ 0, "imdsproxy" }'),
+        (Redirect("990", "127.0.0.1", 8254, node=True, root=True), "990"),
+        (Redirect("root", "127.0.0.1", 8254, node=True), '"root"'),
+    ],
+)
+def test_packet_without_a_known_user_is_redirected(wanted: Redirect, exempt: str) -> None:
+    """A comparison fails where no user is known, so "!=" alone would let such a packet pass."""
+    output = rules(wanted).partition("chain output {")[2].partition("}\n\n")[0]
+    *_, accepted, last = lines(output)[:4]
+    assert accepted == f"{IMDS} meta skuid {exempt} accept"
+    assert last == f"{IMDS} counter dnat to 127.0.0.1:8254"
 
 
 @pytest.mark.parametrize(
