@@ -122,10 +122,10 @@ def _own_ports(redirect: Redirect) -> str:
     # which another user, one exempt from the redirect, has to IMDS.
     return f"""\
 	# Two connections can ask for one place in the table of connections, and the kernel then changes the port of one.
-	# The proxy would take it for another user's, so it is refused.
+	# The proxy would take it for another user's, so it is dropped.
 	chain ports {{
 		type filter hook input priority 110; policy accept;
-		ip daddr {redirect.host} tcp dport {redirect.port} ct status snat counter reject with tcp reset
+		ip daddr {redirect.host} tcp dport {redirect.port} ct status snat counter drop
 	}}
 """
 

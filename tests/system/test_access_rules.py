@@ -70,14 +70,14 @@ for end in (first, second):
     one = socket.socket()
     for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
         one.setsockopt(socket.SOL_SOCKET, option, 1)
-    one.settimeout(5)
+    one.settimeout(2)
     one.bind(made[0].getsockname() if made else ("10.0.0.4", 0))
     made.append(one)
     try:
         one.connect(end)
         print("connected")
-    except ConnectionRefusedError:
-        print("refused")
+    except TimeoutError:
+        print("dropped")
 """
 
 
@@ -88,8 +88,8 @@ def test_connection_whose_port_the_kernel_changes_never_reaches_the_proxy(azure:
     with azure.running_proxy() as proxy:
         azure.redirect("--node")
         done = azure.vm.run(sys.executable, "-ISc", _SAME_PORT, json.dumps(ends), user=ANOTHER_USER)
-        assert done.stdout.split() == ["connected", "refused"]
-        assert azure.counted("ports") == 1
+        assert done.stdout.split() == ["connected", "dropped"]
+        assert azure.counted("ports") >= 1
         assert proxy.metric("imdsproxy_connections") <= 2, "the first one, and the metrics'"
 
 

@@ -35,7 +35,7 @@ def test_output_chain_redirects_all_users_but_the_proxys() -> None:
         "}",
         "chain ports {",
         "type filter hook input priority 110; policy accept;",
-        "ip daddr 127.0.0.1 tcp dport 8254 ct status snat counter reject with tcp reset",
+        "ip daddr 127.0.0.1 tcp dport 8254 ct status snat counter drop",
         "}",
         "}",
     ]
