@@ -50,15 +50,16 @@ def test_every_value_is_explained() -> None:
     [
         ({"layout": "sidecar"}, "layout"),
         ({"layuot": "socket"}, "layuot"),
-        ({"address": {"ip": "169.254.169.254"}}, "ip"),
-        ({"address": {"ip": "10.0.0.1"}}, "ip"),
-        ({"address": {"port": 8256}}, "port"),
-        ({"settings": {"HOST": "0.0.0.0"}}, "HOST"),
-        ({"settings": {"IMDSPROXY_derive": "true"}}, "IMDSPROXY_derive"),
-        ({"layout": "socket", "pods": {"watch": True}}, "layout"),
+        ({"address": {"ip": "169.254.169.254"}}, r"address\.ip=169\.254\.169\.254 is none of 169\.254\.20\.1 to "),
+        ({"address": {"ip": "10.0.0.1"}}, r"address\.ip=10\.0\.0\.1 is none of"),
+        ({"address": {"port": 8256}}, r"address\.port=8256 is the port of the probes"),
+        ({"settings": {"HOST": "0.0.0.0"}}, r"settings\.HOST cannot be set, because the layout decides it"),
+        ({"settings": {"CLIENTS": "10.0.0.0/8"}}, r"settings\.CLIENTS cannot be set; set the value clients"),
+        ({"settings": {"IMDSPROXY_derive": "true"}}, "IMDSPROXY_derive(.|\n)*value must be one of .*'DERIVE'"),
+        ({"layout": "socket", "pods": {"watch": True}}, r"pods\.watch=true has no effect with layout=socket"),
         ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
         ({"nodeSelector": {"kubernetes.io/os": "windows"}}, "os"),
-        ({"podLabels": {"imdsproxy": "sidecar"}}, "imdsproxy"),
+        ({"podLabels": {"imdsproxy": "sidecar"}}, "podLabels cannot have imdsproxy"),
         ({"monitoring": {"group": "example.com"}}, "group"),
         ({"injection": {"apiVersion": "v1alpha1"}}, "apiVersion"),
         ({"image": {"digest": "latest"}}, "digest"),
@@ -70,10 +71,53 @@ def test_schema_refuses_a_wrong_value_and_names_it(values: dict[str, Any], word:
         chart.render(values)
 
 
-def test_settings_that_the_chart_decides_are_refused_and_no_others() -> None:
+def test_schema_knows_every_setting() -> None:
     schema = json.loads((chart.CHART / "values.schema.json").read_text(encoding="utf-8"))
-    refused = set(schema["properties"]["settings"]["propertyNames"]["not"]["enum"])
-    assert refused <= {name.upper() for name in Settings.model_fields}
+    known = schema["properties"]["settings"]["propertyNames"]["enum"]
+    assert known == [name.upper() for name in Settings.model_fields]
+
+
+def is_refused(setting: str) -> bool:
+    try:
+        chart.parts({"settings": {setting: "1"}})
+    except chart.RefusedError as error:
+        return f"settings.{setting} cannot be set" in str(error)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        (33554432, "33554432"),  # a number of a values file, which Helm reads as 3.3554432e+07
+        (8, "8"),
+        (0.5, "0.5"),
+        (True, "true"),
+        ("a=1", "a=1"),
+    ],
+)
+def test_setting_is_written_as_it_was_given(given: object, written: str) -> None:
+    env = proxy({"settings": {"TTL": given}}).env({"status.podIP": "10.0.0.1"})
+    assert env["IMDSPROXY_TTL"] == written
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({}, "Every program that reaches the proxy gets the tokens of its node's identities"),
+        ({"tokens": False}, "No program gets an access token from the proxy."),
+        ({"access": 'default = "deny"\n'}, "The rules of the value access say which program gets which token"),
+        ({"layout": "none"}, "Nothing was installed: layout is none, and injection.enabled is false."),
+    ],
+    ids=str,
+)
+def test_notes_say_who_gets_tokens(values: dict[str, Any], sentence: str) -> None:
+    notes = chart.notes(values)
+    assert sentence in notes
+    assert sum(word in notes for word in ("Every program", "No program", "The rules of", "Nothing was")) == 1
+
+
+def test_settings_that_the_chart_decides_are_refused_and_no_others() -> None:
+    refused = {name.upper() for name in Settings.model_fields if is_refused(name.upper())}
     for layout in KINDS_OF_LAYOUT:
         values = {"layout": layout, **OPTIONS, "tokens": False}
         values |= {} if layout == "socket" else {"pods": {"watch": True}}

@@ -55,6 +55,11 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
+{{- define "imdsproxy.setting" -}}
+{{- /* the value of a setting. Helm reads every number of a file as one with an exponent, such as 3.3554432e+07. */ -}}
+{{- if and (kindIs "float64" .) (eq . (floor .)) }}{{ printf "%.0f" . | quote }}{{ else }}{{ . | toString | quote }}{{ end }}
+{{- end }}
+
 {{- define "imdsproxy.probes" -}}
 {{- /* nothing */ -}}
 startupProbe:
