@@ -5,8 +5,7 @@ A field's name is that of its environment variable in lower case: IMDSPROXY_MAX_
 
 from __future__ import annotations
 
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from imdsproxy.config import Config
 from imdsproxy.protocol.address import Address
@@ -48,10 +47,10 @@ from imdsproxy.settings.forms import (
 PREFIX = "IMDSPROXY_"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings, checked and frozen. The model reads no source itself; `load` does."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     host: Host = Field("127.0.0.1", description="Address or host name the proxy listens on.")
     port: Port = Field(8254, description="TCP port the proxy listens on; 0 picks a free one, which the log names.")
@@ -256,17 +255,6 @@ class Settings(BaseSettings):
         if admin_port is None and info.data.get("admin_host") is not None:
             raise ValueError("IMDSPROXY_ADMIN_HOST is set, and needs a port")
         return admin_port
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the base class names it
-        init_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **__: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave the environment to `load`, because pydantic-settings ignores names it does not know."""
-        return (init_settings,)
 
 
 def environment_name(field: str) -> str:
