@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -87,14 +87,13 @@ def _application(config: Config, clock: Clock, settings: tuple[SettingInForce, .
     )
     parts = build(config, upstream, clock, secrets.token_bytes(16))
     application = Application if parts.traces is None else partial(TracedApplication, traces=parts.traces)
-    return assemble(config, parts, clock, upstream.close, application, settings=settings)
+    return assemble(config, parts, clock, application, settings=settings)
 
 
-def assemble(  # noqa: PLR0913  # the parts it joins
+def assemble(
     config: Config,
     parts: Parts,
     clock: Clock,
-    close_upstream: Callable[[], Awaitable[None]],
     application: Callable[..., ApplicationType],
     *,
     settings: tuple[SettingInForce, ...] = (),
@@ -103,7 +102,6 @@ def assemble(  # noqa: PLR0913  # the parts it joins
 
     async def close() -> None:
         await parts.proxy.fetches.close()
-        await close_upstream()
         if parts.pods is not None:
             await parts.pods.close()
         parts.close()

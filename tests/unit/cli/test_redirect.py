@@ -20,7 +20,7 @@ NODE = {"uid": "990", "node": "true"}
 
 
 def rendered(options: dict[str, str], **settings: object) -> str:
-    return redirect(Settings(**settings).config(), options)[0]  # type: ignore[arg-type]
+    return redirect(Settings(**settings).config(), options)[0]
 
 
 def program(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:

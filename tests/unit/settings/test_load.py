@@ -328,7 +328,7 @@ def test_settings_constructor_reads_no_environment(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("bad", [{"ttl": 5}, {"ttl": [("/metadata/a",)]}, {"allow": 5}, {"allow": [None]}])
 def test_settings_constructor_checks_its_values(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        Settings(**bad)  # type: ignore[arg-type]
+        Settings(**bad)
 
 
 # The upstream

@@ -124,7 +124,7 @@ def test_env_refuses_values_that_systemd_and_docker_read_differently(
 ) -> None:
     monkeypatch.setattr(settings_places, "_WINDOWS", False)
     with pytest.raises(SettingsError, match=r"^IMDSPROXY_\w+ is .* which systemd and docker would read differently; "):
-        settings_report.env(Settings(**settings))  # type: ignore[arg-type]
+        settings_report.env(Settings(**settings))
 
 
 def test_unwritable_value_is_reported_in_one_line_with_status_2(
