@@ -94,6 +94,9 @@ class Limiter:
 
     async def acquire(self, ticket: Ticket) -> Permit | NoPermit:
         """Wait for a permit. The caller returns it by `release` or `release_unused`."""
+        permit = self._permit_now(ticket)
+        if permit is not None:
+            return permit
         if not ticket.background:
             wait = self._expected_wait(ticket)
             if wait > min(self.max_wait, ticket.max_wait):
@@ -168,6 +171,17 @@ class Limiter:
             if ticket in self._waiting:
                 self._waiting.add(ticket, turn, ticket.kind)
 
+    def _permit_now(self, ticket: Ticket) -> Permit | None:
+        """Return a permit if nothing waits and one is available. This is the common case, without queue and timer."""
+        now = self._clock.monotonic()
+        if self._waiting or self._background or ticket.kind in self._shares.full(self._share, (ticket.kind,), now):
+            return None
+        permit = self.budget.reserve(now, self._leases[ticket.slow], background=ticket.background)
+        if not isinstance(permit, Permit):
+            return None
+        self._shares.lend(permit.holder, ticket.kind, now, ticket.recall)
+        return permit
+
     def _expected_wait(self, ticket: Ticket) -> float:
         now = self._clock.monotonic()
         ahead = min(self._waiting.ahead_of_new(turn, ticket.kind) for turn in ticket.turns)
@@ -188,6 +202,7 @@ class Limiter:
         ticket.deadline = asyncio.get_running_loop().call_later(max_wait, self._out_of_time, ticket)
 
     def _out_of_time(self, ticket: Ticket) -> None:
+        self._advance()  # a permit may return at this very moment
         if ticket.turn is not None and not ticket.turn.done():
             self._waiting.remove(ticket)
             ticket.turn.set_result(self._no_permit(ticket, self._expected_wait(ticket), timed_out=True))

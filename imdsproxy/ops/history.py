@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from imdsproxy.ops.attribution import Attribution
 from imdsproxy.ops.client_tallies import ClientTallies
@@ -209,6 +210,7 @@ class History:
             self._tokens.popitem(last=False)
 
 
+@lru_cache(maxsize=_MOST_CLIENTS)
 def client_name(peer: Peer) -> str:
     """Return the name of a client in the list of those that spent most. Its program is left out, because it is long."""
     if peer == UNKNOWN:
