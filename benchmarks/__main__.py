@@ -9,8 +9,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
+from benchmarks import flags
 from benchmarks.effort import FULL, QUICK, SMOKE, Effort
 from benchmarks.figures import BenchmarkError, Curve, Figure, Findings
 from benchmarks.machine import cores, open_files
@@ -106,8 +106,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         shorter.add_argument(flag, dest="effort", action="store_const", const=effort, default=FULL, help=what)
     names = ", ".join(_PARTS)
     add("--only", type=_parts, default=list(_PARTS), metavar="PART[,PART]", help=f"of {names}; all by default")
-    add("--json", type=_file, metavar="FILE", help="also write the figures to this file")
-    add("--results", type=_folder, metavar="FOLDER", help="also write newest.json, newest.md and newest.svg there")
+    add("--json", type=flags.file, metavar="FILE", help="also write the figures to this file")
+    add("--results", type=flags.folder, metavar="FOLDER", help="also write newest.json, newest.md and newest.svg there")
     add("--markdown", action="store_true", help="print the tables as Markdown")
     return parser.parse_args(arguments)
 
@@ -118,24 +118,6 @@ def _parts(text: str) -> list[str]:
         if name not in _PARTS:
             raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(_PARTS)}")
     return [name for name in _PARTS if name in wanted]
-
-
-def _file(text: str) -> Path:
-    """Return the path of a file that can be written. It is checked before minutes are spent on its content."""
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a file in an existing folder")
-    return path
-
-
-def _folder(text: str) -> Path:
-    """Return the path of a folder, and make the folder if it does not exist."""
-    path = Path(text)
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a folder and cannot be made: {error.strerror}") from None
-    return path
 
 
 def _command(options: argparse.Namespace) -> str:

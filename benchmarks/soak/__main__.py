@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 
+from benchmarks import flags
 from benchmarks.figures import BenchmarkError
 from benchmarks.soak.driver import Soak
 from benchmarks.soak.guard import only_loopback
@@ -59,7 +60,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--minutes", type=_minutes, default=10.0, help="how long it runs (%(default)g)")
     add("--seed", type=int, help="what decides about faults and floods; a new one by default")
-    add("--folder", type=_folder, help="where logs, samples and the report go; a new temporary folder by default")
+    add("--folder", type=flags.folder, help="where logs, samples and the report go; a new temporary folder by default")
     return parser.parse_args(arguments)
 
 
@@ -71,15 +72,6 @@ def _minutes(words: str) -> float:
     if not 0 < minutes <= _LONGEST_MINUTES:
         raise argparse.ArgumentTypeError(f"{words!r} is not a number of minutes above 0, of a week at most")
     return minutes
-
-
-def _folder(words: str) -> Path:
-    path = Path(words)
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{words!r} is not a folder and cannot be made: {error.strerror}") from None
-    return path
 
 
 def _say(line: str) -> None:

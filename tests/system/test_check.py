@@ -257,13 +257,18 @@ def test_taken_port_is_named_with_its_program(azure: Azure) -> None:
     assert "process" in report.found("port")
 
 
-def test_sockets_and_admin_port_of_the_running_proxy_are_its_own(azure: Azure, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+def _folder_of_the_proxy(folder: Path) -> Path:
+    """Make a folder of the proxy's user, which that user can reach."""
     folder.mkdir()
     shutil.chown(folder, PROXY_USER, PROXY_USER)
-    for above in tmp_path.parents:
+    for above in folder.parents:
         if above.stat().st_uid == os.getuid() and above not in {Path("/"), Path("/tmp")}:
             above.chmod(0o755)
+    return folder
+
+
+def test_sockets_and_admin_port_of_the_running_proxy_are_its_own(azure: Azure, tmp_path: Path) -> None:
+    folder = _folder_of_the_proxy(tmp_path / "run")
     with azure.running_proxy(uds=folder / "s", admin_port=9256):
         report = check(azure, "--uds", str(folder / "s"), "--admin-port", "9256")
         # By the socket alone, if the port of the settings is another.
@@ -408,12 +413,7 @@ def test_node_is_recognised_by_its_processes_and_interfaces(azure: Azure, tmp_pa
 
 
 def test_budget_file_is_judged_with_those_who_share_it(azure: Azure, tmp_path: Path) -> None:
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    shutil.chown(folder, PROXY_USER, PROXY_USER)
-    for above in tmp_path.parents:
-        if above.stat().st_uid == os.getuid() and above not in {Path("/"), Path("/tmp")}:
-            above.chmod(0o755)
+    folder = _folder_of_the_proxy(tmp_path / "shared")
     file = folder / "budget"
     nowhere = ("--upstream", "http://127.0.0.1:9")
     flag = ("--budget-file", str(file), *nowhere)
