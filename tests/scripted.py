@@ -12,10 +12,11 @@ from urllib.parse import unquote
 
 from imdsproxy.config import Config
 from imdsproxy.parts.parts import Parts, build
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import BudgetClass, Failure, FailureKind, Headers, Refusal, Request, Response
 from imdsproxy.protocol.peer import Peer
-from imdsproxy.protocol.request_parser import AcceptedHosts, read
+from imdsproxy.protocol.request_parser import read
 from imdsproxy.records import RequestRecord
 from imdsproxy.settings.places import parse_upstream
 from tests.targets import INSTANCE

@@ -37,7 +37,7 @@ PURE = (
     "budget/turns",
     *("access/decision", "access/document", "access/file", "access/guard", "access/paths", "access/profile"),
     *("access/query", "access/rules", "access/subject"),
-    *("peers/pods", "peers/sock_diag", "peers/tcp_tables"),
+    *("peers/pods", "peers/sock_diag", "peers/windows_tcp_tables"),
     *(
         "cache/access_token",
         "cache/derive",
@@ -68,7 +68,7 @@ PURE = (
     *("ops/status", "ops/tallies", "ops/token_names", "ops/token_troubles", "ops/troubles"),
     *("server/accepting", "server/head_rules", "server/parse_errors", "server/purge"),
     *("emulator/event_kinds", "emulator/schedule", "emulator/timeline"),
-    *("cli/nftables", "cli/running/event_lines", "cli/running/status_text", "cli/tcp_table", "cli/tour_text"),
+    *("cli/nftables", "cli/running/event_lines", "cli/running/status_text", "cli/proc_net_tcp", "cli/tour_text"),
     *("cli/node_address", "cli/redirect_limits", "cli/rtnetlink"),
     "emulator/recorded",
     *("cli/check/answers", "cli/check/documents", "cli/check/facts", "cli/check/finding", "cli/check/report"),

@@ -15,7 +15,7 @@ from benchmarks.scaling.cases import Case, Result, Workload
 from benchmarks.scaling.clients import Tally
 from benchmarks.scaling.node import Imds, Node
 from benchmarks.scaling.workloads import POLLING, request_all, request_beside, start_after_reboot
-from imdsproxy.ops import readiness
+from imdsproxy.proxy import warmup
 from tests import virtual
 
 
@@ -24,7 +24,7 @@ def simulate(case: Case) -> Result:
     # A starting proxy draws its pauses at random; here they come from a fixed sequence.
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(readiness, "_RANDOM", random.Random(1)),
+        mock.patch.object(warmup, "_RANDOM", random.Random(1)),
     ):
         return virtual.run(_simulate(case, Path(folder)))
 

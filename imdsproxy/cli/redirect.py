@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from imdsproxy.cli.nftables import ROUTE_LOCALNET, Redirect, removal, rules
-from imdsproxy.cli.tcp_table import read_tcp_table
+from imdsproxy.cli.proc_net_tcp import read_tcp_table
 from imdsproxy.errors import SettingsError
 from imdsproxy.protocol.messages import IMDS_HOST
 

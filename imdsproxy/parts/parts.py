@@ -26,9 +26,9 @@ from imdsproxy.parts.extras import export_traces, watch_pods
 from imdsproxy.parts.limiters import make_limiters
 from imdsproxy.peers.pod_watch import PodWatch
 from imdsproxy.policy.policy import Policy
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.address import IMDS
 from imdsproxy.protocol.failures import FailureRules
-from imdsproxy.protocol.request_parser import AcceptedHosts
 from imdsproxy.proxy.expiry import Expiry
 from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.upstream.fetcher import Fetcher

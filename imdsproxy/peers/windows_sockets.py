@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 
 from imdsproxy.peers.sock_diag import End, unmapped
-from imdsproxy.peers.tcp_tables import process_of
+from imdsproxy.peers.windows_tcp_tables import process_of
 from imdsproxy.protocol.peer import Peer, PeerKind
 
 assert sys.platform == "win32"  # noqa: S101  # `lookup` chooses by the system; this tells the type checker

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from imdsproxy.protocol.host import HostField, is_placeholder, may_be_address, read_host, size_of_host
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts, check_host
+from imdsproxy.protocol.host import read_host, size_of_host
 from imdsproxy.protocol.memory import Remembered
-from imdsproxy.protocol.messages import IMDS_HOST, Refusal, Request, Target
+from imdsproxy.protocol.messages import Refusal, Request, Target
 from imdsproxy.protocol.target import read_target, size_of_reading
 
 HOP_HEADER = b"imdsproxy-via"
@@ -23,9 +23,6 @@ _PURGE = ("-", "purge")
 _MOST_HOPS = 16
 _HOP = re.compile(rb"(?:^|,)[ \t]*([0-9a-f]{16})[ \t]*(?=,|$)")
 _NO_CACHE = re.compile(rb"(?i)(?:^|,)[ \t]*no-cache[ \t]*(?:,|$)")
-_LONGEST_HOST = 512
-# HTTP/1.0, as servers write it. Servers of HTTP/2 pass `:authority` on as Host.
-_WITHOUT_HOST = frozenset({"1.0", "1"})
 _LENGTH = b"content-length"
 _CODING = b"transfer-encoding"
 _ORIGIN = b"origin"
@@ -39,24 +36,6 @@ _READ = frozenset(
 # Longer targets are read again each time.
 _LONGEST_REMEMBERED = 1024
 _HOST_SHARE = 4
-_NO_HOST = HostField("", imds=True)
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedHosts:
-    """The names by which the proxy may be called at one listener."""
-
-    names: frozenset[str] = frozenset({"localhost"})
-    """Host names accepted in `Host`. An IP literal is always accepted, because DNS rebinding needs a name."""
-    authorities: frozenset[str] = frozenset({f"{IMDS_HOST}:80"})
-    """Each `host:port` accepted in an absolute-form target."""
-    instance: str = ""
-    """The proxy's own name among the hops."""
-    any_name: bool = False
-    """Accept every host name, as at a Unix socket, because no DNS name leads to one.
-
-    In an absolute-form target only a single label is accepted, because a name with a dot belongs to another host.
-    """
 
 
 class Readings:
@@ -106,7 +85,7 @@ def read(  # noqa: PLR0913  # the parts of a request, and what it is read with
     target = _check_method(method, readings.target(raw) if len(raw) <= _LONGEST_REMEMBERED else read_target(raw))
     if isinstance(target, Refusal):
         return target
-    host = _check_host(fields.get(b"host", []), target, accepted_hosts, http_version, readings)
+    host = check_host(fields.get(b"host", []), target, accepted_hosts, http_version, readings.host)
     if isinstance(host, Refusal):
         return host
     hops = _hops(fields[HOP_HEADER]) if HOP_HEADER in fields else ()
@@ -146,40 +125,6 @@ def _check_method(method: str, target: Target | Refusal) -> Target | Refusal:
     return target if method in methods else _method_refused(method, methods)
 
 
-def _check_host(
-    hosts: list[bytes], target: Target, accepted_hosts: AcceptedHosts, http_version: str, readings: Readings
-) -> HostField | Refusal:
-    """Return the host that the request is addressed to, or a refusal if it is not accepted.
-
-    A request without Host (HTTP/1.0) may have been sent to IMDS and redirected here, so it counts as addressed to IMDS.
-    """
-    if len(hosts) != 1 and (hosts or http_version not in _WITHOUT_HOST):  # RFC 9112 section 3.2
-        return _bad("bad-host", "Host must be given exactly once.")
-    if target.authority is not None:  # it overrides Host: RFC 9112 section 3.2.2
-        return _check_authority(target.authority, accepted_hosts)
-    host = _NO_HOST if not hosts else readings.host(hosts[0]) if len(hosts[0]) <= _LONGEST_HOST else None
-    if host is None:
-        return _bad("bad-host", "Host cannot be read; send an address or an allowed name, with or without a port.")
-    name = host.name
-    if name == "" or name in accepted_hosts.names or (accepted_hosts.any_name and not may_be_address(name)):
-        return host
-    return _forbidden(
-        "host",
-        f"{name[:100]!a} is not a host name of this proxy. Use its IP address or localhost, "
-        "or add the name to IMDSPROXY_ALLOWED_HOSTS.",
-    )
-
-
-def _check_authority(authority: str, accepted_hosts: AcceptedHosts) -> HostField | Refusal:
-    if authority in accepted_hosts.authorities:
-        return HostField("", imds=authority.startswith(f"{IMDS_HOST}:"))
-    if accepted_hosts.any_name and is_placeholder(authority):
-        return HostField(authority)
-    return _forbidden(
-        "other-host", f"This proxy forwards only to the Azure metadata service, not to {authority[:100]}."
-    )
-
-
 def _loop() -> Refusal:
     return Refusal(
         508,
@@ -207,8 +152,10 @@ def _method_refused(method: str, methods: tuple[str, ...]) -> Refusal:
 
 
 def _forwarded() -> Refusal:
-    return _bad(
+    return Refusal(
+        400,
         "x-forwarded-for",
+        "invalid_request",
         "X-Forwarded-For is not accepted, because IMDS refuses requests that came through a web proxy. "
         "Send requests for metadata directly (for example with NO_PROXY=169.254.169.254).",
     )
@@ -229,16 +176,10 @@ def _doubtful_length() -> Refusal:
 
 
 def _page() -> Refusal:
-    return _forbidden(
+    return Refusal(
+        403,
         "browser",
+        "forbidden",
         "A web page sent this request (Origin, or Sec-Fetch-Site other than none), and web pages are not served. "
         "Open the address directly, or use a program such as curl.",
     )
-
-
-def _bad(reason: str, description: str) -> Refusal:
-    return Refusal(400, reason, "invalid_request", description)
-
-
-def _forbidden(reason: str, description: str) -> Refusal:
-    return Refusal(403, reason, "forbidden", description)

@@ -22,9 +22,10 @@ from imdsproxy.ops.pages import pages
 from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.status_reader import StatusReader
 from imdsproxy.peers.lookup import PeerLookup
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.client_ranges import ClientRanges
 from imdsproxy.protocol.messages import Key, Refusal, Request
-from imdsproxy.protocol.request_parser import AcceptedHosts, Readings, read
+from imdsproxy.protocol.request_parser import Readings, read
 from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.records import RequestObserver, refused, tell_all
 from imdsproxy.server.asgi import send_record, target

@@ -14,12 +14,12 @@ from imdsproxy.protocol.messages import Refusal
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import Client, KnownClient, description_of
 from imdsproxy.server.connection import Connection
-from imdsproxy.server.crowd import Admission, Crowd
+from imdsproxy.server.connection_limit import Admission, ConnectionLimit
 from imdsproxy.server.first_request import LONGEST_FIRST, FirstRequests
+from imdsproxy.server.hosted_application import HostedApplication
 from imdsproxy.server.parse_errors import NOT_A_CLIENT, NOT_OF_THIS_MACHINE, TOO_MANY
 from imdsproxy.server.read_buffer import LONGEST_READ
 from imdsproxy.server.reader import Reader
-from imdsproxy.server.served import Served
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
@@ -45,8 +45,8 @@ class Arrivals:
     def __init__(  # noqa: PLR0913  # the parts it joins, all by name
         self,
         *,
-        application: Served,
-        crowd: Crowd,
+        application: HostedApplication,
+        connection_limit: ConnectionLimit,
         make: Callable[[], Connection],
         state: ServerState,
         loop: asyncio.AbstractEventLoop,
@@ -58,7 +58,7 @@ class Arrivals:
 
         Args:
             application: The application.
-            crowd: The limit of connections.
+            connection_limit: The limit of connections.
             make: Returns a connection without a transport.
             state: uvicorn's state, which counts requests.
             loop: The event loop.
@@ -67,7 +67,7 @@ class Arrivals:
             gate: Tells connections from other machines, which are refused; None if they are served.
         """
         self._application = application
-        self._crowd = crowd
+        self._connection_limit = connection_limit
         self._make = make
         self._state = state
         self._loop = loop
@@ -123,7 +123,7 @@ class Arrivals:
         """Answer a refused client and close, and return True; or wait for its first bytes, and return False.
 
         An answer before the request resets the connection, and most clients then lose it. A few are waited for, outside
-        the crowd, so that they take no place of others.
+        the limit of connections, so that they take no place of others.
         """
         if _read(accepted, LONGEST_READ) or len(self._turned_away) >= MOST_TURNED_AWAY:
             _end(accepted, self._application.refuse(refusal, address[0]))
@@ -142,10 +142,10 @@ class Arrivals:
     def _pass_on(self, accepted: socket.SocketType, address: Address, peer: Peer | None = None) -> bool:
         """Pass on a connection from which nothing is read. Return whether it is refused instead."""
         connection = self._make_for(address, peer)
-        admission = self._crowd.admit(connection, self._loop.time(), admin=self._admin)
+        admission = self._connection_limit.admit(connection, self._loop.time(), admin=self._admin)
         # Closing a socket with unread bytes resets it, and the client may lose the answer. So they are read first.
         if admission is not Admission.STAY and (_read(accepted, LONGEST_READ) or admission is Admission.CLOSE):
-            self._crowd.leave(connection)
+            self._connection_limit.leave(connection)
             self._refuse(accepted, address, peer)
             return True
         connection.admission = admission
@@ -161,10 +161,10 @@ class Arrivals:
         far too many, the rest is dropped.
         """
         connection = self._make_for(address, peer)
-        admission = self._crowd.admit(connection, self._loop.time(), admin=self._admin)
+        admission = self._connection_limit.admit(connection, self._loop.time(), admin=self._admin)
         stays = admission is Admission.STAY
         if not stays and (admission is Admission.CLOSE or not rest):
-            self._crowd.leave(connection)
+            self._connection_limit.leave(connection)
             accepted.close()
             return
         connection.admission = Admission.STAY
@@ -188,7 +188,7 @@ class Arrivals:
         try:
             await self._loop.connect_accepted_socket(lambda: Reader(connection), accepted)
         except OSError:
-            self._crowd.leave(connection)
+            self._connection_limit.leave(connection)
             accepted.close()
 
     def _find(self, accepted: socket.SocketType, address: Address) -> Peer:

@@ -18,14 +18,14 @@ from imdsproxy.protocol.messages import Refusal
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import KnownClient, description_of
 from imdsproxy.server.caller import ENDED
-from imdsproxy.server.crowd import Admission, Crowd
+from imdsproxy.server.connection_limit import Admission, ConnectionLimit
 from imdsproxy.server.flow import Brake, hung_up, unread
 from imdsproxy.server.held_bytes import SHARE
+from imdsproxy.server.hosted_application import HostedApplication
 from imdsproxy.server.parse_errors import NOT_A_CLIENT, TOO_MANY, UNKNOWN_METHOD
 from imdsproxy.server.presence import Presence
 from imdsproxy.server.read_buffer import BUFFER, LONGEST_READ
 from imdsproxy.server.read_turns import ReadTurns
-from imdsproxy.server.served import Served
 from imdsproxy.server.timed_connection import TimedConnection
 
 MOST_HALF_CLOSED = 256
@@ -45,8 +45,8 @@ class Connection(TimedConnection):
 
     __slots__ = ("_latest", "_unwelcome", "_watch_for_end", "admission")
 
-    app: Served
-    crowd: Crowd | None = None
+    app: HostedApplication
+    connection_limit: ConnectionLimit | None = None
     """The limit of connections; None for no limit."""
     read_turns = ReadTurns()
     """The reads of all connections of this class."""
@@ -58,7 +58,7 @@ class Connection(TimedConnection):
         self._latest = b""  # the bytes of the current read
         self._watch_for_end: asyncio.TimerHandle | None = None  # the client has sent all that it will send
         self._unwelcome = TOO_MANY  # the refusal of a connection that does not stay
-        self.admission: Admission | None = None  # None until the crowd has been asked
+        self.admission: Admission | None = None  # None until the limit of connections has been asked
 
     @property
     def silent(self) -> bool:
@@ -76,8 +76,8 @@ class Connection(TimedConnection):
             self.turn_away(NOT_A_CLIENT)
         if self.app.names_clients:
             self.client = KnownClient(self.peer(), self.client)
-        if self.crowd is not None and self.admission is None:  # `Arrivals` asks before there is a transport
-            self.admission = self.crowd.admit(self, self._made, admin=self.admin)
+        if self.connection_limit is not None and self.admission is None:  # `Arrivals` asks before there is a transport
+            self.admission = self.connection_limit.admit(self, self._made, admin=self.admin)
         if self.admission is Admission.CLOSE:
             self._refuse(self._unwelcome)
         elif self.admission is _ANSWER:
@@ -104,8 +104,8 @@ class Connection(TimedConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the connection, and every wait for an answer."""
-        if self.crowd is not None:
-            self.crowd.leave(self)
+        if self.connection_limit is not None:
+            self.connection_limit.leave(self)
         self._let_go()
         if self._watch_for_end is not None:
             self._watch_for_end.cancel()

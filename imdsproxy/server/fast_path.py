@@ -19,7 +19,7 @@ from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.protocol.messages import Key
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.server.connection import Connection
-from imdsproxy.server.crowd import Crowd
+from imdsproxy.server.connection_limit import ConnectionLimit
 from imdsproxy.server.first_request import FAST_VERSIONS, LONGEST_JOINED, is_last
 from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.held_bytes import HeldBytes
@@ -174,21 +174,21 @@ def connection_class(
     *,
     admin: bool = False,
     unix: bool = False,
-    crowd: Crowd | None = None,
+    connection_limit: ConnectionLimit | None = None,
     held: HeldBytes | None = None,
 ) -> type[Connection]:
     """Return the protocol class for a listener.
 
-    uvicorn must not wrap its application (`proxy_headers=False`), which has to be `Served`.
+    uvicorn must not wrap its application (`proxy_headers=False`), which has to be `HostedApplication`.
 
     Args:
         header_timeout: Seconds for a whole request.
         admin: Whether only the pages under `/-/` are served there. The fast path never answers those.
         unix: Whether the listener is a Unix socket.
-        crowd: The limit of connections; None for no limit.
+        connection_limit: The limit of connections; None for no limit.
         held: The pool of memory that all listeners share; None for one of its own.
     """
     base = Connection if admin else FastPathConnection
-    values = {"admin": admin, "unix": unix, "crowd": crowd, "held": held or HeldBytes()}
+    values = {"admin": admin, "unix": unix, "connection_limit": connection_limit, "held": held or HeldBytes()}
     own = {"header_timeout": header_timeout, "read_turns": ReadTurns()}
     return type(base.__name__, (base,), {**own, **values})

@@ -13,9 +13,9 @@ from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.records import Client
 from imdsproxy.server.head_rules import FRAMING
+from imdsproxy.server.hosted_application import HostedApplication
 from imdsproxy.server.known_heads import LONGEST_KNOWN, HeadsOfClient, KnownHeads
 from imdsproxy.server.parse_errors import MOST_FIELDS
-from imdsproxy.server.served import Served
 
 LONGEST_FIRST = LONGEST_KNOWN
 """The maximum bytes of a head that is answered here."""
@@ -63,7 +63,7 @@ class _Head:
 class FirstRequests:
     """Answers the first requests at one listener, byte for byte as `FastPathConnection` does."""
 
-    def __init__(self, application: Served, *, unix: bool) -> None:
+    def __init__(self, application: HostedApplication, *, unix: bool) -> None:
         self._application = application
         self._accepted_hosts = application.accepted_hosts(unix=unix)
         self._known_heads = application.known_heads

@@ -18,14 +18,14 @@ import uvicorn
 from imdsproxy.server.acceptor import Acceptor
 from imdsproxy.server.arrivals import Arrivals
 from imdsproxy.server.connection import Connection
-from imdsproxy.server.crowd import Crowd, most_connections
+from imdsproxy.server.connection_limit import ConnectionLimit, most_connections
 from imdsproxy.server.fast_path import connection_class
 from imdsproxy.server.first_request import FirstRequests
 from imdsproxy.server.held_bytes import HeldBytes
+from imdsproxy.server.hosted_application import HostedApplication
 from imdsproxy.server.listeners import Listener, close
 from imdsproxy.server.memory_bound import MOST_CONNECTIONS
 from imdsproxy.server.reader import Reader
-from imdsproxy.server.served import Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,17 +48,17 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         *,
-        application: Served,
+        application: HostedApplication,
         listeners: Sequence[Listener],
         connections: Mapping[tuple[bool, bool], type[Connection]],
-        crowd: Crowd,
+        connection_limit: ConnectionLimit,
         started: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._application = application
         self._listeners = listeners
         self._connections = connections
-        self._crowd = crowd
+        self._connection_limit = connection_limit
         self._accepting: list[tuple[Listener, Acceptor, Arrivals]] = []
         self._report_started = started
         self._ending = asyncio.Event()
@@ -82,7 +82,7 @@ class _Server(uvicorn.Server):
         first = None if listener.admin else FirstRequests(self._application, unix=listener.path is not None)
         arrivals = Arrivals(
             application=self._application,
-            crowd=self._crowd,
+            connection_limit=self._connection_limit,
             make=make,
             state=self.server_state,
             loop=loop,
@@ -94,7 +94,7 @@ class _Server(uvicorn.Server):
             listener.socket,
             loop,
             arrivals.take,
-            is_full=lambda: self._crowd.is_spent,
+            is_full=lambda: self._connection_limit.is_spent,
             now=self._application.clock.monotonic,
         )
         self._accepting.append((listener, acceptor, arrivals))
@@ -150,7 +150,7 @@ def _reader(make: Callable[[], Connection]) -> Reader:
 
 
 def run(
-    application: Served,
+    application: HostedApplication,
     listeners: Sequence[Listener],
     *,
     header_timeout: float,
@@ -166,11 +166,13 @@ def run(
         connections: The most connections at once; fewer if the limit of open files has no room for them.
         announce: Called once all listeners are served.
     """
-    crowd = Crowd(min(most_connections(), connections))
-    application.watch_connections(lambda: crowd.count, crowd.limit)
+    connection_limit = ConnectionLimit(min(most_connections(), connections))
+    application.watch_connections(lambda: connection_limit.count, connection_limit.limit)
     held = HeldBytes()
     classes = {
-        (admin, unix): connection_class(header_timeout, admin=admin, unix=unix, crowd=crowd, held=held)
+        (admin, unix): connection_class(
+            header_timeout, admin=admin, unix=unix, connection_limit=connection_limit, held=held
+        )
         for admin, unix in product((False, True), repeat=2)
     }
     config = uvicorn_config(application, classes[False, False])
@@ -179,7 +181,7 @@ def run(
         application=application,
         listeners=listeners,
         connections=classes,
-        crowd=crowd,
+        connection_limit=connection_limit,
         started=announce,
     )
     try:
@@ -189,7 +191,7 @@ def run(
         close(listeners)
 
 
-def uvicorn_config(application: Served, connection: type[Connection]) -> uvicorn.Config:
+def uvicorn_config(application: HostedApplication, connection: type[Connection]) -> uvicorn.Config:
     """Return uvicorn's configuration: the application unwrapped, these connections, no additional header."""
     return uvicorn.Config(
         application,
@@ -215,7 +217,7 @@ def _loop_factory(config: uvicorn.Config) -> Callable[[], asyncio.AbstractEventL
     return config.get_loop_factory()
 
 
-async def _run(server: _Server, application: Served) -> None:
+async def _run(server: _Server, application: HostedApplication) -> None:
     # Windows has no SIGHUP, and its event loop handles no signals.
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, application.hang_up)

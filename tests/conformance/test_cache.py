@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.messages import Headers, Refusal, Response
-from imdsproxy.protocol.request_parser import AcceptedHosts, read
+from imdsproxy.protocol.request_parser import read
 from tests import virtual
 from tests.conformance.cache_rules import (
     AGES,

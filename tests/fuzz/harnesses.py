@@ -20,9 +20,10 @@ from imdsproxy.budget import shared_record
 from imdsproxy.cache.access_token import read_token
 from imdsproxy.errors import SettingsError
 from imdsproxy.policy.policy import Policy
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.cache_status import proxy_detail
 from imdsproxy.protocol.messages import Refusal, Request, Response, Target
-from imdsproxy.protocol.request_parser import AcceptedHosts, read
+from imdsproxy.protocol.request_parser import read
 from imdsproxy.protocol.target import read_target
 from imdsproxy.settings.load import load
 from imdsproxy.settings.model import PREFIX

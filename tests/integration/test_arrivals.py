@@ -23,7 +23,7 @@ from imdsproxy.parts.parts import build
 from imdsproxy.server.application import Application
 from imdsproxy.server.arrivals import MOST_TURNED_AWAY, Arrivals
 from imdsproxy.server.connection import Connection
-from imdsproxy.server.crowd import ANSWERED, Crowd
+from imdsproxy.server.connection_limit import ANSWERED, ConnectionLimit
 from imdsproxy.server.fast_path import connection_class
 from imdsproxy.server.first_request import LONGEST_JOINED, FirstRequests
 from imdsproxy.server.reader import Reader
@@ -74,16 +74,16 @@ class House:
         config = replace(NOWHERE, access_log=access_log, clients=clients, ttl=(("/metadata/instance", 600.0),))
         self.loop = loop
         self.unix = unix
-        self.crowd = Crowd(limit)
+        self.connection_limit = ConnectionLimit(limit)
         self.application = assemble(config, build(config, _imds(), clock), clock, Application)
         self.application.lifetime.getting_ready = loop.create_task(asyncio.sleep(0))
         self.state = ServerState()
-        self.way = connection_class(10.0, unix=unix, crowd=self.crowd)
+        self.way = connection_class(10.0, unix=unix, connection_limit=self.connection_limit)
         self.uvicorn = uvicorn_config(self.application, self.way)
         self.uvicorn.load()
         self.arrivals = Arrivals(
             application=self.application,
-            crowd=self.crowd,
+            connection_limit=self.connection_limit,
             make=self._make,
             state=self.state,
             loop=loop,
@@ -104,7 +104,7 @@ class House:
     async def emptied(self) -> None:
         """Wait until no connection is left."""
         async with asyncio.timeout(_PATIENCE):
-            while self.members:  # noqa: ASYNC110  # the crowd has no event
+            while self.members:  # noqa: ASYNC110  # the limit of connections has no event
                 await asyncio.sleep(0.01)
 
     def _make(self) -> Connection:
@@ -150,7 +150,7 @@ class House:
 
     @property
     def members(self) -> int:
-        return len(self.crowd._members)
+        return len(self.connection_limit._members)
 
 
 class Client:
@@ -374,7 +374,7 @@ def test_listener_without_first_requests_answers_over_a_transport(run: Run, unix
 
 async def _fill(house: House) -> list[Client]:
     """Reach the limit of connections; each is busy, because its head is not complete."""
-    return [(await house.take(b"GET"))[0] for _ in range(house.crowd.limit)]
+    return [(await house.take(b"GET"))[0] for _ in range(house.connection_limit.limit)]
 
 
 def test_hit_is_answered_at_the_limit_and_its_connection_closed(run: Run, unix: bool) -> None:

@@ -29,19 +29,19 @@ from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.app import assemble
 from imdsproxy.cache.freshness import Entry, Freshness, lookup, make_entry
 from imdsproxy.cache.rendered_hit import RenderedHit, write
-from imdsproxy.ops import readiness
 from imdsproxy.ops.metrics import _Answers
 from imdsproxy.parts.parts import build
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.policy.decisions import Lifetimes
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.messages import Failure, Headers, Key, Response
 from imdsproxy.protocol.peer import Peer
-from imdsproxy.protocol.request_parser import AcceptedHosts
+from imdsproxy.proxy import warmup
 from imdsproxy.records import Outcome
 from imdsproxy.server.application import Application
 from imdsproxy.server.arrivals import Arrivals
 from imdsproxy.server.connection import Connection
-from imdsproxy.server.crowd import Crowd
+from imdsproxy.server.connection_limit import ConnectionLimit
 from imdsproxy.server.fast_path import FastPathConnection, connection_class
 from imdsproxy.server.first_request import FirstRequests
 from imdsproxy.server.known_heads import LONGEST_KNOWN, KnownHeads
@@ -531,14 +531,14 @@ class World:
         self._answers = next(one for one in collectors if isinstance(one, _Answers))
         self.state = ServerState()
         self.ways = self.application.ways
-        crowd = Crowd(10_000)
-        way = type(way.__name__, (way,), {"unix": house.unix, "crowd": crowd, "peer": _peer})
+        connection_limit = ConnectionLimit(10_000)
+        way = type(way.__name__, (way,), {"unix": house.unix, "connection_limit": connection_limit, "peer": _peer})
         self.config = uvicorn_config(self.application, way)
         self.config.load()
         self.way = way
         self.arrivals = Arrivals(
             application=self.application,
-            crowd=crowd,
+            connection_limit=connection_limit,
             make=self._make,
             state=self.state,
             loop=self.loop,
@@ -847,7 +847,7 @@ class _Steady(random.Random):
 def steady_pauses() -> Iterator[None]:
     """Take the chance out of the pauses between two questions whether IMDS is there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readiness, "_RANDOM", _Steady())
+        patch.setattr(warmup, "_RANDOM", _Steady())
         yield
 
 

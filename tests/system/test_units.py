@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from imdsproxy.server.crowd import room
+from imdsproxy.server.connection_limit import room
 from imdsproxy.server.memory_bound import MOST_CONNECTIONS, most_memory
 from imdsproxy.settings.load import Settings
 from tests.kit import METADATA, ROOT, Answer, wait_until

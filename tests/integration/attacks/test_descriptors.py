@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imdsproxy.emulator import EmulatorServer
-from imdsproxy.server.crowd import ADMIN_RESERVE, ANSWERED, RESERVE
+from imdsproxy.server.connection_limit import ADMIN_RESERVE, ANSWERED, RESERVE
 from tests.integration.attacks.kit import HOST, read_answer, request
 from tests.integration.attacks.listeners import KINDS, Everywhere, read_all
 from tests.kit import ProxyProcess, free_port, get, running_proxy, wait_until
@@ -25,7 +25,7 @@ pytestmark = [
 FILES = 200
 LIMITED = ("prlimit", f"--nofile={FILES}:{FILES}")
 ROOM = FILES - RESERVE - ANSWERED
-"""Connections that this limit leaves room for, as `server.crowd` reckons it."""
+"""Connections that this limit leaves room for, as `server.connection_limit` reckons it."""
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import pytest
 from imdsproxy.policy.decisions import Cache, Decision, Forward, Lifetimes, Refuse
 from imdsproxy.policy.endpoints import ENDPOINTS, STABLE_LEAVES
 from imdsproxy.policy.policy import MetadataRule, Policy
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.messages import BudgetClass, Refusal, Request, Target
-from imdsproxy.protocol.request_parser import AcceptedHosts, read
+from imdsproxy.protocol.request_parser import read
 from imdsproxy.protocol.target import read_target
 
 HOUR = 3600.0

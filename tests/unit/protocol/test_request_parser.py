@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.messages import Refusal, Request
-from imdsproxy.protocol.request_parser import HOP_HEADER, AcceptedHosts, Readings, read
+from imdsproxy.protocol.request_parser import HOP_HEADER, Readings, read
 from tests.size import size
 
 Fields = Sequence[tuple[bytes, bytes]]
 
-DOORS = AcceptedHosts(
+ACCEPTED = AcceptedHosts(
     frozenset({"localhost", "imds.internal"}), frozenset({"169.254.169.254:80", "10.0.0.4:8080"}), "0123456789abcdef"
 )
 HOST = (b"host", b"127.0.0.1:8254")
@@ -23,7 +24,7 @@ INSTANCE = b"/metadata/instance?api-version=2021-02-01"
 def ask(
     fields: Fields = (), *, raw: bytes = INSTANCE, method: str = "GET", host: bool = True, version: str = "1.1"
 ) -> Request | Refusal:
-    return read(method, raw, [HOST, *fields] if host else list(fields), DOORS, version)
+    return read(method, raw, [HOST, *fields] if host else list(fields), ACCEPTED, version)
 
 
 def accepted(fields: Fields = (), *, raw: bytes = INSTANCE, method: str = "GET") -> Request:
@@ -251,7 +252,7 @@ def test_request_without_host_counts_as_addressed_to_imds() -> None:
     assert request.to_imds
 
 
-AT_UNIX_SOCKET = replace(DOORS, any_name=True)
+AT_UNIX_SOCKET = replace(ACCEPTED, any_name=True)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +298,7 @@ def test_absolute_form_at_a_unix_socket_may_name_a_placeholder(raw: bytes, serve
     assert isinstance(answer, Request) is served
     if isinstance(answer, Refusal):
         assert (answer.status, answer.reason) == (403, "other-host")
-    assert isinstance(read("GET", raw, [HOST], DOORS), Refusal)
+    assert isinstance(read("GET", raw, [HOST], ACCEPTED), Refusal)
 
 
 @pytest.mark.parametrize(
@@ -501,7 +502,7 @@ def test_invalid_hop_is_dropped() -> None:
     ],
 )
 def test_refusal_is_short_json_with_the_reason(method: str, raw: bytes, fields: Fields) -> None:
-    refusal = read(method, raw, fields, DOORS)
+    refusal = read(method, raw, fields, ACCEPTED)
     assert isinstance(refusal, Refusal)
     body = refusal.response().body
     assert list(json.loads(body)) == ["error", "error_description"]
@@ -530,7 +531,7 @@ def test_readings_of_a_flood_are_bounded(flood: Callable[[int], tuple[bytes, tup
     def ask_for(number: int) -> None:
         raw, host = flood(number)
         fields = [host] if host[0] == b"host" else [HOST, host]
-        read("GET", raw, fields, DOORS, readings=readings)
+        read("GET", raw, fields, ACCEPTED, readings=readings)
 
     ask_for(0)
     tracemalloc.start()
@@ -546,7 +547,7 @@ def test_readings_of_a_flood_are_bounded(flood: Callable[[int], tuple[bytes, tup
 
 def test_same_target_is_read_once() -> None:
     readings = Readings(50_000)
-    first, second = (read("GET", INSTANCE, [HOST], DOORS, readings=readings) for _ in range(2))
+    first, second = (read("GET", INSTANCE, [HOST], ACCEPTED, readings=readings) for _ in range(2))
     assert isinstance(first, Request)
     assert isinstance(second, Request)
     assert first.target is second.target

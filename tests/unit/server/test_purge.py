@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.messages import Refusal, Request
-from imdsproxy.protocol.request_parser import AcceptedHosts, read
+from imdsproxy.protocol.request_parser import read
 from imdsproxy.server.purge import dropped, path_to_drop
 
 TRUE = (b"metadata", b"true")

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.server.connection import Connection
-from imdsproxy.server.crowd import Admission
+from imdsproxy.server.connection_limit import Admission
 from imdsproxy.server.flow import Brake
 from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.parse_errors import written

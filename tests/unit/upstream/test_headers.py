@@ -4,8 +4,9 @@ import pytest
 
 from imdsproxy import __version__
 from imdsproxy.policy.decisions import Cache, Forward, Lifetimes
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.messages import BudgetClass, Headers, Refusal, Request, Response, Target
-from imdsproxy.protocol.request_parser import HOP_HEADER, AcceptedHosts, read
+from imdsproxy.protocol.request_parser import HOP_HEADER, read
 from imdsproxy.protocol.target import read_target
 from imdsproxy.upstream.headers import dated, to_client, to_upstream
 

@@ -19,8 +19,8 @@ from imdsproxy.cli.check.probes.questions import ask_questions
 from imdsproxy.cli.check.probes.rules import Rules, look_at_rules
 from imdsproxy.cli.check.probes.running_proxy import addresses, is_imdsproxy, running_proxy
 from imdsproxy.cli.check.ruleset import Redirect
+from imdsproxy.cli.proc_net_tcp import Row
 from imdsproxy.cli.startup_checks import check_targets, check_upstream
-from imdsproxy.cli.tcp_table import Row
 from imdsproxy.clock import Clock, SystemClock
 from imdsproxy.config import Config, SettingInForce
 from imdsproxy.errors import StartError

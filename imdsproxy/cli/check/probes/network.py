@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.request import getproxies, proxy_bypass
 
 from imdsproxy.cli.check.facts import Reach, Route, Routes
-from imdsproxy.cli.tcp_table import Row, read_tcp_table
+from imdsproxy.cli.proc_net_tcp import Row, read_tcp_table
 from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import IMDS_HOST
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imdsproxy.cli.check.facts import Listener, Place, Process
-from imdsproxy.cli.tcp_table import Row
+from imdsproxy.cli.proc_net_tcp import Row
 from imdsproxy.config import Config
 from imdsproxy.protocol.address import Address
 

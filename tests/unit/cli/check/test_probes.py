@@ -24,7 +24,7 @@ from imdsproxy.cli.check.probes.questions import Answers, ask_questions
 from imdsproxy.cli.check.probes.running_proxy import addresses, running_proxy
 from imdsproxy.cli.check.probes.windows_tables import read_addresses, read_row
 from imdsproxy.cli.check.ruleset import Redirect
-from imdsproxy.cli.tcp_table import Row
+from imdsproxy.cli.proc_net_tcp import Row
 from imdsproxy.clock import SystemClock
 from imdsproxy.config import Config
 from imdsproxy.ops.metrics import Metrics

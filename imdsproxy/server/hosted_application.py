@@ -10,8 +10,8 @@ from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.clock import Clock
 from imdsproxy.peers.lookup import PeerLookup
+from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.messages import Key, Refusal
-from imdsproxy.protocol.request_parser import AcceptedHosts
 from imdsproxy.records import RequestObserver
 from imdsproxy.server.known_heads import KnownHeads
 from imdsproxy.server.outsiders import Outsiders
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 
-class Served(Protocol):
+class HostedApplication(Protocol):
     """An ASGI application that answers fresh hits, and bytes that are not a request, in one step."""
 
     clock: Clock

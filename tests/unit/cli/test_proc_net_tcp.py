@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imdsproxy.cli.tcp_table import Row, read_tcp_table
+from imdsproxy.cli.proc_net_tcp import Row, read_tcp_table
 
 LITTLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode

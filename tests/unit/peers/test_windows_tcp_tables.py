@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from imdsproxy.peers.sock_diag import End
-from imdsproxy.peers.tcp_tables import LIVE_STATES, process_of
+from imdsproxy.peers.windows_tcp_tables import LIVE_STATES, process_of
 
 CLIENT, PROXY = End(ip_address("127.0.0.1").packed, 50_000), End(ip_address("127.0.0.1").packed, 8254)
 CLIENT6, PROXY6 = End(ip_address("::1").packed, 50_000), End(ip_address("::1").packed, 8254)

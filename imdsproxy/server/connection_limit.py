@@ -56,7 +56,7 @@ class Member(Protocol):
         ...
 
 
-class Crowd:
+class ConnectionLimit:
     """The limit of connections of one server, over all of its listeners."""
 
     def __init__(self, limit: int) -> None:
