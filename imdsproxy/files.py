@@ -21,8 +21,8 @@ def doubt(file: os.stat_result, folder: os.stat_result, user: int, groups: Colle
     """Return why this user must not use a file, with the remedy, or None if it may.
 
     The file must belong to this user, to root, or to the owner of its folder, who could replace it anyway. It may also
-    belong to a group of this process that can write to it, if only owner and group can write to its folder, because
-    containers of several users share a file by their group. Other users must not be able to write to it.
+    belong to a group of this process that can write to it, if only owner and group can write to its folder: containers
+    of several users share a file in this way. Other users must not be able to write to it.
     """
     if not stat.S_ISREG(file.st_mode):
         return _NOT_REGULAR

@@ -127,7 +127,7 @@ class UpstreamAttempt:
 
 
 AttemptObserver = Callable[[UpstreamAttempt], None]
-"""Is told of each upstream attempt, in the step in which it ended. It neither waits nor raises."""
+"""Called with each upstream attempt, in the step in which it ended. It neither waits nor raises."""
 
 
 Client = tuple[str, int]
@@ -161,13 +161,13 @@ def description_of(client: Client | None) -> str:
 
 
 class RequestObserver(Protocol):
-    """Is told of each answer, in the step in which it was written. It neither waits nor raises."""
+    """Called with each answer, in the step in which it was written. It neither waits nor raises."""
 
     def __call__(self, record: RequestRecord, seconds: float, client: Client | None, request: bytes, /) -> None:
         """Observe an answer.
 
-        The fast path tells of its hits in the same way. All hits of one entry within a second share one record, so the
-        other arguments are values that the connection has at hand, and telling makes no object.
+        The fast path reports its hits in the same way. All hits of one entry within a second share one record, so the
+        other arguments are values that the connection has at hand, and the call makes no object.
 
         Args:
             record: What happened.
@@ -179,8 +179,8 @@ class RequestObserver(Protocol):
         ...
 
 
-def tell_all(observers: Sequence[RequestObserver]) -> RequestObserver:
-    """Return one observer that tells all of these, in their order.
+def notify_all(observers: Sequence[RequestObserver]) -> RequestObserver:
+    """Return one observer that calls all of these, in their order.
 
     It is the observer itself if there is only one, because the fast path would notice the additional call.
     """
@@ -188,8 +188,8 @@ def tell_all(observers: Sequence[RequestObserver]) -> RequestObserver:
         return observers[0]
     each = tuple(observers)
 
-    def tell(record: RequestRecord, seconds: float, client: Client | None, request: bytes, /) -> None:
+    def notify(record: RequestRecord, seconds: float, client: Client | None, request: bytes, /) -> None:
         for observe in each:
             observe(record, seconds, client, request)
 
-    return tell
+    return notify

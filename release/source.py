@@ -96,5 +96,5 @@ def _git(root: Path, *arguments: str) -> str:
     except FileNotFoundError:
         raise ReleaseError("git is not installed, and a release is made from a commit; install it") from None
     if done.returncode:
-        raise ReleaseError(f"a release is made from a git checkout, and this is none: {done.stderr.strip()}")
+        raise ReleaseError(f"a release is made from a git checkout, and this folder is not one: {done.stderr.strip()}")
     return done.stdout

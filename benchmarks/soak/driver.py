@@ -138,7 +138,7 @@ class Soak:
                 await first_of(self.stop.wait(), asyncio.sleep(seconds), tasks.failed(), floods.failed())
 
     async def _rest(self, seconds: float) -> None:
-        """Let the second half of a rest count, when what the last flood left has ended."""
+        """Sample the second half of a rest only, when what the last flood left has ended."""
         await asyncio.sleep(seconds / 2)
         self._resting = True
         await asyncio.Event().wait()

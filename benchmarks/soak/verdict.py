@@ -145,7 +145,7 @@ def peak(most: int, bound: int) -> Check:
 
 
 def descriptors(base: Sample, end: Sample) -> Check:
-    """Judge the descriptors after the last client, which are to be as many as before the first."""
+    """Judge the descriptors after the last client: there must be as many as before the first."""
     return Check(
         "descriptors", end.descriptors <= base.descriptors, f"{base.descriptors} before, {end.descriptors} after"
     )

@@ -47,7 +47,7 @@ class Node(NamedTuple):
         return AccessFileError(f"line {self.lines.get(place, 1)}: {reason}")
 
     def table(self, known: Mapping[str, object] | frozenset[str]) -> dict[str, Node]:
-        """Return the values of a table by key. Raises AccessFileError for anything else, and for an unknown key."""
+        """Return the values of a table by key. Raise AccessFileError for anything else, and for an unknown key."""
         if not isinstance(self.value, dict):
             raise self.error(f"{self.name} must be a table")
         nodes = {key: Node(value, (*self.place, key), self.lines) for key, value in self.value.items()}

@@ -27,7 +27,7 @@ def enforce(
 
     Args:
         path: The file; None if there are no rules.
-        audit: Whether refusals are only told, whatever the mode of the file.
+        audit: Whether refusals are only reported to the observers, whatever the mode of the file.
         observers: Called with each refusal.
         pod_at: Returns the pod that has an address, or None if that is unknown; None if pods are never known.
         memberships: What is known of the groups of users; None if nothing is.
@@ -38,12 +38,14 @@ def enforce(
     if path is None:
         return None
 
-    def tell(refused: RefusedAccess) -> None:
+    def observe_all(refused: RefusedAccess) -> None:
         for observe in observers:
             observe(refused)
 
     rules, warnings = rules_in_force(path, pods_known=pod_at is not None)
-    guard = Guard(rules, audit=audit, tell=tell, pod_at=pod_at, groups_of=(memberships or Memberships()).known)
+    guard = Guard(
+        rules, audit=audit, observe=observe_all, pod_at=pod_at, groups_of=(memberships or Memberships()).known
+    )
     _report(path, guard, warnings)
     return guard
 

@@ -7,9 +7,9 @@ one. Where either says no, the full path decides, so a refusal is worded, logged
 A decision is remembered by the client and the key of the target. That is enough, because the fast path answers GET
 only, and no target with `bypass_cache`, so the key holds everything that the decision depends on.
 
-A user or program is known once for a connection. The pod that has an address is looked up for each decision, because a
-connection can begin before the address of a new pod is known, and last longer than what is known of the pod is used.
-So are the groups of a user.
+A user or program is looked up once for a connection, the pod that has an address for each decision. A connection can
+begin before the address of a new pod is known, and can last longer than what is known of the pod may be used. The
+groups of a user are looked up for each decision as well.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Guard:
         rules: Rules,
         *,
         audit: bool = False,
-        tell: Callable[[RefusedAccess], None] = lambda _refused: None,
+        observe: Callable[[RefusedAccess], None] = lambda _refused: None,
         pod_at: Callable[[str], Pod | None] | None = None,
         groups_of: Callable[[int | str], frozenset[int] | None] = lambda _user: None,
     ) -> None:
@@ -54,13 +54,13 @@ class Guard:
 
         Args:
             rules: The rules.
-            audit: Whether refusals are only told, whatever the mode of the rules.
-            tell: Called with each refusal, in the step in which it is decided.
+            audit: Whether refusals are only reported to `observe`, whatever the mode of the rules.
+            observe: Called with each refusal, in the step in which it is decided.
             pod_at: Returns the pod that has an address, or None if that is unknown; None if pods are never known.
             groups_of: Returns the groups of a user, or None if they are unknown.
         """
         self._audit = audit
-        self._tell = tell
+        self._observe = observe
         self._pod_at = pod_at
         self._groups_of = groups_of
         self.rules = rules
@@ -78,7 +78,7 @@ class Guard:
 
     @property
     def enforces(self) -> bool:
-        """Whether a refusal is more than told."""
+        """Whether a refused request is answered with 403, and not only reported."""
         return self.rules.mode is Mode.ENFORCE and not self._audit
 
     def refusal(self, subject: Subject, request: Request) -> Refusal | None:
@@ -88,7 +88,7 @@ class Guard:
         if verdict.allowed:
             return None
         path = request.target.path
-        self._tell(RefusedAccess(verdict, subject, request.method, path, self.enforces))
+        self._observe(RefusedAccess(verdict, subject, request.method, path, self.enforces))
         return _refusal(verdict, path) if self.enforces else None
 
     def allows(self, subject: Subject, request: Request) -> bool:

@@ -84,7 +84,7 @@ class Rule:
 
     name: str
     who: tuple[Who, ...]
-    """The clients: those that one of these means."""
+    """The clients; one that matches any of these is meant."""
     grants: tuple[Grant, ...] = ()
     denies: tuple[Segments, ...] = ()
     """Paths that are refused, with everything below them."""

@@ -34,7 +34,7 @@ class Permits(Protocol):
         ...
 
     def release(self, permit: Permit, now: float, *, counts: bool = True) -> None:
-        """Take back a permit whose request is over; `counts` tells whether its time is typical for other requests."""
+        """Take back a permit whose request is over; `counts` is whether its time is typical for other requests."""
         ...
 
     def release_unused(self, permit: Permit) -> None:

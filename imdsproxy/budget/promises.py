@@ -16,7 +16,7 @@ _REMEMBERED_CLIENTS = 4096
 
 
 class Promises:
-    """The moments that were promised to refused clients, so that one returns after another.
+    """The moments at which refused clients were asked to return, so that one returns after another.
 
     The first promise to a user, or to an address, comes after those to all others. Further promises to the same user
     or address, for its processes and the proxies that it names, come only after each other. Forged names therefore

@@ -116,7 +116,7 @@ class Tour:
         self._report(found, f", the last after {time.monotonic() - started:.1f} s", f", at most {most} in any second")
 
     def _report(self, found: list[str], more: str = "", about_imds: str = "") -> None:
-        """Say which outcomes the requests of a step had, and how many requests reached IMDS since the last call."""
+        """Print which outcomes the requests of a step had, and how many requests reached IMDS since the last call."""
         arrivals = self._arrivals()
         new, self._counted = arrivals[self._counted :], len(arrivals)
         answers = f"{outcomes(found)}{more}. " if found else ""

@@ -99,7 +99,7 @@ class Application:
             request = await _with_body(request, receive)
             await self._send(control(self.emulator, request), send)
             return
-        # Tokens of a developer are worth more than those of the emulator: no page in a browser gets one.
+        # A developer's tokens open real resources, unlike the emulator's: no page in a browser gets one.
         refused = refusal(request, self.emulator.page_token) if self.emulator.machine.identity.lender else None
         if refused is not None:
             await self._send(refused, send)

@@ -6,7 +6,7 @@ more processes, connections or header fields. A pod counts for its namespace, be
 The rules:
 
 1. The first clients are listed, up to the limit. All others count as `OTHER`.
-2. A client takes the place of the one that did least once it has done twice as much, and at most one does so in
+2. A client takes the place of the one that did least, once it has done twice as much. At most one does so in
    `REQUESTS_BETWEEN` requests, because each new name is a new series for as long as Prometheus keeps it.
 3. A listed client counts from zero from then on. What was counted as `OTHER` stays there, so no counter ever falls.
 """

@@ -4,7 +4,7 @@ A failure to reach IMDS concerns all endpoints, and any answer without a failure
 endpoint, and only an answer at that endpoint ends them, because IMDS's sources fail one by one. While all endpoints
 fail, no endpoint has an episode of its own.
 
-A 4xx for a token is no trouble of IMDS. It is the token's, see `token_troubles`.
+A 4xx for a token is not a trouble of IMDS but of the token (`token_troubles`).
 """
 
 from __future__ import annotations

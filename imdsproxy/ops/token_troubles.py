@@ -76,7 +76,7 @@ class TokenTroubles:
             yield Event(f"access token cannot be {what}", fields)
 
     def settle(self, now: float) -> Iterator[Event]:
-        """Yield what ends now."""
+        """Yield the events of troubles that end now."""
         for token in self._tokens.values():
             ended = token.episode.end(now)
             if ended is not None:
@@ -110,7 +110,7 @@ class TokenTroubles:
         return token
 
     def _counts(self, token: _Token, attempt: UpstreamAttempt, now: float) -> bool:
-        """Return whether a failure is to begin an episode."""
+        """Return whether a failure begins an episode."""
         refused = attempt.response is not None and 400 <= attempt.response.status < 500
         general = attempt.status in {"410", "429"} or not refused
         if general and token.failed_since is not None and now - token.failed_since < PATIENCE:

@@ -91,7 +91,7 @@ _attempt: ContextVar[_Open | None] = ContextVar("imdsproxy_attempt_span", defaul
 
 
 class Traces:
-    """Makes spans of what the observers of requests and of upstream attempts are told."""
+    """Makes spans from the records of requests and of upstream attempts."""
 
     def __init__(self, tracer: Tracer, clock: Clock) -> None:
         self._tracer = tracer
@@ -170,7 +170,7 @@ class _TracedSender:
         self._clock = clock
         self._sender = sender
         self._upstream = upstream
-        # IMDS reads no trace context. Whatever else the user has named may be another imdsproxy.
+        # IMDS reads no trace context. Any other upstream may be another imdsproxy.
         self._continues = upstream != IMDS
 
     async def send(

@@ -50,7 +50,7 @@ class Troubles:
         yield from self.settle(now)
 
     def observe_eviction(self, entries: int, now: float) -> Iterator[Event]:
-        """Learn that an entry was evicted for want of room; `entries` are left."""
+        """Learn that an entry was evicted because there was no room; `entries` are left."""
         if self._evictions.trouble(now):
             fields = {"entries": entries, "max_bytes": self._max_bytes, "raise": "IMDSPROXY_CACHE_MAX_BYTES"}
             yield Event("cache full; the least recently used entries are evicted", fields)

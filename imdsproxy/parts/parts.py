@@ -1,4 +1,4 @@
-"""Build the parts: who asks IMDS, what is stored, who is told."""
+"""Build the parts: what asks IMDS, what stores its answers, and what observes both."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Parts:
     memberships: Memberships | None = None
     """What is known of the groups of users."""
     observe_refusal: Callable[[str, str], None] = lambda _detail, _client: None
-    """Is told why bytes that were not a valid request were refused, and to which client."""
+    """Called when bytes that are not a valid request were refused, with the reason and the client."""
 
 
 def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> Parts:

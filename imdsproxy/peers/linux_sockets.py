@@ -159,7 +159,7 @@ class LinuxSockets:
 
 
 def packed(host: str) -> bytes:
-    """Return an address without its zone, as `End` has it. Raise OSError if it is none."""
+    """Return an address without its zone, as `End` has it. Raise OSError if it is not an address."""
     if ":" in host:
         return unmapped(socket.inet_pton(socket.AF_INET6, host.partition("%")[0]))
     return socket.inet_aton(host)

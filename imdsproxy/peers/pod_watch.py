@@ -75,7 +75,7 @@ class PodApi(Protocol):
 
 
 class Observer(Protocol):
-    """Is told how the watch goes."""
+    """Is notified of each failure of the watch, and of each success."""
 
     def trouble(self, reason: str) -> None:
         """Note a failure."""
@@ -103,7 +103,7 @@ class PodWatch:
             table: The table that it keeps.
             api: The API server.
             clock: The clock.
-            observer: Is told how the watch goes.
+            observer: Is notified of failures and successes.
             sleep: Waits for some seconds.
         """
         self.table = table
@@ -188,7 +188,7 @@ class PodWatch:
         self._observer.good()
 
     def _failed(self, error: Exception) -> float:
-        """Tell of a failure, and return the pause after it."""
+        """Notify the observer of a failure, and return the pause after it, in seconds."""
         self._failures += 1
         if not isinstance(error, GoneError) or self._failures >= _EXPECTED_GONE:
             self._trouble = _words(error)

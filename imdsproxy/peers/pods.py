@@ -3,7 +3,7 @@
 The rules:
 
 1. An address belongs to the newest pod that is not finished and has it. Of two pods created in the same second neither
-   has it, because nothing tells which one the address was given to last.
+   has it, because nothing shows which of them got the address last.
 2. A pod that is finished (phase Succeeded or Failed) or deleted has no address any more. A pod in the node's network
    (hostNetwork) has none of its own. A pod of another node is not in the table.
 3. What an address belongs to depends on the pods that there are, and not on the order in which they became known. So

@@ -26,7 +26,7 @@ def unmapped(address: IPAddress) -> IPAddress:
 
 
 def plain(text: str) -> IPAddress:
-    """Return an address without its zone, `unmapped`. Raise ValueError if the text is none."""
+    """Return an address without its zone, `unmapped`. Raise ValueError if the text is not an address."""
     return IPv4Address(text) if ":" not in text else unmapped(IPv6Address(text.partition("%")[0]))
 
 

@@ -27,7 +27,7 @@ FetchResult = StoredAnswer | NoPermit
 
 
 def has_failed(result: FetchResult | Failure) -> bool:
-    """Return whether a stale entry is to be served instead of this result."""
+    """Return whether a stale entry is served instead of this result, if there is one."""
     return not isinstance(result, StoredAnswer) or result.failed
 
 

@@ -27,7 +27,7 @@ from imdsproxy.protocol.client_ranges import ClientRanges
 from imdsproxy.protocol.messages import Key, Refusal, Request
 from imdsproxy.protocol.request_parser import Readings, read
 from imdsproxy.proxy.proxy import Proxy
-from imdsproxy.records import RequestObserver, refused, tell_all
+from imdsproxy.records import RequestObserver, notify_all, refused
 from imdsproxy.server.asgi import send_record, target
 from imdsproxy.server.client_facts import ClientFacts
 from imdsproxy.server.extensions import ADMIN_EXTENSION, by_own_server, by_unix_socket, extension
@@ -86,12 +86,12 @@ class Application:
             accepted_hosts: The host names accepted over TCP.
             shares: How memory is divided.
             clock: The clock.
-            observers: Are told of each answer, in this order.
+            observers: Called with each answer, in this order.
             peers: Looks clients up; None for a lookup of its own.
             names_clients: Whether an observer uses the client's name and the request's fields.
             clients: The address ranges that may ask at all; None for every client.
             on_drop: Called when entries were dropped by a signal or a purge.
-            observe_refusal: Is told why bytes that were not a valid request were refused, and to which client.
+            observe_refusal: Called with the reason and the client when bytes are refused that are not a valid request.
             memberships: What is known of the groups of users; None if nothing is.
             reload_access: Reads the access file again, if there is one.
             start: Called within the event loop when the lifespan begins, or with the first request if there is none.
@@ -103,7 +103,7 @@ class Application:
         self._history = history
         self.readiness = readiness
         self.clock = clock
-        self.observe = tell_all(observers)
+        self.observe = notify_all(observers)
         self.peers = peers = peers or PeerLookup()
         self.names_clients = names_clients
         self.access = proxy.access
@@ -194,7 +194,7 @@ class Application:
         return None if hit is None else (hit, request.target.key)
 
     def refuse(self, refusal: Refusal, client: str) -> bytes:
-        """Return the answer to bytes that are not a valid request, and tell the observers."""
+        """Return the answer to bytes that are not a valid request, and notify the observers."""
         self.observe(refused(refusal), 0.0, (client, 0), b"")
         self._observe_refusal(refusal.reason, client)
         return written(refusal, self.date())

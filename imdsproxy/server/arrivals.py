@@ -64,7 +64,7 @@ class Arrivals:
             loop: The event loop.
             first: Answers first requests; None if none may be answered before there is a transport.
             admin: Whether it is the admin listener.
-            gate: Tells connections from other machines, which are refused; None if they are served.
+            gate: Recognises connections from other machines, which are refused; None if they are served.
         """
         self._application = application
         self._connection_limit = connection_limit

@@ -73,7 +73,7 @@ async def read_body(receive: Receive) -> bytes | None:
 
 
 def client_has_left(scope: Scope) -> bool:
-    """Return whether the client has disconnected before its request is decided about."""
+    """Return whether the client disconnected before the proxy has decided about its request."""
     presence = extension(scope, PRESENCE_EXTENSION)
     return isinstance(presence, Presence) and presence.has_left()
 

@@ -1,4 +1,4 @@
-"""What `imdsproxy serve` tells the application of a request beyond ASGI, in `scope["extensions"]`."""
+"""What `imdsproxy serve` passes on with a request besides ASGI, in `scope["extensions"]`."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ class FastPathConnection(Connection):
         return not self.flow.write_paused and (self.cycle is None or self.cycle.response_complete)
 
     def _answer(self, hit: RenderedHit, began: float, head: bytes) -> None:
-        """Write the answer to a request, which begins with `head`, and tell the observers."""
+        """Write the answer to a request, which begins with `head`, and notify the observers."""
         self._answered = True
         self._write(hit.last_head if self._last else hit.head, hit.body)
         self.server_state.total_requests += 1

@@ -26,7 +26,7 @@ class HostedApplication(Protocol):
     clock: Clock
     known_heads: KnownHeads
     observe: RequestObserver
-    """Tells every observer of an answer that the connection has written itself."""
+    """Notifies every observer of an answer that the connection has written itself."""
     peers: PeerLookup
     """Looks clients up."""
     access: Guard | None
@@ -59,7 +59,7 @@ class HostedApplication(Protocol):
         ...
 
     def refuse(self, refusal: Refusal, client: str) -> bytes:
-        """Return the answer to bytes that are not a valid request, and tell every observer."""
+        """Return the answer to bytes that are not a valid request, and notify every observer."""
         ...
 
     def watch_connections(self, count: Callable[[], int], limit: int) -> None:

@@ -50,7 +50,7 @@ class Listener:
             listening: The socket.
             admin: Whether only the pages under `/-/` are served there.
             inherited: Whether a service manager opened it.
-            gate: Tells connections from other machines, which are refused; None if they are served.
+            gate: Recognises connections from other machines, which are refused; None if they are served.
             made: The file of a Unix socket that this process made, and removes when it closes the listener.
         """
         self.socket = listening
@@ -59,7 +59,7 @@ class Listener:
         self.admin = admin
         """Whether only the pages under `/-/` are served there."""
         self.gate = gate
-        """Tells connections from other machines, which are refused; None if they are served."""
+        """Recognises connections from other machines, which are refused; None if they are served."""
         self._made = made
         address = listening.getsockname()
         self.path: str | None = None
@@ -156,7 +156,7 @@ def _tcp(host: str, port: int, prefix: str = "") -> Listener:
 
 
 def _gate(listening: socket.socket, address: str) -> Gate | None:
-    """Return what tells connections from other machines at a link-local address; None for any other address.
+    """Return what recognises connections from other machines at a link-local address; None for any other address.
 
     On Linux such an address is for the machine itself and its pods (`imdsproxy address`). An admin listener there is
     open to every client all the same.

@@ -1,8 +1,8 @@
 """A listener at a link-local address of this machine, for the machine itself and its pods.
 
 Linux takes a packet for any of its addresses from any interface (the weak host model, RFC 1122 section 3.3.4.2). So a
-neighbour in the same network reaches such an address by way of this machine. The kernel tells by which interface a
-connection came. That needs no privilege and no netfilter rule, so it also works where eBPF replaces netfilter.
+neighbour in the same network reaches such an address by way of this machine. The kernel reports by which interface
+a connection came. That needs no privilege and no netfilter rule, so it also works where eBPF replaces netfilter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEPT = 10.0
 
 
 class Gate:
-    """Tells connections that come from other machines."""
+    """Recognises connections that come from other machines."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now

@@ -33,7 +33,7 @@ NOT_A_CLIENT = Refusal(
     403,
     "client",
     "forbidden",
-    "This proxy answers only clients of the address ranges in IMDSPROXY_CLIENTS, and yours is none of them; "
+    "This proxy answers only clients of the address ranges in IMDSPROXY_CLIENTS, and yours is not in them; "
     "ask the proxy of your own machine, or have its operator add your range.",
 )
 NOT_OF_THIS_MACHINE = Refusal(

@@ -172,7 +172,7 @@ def _toml_value(value: object) -> str:
         items = sorted(value) if isinstance(value, frozenset) else value
         return f"[{', '.join(map(_toml_value, items))}]"
     if isinstance(value, str):
-        # A JSON string is a TOML one but for DEL, which TOML wants escaped.
+        # A JSON string is also a TOML string, except that TOML requires DEL to be escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return _scalar(value)
 

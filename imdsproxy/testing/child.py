@@ -11,7 +11,7 @@ from imdsproxy.cli.main import main
 
 
 def _end_with_the_input() -> None:
-    while os.read(0, 4096):  # not through sys.stdin, whose lock the interpreter wants when it ends
+    while os.read(0, 4096):  # not through sys.stdin, whose lock the interpreter takes when it ends
         pass
     signal.raise_signal(signal.SIGTERM)
 

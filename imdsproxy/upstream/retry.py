@@ -84,7 +84,7 @@ def next_delay(  # noqa: PLR0913  # what happened, how far it has come, and by w
 def retry_after(response: Response) -> float | None:
     """Return the seconds of `Retry-After` (RFC 9110 section 10.2.3), or None if it is absent or cannot be read.
 
-    A date is read against the answer's own `Date`, because IMDS's clock need not be this machine's.
+    A date is compared with the answer's own `Date`, because IMDS's clock may differ from this machine's.
     """
     seconds = response.seconds(b"retry-after")
     if seconds is None:

@@ -16,8 +16,8 @@ from imdsproxy.records import (
     RequestRecord,
     UpstreamAttempt,
     description_of,
+    notify_all,
     refused,
-    tell_all,
 )
 
 OK = Response(200, ((b"server", b"IMDS/150.870.65.1854"), (b"date", b"Mon, 11 Apr 2026 22:26:58 GMT")), b'{"a":1}')
@@ -159,7 +159,7 @@ def test_every_observer_is_told_the_same_in_its_order() -> None:
         return lambda *given: told.append((name, *given))
 
     record = refused(Refusal(404, "outside", "not_found", "It is not there."))
-    tell_all([observer("one"), observer("other")])(record, 0.5, ("127.0.0.1", 1), b"GET /")
+    notify_all([observer("one"), observer("other")])(record, 0.5, ("127.0.0.1", 1), b"GET /")
     assert told == [(name, record, 0.5, ("127.0.0.1", 1), b"GET /") for name in ("one", "other")]
     assert told[0][1] is told[1][1] is record
 
@@ -168,7 +168,7 @@ def test_only_observer_is_called_directly() -> None:
     def observe(record: RequestRecord, seconds: float, client: Client | None, request: bytes, /) -> None:
         del record, seconds, client, request
 
-    assert tell_all([observe]) is observe
+    assert notify_all([observe]) is observe
 
 
 def test_known_client_is_its_address_for_asgi_and_has_a_description() -> None:

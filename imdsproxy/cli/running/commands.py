@@ -77,7 +77,7 @@ def events(config: Config, options: Mapping[str, str]) -> int:
 
     Args:
         config: The settings that name the proxy.
-        options: `once` if only the pending events are to be printed.
+        options: `once` to print only the pending events.
 
     Raises:
         NotRunningError: No proxy answers there.

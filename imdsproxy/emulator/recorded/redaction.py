@@ -115,7 +115,7 @@ def _maker(name: str, value: str) -> Callable[[int], str]:
 
 
 def _first_address(value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address before the replacements of an address; None for a value that is none."""
+    """Return the address before the replacements of an address; None for a value that is not an address."""
     try:
         address = ipaddress.ip_address(value)
     except ValueError:

@@ -26,7 +26,7 @@ def request(text: str = "/metadata/instance/compute", method: str = "GET") -> Re
 
 def guard(rules: Rules = RULES, *, audit: bool = False) -> tuple[Guard, list[RefusedAccess]]:
     told: list[RefusedAccess] = []
-    return Guard(rules, audit=audit, tell=told.append), told
+    return Guard(rules, audit=audit, observe=told.append), told
 
 
 def test_guard_serves_what_is_allowed_and_tells_nothing() -> None:
@@ -156,7 +156,7 @@ AT_5, AT_6 = Subject(address="10.244.0.5"), Subject(address="10.244.0.6")
 def test_pod_of_an_address_is_looked_up_for_each_decision() -> None:
     pods = {"10.244.0.5": Pod("shop", "web-1", "web")}
     told: list[RefusedAccess] = []
-    one = Guard(POD_RULES, tell=told.append, pod_at=pods.get)
+    one = Guard(POD_RULES, observe=told.append, pod_at=pods.get)
     assert one.refusal(AT_5, request()) is None
     assert one.refusal(AT_5, request("/metadata/attested")) is None
     assert one.allows(AT_5, request())

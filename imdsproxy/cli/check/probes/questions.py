@@ -52,7 +52,7 @@ def ask_questions(
         proxy: Where the proxy runs; None if none does.
         identity: The client id of the identity that is asked for a token; empty for the VM's own, None for no token.
         redirect: The loaded redirect, unless this process is exempt from it.
-        pace: Which keeps the requests apart.
+        pace: Keeps the requests apart.
     """
     patience = min(_LONGEST_PATIENCE, config.connect_timeout + config.read_timeout)
     if proxy is None:

@@ -9,7 +9,7 @@ from imdsproxy.cli.check.finding import Finding, failure, ok, skipped, warning
 from imdsproxy.protocol.address import IMDS
 
 RENEWED_EVERY = 10
-"""Seconds in which the proxy renews an entry at most once on a client's wish (cache/refresh_guard)."""
+"""Seconds in which the proxy renews an entry at most once because a client asks for it (cache/refresh_guard)."""
 _NO_ANSWER = {
     "refused": ("imds-refused", "refuses connections", "check that this is an Azure VM, and the rules of its firewall"),
     "timeout": (

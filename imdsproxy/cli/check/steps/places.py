@@ -48,12 +48,12 @@ def judge_port(facts: Facts) -> Finding:
 
 
 def judge_admin_port(facts: Facts) -> Finding:
-    """Check the same for the admin port."""
+    """Check that the admin port is free, or that an imdsproxy listens there."""
     return _place(facts, "ADMIN_PORT", "no admin port is configured")
 
 
 def judge_socket(facts: Facts) -> Finding:
-    """Check the same for the Unix socket."""
+    """Check that the Unix socket can be made, or that an imdsproxy listens there."""
     return _place(facts, "UDS", "no Unix socket is configured")
 
 
