@@ -96,7 +96,10 @@ def open_listeners(config: Config, environ: MutableMapping[str, str]) -> list[Li
     Raises:
         StartError: A listener cannot be opened.
     """
-    listeners = [Listener(one.socket, admin=one.admin, inherited=True) for one in inherited_sockets(environ)]
+    listeners = [
+        Listener(one.socket, admin=one.admin, inherited=True, gate=_gate_of(one.socket))
+        for one in inherited_sockets(environ)
+    ]
     try:
         if not any(listener.port is not None and not listener.admin for listener in listeners):
             listeners.append(_tcp(config.host, config.port))
@@ -153,6 +156,10 @@ def _tcp(host: str, port: int, prefix: str = "") -> Listener:
         ) from None
     listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
     return Listener(listener, admin=bool(prefix), gate=gate)
+
+
+def _gate_of(listening: socket.socket) -> Gate | None:
+    return None if listening.family == _UNIX else _gate(listening, str(listening.getsockname()[0]))
 
 
 def _gate(listening: socket.socket, address: str) -> Gate | None:

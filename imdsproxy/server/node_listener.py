@@ -41,10 +41,9 @@ class Gate:
         What is not known counts as outside: a connection that has ended already, or interfaces that cannot be read.
         """
         try:
-            options = accepted.getsockopt(socket.IPPROTO_IP, _IP_PKTOPTIONS, _OPTIONS.size)
+            number = _interface(accepted)
         except OSError:
             return True
-        number = interface_of(options)
         now = self._now()
         if now - self._read_at >= _KEPT:
             self._read_at = now
@@ -53,8 +52,17 @@ class Gate:
         return number is None or self._outside is None or number in self._outside
 
 
+def _interface(accepted: socket.SocketType) -> int | None:
+    """Return the number of the interface by which a connection came. Raise OSError if it has ended."""
+    number = interface_of(accepted.getsockopt(socket.IPPROTO_IP, _IP_PKTOPTIONS, _OPTIONS.size))
+    if number is None:  # it waited at a socket of a service manager before that was prepared; the kernel knows it still
+        accepted.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        number = interface_of(accepted.getsockopt(socket.IPPROTO_IP, _IP_PKTOPTIONS, _OPTIONS.size))
+    return number
+
+
 def prepare(listening: socket.socket, address: str) -> Gate:
-    """Prepare a socket for such an address, which may not exist yet, before it is bound."""
+    """Prepare a socket for such an address: before it is bound, if the address may not exist yet."""
     listening.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
     listening.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)  # its connections inherit that
     names = ",".join(_outside_now().values()) or "none"

@@ -16,6 +16,7 @@ from imdsproxy.cli.check.probes.places import look_at_places
 from imdsproxy.config import Config
 from imdsproxy.errors import StartError
 from imdsproxy.server import node_listener
+from imdsproxy.server.inherited_sockets import InheritedSocket
 from imdsproxy.server.listeners import open_listeners
 from imdsproxy.server.node_listener import Gate, interface_of, outside_interfaces
 
@@ -92,13 +93,30 @@ def test_gate_is_closed_until_the_interfaces_could_be_read(monkeypatch: pytest.M
             assert not gate.is_outside(accepted)
 
 
-def test_connection_of_a_listener_that_was_not_prepared_counts_as_from_outside() -> None:
+def test_connection_that_came_before_its_listener_was_prepared_is_judged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = [{}, {socket.if_nametoindex("lo"): "lo"}]
+    monkeypatch.setattr(node_listener, "_outside_now", lambda: lists.pop(0))
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
         socket.create_connection(listening.getsockname()),
         listening.accept()[0] as accepted,
     ):
+        assert not Gate().is_outside(accepted)
         assert Gate().is_outside(accepted)
+
+
+def test_socket_of_a_service_manager_at_a_link_local_address_has_a_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        inherited = []
+        for host, named in ((NOBODYS, "imdsproxy"), ("127.0.0.1", "other"), (NOBODYS, "admin")):
+            one = stack.enter_context(socket.socket())
+            one.setsockopt(socket.IPPROTO_IP, node_listener._IP_FREEBIND, 1)
+            one.bind((host, 0))
+            one.listen()
+            inherited.append(InheritedSocket(one, named == "admin"))
+        monkeypatch.setattr("imdsproxy.server.listeners.inherited_sockets", lambda _environ: inherited)
+        found = open_listeners(Config(), {})
+    assert [(one.gate is not None, one.reaches_out) for one in found] == [(True, False), (False, False), (True, False)]
 
 
 def test_link_local_address_is_listened_on_before_it_exists(caplog: pytest.LogCaptureFixture) -> None:
