@@ -5,6 +5,7 @@
     dist/imdsproxy-VERSION.tgz                    the Helm chart
     dist/imdsproxy-VERSION-image-ARCH.tar         the image, for docker load
     dist/imdsproxy-VERSION-redirect-image-ARCH.tar
+    dist/imdsproxy-VERSION-emulator-image-ARCH.tar
     dist/imdsproxy-VERSION.cdx.json               the bill of materials
     dist/SHA256SUMS                               checksums of all of them
 

@@ -1,4 +1,4 @@
-"""The two images of the `Dockerfile`, by buildah, as archives for `docker load`.
+"""The three images of the `Dockerfile`, by buildah, as archives for `docker load`.
 
 Every file and every field of an image has the time of the commit, and nothing that buildah draws at random, so that the
 same parts give the same bytes. The parts are the base image and Debian's packages. Neither is pinned beyond the release
@@ -23,8 +23,12 @@ from release.source import Commit, ReleaseError
 
 SOURCES = ("registry", "fetched", "none")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-# The stages of the Dockerfile, by the name of the image; the empty name is that of the proxy.
-_TARGETS = {"": "", "redirect-": "redirect"}
+# The flags that choose a stage of the Dockerfile, by the name of the image; the empty name is that of the proxy.
+_STAGES = {
+    "": (),
+    "redirect-": ("--target=redirect",),
+    "emulator-": ("--target=emulator", "--build-arg=LOCK=emulator"),
+}
 
 
 def check(image_from: str) -> None:
@@ -38,7 +42,7 @@ def check(image_from: str) -> None:
     if image_from == "fetched":
         from tests.system.image import missing  # noqa: PLC0415  # needs a checkout, and what .ci/debian fetches
 
-        if reason := missing():
+        if reason := missing("run", "emulator"):
             raise ReleaseError(f"{reason}; run .ci/debian, or use IMAGE=none")
 
 
@@ -60,7 +64,7 @@ def build(image_from: str, source: Path, into: Path, commit: Commit, source_url:
     if image_from == "none":
         return []
     machine = _MACHINES[platform.machine()]
-    archives = {name: into / f"imdsproxy-{commit.version}-{name}image-{machine}.tar" for name in _TARGETS}
+    archives = {name: into / f"imdsproxy-{commit.version}-{name}image-{machine}.tar" for name in _STAGES}
     (_from_fetched if image_from == "fetched" else _from_registry)(
         source, archives, commit.version, flags(commit, source_url)
     )
@@ -113,17 +117,16 @@ def _add(archive: tarfile.TarFile, name: str, epoch: int, size: int, content: IO
 def _from_registry(source: Path, archives: dict[str, Path], version: str, settings: list[str]) -> None:
     for name, path in archives.items():
         tag = f"localhost/imdsproxy-{name}release:{version}"
-        target = [f"--target={_TARGETS[name]}"] if _TARGETS[name] else []
-        _buildah("build", "--layers", "--format=docker", *settings, *target, f"--tag={tag}", str(source))
+        _buildah("build", "--layers", "--format=docker", *settings, *_STAGES[name], f"--tag={tag}", str(source))
         _buildah("push", "--quiet", tag, f"docker-archive:{path}")
 
 
 def _from_fetched(source: Path, archives: dict[str, Path], _version: str, settings: list[str]) -> None:
-    from tests.system.image import Builder, build_both  # noqa: PLC0415  # as in `check`
+    from tests.system.image import Builder, build_both, build_emulator  # noqa: PLC0415  # as in `check`
 
     with tempfile.TemporaryDirectory() as folder:
         builder = Builder(Path(folder))
-        tags = build_both(builder, *settings, context=source)
+        tags = [*build_both(builder, *settings, context=source), build_emulator(builder, *settings, context=source)]
         for tag, path in zip(tags, archives.values(), strict=True):
             builder.save(tag, path)
 

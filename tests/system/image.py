@@ -32,11 +32,12 @@ _LONGEST = 600  # seconds
 _MOST_SAID = 5000  # characters, the last ones
 
 
-def missing() -> str:
-    """Return what this machine lacks to build the image; empty if it lacks nothing."""
+def missing(*locks: str) -> str:
+    """Return what this machine lacks to build the images from these locks; empty if it lacks nothing."""
     if shutil.which("buildah") is None:
         return "not installed: buildah"
-    absent = [path.name for path in (_FETCHED / "base.tar", _FETCHED / "packages", _wheels()) if not path.exists()]
+    needed = (_FETCHED / "base.tar", _FETCHED / "packages", *map(_wheels, locks or ("run",)))
+    absent = [path.name for path in needed if not path.exists()]
     if absent:
         return f".ci/debian has not fetched what the image is built from: {', '.join(absent)}"
     return ""
@@ -88,8 +89,18 @@ class Builder:
         self._buildah("add", "--quiet", empty, str(_FETCHED / "base.tar"), "/")
         self._buildah("commit", "--quiet", "--rm", empty, _base())
 
-    def build(self, tag: str, *flags: str, context: Path = ROOT, dockerfile: Path = DOCKERFILE) -> str:
-        """Build an image and return its name. Raise AssertionError with the output if the build fails."""
+    def build(
+        self, tag: str, *flags: str, context: Path = ROOT, dockerfile: Path = DOCKERFILE, lock: str = "run"
+    ) -> str:
+        """Build an image and return its name. Raise AssertionError with the output if the build fails.
+
+        Args:
+            tag: The name.
+            flags: Further flags of `buildah build`.
+            context: The folder whose files are copied.
+            dockerfile: The Dockerfile.
+            lock: The lock in `requirements/` whose packages are installed.
+        """
         # Layers would each be a copy of all files.
         self._buildah(
             "build",
@@ -99,7 +110,8 @@ class Builder:
             "--layers=false",
             "--format=docker",  # OCI's own knows no health check
             f"--volume={_FETCHED / 'packages'}:/packages:ro",
-            f"--volume={_wheels()}:/wheels:ro",
+            f"--build-arg=LOCK={lock}",
+            f"--volume={_wheels(lock)}:/wheels:ro",
             f"--secret=id=pip.conf,src={self.folder / 'pip.conf'}",
             f"--file={dockerfile}",
             f"--tag={tag}",
@@ -162,8 +174,16 @@ def build_both(builder: Builder, *flags: str, context: Path = ROOT) -> tuple[str
     return proxy, redirect
 
 
-def build_emulator(builder: Builder) -> str:
-    """Build the emulator's image from the stage that `build_both` has built, and return its name."""
+def build_emulator(builder: Builder, *flags: str, context: Path = ROOT) -> str:
+    """Build the emulator's image as that of a release, which signs, and return its name."""
+    dockerfile = context / DOCKERFILE.name
+    return builder.build(
+        "imdsproxy:emulator", "--target=emulator", *flags, context=context, dockerfile=dockerfile, lock="emulator"
+    )
+
+
+def build_plain_emulator(builder: Builder) -> str:
+    """Build an emulator's image that does not sign from the stage that `build_both` has built, and return its name."""
     return builder.build("imdsproxy:test-emulator", "--target=emulator", dockerfile=builder.folder / "Dockerfile")
 
 
@@ -172,9 +192,9 @@ def _base() -> str:
     return next(line.removeprefix("ARG BASE=") for line in lines if line.startswith("ARG BASE="))
 
 
-def _wheels() -> Path:
-    locked = hashlib.sha256((ROOT / "requirements" / "run.txt").read_bytes()).hexdigest()
-    return _FETCHED / f"wheels-{locked[:16]}"
+def _wheels(lock: str) -> Path:
+    locked = hashlib.sha256((ROOT / "requirements" / f"{lock}.txt").read_bytes()).hexdigest()
+    return _FETCHED / f"{lock}-wheels-{locked[:16]}".removeprefix("run-")
 
 
 def _main(arguments: Sequence[str]) -> None:

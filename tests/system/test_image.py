@@ -25,7 +25,7 @@ from tests.kit import ROOT, cache_status, is_hit, wait_until
 from tests.size import size
 from tests.system.containers import Mount, contained, run_contained
 from tests.system.hosts import Host, link
-from tests.system.image import DOCKERFILE, Builder, Image, build_both, build_emulator, missing
+from tests.system.image import DOCKERFILE, Builder, Image, build_both, build_plain_emulator, missing
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, Azure, HostedProxy
 from tests.targets import INSTANCE, TOKEN
 
@@ -94,7 +94,7 @@ def redirect_image(images: tuple[Image, Image]) -> Image:
 
 @pytest.fixture(scope="session")
 def emulator_image(builder: Builder, images: tuple[Image, Image]) -> Image:
-    return builder.unpack(build_emulator(builder))
+    return builder.unpack(build_plain_emulator(builder))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -130,7 +131,7 @@ def test_tag_must_name_the_version(small: Path) -> None:
 
 
 def test_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
-    assert "this is none" in refusal(tmp_path)
+    assert "this folder is not one" in refusal(tmp_path)
 
 
 def test_missing_git_is_named(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +252,29 @@ def test_image_is_bound_to_the_commit() -> None:
         "--build-arg=CREATED=2023-11-14T22:13:20Z",
         "--build-arg=SOURCE=https://example.invalid",
     ]
+
+
+def test_image_of_each_stage_is_made_and_the_emulator_s_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def buildah(*arguments: str) -> None:
+        ran.append(arguments)
+        if arguments[0] == "push":
+            saved(tmp_path, "made").rename(arguments[-1].removeprefix("docker-archive:"))
+
+    monkeypatch.setattr(image, "_buildah", buildah)
+    monkeypatch.setattr("release.image.platform.machine", lambda: "x86_64")
+    made = image.build("registry", tmp_path, tmp_path, COMMIT)
+    named = [f"imdsproxy-{COMMIT.version}-{stage}image-amd64.tar" for stage in ("", "redirect-", "emulator-")]
+    assert [path.name for path in made] == named
+    chosen = [
+        {flag for flag in arguments if "target" in flag or "LOCK" in flag}
+        for arguments in ran
+        if arguments[0] == "build"
+    ]
+    assert chosen == [set(), {"--target=redirect"}, {"--target=emulator", "--build-arg=LOCK=emulator"}]
+    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"redirect", "emulator"} <= stages
 
 
 def saved(folder: Path, word: str) -> Path:
