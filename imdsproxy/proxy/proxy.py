@@ -129,23 +129,23 @@ class Proxy:
         return self.hit(request.target.key, decision.endpoint, now) if isinstance(decision, Cache) else None
 
     def hit(self, key: Key, endpoint: str, now: float) -> RenderedHit | None:
-        """Return the hit of a key, or None if there is no fresh entry, or if its refresh is due.
-
-        It is rendered once a second, and only that counts as a use of the entry.
-        """
+        """Return the hit of a key, or None if there is no fresh entry, or if its refresh is due."""
         slot = self.store.peek(key)
         if slot is not None and slot.hit is not None and now < slot.hit.until:
             return slot.hit
+        return self.render(key, endpoint, now)
+
+    def render(self, key: Key, endpoint: str, now: float) -> RenderedHit | None:
+        """Return the same as `hit`, rendered again. That is done once a second, and only that is a use of the entry."""
         slot = self.store.find(key)
-        entry = None if slot is None else slot.entry
-        if slot is None or entry is None:
+        if slot is None or slot.entry is None:
             return None
-        freshness = lookup(entry, now)
+        freshness = lookup(slot.entry, now)
         if freshness is Freshness.EXPIRING and not self._refresh_is_due(key, now):
             freshness = Freshness.FRESH
         if freshness is not Freshness.FRESH:
             return None
-        slot.hit = write(entry, endpoint, now, slot.hit, slot.uses)
+        slot.hit = write(slot.entry, endpoint, now, slot.hit, slot.uses)
         self._on_rendering(now)
         return slot.hit
 

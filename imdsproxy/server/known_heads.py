@@ -13,9 +13,6 @@ fields with any other value of their own never repeat and would only evict some 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Generic, TypeVar
-
 from imdsproxy.access.guard import Guard
 from imdsproxy.access.subject import Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
@@ -24,110 +21,22 @@ from imdsproxy.protocol.messages import Key, Request
 from imdsproxy.protocol.tracing import without_tracing
 from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.records import RequestRecord
+from imdsproxy.server.head_tables import Parts, RepeatedHeads, SeenOnce
 from imdsproxy.server.parse_errors import MOST_FIELDS
 
 LONGEST_KNOWN = 4096
 """The maximum length in bytes of a known head."""
 
-_MOST_PARTS = 16384  # in each table
 # Parts of all bytes: fields may take two twelfths, marks of fields seen once and repeated heads one each, targets the
 # rest.
 _SHARE = 12
-# Bits for each mark. Of the fields that are new, no more than one in so many finds its bit set by another.
-_BITS_SEEN = 64
 # The bytes of a target's place in the table, of the pair there, and of an empty slot that only this target refers to.
 _TARGET = 320
 # The bytes of the place of fields, of the pair there, and of the set of endpoints in it.
 _FIELDS = 560
-# The bytes of a repeated head's place in the table, and of the pair there.
-_HEAD = 320
 _GET = b"GET "
 # A target in absolute form overrides Host (RFC 9112 section 3.2.2), so its fields do not decide for themselves.
 _ORIGIN_FORM = _GET + b"/"
-
-Value = TypeVar("Value")
-
-
-class _SeenOnce:
-    """Marks of fields, as bits at the places of their hashes. A common place only makes fields known too early.
-
-    A set of hashes would take a thousand times the memory, so with the default settings it would be full after 2,000.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._bits = bytearray(max_bytes)  # its pages take no memory before they are written
-        self._left = self._most = max_bytes * 8 // _BITS_SEEN
-
-    def add(self, fields: bytes) -> bool:
-        """Mark fields, and return whether they were marked before. With too many marks, all others are removed."""
-        if not self._most:
-            return False
-        place, bit = divmod(hash(fields) % (len(self._bits) * 8), 8)
-        if self._bits[place] & 1 << bit:
-            return True
-        if not self._left:
-            self.clear()
-        self._left -= 1
-        self._bits[place] |= 1 << bit
-        return False
-
-    def clear(self) -> None:
-        """Remove all marks."""
-        if self._left < self._most:
-            self._bits, self._left = bytearray(len(self._bits)), self._most
-
-
-class _Parts(Generic[Value]):
-    """Parts of heads, bounded in number and bytes. The oldest is evicted first."""
-
-    def __init__(self, max_bytes: int, overhead: int) -> None:
-        """Make an empty table; each part takes `overhead` bytes beside its own."""
-        self.known: OrderedDict[bytes, Value] = OrderedDict()
-        self._bytes = 0
-        self._max_bytes = max_bytes
-        self._overhead = overhead
-
-    def put(self, part: bytes, value: Value) -> None:
-        """Remember a part."""
-        if part not in self.known:
-            self._bytes += len(part) + self._overhead
-        self.known[part] = value
-        while len(self.known) > _MOST_PARTS or self._bytes > self._max_bytes:
-            oldest, _ = self.known.popitem(last=False)
-            self._bytes -= len(oldest) + self._overhead
-
-    def forget(self, part: bytes) -> None:
-        """Forget a part that is known."""
-        del self.known[part]
-        self._bytes -= len(part) + self._overhead
-
-    def clear(self) -> None:
-        """Forget every part."""
-        self.known.clear()
-        self._bytes = 0
-
-
-class _Repeated:
-    """Whole heads whose parts were found before: one lookup takes a third of the time. A full table is emptied."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.heads: dict[bytes, tuple[Slot, bool]] = {}
-        self._left = self._most = max_bytes
-
-    def add(self, head: bytes, slot: Slot, *, last: bool) -> None:
-        """Remember a head with the slot of its target, and whether the connection ends with its answer."""
-        size = len(head) + _HEAD
-        if size > self._most:
-            return
-        if size > self._left:
-            self.clear()
-        self._left -= size
-        self.heads[head] = slot, last
-
-    def clear(self) -> None:
-        """Forget every head."""
-        self.heads.clear()
-        self._left = self._most
 
 
 class KnownHeads:
@@ -140,11 +49,12 @@ class KnownHeads:
         self._proxy = proxy
         self._store = proxy.store
         share = max_bytes // _SHARE
-        self._targets = _Parts[tuple[Slot, str]](max_bytes - 4 * share, _TARGET)
+        self._targets = Parts[tuple[Slot, str]](max_bytes - 4 * share, _TARGET)
         # By whether they came by a Unix socket: a name that is accepted there is not thereby accepted over TCP.
-        self._fields = {unix: _Parts[tuple[bool, frozenset[str]]](share, _FIELDS) for unix in (True, False)}
-        self._repeated = {unix: _Repeated(share // 2) for unix in (True, False)}
-        self._seen_once = _SeenOnce(share)
+        self._fields = {unix: Parts[tuple[bool, frozenset[str]]](share, _FIELDS) for unix in (True, False)}
+        self._repeated = {unix: RepeatedHeads(share // 2) for unix in (True, False)}
+        self._seen_once = SeenOnce(share)
+        self._traced = False  # the last head that was not found as a whole had tracing fields
 
     def find(
         self,
@@ -162,16 +72,36 @@ class KnownHeads:
             now: The current time, in monotonic seconds.
             unix: Whether it came by a Unix socket.
         """
-        repeated = self._repeated[unix]
-        whole = repeated.heads.get(head)
+        whole = self._repeated[unix].heads.get(head)
         if whole is None:
-            head = _without_tracing(head)
-            whole = repeated.heads.get(head)
+            # The search for tracing fields takes longer than the rest, and a client sends either always or never any.
+            if self._traced:
+                return self._find_traced(head, now, unix) or self._find_parts(head, now, unix)
+            return self._find_parts(head, now, unix) or self._find_traced(head, now, unix)
+        slot, last = whole
+        hit = slot.hit
+        if hit is not None and now < hit.until:
+            return hit, last
+        return self._find_parts(head, now, unix)
+
+    def _find_traced(self, head: bytes, now: float, unix: bool, /) -> tuple[RenderedHit, bool] | None:
+        """Return the hit for a head with tracing fields, or None. Note whether it has any."""
+        if len(head) > LONGEST_KNOWN or head.count(b"\r\n") > MOST_FIELDS:  # their number may matter
+            return None
+        stripped = without_tracing(head)
+        self._traced = len(stripped) < len(head)
+        if not self._traced:
+            return None
+        whole = self._repeated[unix].heads.get(stripped)
         if whole is not None:
             slot, last = whole
             hit = slot.hit
             if hit is not None and now < hit.until:
                 return hit, last
+        return self._find_parts(stripped, now, unix)
+
+    def _find_parts(self, head: bytes, now: float, unix: bool, /) -> tuple[RenderedHit, bool] | None:
+        """Return the hit for a head whose parts are known, as they are written, or None."""
         end = head.find(b" ", 4)
         target = head[:end]
         known = self._targets.known.get(target)
@@ -185,12 +115,11 @@ class KnownHeads:
         hit = slot.hit
         if hit is None or now >= hit.until:
             # It must be rendered again, if there is an entry that is still fresh. The key of an empty slot has none.
-            hit = self._proxy.hit(slot.key, endpoint, now)
+            hit = self._proxy.render(slot.key, endpoint, now)
             if hit is None:
                 self._targets.forget(target)
                 return None
-        if whole is None or whole[0] is not slot:
-            repeated.add(head, slot, last=last)
+        self._repeated[unix].add(head, slot, last=last)
         return hit, last
 
     def key_of(self, head: bytes) -> Key | None:
@@ -213,7 +142,8 @@ class KnownHeads:
         if len(head) > LONGEST_KNOWN or slot is None or slot.hit is None:
             return
         endpoint = slot.hit.served.endpoint
-        head = _without_tracing(head)
+        if head.count(b"\r\n") <= MOST_FIELDS:
+            head = without_tracing(head)
         end = head.find(b" ", 4)
         if not self._remember(head[:end], slot, endpoint):
             return
@@ -268,9 +198,3 @@ class HeadsOfClient:
         if key is None or not self._access.remembers(self._subject, key):
             return None
         return self._heads.find(head, now, unix)
-
-
-def _without_tracing(head: bytes) -> bytes:
-    """Return a head without tracing fields, or the same head if the number of its fields or bytes matters."""
-    within = len(head) <= LONGEST_KNOWN and head.count(b"\r\n") <= MOST_FIELDS
-    return without_tracing(head) if within else head
