@@ -31,7 +31,7 @@ class Redirect:
     """The IPv4 address of this machine at which the proxy listens."""
     port: int
     node: bool = False
-    """Whether calls that this machine forwards, those of its pods, are redirected too."""
+    """Whether this machine is a node: calls that it forwards, those of its pods, are redirected too."""
     exclusive: bool = False
     """Whether only that user and root may answer at the proxy's address.
 
@@ -40,6 +40,8 @@ class Redirect:
 
     root: bool = False
     """Whether the calls of root's programs are redirected on a node, too. Elsewhere they are in any case."""
+    pods_left_out: bool = False
+    """Whether the calls of a node's pods are not redirected all the same, because rules keep pods from IMDS."""
 
     @property
     def root_exempt(self) -> bool:
@@ -47,9 +49,14 @@ class Redirect:
         return self.node and not self.root and self.user not in {"0", "root"}
 
     @property
+    def pods(self) -> bool:
+        """Whether calls of pods are redirected."""
+        return self.node and not self.pods_left_out
+
+    @property
     def needs_route_localnet(self) -> bool:
         """Whether the kernel must be allowed to deliver forwarded packets to loopback, which it drops by default."""
-        return self.node and ipaddress.IPv4Address(self.host).is_loopback
+        return self.pods and ipaddress.IPv4Address(self.host).is_loopback
 
 
 def rules(redirect: Redirect) -> str:
@@ -58,7 +65,7 @@ def rules(redirect: Redirect) -> str:
     chains = [_output(redirect, goal)]
     if redirect.exclusive:
         chains.append(_answer(redirect))
-    if redirect.node:
+    if redirect.pods:
         chains.append(_prerouting(goal))
     if redirect.needs_route_localnet:
         chains.append(_GUARD)

@@ -10,8 +10,8 @@ from imdsproxy.cli.check.probes.network import has_cilium
 from imdsproxy.cli.check.probes.processes import look_at_processes
 from imdsproxy.cli.check.probes.rules import Rules, look_at_rules
 from imdsproxy.cli.check.ruleset import keeps_pods_away
-from imdsproxy.cli.redirect import LoadError
-from imdsproxy.cli.redirect_limits import BLOCKER, Limits, leaves_pods_out, notes, obstacle, read_labels
+from imdsproxy.cli.redirect import LEAVE_PODS_OUT, LoadError
+from imdsproxy.cli.redirect_limits import BLOCKER, INSTEAD, Limits, leaves_pods_out, notes, obstacle, read_labels
 
 _BLOCKER = Path(BLOCKER)
 
@@ -46,10 +46,12 @@ def within_limits(options: Mapping[str, str]) -> tuple[dict[str, str], list[str]
     node, respects = "node" in options, "respect-restriction" in options
     reason = obstacle(limits, node=node)
     if reason and "load" in options and "force" not in options:
-        raise LoadError(reason)
+        raise LoadError(f"{reason}; {INSTEAD}")
     obeyed = dict(options)
     left_out = respects and node and leaves_pods_out(limits)
     if left_out:
-        del obeyed["node"]
+        obeyed[LEAVE_PODS_OUT] = "true"  # it stays a node, whose kubelet reaches IMDS itself
     found = [f"loaded by --force: {reason}"] if reason and "load" in options else []
+    if respects and not node:
+        found.append("--respect-restriction has no effect without --node: no requests of pods are redirected")
     return obeyed, found + notes(limits, node=node, respected=left_out)

@@ -37,6 +37,10 @@ class LoadError(SettingsError):
     """nft did not run, or did not load the ruleset."""
 
 
+LEAVE_PODS_OUT = "leave-pods-out"
+"""What `node_limits` adds to the options where the pods of a node are not to be redirected."""
+
+
 class Ruleset(NamedTuple):
     """A ruleset, and what to print with it."""
 
@@ -53,8 +57,8 @@ def redirect(config: Config, options: Mapping[str, str]) -> Ruleset:
 
     Args:
         config: `host` and `port` name the proxy's address.
-        options: `uid`, `node` and `exclusive`, where they were given. Without `uid` the user of the running unit is
-            used, which is certain; the redirect is then exclusive in any case.
+        options: `uid`, `node`, `root` and `exclusive`, where they were given, and LEAVE_PODS_OUT. Without `uid` the
+            user of the running unit is used, which is certain; the redirect is then exclusive in any case.
 
     Raises:
         SettingsError: An option or a setting cannot be used.
@@ -62,7 +66,10 @@ def redirect(config: Config, options: Mapping[str, str]) -> Ruleset:
     _refuse_windows(unless="uid" in options)
     user = _user(options["uid"]) if "uid" in options else _user_of_the_unit()
     exclusive = "exclusive" in options or "uid" not in options
-    wanted = Redirect(user, _goal(config.host), _port(config.port), "node" in options, exclusive, "root" in options)
+    host, port = _goal(config.host), _port(config.port)
+    wanted = Redirect(
+        user, host, port, "node" in options, exclusive, "root" in options, pods_left_out=LEAVE_PODS_OUT in options
+    )
     notes = _notes(wanted)
     if "uid" not in options and sys.platform == "linux" and not _listened_at(wanted.host, wanted.port):
         notes.append(
@@ -122,7 +129,7 @@ def _why_not(message: str, status: int) -> str:
 
 
 def _effect(wanted: Redirect) -> str:
-    calls = f"{_CALLS}, those of this machine's pods too," if wanted.node else _CALLS
+    calls = f"{_CALLS}, those of this machine's pods too," if wanted.pods else _CALLS
     root = " and of root's programs" if wanted.root_exempt else ""
     return f"{calls} now go to {wanted.host}:{wanted.port}, except those of user {wanted.user}{root}"
 
@@ -184,7 +191,7 @@ def _notes(wanted: Redirect) -> list[str]:
     notes = []
     if wanted.user in {"0", "root"}:
         notes.append("requests of root's processes are not redirected; run the proxy as a user of its own")
-    if wanted.node:
+    if wanted.pods:
         notes.append(
             "rules that block IMDS for pods (a NetworkPolicy, a forward chain) do not see redirected requests; "
             "IMDSPROXY_DENY=/metadata/identity makes this proxy refuse tokens to all its clients"

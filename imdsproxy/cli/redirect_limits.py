@@ -16,10 +16,11 @@ EBPF_LABEL = "kubernetes.azure.com/ebpf-host-routing"
 """AKS's label of nodes where eBPF host routing is on."""
 BLOCKER = "/sys/fs/bpf/block-iptables"
 """Where AKS's rule blocker pins its programs."""
-_INSTEAD = (
+INSTEAD = (
     "use a node address (imdsproxy address), a CiliumLocalRedirectPolicy, the Unix socket or a sidecar "
     "(docs/redirect.md), or load it all the same with --force"
 )
+"""What to do where there is an obstacle."""
 _READABLE_BY_LEGACY = frozenset({"filter", "mangle"})
 
 
@@ -53,21 +54,21 @@ def read_labels(text: str) -> tuple[str, ...]:
 
 
 def obstacle(limits: Limits, *, node: bool) -> str:
-    """Return why a redirect must not be loaded here, with what to use instead; empty if nothing is known against it.
+    """Return why a redirect must not be loaded here; empty if nothing is known against it.
 
     `node` is whether it is for pods, too.
     """
     if limits.blocker:
         return (
             f"AKS's rule blocker is loaded on this node ({BLOCKER}): it forbids rules in the node's network, and pods' "
-            f"packets bypass them, because eBPF host routing is on; {_INSTEAD}"
+            f"packets bypass them, because eBPF host routing is on"
         )
     given = f"{EBPF_LABEL}=true" in (limits.labels or ())
     if node and (given or limits.kubelet_label):
         where = "" if given else " in the kubelet's arguments"
         return (
             f"this node has eBPF host routing (the label {EBPF_LABEL}=true{where}), so its pods' packets bypass every "
-            f"rule of nftables, and --node would have no effect; {_INSTEAD}"
+            f"rule of nftables, and --node would have no effect"
         )
     return ""
 

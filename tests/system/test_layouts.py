@@ -173,6 +173,7 @@ def test_aks_restriction_is_named_and_respected_on_demand(node: Node, table: str
     assert "they stay in force, and pods are not redirected" in said
     assert [pod.fetch(INSTANCE, timeout=0.3).status for pod in pods] == [0, 0]
     assert vm.fetch(INSTANCE, user=ORDINARY_USER).by_proxy
+    assert not vm.fetch(INSTANCE).by_proxy, "the kubelet, which is root's, calls IMDS itself"
 
 
 def test_restriction_is_respected_where_there_is_none(node: Node) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from imdsproxy.cli import node_limits
 from imdsproxy.cli.check.ruleset import Rule
-from imdsproxy.cli.redirect import LoadError
+from imdsproxy.cli.redirect import LoadError, redirect
 from imdsproxy.cli.redirect_limits import (
     BLOCKER,
     EBPF_LABEL,
@@ -19,6 +19,7 @@ from imdsproxy.cli.redirect_limits import (
     obstacle,
     read_labels,
 )
+from imdsproxy.config import Config
 from imdsproxy.errors import SettingsError
 
 RESTRICTION = Rule("ip mangle", "FORWARD", frozenset({"forward"}), -150, "drop")
@@ -61,12 +62,10 @@ def test_what_is_no_label_is_refused(text: str) -> None:
         (Limits(cilium=True), True, ""),
     ],
 )
-def test_obstacle_has_its_reason_and_what_to_use_instead(limits: Limits, node: bool, named: str) -> None:
+def test_obstacle_has_its_reason(limits: Limits, node: bool, named: str) -> None:
     reason = obstacle(limits, node=node)
     assert named in reason
     assert bool(reason) is bool(named)
-    if reason:
-        assert all(word in reason for word in ("imdsproxy address", "CiliumLocalRedirectPolicy", "--force"))
 
 
 def test_restriction_is_named_and_respected_only_on_demand() -> None:
@@ -116,9 +115,30 @@ def test_blocker_that_is_pinned_keeps_a_redirect_from_being_loaded(
         obeyed, found = node_limits.within_limits(options)
         assert obeyed == options
         assert found[0].startswith("loaded by --force: AKS's rule blocker")
+        assert "--force" not in found[0].removeprefix("loaded by --force"), "advice that was followed"
     else:
-        with pytest.raises(LoadError, match="AKS's rule blocker is loaded on this node"):
+        with pytest.raises(LoadError, match="AKS's rule blocker is loaded on this node") as raised:
             node_limits.within_limits(options)
+        assert all(word in str(raised.value) for word in ("imdsproxy address", "CiliumLocalRedirectPolicy", "--force"))
+
+
+@pytest.mark.parametrize("restrictions", [(), (RESTRICTION,)])
+def test_respected_restriction_leaves_out_the_pods_and_not_the_node(
+    monkeypatch: pytest.MonkeyPatch, restrictions: tuple[Rule, ...]
+) -> None:
+    """The kubelet of the node must reach IMDS while the proxy is away, whether pods are redirected or not."""
+    monkeypatch.setattr(node_limits, "look_at_limits", lambda _options: Limits(restrictions=restrictions))
+    obeyed, _ = node_limits.within_limits({"node": "true", "uid": "990", "respect-restriction": "true"})
+    made = redirect(Config(), obeyed)
+    assert "meta skuid != 0 meta skuid != 990 counter dnat" in made.text
+    assert ("chain prerouting" in made.text) is ("pods too" in made.in_force) is (not restrictions)
+    assert made.in_force.endswith("except those of user 990 and of root's programs")
+
+
+def test_restriction_without_pods_has_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_limits, "look_at_limits", lambda _options: Limits())
+    _, (note,) = node_limits.within_limits({"uid": "990", "respect-restriction": "true"})
+    assert note.startswith("--respect-restriction has no effect without --node")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nftables is for Linux")

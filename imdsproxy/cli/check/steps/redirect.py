@@ -92,6 +92,8 @@ def _exemption(facts: Facts, own: Redirect, goal: str) -> Finding | None:
 def _load(own: Redirect, user: str) -> str:
     """Return the command that loads the same redirect for another user."""
     node = "" if not own.node else " --node" if own.root_exempt or own.exempt == "0" else " --node --root"
+    if own.root_exempt and not own.node:
+        node = " --node --respect-restriction"
     flags = node + (" --exclusive" if own.exclusive else "")
     return f"imdsproxy redirect --load --uid {user}{flags}"
 

@@ -453,6 +453,7 @@ def test_route_advice_names_the_command_of_the_system(routes: Routes, system: st
         (Redirect("127.0.0.1", 8254, "991"), ""),
         (replace(NODE, exempt="991"), " --node --root"),
         (replace(NODE, exempt="991", root_exempt=True), " --node"),
+        (replace(NODE, exempt="991", root_exempt=True, node=False), " --node --respect-restriction"),
         (replace(NODE, exempt="991", root_exempt=True, exclusive=True), " --node --exclusive"),
     ],
 )
