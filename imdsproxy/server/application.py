@@ -160,11 +160,12 @@ class Application:
                 self.known_heads.note_answer(request, served)
         else:
             served = refused(request)
+        headers = scope["headers"]  # with the answer, a connection drops the fields of a large request
         await send_record(served, self.date, send)
         wire = b"-" if isinstance(written, Refusal) else written
         head = scope["method"].encode("utf-8", "backslashreplace") + b" " + wire
         if self.names_clients:
-            head = head_of(head, scope["headers"])
+            head = head_of(head, headers)
         now = self.clock.monotonic()
         self._history.count_answers(now)
         self.observe(served, now - began, scope.get("client"), head)

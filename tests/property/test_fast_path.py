@@ -962,6 +962,12 @@ def test_reads_of_other_buffer_types_are_answered_like_bytes(
     assert live() == expected
 
 
+@pytest.mark.parametrize("line", [b"traceparent: 1\r\n" * 90, b"X-Pad: " + b"x" * 10_000 + b"\r\n"])
+def test_large_head_leaves_the_same_line_in_the_log(line: bytes) -> None:
+    large = _with_line(head(TOKEN, b"User-Agent: curl/8", b"X-Ms-Client-Request-Id: 7"), line, 2)
+    compare(House(access_log=True), [*KNOWN, Repeat(0, large, 3, 0.01), Repeat(1, large.lower(), 2, 0.01)])
+
+
 def test_replaced_entry_is_not_served_again() -> None:
     for number, head_of_wish in ((0, WISHES[0]), (1, WISHES[1]), (0, WISHES[4]), (1, WISHES[5])):
         compare(House(), [Repeat(0, HITS[number], 3, 0.01), Send(1, (head_of_wish,)), Repeat(0, HITS[number], 3, 0.01)])
