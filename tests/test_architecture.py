@@ -66,7 +66,7 @@ PURE = (
         "ops/spans",
     ),
     *("ops/status", "ops/tallies", "ops/token_names", "ops/token_troubles", "ops/troubles"),
-    *("server/accepting", "server/head_rules", "server/parse_errors", "server/purge"),
+    *("server/accepting", "server/head_rules", "server/connection_refusals", "server/purge"),
     *("emulator/event_kinds", "emulator/schedule", "emulator/timeline"),
     *("cli/nftables", "cli/running/event_lines", "cli/running/status_text", "cli/proc_net_tcp", "cli/tour_text"),
     *("cli/node_address", "cli/redirect_limits", "cli/rtnetlink"),

@@ -1,4 +1,4 @@
-"""How the emulator's commands answer a command line without a meaning."""
+"""Report a command line that the emulator's commands cannot read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""OpenTelemetry: makes spans, and exports them by OTLP over HTTP. Only this module imports it; `app` imports it late.
+"""OpenTelemetry: makes spans, and exports them by OTLP over HTTP.
 
+Only this module imports OpenTelemetry, and only `parts/extras` imports this module, where traces are on.
 The SDK samples (`OTEL_TRACES_SAMPLER`), and its batch processor exports from a thread of its own, with a bounded queue.
 The thread is started by the first span, so that it runs in the process that serves, after any fork.
 """

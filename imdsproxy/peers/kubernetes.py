@@ -1,5 +1,6 @@
-"""The API server of Kubernetes, by lightkube. Only this module imports it; `app` imports this one late.
+"""The API server of Kubernetes, by lightkube.
 
+Only this module imports lightkube, and only `parts/extras` imports this module, where pods are watched.
 Of each pod only the fields that the table needs are decoded; the rest, such as the containers with their environment,
 is skipped by the decoder and never becomes an object.
 """

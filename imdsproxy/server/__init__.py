@@ -1,5 +1,6 @@
 """HTTP towards clients: listeners, connections with limits, the fast path, the ASGI application.
 
-`application` turns ASGI messages into a `Request`, and a record into ASGI messages. `connection` and `fast_path` are
-uvicorn's protocol with limits. This room takes a `Config` or plain values, and never imports `settings`.
+`application` reads requests from ASGI, has them answered by `metadata` or `operations`, and reports the answers.
+`connection` and `fast_path` are uvicorn's protocol with limits. This room takes a `Config` or plain values, and never
+imports `settings`.
 """

@@ -30,6 +30,7 @@ from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.records import RequestObserver, notify_all, refused
 from imdsproxy.server.asgi import send_record, target
 from imdsproxy.server.client_facts import ClientFacts
+from imdsproxy.server.connection_refusals import NOT_A_CLIENT, written
 from imdsproxy.server.extensions import ADMIN_EXTENSION, by_own_server, by_unix_socket, extension
 from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.known_heads import KnownHeads
@@ -37,7 +38,6 @@ from imdsproxy.server.lifetime import Lifetime
 from imdsproxy.server.metadata import MetadataRequests
 from imdsproxy.server.operations import Operations
 from imdsproxy.server.outsiders import Outsiders
-from imdsproxy.server.parse_errors import NOT_A_CLIENT, written
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

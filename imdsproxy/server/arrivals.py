@@ -15,9 +15,9 @@ from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import Client, KnownClient, description_of
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.connection_limit import Admission, ConnectionLimit
+from imdsproxy.server.connection_refusals import NOT_A_CLIENT, NOT_OF_THIS_MACHINE, TOO_MANY
 from imdsproxy.server.first_request import LONGEST_FIRST, FirstRequests
 from imdsproxy.server.hosted_application import HostedApplication
-from imdsproxy.server.parse_errors import NOT_A_CLIENT, NOT_OF_THIS_MACHINE, TOO_MANY
 from imdsproxy.server.read_buffer import LONGEST_READ
 from imdsproxy.server.reader import Reader
 

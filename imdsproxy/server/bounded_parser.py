@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.protocol.peer import Peer
+from imdsproxy.server.connection_refusals import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, MOST_FIELDS, NO_MEMORY
 from imdsproxy.server.extensions import extensions
 from imdsproxy.server.flow import Brake, Pipeline
 from imdsproxy.server.head_rules import FRAMING, refusal_of
@@ -25,7 +26,6 @@ from imdsproxy.server.held_bytes import (
     weight_of_part,
     weight_of_target,
 )
-from imdsproxy.server.parse_errors import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, MOST_FIELDS, NO_MEMORY
 from imdsproxy.server.presence import Presence
 
 _END = b"\r\n\r\n"

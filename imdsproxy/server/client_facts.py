@@ -1,4 +1,4 @@
-"""What rules and turns need of a request's client, and the kernel does not say at once."""
+"""What access rules and turns need to know of a client, and the kernel does not report at once: groups, process."""
 
 from __future__ import annotations
 

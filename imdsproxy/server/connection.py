@@ -19,10 +19,10 @@ from imdsproxy.protocol.peer import Peer
 from imdsproxy.records import KnownClient, description_of
 from imdsproxy.server.caller import ENDED
 from imdsproxy.server.connection_limit import Admission, ConnectionLimit
+from imdsproxy.server.connection_refusals import NOT_A_CLIENT, TOO_MANY, UNKNOWN_METHOD
 from imdsproxy.server.flow import Brake, hung_up, unread
 from imdsproxy.server.held_bytes import SHARE
 from imdsproxy.server.hosted_application import HostedApplication
-from imdsproxy.server.parse_errors import NOT_A_CLIENT, TOO_MANY, UNKNOWN_METHOD
 from imdsproxy.server.presence import Presence
 from imdsproxy.server.read_buffer import BUFFER, LONGEST_READ
 from imdsproxy.server.read_turns import ReadTurns

@@ -20,11 +20,11 @@ from imdsproxy.protocol.messages import Key
 from imdsproxy.protocol.peer import Peer
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.connection_limit import ConnectionLimit
+from imdsproxy.server.connection_refusals import LONGEST_HEAD
 from imdsproxy.server.first_request import FAST_VERSIONS, LONGEST_JOINED, is_last
 from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.known_heads import HeadsOfClient, KnownHeads
-from imdsproxy.server.parse_errors import LONGEST_HEAD
 from imdsproxy.server.read_turns import ReadTurns
 
 _END = b"\r\n\r\n"

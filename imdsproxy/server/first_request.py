@@ -12,10 +12,10 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.records import Client
+from imdsproxy.server.connection_refusals import MOST_FIELDS
 from imdsproxy.server.head_rules import FRAMING
 from imdsproxy.server.hosted_application import HostedApplication
 from imdsproxy.server.known_heads import LONGEST_KNOWN, HeadsOfClient, KnownHeads
-from imdsproxy.server.parse_errors import MOST_FIELDS
 
 LONGEST_FIRST = LONGEST_KNOWN
 """The maximum bytes of a head that is answered here."""

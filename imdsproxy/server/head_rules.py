@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from imdsproxy.protocol.messages import Refusal
-from imdsproxy.server.parse_errors import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, UPGRADE_WITH_BODY
+from imdsproxy.server.connection_refusals import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, UPGRADE_WITH_BODY
 
 FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 """The fields that say what follows the head of a request, or on which terms."""

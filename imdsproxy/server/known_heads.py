@@ -21,8 +21,8 @@ from imdsproxy.protocol.messages import Key, Request
 from imdsproxy.protocol.tracing import without_tracing
 from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.records import RequestRecord
+from imdsproxy.server.connection_refusals import MOST_FIELDS
 from imdsproxy.server.head_tables import Parts, RepeatedHeads, SeenOnce
-from imdsproxy.server.parse_errors import MOST_FIELDS
 
 LONGEST_KNOWN = 4096
 """The maximum length in bytes of a known head."""

@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 from imdsproxy.server.bounded_parser import BoundedParser
-from imdsproxy.server.parse_errors import TOO_SLOW
+from imdsproxy.server.connection_refusals import TOO_SLOW
 
 
 class TimedConnection(BoundedParser):

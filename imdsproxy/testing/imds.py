@@ -1,4 +1,4 @@
-"""An emulated IMDS that a test controls and questions."""
+"""An emulated IMDS that a test controls, and whose arrivals it reads."""
 
 from __future__ import annotations
 

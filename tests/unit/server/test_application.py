@@ -11,8 +11,8 @@ from imdsproxy.ops.readiness import Readiness
 from imdsproxy.ops.status_reader import About, StatusReader
 from imdsproxy.records import RequestObserver
 from imdsproxy.server.application import Application
+from imdsproxy.server.connection_refusals import TOO_SLOW
 from imdsproxy.server.extensions import PRESENCE_EXTENSION
-from imdsproxy.server.parse_errors import TOO_SLOW
 from imdsproxy.server.presence import Presence
 from tests.scripted import NOWHERE, Stage
 from tests.virtual import run

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from imdsproxy.protocol.messages import Refusal
+from imdsproxy.server.connection_refusals import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, UPGRADE_WITH_BODY
 from imdsproxy.server.head_rules import head_of, refusal_of
-from imdsproxy.server.parse_errors import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, UPGRADE_WITH_BODY
 
 Fields = tuple[tuple[bytes, bytes], ...]
 

@@ -13,9 +13,9 @@ from uvicorn.server import ServerState
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.server.connection import Connection
 from imdsproxy.server.connection_limit import Admission
+from imdsproxy.server.connection_refusals import written
 from imdsproxy.server.flow import Brake
 from imdsproxy.server.held_bytes import HeldBytes
-from imdsproxy.server.parse_errors import written
 from imdsproxy.server.read_buffer import LONGEST_READ
 from imdsproxy.server.reader import Reader
 

@@ -1,4 +1,4 @@
-"""Answers to bytes that never became a request: unreadable, too long, or too slow."""
+"""What a connection refuses itself, before the application has a request: bytes, their amount, and clients."""
 
 from __future__ import annotations
 
