@@ -104,7 +104,7 @@ def _proxys_answer(facts: Facts, got: Exchange) -> Finding:
     """Judge an error that came through the proxy."""
     told = words(got.body, "error_description") or "an answer without a reason"
     if got.status == 403 and facts.proxy is not None and not facts.proxy.obstacle:
-        return ok("IMDS has answered the proxy; ALLOW or DENY keep clients from /metadata/versions", asked=got.asked)
+        return ok(f"IMDS has answered the proxy, which refuses this check /metadata/versions: {told}", asked=got.asked)
     if got.status == 508:
         advice = "load the redirect with the proxy's own user exempt: imdsproxy redirect --load --uid USER"
         return failure("proxy-loop", told, advice, asked=got.asked)

@@ -139,7 +139,7 @@ CASES: dict[str, list[tuple[str, str, Facts]]] = {
     "answer": [
         ("ok", "IMDS/150.870.65.1854 answers, newest api-version 2025-04-07", facts()),
         ("ok", "newest api-version", direct()),
-        ("ok", "ALLOW or DENY", facts(versions=own_error(403, "denied"))),
+        ("ok", "refuses this check /metadata/versions: denied", facts(versions=own_error(403, "denied"))),
         ("proxy-failing", "403: denied", facts(versions=own_error(403, "denied"), proxy=None)),
         ("proxy-failing", "502: unreachable", facts(versions=own_error(502, "unreachable"))),
         ("proxy-failing", "without a reason", facts(versions=exchange(502, "<html>", fields=(BY_ITSELF,)))),
