@@ -70,10 +70,15 @@ def test_variable_of_the_pods_own_is_kept() -> None:
     assert [one["env"] for one in found] == [[mine], [other, VARIABLE], [VARIABLE]]
 
 
-@pytest.mark.parametrize("given", [pod("imdsproxy"), pod(hostNetwork=True)], ids=["has a sidecar", "hostNetwork"])
+@pytest.mark.parametrize(
+    "given",
+    [pod("imdsproxy"), pod(hostNetwork=True), pod(os={"name": "windows"})],
+    ids=["has a sidecar", "hostNetwork", "Windows"],
+)
 def test_pod_is_left_as_it_is(given: Document) -> None:
     assert admission.admitted(policy(), given) == given
-    assert admission.admitted(policy(), pod(hostNetwork=False)) != pod(hostNetwork=False)
+    for other in (pod(hostNetwork=False), pod(os={"name": "linux"})):
+        assert admission.admitted(policy(), other) != other
 
 
 def test_second_application_changes_nothing() -> None:
