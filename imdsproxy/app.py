@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from imdsproxy.access.enforcement import reload
 from imdsproxy.budget.workers import NoPlaceError, hold_alone, is_worker, shared_path
 from imdsproxy.clock import Clock, SystemClock
 from imdsproxy.config import Config, SettingInForce
@@ -27,7 +26,6 @@ from imdsproxy.parts.parts import Parts, build
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.client_ranges import ClientRanges
 from imdsproxy.server.application import Application
-from imdsproxy.server.traced import TracedApplication
 from imdsproxy.upstream.client import UpstreamClient
 
 logger = logging.getLogger(__name__)
@@ -86,8 +84,11 @@ def _application(config: Config, clock: Clock, settings: tuple[SettingInForce, .
         max_body_bytes=config.max_body_bytes,
     )
     parts = build(config, upstream, clock, secrets.token_bytes(16))
-    application = Application if parts.traces is None else partial(TracedApplication, traces=parts.traces)
-    return assemble(config, parts, clock, application, settings=settings)
+    if parts.traces is None:
+        return assemble(config, parts, clock, Application, settings=settings)
+    from imdsproxy.server.traced import TracedApplication  # noqa: PLC0415  # only where traces are exported
+
+    return assemble(config, parts, clock, partial(TracedApplication, traces=parts.traces), settings=settings)
 
 
 def assemble(
@@ -132,7 +133,7 @@ def assemble(
         clients=ClientRanges(config.clients) if config.clients else None,
         on_drop=parts.forget_kept,
         observe_refusal=parts.observe_refusal,
-        reload_access=partial(reload, config.access_file, parts.proxy.access, parts.memberships),
+        reload_access=parts.reload_access,
         memberships=parts.memberships,
         peers=PeerLookup(
             None if parts.pods is None else parts.pods.find,

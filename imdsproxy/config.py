@@ -7,7 +7,7 @@ values of it, so that only `settings/` imports pydantic.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from imdsproxy.protocol.address import IMDS, Address
 from imdsproxy.protocol.failures import DEFAULT_RETRIED
@@ -16,8 +16,7 @@ PathSeconds = tuple[tuple[str, float], ...]
 """Pairs of a lower-case path prefix and seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class SettingInForce:
+class SettingInForce(NamedTuple):
     """A setting that differs from its default, for people."""
 
     name: str

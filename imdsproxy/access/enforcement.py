@@ -16,17 +16,17 @@ logger = logging.getLogger(__name__)
 
 
 def enforce(
-    path: str | None,
+    path: str,
     *,
     audit: bool,
     observers: Sequence[Callable[[RefusedAccess], None]],
     pod_at: Callable[[str], Pod | None] | None = None,
     memberships: Memberships | None = None,
-) -> Guard | None:
+) -> Guard:
     """Return the guard for an access file.
 
     Args:
-        path: The file; None if there are no rules.
+        path: The file.
         audit: Whether refusals are only reported to the observers, whatever the mode of the file.
         observers: Called with each refusal.
         pod_at: Returns the pod that has an address, or None if that is unknown; None if pods are never known.
@@ -35,8 +35,6 @@ def enforce(
     Raises:
         SettingsError: The file is not sound.
     """
-    if path is None:
-        return None
 
     def observe_all(refused: RefusedAccess) -> None:
         for observe in observers:
@@ -50,15 +48,13 @@ def enforce(
     return guard
 
 
-def reload(path: str | None, guard: Guard | None, memberships: Memberships | None = None) -> None:
+def reload(path: str, guard: Guard, memberships: Memberships | None = None) -> None:
     """Put a file that has changed in force. If it is not sound, log why, and keep the rules.
 
     The groups of users are looked up again in any case.
     """
     if memberships is not None:
         memberships.forget()
-    if path is None or guard is None:
-        return
     try:
         rules, warnings = rules_in_force(path, pods_known=guard.knows_pods)
     except SettingsError as error:

@@ -77,6 +77,11 @@ class Guard:
         return self._pod_at is not None
 
     @property
+    def decides(self) -> bool:
+        """Whether the rules are in use. A file can disable them."""
+        return self.rules.mode is not Mode.DISABLED
+
+    @property
     def enforces(self) -> bool:
         """Whether a refused request is answered with 403, and not only reported."""
         return self.rules.mode is Mode.ENFORCE and not self._audit
@@ -119,7 +124,7 @@ class Guard:
         )
 
     def _decide(self, subject: Subject, request: Request) -> Verdict:
-        if self.rules.mode is Mode.DISABLED:
+        if not self.decides:
             return Verdict(allowed=True, rule=DEFAULT)
         return decide(self.rules, subject, request.method, request.target)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
-from imdsproxy.access.guard import RefusedAccess
 from imdsproxy.access.subject import Subject
 from imdsproxy.clock import Clock
 from imdsproxy.ops.log_limit import RepeatLimit
+
+if TYPE_CHECKING:
+    from imdsproxy.access.guard import RefusedAccess
 
 logger = logging.getLogger(__name__)
 

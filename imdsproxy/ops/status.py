@@ -4,6 +4,8 @@ The names and units of these values are those of `/-/status.json`, which `docs/s
 added under the same `SCHEMA`. One that changes its meaning or goes away needs the next number. Durations are seconds.
 No value holds a body, a token or the name of an identity. Of a query, only the api-version and a token's audience are
 there.
+
+They are named tuples, because it takes five times as long to make a dataclass, and these are made at each start.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from typing import NamedTuple
 
 from imdsproxy.config import SettingInForce
 
@@ -19,8 +21,7 @@ SCHEMA = 1
 """The version of the shape."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(NamedTuple):
     """A place where the proxy listens."""
 
     address: str
@@ -29,8 +30,7 @@ class Listening:
     """Whether only the pages under `/-/` are served there."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyStatus:
+class ProxyStatus(NamedTuple):
     """The process."""
 
     version: str
@@ -47,8 +47,7 @@ class ProxyStatus:
     log_lines_dropped: int
 
 
-@dataclass(frozen=True, slots=True)
-class FailureStatus:
+class FailureStatus(NamedTuple):
     """A failure."""
 
     ago: float
@@ -57,8 +56,7 @@ class FailureStatus:
     words: str
 
 
-@dataclass(frozen=True, slots=True)
-class ImdsStatus:
+class ImdsStatus(NamedTuple):
     """What is known of IMDS."""
 
     state: str
@@ -72,8 +70,7 @@ class ImdsStatus:
     """Requests sent in the last hour, by status."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestsStatus:
+class RequestsStatus(NamedTuple):
     """The requests of clients since the start."""
 
     answered: int
@@ -84,8 +81,7 @@ class RequestsStatus:
     """Requests that IMDS was spared: those of clients that were not refused, less those that were sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetStatus:
+class BudgetStatus(NamedTuple):
     """One class of the budget."""
 
     name: str
@@ -100,8 +96,7 @@ class BudgetStatus:
     """Requests refused because no permit was free in time, since the start."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientStatus:
+class ClientStatus(NamedTuple):
     """A client and what it has cost since it is listed."""
 
     name: str
@@ -113,8 +108,7 @@ class ClientStatus:
     """Those of its requests that were refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class EntryStatus:
+class EntryStatus(NamedTuple):
     """A cached entry, without its query."""
 
     path: str
@@ -130,8 +124,7 @@ class EntryStatus:
     hits: int
 
 
-@dataclass(frozen=True, slots=True)
-class CacheStatus:
+class CacheStatus(NamedTuple):
     """The cache."""
 
     entries: int
@@ -143,8 +136,7 @@ class CacheStatus:
     """The entries with the most hits, at most as many as `status_reader.MOST_ENTRIES`."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenStatus:
+class TokenStatus(NamedTuple):
     """An access token that is cached, or that the proxy could not get."""
 
     audience: str
@@ -158,8 +150,7 @@ class TokenStatus:
     """The failure of the latest request for it; None if that succeeded."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventsStatus:
+class EventsStatus(NamedTuple):
     """The scheduled events in IMDS's latest answer to a client."""
 
     ago: float
@@ -167,8 +158,7 @@ class EventsStatus:
     """Events by type."""
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryStatus:
+class HistoryStatus(NamedTuple):
     """The last minutes in periods of equal length, the oldest first, the current one last."""
 
     period: float
@@ -177,8 +167,7 @@ class HistoryStatus:
     """`sent` and `refused`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """Everything, at one moment."""
 
     schema: int
@@ -210,8 +199,8 @@ def as_json(status: Status) -> bytes:
 
 def _plain(value: object) -> object:
     """Return a value as JSON has it. JSON has no infinity, which becomes null."""
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _plain(value._asdict())
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):

@@ -9,9 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from imdsproxy.access.guard import Guard, RefusedAccess
-from imdsproxy.access.rules import Mode
 from imdsproxy.ops.metric_labels import (
     ALL_ENDPOINTS,
     ATTEMPT_STATUSES,
@@ -24,6 +23,9 @@ from imdsproxy.ops.metric_labels import (
 )
 from imdsproxy.protocol.messages import BudgetClass
 from imdsproxy.records import Client, Outcome, RequestRecord, UpstreamAttempt
+
+if TYPE_CHECKING:
+    from imdsproxy.access.guard import Guard, RefusedAccess
 
 # From a hit's tens of microseconds to the longest retry.
 BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 70)
@@ -125,7 +127,7 @@ class AccessTallies:
     def counts(self) -> Counts:
         """Return the refusals by rule and mode, with zeros for what the rules in force can refuse."""
         guard = self.guard
-        if guard is None or guard.rules.mode is Mode.DISABLED:
+        if guard is None or not guard.decides:
             return self.refused
         mode = "enforce" if guard.enforces else "audit"
         return {**{(rule, mode): 0 for rule in guard.rules.refusing}, **self.refused}

@@ -1,4 +1,4 @@
-"""The parts that need an extra of the package. It is imported only where a setting asks for it."""
+"""The parts that need an extra of the package. `parts` imports it only where a setting asks for one of them."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ import secrets
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
-from imdsproxy.access.enforcement import enforce
-from imdsproxy.access.groups import Memberships
 from imdsproxy.cache.shares import Shares, divide
 from imdsproxy.cache.store import Store
 from imdsproxy.clock import Clock
@@ -19,12 +19,9 @@ from imdsproxy.ops.refusals import RefusalLog
 from imdsproxy.ops.snapshot import take_snapshot
 from imdsproxy.ops.state_metrics import State
 from imdsproxy.ops.token_figures import tokens_in_use
-from imdsproxy.ops.traces import Traces
 from imdsproxy.ops.trouble_log import TroubleLog
 from imdsproxy.ops.troubles import Troubles
-from imdsproxy.parts.extras import export_traces, watch_pods
 from imdsproxy.parts.limiters import make_limiters
-from imdsproxy.peers.pod_watch import PodWatch
 from imdsproxy.policy.policy import Policy
 from imdsproxy.protocol.accepted_hosts import AcceptedHosts
 from imdsproxy.protocol.address import IMDS
@@ -34,6 +31,12 @@ from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.upstream.fetcher import Fetcher
 from imdsproxy.upstream.retry import RetryRules
 from imdsproxy.upstream.task import Sender
+
+if TYPE_CHECKING:
+    from imdsproxy.access.groups import Memberships
+    from imdsproxy.access.guard import Guard
+    from imdsproxy.ops.traces import Traces
+    from imdsproxy.peers.pod_watch import PodWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,9 @@ class Parts:
     forget_kept: Callable[[], None] = lambda: None
     """Remove what another process has left for the next one, because entries were dropped."""
     memberships: Memberships | None = None
-    """What is known of the groups of users."""
+    """What is known of the groups of users; None without access rules."""
+    reload_access: Callable[[], None] = lambda: None
+    """Read the access file again."""
     observe_refusal: Callable[[str, str], None] = lambda _detail, _client: None
     """Called when bytes that are not a valid request were refused, with the reason and the client."""
 
@@ -74,15 +79,8 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
             cannot be exported or pods watched as they are set.
     """
     metrics = Metrics(config.metrics_by_client)
-    pods = None if config.pods_of_node is None else watch_pods(config.pods_of_node, clock)
-    memberships = Memberships()
-    access = enforce(
-        config.access_file,
-        audit=config.access_mode == "audit",
-        observers=(metrics.access.observe, RefusalLog(clock)),
-        pod_at=None if pods is None else pods.find,
-        memberships=memberships,
-    )
+    pods = None if config.pods_of_node is None else _pods(config.pods_of_node, clock)
+    access, memberships, reload_access = _access_rules(config, metrics, pods, clock)
     limiters, close = make_limiters(config, clock)
     address = config.upstream
     instance = secrets.token_hex(8)
@@ -93,7 +91,7 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
     troubles = TroubleLog(Troubles(shares.entries), clock, store.token_life)
     store.on_eviction = troubles.observe_eviction
     expiry = Expiry(store, clock)
-    traces = export_traces(clock) if config.traces else None
+    traces = _traces(clock) if config.traces else None
     fetcher = Fetcher(
         limiters=limiters,
         upstream=upstream if traces is None else traces.sender(upstream, address),
@@ -161,8 +159,42 @@ def build(config: Config, upstream: Sender, clock: Clock, seed: bytes = b"") -> 
         pods,
         forget_kept,
         memberships,
+        reload_access,
         troubles.observe_refusal,
     )
+
+
+def _pods(node: str, clock: Clock) -> PodWatch:
+    from imdsproxy.parts.extras import watch_pods  # noqa: PLC0415  # only where pods are watched
+
+    return watch_pods(node, clock)
+
+
+def _traces(clock: Clock) -> Traces:
+    from imdsproxy.parts.extras import export_traces  # noqa: PLC0415  # only where traces are exported
+
+    return export_traces(clock)
+
+
+def _access_rules(
+    config: Config, metrics: Metrics, pods: PodWatch | None, clock: Clock
+) -> tuple[Guard | None, Memberships | None, Callable[[], None]]:
+    """Return the guard, what is known of the groups of users, and the function that reads the file again."""
+    path = config.access_file
+    if path is None:
+        return None, None, lambda: None
+    from imdsproxy.access.enforcement import enforce, reload  # noqa: PLC0415  # only where there are rules
+    from imdsproxy.access.groups import Memberships  # noqa: PLC0415  # the same
+
+    memberships = Memberships()
+    guard = enforce(
+        path,
+        audit=config.access_mode == "audit",
+        observers=(metrics.access.observe, RefusalLog(clock)),
+        pod_at=None if pods is None else pods.find,
+        memberships=memberships,
+    )
+    return guard, memberships, partial(reload, path, guard, memberships)
 
 
 def _take_over(config: Config, proxy: Proxy, clock: Clock) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from imdsproxy.access.guard import Guard
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject, subject_of
 from imdsproxy.cache.derived_entries import DerivedEntries
 from imdsproxy.cache.freshness import Entry, Freshness, Plan, lookup, plan
@@ -29,6 +29,9 @@ from imdsproxy.records import RequestRecord, refused
 from imdsproxy.upstream.fetcher import Fetcher
 from imdsproxy.upstream.headers import shareable
 from imdsproxy.upstream.task import FetchTask
+
+if TYPE_CHECKING:
+    from imdsproxy.access.guard import Guard
 
 # Kinds of fetches whose answer is not stored. A request without `Metadata: true` is another request to IMDS.
 _SHARED = "shared"

@@ -11,7 +11,6 @@ from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from imdsproxy.access.groups import Memberships
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.cache.shares import Shares
@@ -41,6 +40,8 @@ from imdsproxy.server.outsiders import Outsiders
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
+
+    from imdsproxy.access.groups import Memberships
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, cast
 
-from imdsproxy.access.groups import Memberships
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.messages import Request
 from imdsproxy.protocol.peer import Peer, PeerKind
@@ -13,6 +12,8 @@ from imdsproxy.server.extensions import PEER_EXTENSION, Caller, extension
 
 if TYPE_CHECKING:
     from starlette.types import Scope
+
+    from imdsproxy.access.groups import Memberships
 
 ENDED = Peer(unknown="the connection has ended")
 """The client of a connection that had ended before it was looked up."""

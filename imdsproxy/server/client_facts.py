@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imdsproxy.access.groups import Memberships
 from imdsproxy.clock import Clock
 from imdsproxy.peers.lookup import PeerLookup
 from imdsproxy.protocol.messages import Request
@@ -13,6 +12,8 @@ from imdsproxy.server.caller import note_groups, note_process
 
 if TYPE_CHECKING:
     from starlette.types import Scope
+
+    from imdsproxy.access.groups import Memberships
 
 
 class ClientFacts:

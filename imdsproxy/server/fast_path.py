@@ -11,9 +11,8 @@ import asyncio
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from imdsproxy.access.guard import Guard
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject, subject_of
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.protocol.messages import Key
@@ -26,6 +25,9 @@ from imdsproxy.server.head_rules import head_of
 from imdsproxy.server.held_bytes import HeldBytes
 from imdsproxy.server.known_heads import HeadsOfClient, KnownHeads
 from imdsproxy.server.read_turns import ReadTurns
+
+if TYPE_CHECKING:
+    from imdsproxy.access.guard import Guard
 
 _END = b"\r\n\r\n"
 # Where a redirect can change ports, a client's port may soon be that of another user's socket (`arrivals`). Windows has

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from imdsproxy.access.guard import Guard
 from imdsproxy.access.subject import UNKNOWN_SUBJECT, Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.clock import Clock
@@ -18,6 +17,8 @@ from imdsproxy.server.outsiders import Outsiders
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
+
+    from imdsproxy.access.guard import Guard
 
 
 class HostedApplication(Protocol):

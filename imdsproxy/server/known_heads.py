@@ -13,7 +13,8 @@ fields with any other value of their own never repeat and would only evict some 
 
 from __future__ import annotations
 
-from imdsproxy.access.guard import Guard
+from typing import TYPE_CHECKING
+
 from imdsproxy.access.subject import Subject
 from imdsproxy.cache.rendered_hit import RenderedHit
 from imdsproxy.cache.store import Slot
@@ -23,6 +24,9 @@ from imdsproxy.proxy.proxy import Proxy
 from imdsproxy.records import RequestRecord
 from imdsproxy.server.connection_refusals import MOST_FIELDS
 from imdsproxy.server.head_tables import Parts, RepeatedHeads, SeenOnce
+
+if TYPE_CHECKING:
+    from imdsproxy.access.guard import Guard
 
 LONGEST_KNOWN = 4096
 """The maximum length in bytes of a known head."""

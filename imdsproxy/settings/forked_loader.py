@@ -6,6 +6,8 @@ sends a `Config` through a pipe and exits. On other systems this process reads t
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import pickle
 from collections.abc import Callable, Mapping
@@ -13,6 +15,15 @@ from typing import NamedTuple
 
 from imdsproxy.config import Config, SettingInForce
 from imdsproxy.errors import SettingsError
+
+NEEDED_BY_BOTH = (
+    *("email.message", "importlib.resources", "pathlib", "secrets", "tempfile", "typing_extensions", "uuid"),
+    "imdsproxy.protocol.client_ranges",
+)
+"""What reading the settings and serving both import, with much that these import in turn.
+
+It is imported before the fork, because what each of the two imports for itself takes the time of a single core twice.
+"""
 
 
 class ReadConfig(NamedTuple):
@@ -39,6 +50,8 @@ def read_config(flags: Callable[[], Mapping[str, str]], meanwhile: Callable[[], 
     """
     read: ReadConfig | str | None = None
     if hasattr(os, "fork"):
+        for name in NEEDED_BY_BOTH:
+            importlib.import_module(name)
         receive, send = os.pipe()
         child = os.fork()
         if child == 0:  # pragma: no cover  # it exits without saving its coverage
@@ -74,6 +87,7 @@ def _read(flags: Callable[[], Mapping[str, str]]) -> ReadConfig | str:
 
 def _hand_over(flags: Callable[[], Mapping[str, str]], send: int) -> None:  # pragma: no cover  # see `read`
     status = 1
+    gc.disable()  # this process ends before a collection is of use
     try:
         with os.fdopen(send, "wb") as pipe:
             pickle.dump(_read(flags), pipe)

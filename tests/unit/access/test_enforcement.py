@@ -21,11 +21,6 @@ def request() -> Request:
     return Request("GET", target)
 
 
-def test_no_file_means_no_guard() -> None:
-    assert enforce(None, audit=False, observers=()) is None
-    reload(None, None)
-
-
 def test_every_observer_is_told_of_a_refusal(tmp_path: Path) -> None:
     path = tmp_path / "access.toml"
     path.write_text('default = "deny"', encoding="ascii")

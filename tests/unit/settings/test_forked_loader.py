@@ -10,7 +10,7 @@ import pytest
 
 from imdsproxy.config import SettingInForce
 from imdsproxy.errors import SettingsError
-from imdsproxy.settings.forked_loader import ReadConfig, read_config
+from imdsproxy.settings.forked_loader import NEEDED_BY_BOTH, ReadConfig, read_config
 from imdsproxy.settings.load import Settings
 
 FLAGS = {"port": "9000", "ttl": "/metadata/instance=5", "retry_statuses": "410,500"}
@@ -71,3 +71,10 @@ def test_serving_process_never_imports_pydantic() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.split() == ["8254", "False"]
+
+
+def test_both_processes_need_what_is_imported_before_the_fork() -> None:
+    for module in ("imdsproxy.settings.load", "imdsproxy.cli.serve"):
+        code = f"import sys, {module}; print(*sys.modules)"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        assert set(NEEDED_BY_BOTH) <= set(result.stdout.split()), module
