@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -170,6 +171,23 @@ class ProxyMachine(RuleBasedStateMachine):
             await asyncio.sleep(0.2)
 
         self.perform(one())
+
+    @rule(
+        index=st.integers(0, len(TARGETS) - 1),
+        user=st.sampled_from(USERS),
+        life=st.sampled_from(LIVES),
+        weather=st.sampled_from(WEATHERS),
+        seconds=st.sampled_from([-2.0, 2.0]),
+    )
+    def ask_again_at_the_end(self, index: int, user: int, life: int, weather: str, seconds: float) -> None:
+        """Ask in fine weather, and again just before or after the end. A random walk seldom comes back just then."""
+        self.life = life
+        self.weather = "fine"
+        self.ask(index, user, "no-cache")
+        self.weather = weather
+        end = life - 300 if "token" in TARGETS[index] else OLDEST[index]
+        self.perform(asyncio.sleep(max(0.0, end + seconds)))
+        self.ask(index, user, "")
 
     @rule(index=st.integers(0, len(TARGETS) - 1), count=st.integers(2, 30))
     def ask_many_times(self, index: int, count: int) -> None:
@@ -332,3 +350,18 @@ class ProxyMachine(RuleBasedStateMachine):
 
 ProxyMachine.TestCase.settings = settings(max_examples=examples(250), stateful_step_count=50, deadline=None)
 TestProxyMachine = ProxyMachine.TestCase
+
+
+@pytest.mark.parametrize("weather", ["fine", "gone", "down", "slow"])
+@pytest.mark.parametrize("target", range(len(TARGETS)), ids=lambda index: TARGETS[index])
+def test_no_answer_is_used_past_its_end(target: int, weather: str) -> None:
+    """The random walk may miss these moments; here each target has them."""
+    for life, seconds in itertools.product(LIVES, (-2.0, 2.0)):
+        machine = ProxyMachine()
+        try:
+            machine.ask_again_at_the_end(target, USERS[0], life, weather, seconds)
+            machine.time_passes(5.0)
+            assert machine.written
+            machine.every_answer_was_right()
+        finally:
+            machine.teardown()

@@ -215,6 +215,8 @@ CASES = (
     Case(16, "page", request(b"/-/healthy", HOST), 200, ends_sending=True),
     # A browser.
     Case(17, "Origin", _get(PLAIN, TRUE, b"Origin: https://attacker.example\r\n"), 403, "browser"),
+    Case(17, "empty Origin", _get(PLAIN, TRUE, b"Origin:\r\n"), 403, "browser"),
+    Case(17, "empty Sec-Fetch-Site", _get(PLAIN, TRUE, b"Sec-Fetch-Site:\r\n"), 403, "browser"),
     Case(17, "Origin: null", _get(PLAIN, b"Origin: null\r\n"), 403, "browser"),
     Case(17, "image", _get(PLAIN, b"Sec-Fetch-Site: cross-site\r\n", b"Sec-Fetch-Dest: image\r\n"), 403, "browser"),
     Case(17, "page of the same site", _get(RAW_TOKEN, TRUE, b"Sec-Fetch-Site: same-origin\r\n"), 403, "browser"),
