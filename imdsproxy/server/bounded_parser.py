@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.protocol.peer import Peer
+from imdsproxy.records import description_of
 from imdsproxy.server.connection_refusals import HEAD_TOO_LONG, LONGEST_HEAD, MALFORMED, MOST_FIELDS, NO_MEMORY
 from imdsproxy.server.extensions import extensions
 from imdsproxy.server.flow import Brake, Pipeline
@@ -132,8 +133,11 @@ class BoundedParser(HttpToolsProtocol):
             self.parser.feed_data(piece)
         except HttpParserUpgrade:
             pass  # an offer to change protocols is answered in HTTP/1.1
-        except HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
+        except HttpParserError as error:
+            # The parser's own words hold nothing of the client's.
+            because = self._refusal.description if isinstance(error.__context__, _RefusedError) else str(error)
+            fields = {"client": description_of(self.client), "because": because}
+            self.logger.warning("request is not readable and refused", extra={"fields": fields})
             self.send_400_response("")
         if not self._whole and not self.transport.is_closing():
             self._start_deadline()

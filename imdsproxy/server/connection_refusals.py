@@ -10,7 +10,12 @@ LONGEST_HEAD = 65536
 """The maximum length in bytes of a request without its body."""
 MOST_FIELDS = 100
 
-MALFORMED = Refusal(400, "malformed", "invalid_request", "This is not an unambiguous HTTP/1.1 request.")
+MALFORMED = Refusal(
+    400,
+    "malformed",
+    "invalid_request",
+    "This is not an unambiguous HTTP/1.1 request; send plain HTTP (http://), as RFC 9112 writes it.",
+)
 HEAD_TOO_LONG = Refusal(
     431,
     "head-too-long",
