@@ -25,18 +25,19 @@ LONGEST = 8_192
 """Bytes of an input."""
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Search with each harness in turn; return 1 if one of them has found a fault."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=60, help="time for each harness (%(default)s)")
     parser.add_argument("--within", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=NAMES, help="all by default")
-    options = parser.parse_args()
+    # Some releases of Python check the default against the choices as well, as a whole.
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=[], help="all by default")
+    options = parser.parse_args(argv)
     guided = importlib.util.find_spec("atheris") is not None
     if options.within:
         return (search_guided if guided else search)(options.names[0], options.seconds)
     _say("guided by coverage (atheris)" if guided else "atheris is not installed: Hypothesis searches")
-    failed = [name for name in options.names if _run(name, options.seconds)]
+    failed = [name for name in options.names or NAMES if _run(name, options.seconds)]
     _say(f"faults: {', '.join(failed) or 'none'}")
     return int(bool(failed))
 

@@ -40,6 +40,21 @@ def test_search_keeps_an_input_that_is_read_wrongly(tmp_path: Path, monkeypatch:
     assert [path.read_bytes() for path in tmp_path.glob("token/*")] == [b"fault"]
 
 
+@pytest.mark.parametrize(("names", "searched"), [([], search.NAMES), (["token", "target"], ("token", "target"))])
+def test_search_takes_names_and_without_any_all_of_them(
+    monkeypatch: pytest.MonkeyPatch, names: list[str], searched: tuple[str, ...]
+) -> None:
+    asked: list[str] = []
+
+    def found(name: str, _seconds: int) -> bool:
+        asked.append(name)
+        return name == "token"
+
+    monkeypatch.setattr(search, "_run", found)
+    assert search.main(["--seconds", "1", *names]) == 1
+    assert tuple(asked) == searched
+
+
 def test_search_has_a_name_for_each_harness() -> None:
     assert set(search.NAMES) == HARNESSES.keys()
 
