@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from tests.kernel import CLONE_NEWNET, call
+from tests.kernel import CLONE_NEWNET, call, children_in_a_new_process_namespace
 from tests.size import LONG
 
 AVAILABLE = hasattr(os, "fork") and not LONG
@@ -81,6 +81,7 @@ class Forkserver:
         env: Mapping[str, str],
         user: int = 0,
         network: int | None = None,
+        container: Mapping[str, Any] | None = None,
         stdin: IO[Any] | int = subprocess.DEVNULL,
         stdout: IO[Any] | int = subprocess.DEVNULL,
         stderr: IO[Any] | int = subprocess.DEVNULL,
@@ -93,6 +94,7 @@ class Forkserver:
             env: The whole environment.
             user: The user and group to become, which takes root; 0 stays what this process is.
             network: The descriptor of a network namespace to enter, which takes root; else that of the server.
+            container: What `tests.system.container_setup.enter` makes of the process, its user included.
             stdin: A file, `subprocess.PIPE` or `subprocess.DEVNULL`, as for `subprocess.Popen`; text with PIPE.
             stdout: The same.
             stderr: The same.
@@ -110,6 +112,7 @@ class Forkserver:
             passed.callback(os.close, reports)
             files += [reports] if network is None else [network, reports]
             order = {"module": module, "arguments": list(arguments), "env": dict(env), "user": user}
+            order["container"] = container and dict(container)
             pid = self._ordered(order, files)
         assert pid, "the fork server has ended"
         return ForkedProcess(int.from_bytes(pid, "little"), status, pipes)
@@ -217,6 +220,12 @@ def of_proxies() -> Forkserver:
 
 
 @functools.cache
+def of_clients() -> Forkserver:
+    """Return the server that has imported the client of the system tests' hosts, and hardly anything else."""
+    return Forkserver(["tests.system.client", "encodings.idna"])
+
+
+@functools.cache
 def of_checks() -> Forkserver:
     """Return the server that has imported the checks of a machine."""
     return Forkserver(["imdsproxy.__main__", "imdsproxy.cli.check.command"])
@@ -252,14 +261,17 @@ def _serve(channel: socket.socket) -> None:
         message, files, _, _ = socket.recv_fds(channel, _MESSAGE, 5)
         if not message:
             return
-        pid = os.fork()
-        if pid == 0:
-            signal.set_wakeup_fd(-1)
-            for ours in (channel, woken, waker):
-                ours.close()
-            for report in (*reports.values(), files.pop()):
-                os.close(report)
-            _become(json.loads(message), files)
+        order = json.loads(message)
+        server = os.getpid()
+        with children_in_a_new_process_namespace() if order["container"] else contextlib.nullcontext() as before:
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                for ours in (channel, woken, waker):
+                    ours.close()
+                for file in (*reports.values(), files.pop(), *([before] if before else [])):
+                    os.close(file)
+                _become(order, files, server)
         *given, reports[pid] = files
         for file in given:
             os.close(file)
@@ -292,7 +304,7 @@ def _reap(reports: dict[int, int]) -> None:
         os.close(report)
 
 
-def _become(order: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
+def _become(order: Mapping[str, Any], files: Sequence[int], server: int) -> NoReturn:
     """Be the process that was asked for: what an interpreter does before and after a program."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, file in enumerate(files[:_STREAMS]):
@@ -305,7 +317,12 @@ def _become(order: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
     for network in files[_STREAMS:]:
         call("setns", network, CLONE_NEWNET)
         os.close(network)
-    if order["user"]:
+    if order["container"]:
+        from tests.system import container_setup  # noqa: PLC0415  # most servers start none
+
+        container_setup.enter({**order["container"], "parent": server})
+        container_setup.hold_what_an_execution_leaves(order["container"])
+    elif order["user"]:
         _become_user(order["user"])
     os.environ.clear()
     os.environ.update(order["env"])

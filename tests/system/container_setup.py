@@ -38,6 +38,7 @@ _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
@@ -66,6 +67,17 @@ def main() -> NoReturn:
     """Become the container's first process; the status says which part of it could not be done."""
     wish: dict[str, Any] = json.loads(sys.argv[1])
     command: list[str] = wish["command"]
+    enter(wish)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)  # Python has it ignored, and what is ignored stays so
+    try:
+        os.execvpe(command[0], command, wish["env"])
+    except OSError as error:
+        _leave(_NO_COMMAND, f"{command[0]}: {error.strerror}")
+
+
+def enter(wish: dict[str, Any]) -> None:
+    """Make this process, the first of a namespace, the container's; it ends with its status if that cannot be done."""
     try:
         # Seen from in here the parent is always 0, so it is looked for in the /proc of outside.
         with Path("/proc/self/status").open(encoding="ascii") as status:
@@ -81,12 +93,15 @@ def main() -> NoReturn:
     except OSError as error:
         _leave(_NO_CONTAINER, f"the container could not be made: {error}")
     os.umask(0o022)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # Python has it ignored, and what is ignored stays so
-    try:
-        os.execvpe(command[0], command, wish["env"])
-    except OSError as error:
-        _leave(_NO_COMMAND, f"{command[0]}: {error.strerror}")
+
+
+def hold_what_an_execution_leaves(wish: dict[str, Any]) -> None:
+    """Drop, in a process that executes nothing, the capabilities that an execution would take from it."""
+    if wish["user"] != 0:
+        left = _bits(wish["ambient"])
+        _set_capabilities(left, left, left)
+    # A change of user takes away a process's own /proc (prctl(2)), and an execution brings it back.
+    _call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def _parent(status: str) -> int:
@@ -198,11 +213,15 @@ def _become(user: int, group: int, groups: list[int], capabilities: list[str], a
     os.setgroups(groups)
     os.setresgid(group, group, group)
     os.setresuid(user, user, user)
-    sets = [part >> shift & 0xFFFFFFFF for shift in (0, 32) for part in (kept, kept, passed_on)]
-    _call("capset", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), struct.pack("=6I", *sets))
+    _set_capabilities(kept, kept, passed_on)
     for name in ambient:
         _call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAPABILITIES[name], 0, 0)
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
+    sets = [part >> shift & 0xFFFFFFFF for shift in (0, 32) for part in (effective, permitted, inheritable)]
+    _call("capset", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), struct.pack("=6I", *sets))
 
 
 def _bits(capabilities: list[str]) -> int:

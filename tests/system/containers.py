@@ -30,12 +30,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypedDict, Unpack
 
-from tests.kernel import call
+from tests import forkserver
+from tests.forkserver import ForkedProcess
+from tests.kernel import children_in_a_new_process_namespace
 from tests.kit import ROOT
 from tests.system.hosts import Host, _end
 
 USER = 65532
-_CLONE_NEWPID = 0x20000000
 _SETUP = ROOT / "tests" / "system" / "container_setup.py"
 
 
@@ -78,6 +79,31 @@ def contained(
             yield process
         finally:
             _end(process)
+
+
+@contextlib.contextmanager
+def contained_module(
+    host: Host, module: str, *arguments: str, env: Mapping[str, str], log: Path, **options: Unpack[Options]
+) -> Iterator[ForkedProcess]:
+    """Run `main()` of a module of the proxy's as `contained` runs a command, in a process that is forked.
+
+    The container is the same, and so is what the process may do in it, but nothing is executed. The files are the
+    machine's own. Needs `forkserver.AVAILABLE`.
+    """
+    with log.open("w", encoding="utf-8") as output:
+        process = forkserver.of_proxies().start(
+            module,
+            arguments,
+            env=env,
+            network=host.descriptor,
+            container=_setup(host, (), env, **options),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield process
+    finally:
+        _end(process)
 
 
 def run_contained(
@@ -124,7 +150,7 @@ def _setup(
 
 
 def _start(host: Host, setup: dict[str, object], stdout: int | IO[str], stderr: int | IO[str]) -> subprocess.Popen[str]:
-    with host.inside(), _children_in_a_new_process_namespace():
+    with host.inside(), children_in_a_new_process_namespace():
         return subprocess.Popen(
             [sys.executable, "-IS", str(_SETUP), json.dumps(setup)],
             stdin=subprocess.DEVNULL,
@@ -132,17 +158,3 @@ def _start(host: Host, setup: dict[str, object], stdout: int | IO[str], stderr: 
             stderr=stderr,
             text=True,
         )
-
-
-@contextlib.contextmanager
-def _children_in_a_new_process_namespace() -> Iterator[None]:
-    """Make what this thread starts next process 1 of a namespace; nothing stands between it and its parent."""
-    before = os.open("/proc/thread-self/ns/pid", os.O_RDONLY)
-    try:
-        call("unshare", _CLONE_NEWPID)
-        try:
-            yield
-        finally:
-            call("setns", before, _CLONE_NEWPID)
-    finally:
-        os.close(before)

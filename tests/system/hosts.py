@@ -37,30 +37,7 @@ IMDS = "http://169.254.169.254"
 ROOT_USER = 0
 _THIS_NETWORK = "/proc/thread-self/ns/net"
 
-# What most real clients come down to: a hard-coded address, one connection a request. Asks so many times in turn.
-# It needs few imports, because the tests start hundreds of it.
-_CLIENT = """
-import json, socket, sys, time
-host, port, target, headers, times, timeout = json.loads(sys.argv[1])
-fields = "".join(f"{name}: {value}\\r\\n" for name, value in headers.items())
-answers = []
-for _ in range(times):
-    began = time.monotonic()
-    found = {"status": 0, "headers": [], "body": "", "error": ""}
-    try:
-        with socket.create_connection((host, port), timeout) as connection:
-            connection.sendall(f"GET {target} HTTP/1.1\\r\\n{fields}\\r\\n".encode())
-            received = b"".join(iter(lambda: connection.recv(65536), b""))
-        head, _, body = received.decode("latin-1").partition("\\r\\n\\r\\n")
-        status, *lines = head.split("\\r\\n")
-        headers_found = [[part.strip() for part in line.split(":", 1)] for line in lines]
-        found.update(status=int(status.split()[1]), headers=headers_found, body=body)
-    except (OSError, IndexError) as error:
-        found["error"] = str(error) or type(error).__name__
-    found["seconds"] = time.monotonic() - began
-    answers.append(found)
-json.dump(answers, sys.stdout)
-"""
+_CLIENT = ROOT / "tests" / "system" / "client.py"
 
 
 @dataclass(frozen=True)
@@ -105,6 +82,11 @@ class Host:
     def path(self) -> str:
         """The namespace's path, for `ip … netns PATH` and, from a shell, `nsenter --net=PATH`."""
         return f"/proc/{os.getpid()}/fd/{self._network}"
+
+    @property
+    def descriptor(self) -> int:
+        """The open descriptor of the namespace, for `Forkserver.start`."""
+        return self._network
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -230,7 +212,11 @@ class Host:
 
     def ip(self, *commands: str) -> None:
         """Carry out `ip` commands in their order, each without the word itself."""
-        self.run("ip", "-batch", "-", stdin="\n".join(commands))
+        with self.inside():  # without what `run` puts around a command, because there are thousands of these
+            done = subprocess.run(
+                ["ip", "-batch", "-"], input="\n".join(commands), capture_output=True, text=True, check=False
+            )
+        assert done.returncode == 0, f"{self.name}: {commands} gave {done.returncode}:\n{done.stdout}{done.stderr}"
 
     def nft(self, ruleset: str) -> None:
         """Load an nftables ruleset, whole or not at all."""
@@ -256,7 +242,14 @@ class Host:
         target = f"{url_parts.path}?{url_parts.query}" if url_parts.query else url_parts.path
         fields = {"Host": url_parts.netloc, "Connection": "close", **headers}
         wish = json.dumps([url_parts.hostname, url_parts.port or 80, target, fields, times, timeout])
-        client = self.run(sys.executable, "-ISc", _CLIENT, wish, user=user, timeout=30 + times * timeout)
+        longest = 30 + times * timeout
+        if forkserver.AVAILABLE:
+            done = self.run_module(
+                "tests.system.client", wish, imported_by=forkserver.of_clients, env={}, user=user, timeout=longest
+            )
+            assert done.returncode == 0, f"{self.name}: {wish} gave {done.returncode}:\n{done.stderr}"
+        else:
+            done = self.run(sys.executable, "-IS", str(_CLIENT), wish, user=user, timeout=longest)
         return [
             Fetched(
                 status=found["status"],
@@ -265,7 +258,7 @@ class Host:
                 error=found["error"],
                 seconds=found["seconds"],
             )
-            for found in json.loads(client.stdout)
+            for found in json.loads(done.stdout)
         ]
 
 

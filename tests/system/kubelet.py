@@ -10,7 +10,8 @@ succeeds. Then come the pod's own containers. Probes are asked from the node, at
 network. At the end the own containers are told first, then the sidecars, the last one first, within the pod's grace.
 
 A container's image is this checkout and this machine's files, read-only; its command, user, capabilities, environment
-and mounts are the manifest's. Not here: cgroups, seccomp, restarts, the API.
+and mounts are the manifest's. The proxy is forked where that is possible, because its start takes most of the time of
+a pod's. Not here: cgroups, seccomp, restarts, the API.
 """
 
 from __future__ import annotations
@@ -25,17 +26,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests import manifests
+from tests import forkserver, manifests
 from tests.kit import ROOT, wait_until
 from tests.manifests import Container, Pod
-from tests.system.containers import Mount, contained
+from tests.system.containers import Mount, Options, contained, contained_module
 from tests.system.hosts import Host, link
+from tests.system.topology import Process
 
 _PATH = "/opt/imdsproxy/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PROGRAMS = {
-    "/opt/imdsproxy/bin/python3": (),
-    "/opt/imdsproxy/bin/imdsproxy": ("-m", "imdsproxy"),
-}
+_PROXY = "/opt/imdsproxy/bin/imdsproxy"
+_PROGRAMS = {"/opt/imdsproxy/bin/python3": (), _PROXY: ("-m", "imdsproxy")}
 _LEAST_GRACE = 2  # seconds that the kubelet gives a container even where the pod's grace is used up
 _KUBELET = {"User-Agent": "kube-probe/1.33"}
 _numbers = itertools.count(1)
@@ -56,7 +56,7 @@ class RunningContainer:
     """A container's process and how it went."""
 
     container: Container
-    process: subprocess.Popen[str]
+    process: Process
     log: Path
     began: float
     told: float | None = None
@@ -171,23 +171,23 @@ class RunningPod:
 
     def _process(
         self, container: Container, command: list[str], log: Path
-    ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    ) -> contextlib.AbstractContextManager[Process]:
         security = container.security
         if security.get("privileged", False):
             # Nothing is kept from it, /proc/sys least of all, so here it is a process of the node's like any other.
             mapped = [sys.executable, *_PROGRAMS[command[0]], *command[1:]]
             return self.host.start(*mapped, env=self._environment(container), log=log)
-        return contained(
-            self.host,
-            *command,
-            env=self._environment(container),
-            user=security["runAsUser"],
-            group=security.get("runAsGroup", 0),  # where neither manifest nor image names a group
-            groups=security.get("supplementalGroups", ()),
-            mounts=[*self._programs(), *self._mounts(container)],
-            capabilities=container.capabilities,
-            log=log,
-        )
+        options: Options = {
+            "user": security["runAsUser"],
+            "group": security.get("runAsGroup", 0),  # where neither manifest nor image names a group
+            "groups": security.get("supplementalGroups", ()),
+            "mounts": [*self._programs(), *self._mounts(container)],
+            "capabilities": container.capabilities,
+        }
+        env = self._environment(container)
+        if forkserver.AVAILABLE and command[0] == _PROXY:
+            return contained_module(self.host, "imdsproxy.__main__", *command[1:], env=env, log=log, **options)
+        return contained(self.host, *command, env=env, log=log, **options)
 
     def end(self) -> None:
         """End the pod, and wait until all of it has ended within its grace."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
 import pytest
 
-from tests.kit import wait_until
-from tests.system.containers import USER, Mount, Options, contained, run_contained
+from tests import forkserver
+from tests.kit import ROOT, wait_until
+from tests.system.containers import USER, Mount, Options, contained, contained_module, run_contained
 from tests.system.hosts import Host
 
 pytestmark = pytest.mark.system
@@ -118,6 +121,46 @@ def test_container_ends_with_its_context_and_receives_signals(node: Host, tmp_pa
     with contained(node, sys.executable, "-ISc", waits, env=ENV, log=log) as process:
         wait_until(lambda: log.read_text(encoding="ascii") == "here\n")
     assert process.returncode == 7
+
+
+@pytest.mark.skipif(not forkserver.AVAILABLE, reason="long runs fork nothing")
+@pytest.mark.parametrize(("user", "capabilities"), [(USER, []), (USER, ["net_admin"]), (0, []), (0, ["net_admin"])])
+def test_forked_container_is_like_an_executed_one(
+    node: Host, tmp_path: Path, user: int, capabilities: list[str]
+) -> None:
+    env = {**ENV, "PYTHONPATH": str(ROOT), "IMDSPROXY_UPSTREAM": "http://127.0.0.1:9"}
+    options: Options = {"user": user, "group": 4712, "groups": [4713], "capabilities": capabilities}
+    options["mounts"] = [Mount(tmp_path, "/run/imdsproxy", read_only=True)]
+    log = tmp_path / "log"
+    found = []
+    for start in (
+        contained(node, sys.executable, "-m", "imdsproxy", env=env, log=log, **options),
+        contained_module(node, "imdsproxy.__main__", env=env, log=log, **options),
+    ):
+        with start as process:
+            wait_until(partial(_serves, log))
+            found.append(_state(process.pid))
+        assert process.returncode == 0, log.read_text(encoding="utf-8")
+    assert found[0] == found[1]
+
+
+def _serves(log: Path) -> bool:
+    return "listening" in log.read_text(encoding="utf-8")
+
+
+def _state(pid: int) -> dict[str, object]:
+    """Return what a process may do, and what it sees, less the numbers that each process has of its own."""
+    of = Path("/proc", str(pid))
+    lines = (line.partition(":") for line in (of / "status").read_text(encoding="ascii").splitlines())
+    status = {name: value.split() for name, _, value in lines}
+    kept = ("Uid", "Gid", "Groups", "Umask", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "SigIgn")
+    mounted = [line.split()[4:6] for line in (of / "mountinfo").read_text(encoding="utf-8").splitlines()]
+    opened = {re.sub(r"\d+", "N", str(file.readlink())) for file in (of / "fd").iterdir()}
+    own = [
+        (of / "ns" / name).readlink() != Path("/proc/self/ns", name).readlink() for name in ("mnt", "pid", "uts", "ipc")
+    ]
+    held = {name: status[name] for name in kept}
+    return {**held, "pid": status["NSpid"][-1], "mounts": mounted, "descriptors": opened, "own": own}
 
 
 def test_no_process_outlives_the_tests(tmp_path: Path) -> None:
