@@ -8,6 +8,7 @@ folder goes, all of it is gone. By hand, and for how long it takes:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,11 +16,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.kernel import call
 from tests.kit import ROOT
 
 DOCKERFILE = ROOT / "Dockerfile"
@@ -29,6 +31,10 @@ _NO_REGISTRY = ""
 _ANY_SIGNATURE = {"default": [{"type": "insecureAcceptAnything"}]}
 _PIP = "[global]\nno-index = true\nfind-links = /wheels\n"
 _LONGEST = 600  # seconds
+_MEMORY = 6 << 30  # bytes; the images take a third
+_CLONE_NEWNS = 0x20000
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
+_MNT_DETACH = 2
 _MOST_SAID = 5000  # characters, the last ones
 
 
@@ -41,6 +47,33 @@ def missing(*locks: str) -> str:
     if absent:
         return f".ci/debian has not fetched what the image is built from: {', '.join(absent)}"
     return ""
+
+
+@contextlib.contextmanager
+def in_memory(folder: Path) -> Iterator[None]:
+    """Keep what is written to a folder in memory, where there is enough, for this process and those that it starts.
+
+    A build writes two gigabytes in 40,000 files, which takes a disk more of the processor than the rest of the build.
+    The process moves into a mount namespace of its own, so nothing is left if it is killed.
+    """
+    if not _may_mount():
+        yield
+        return
+    call("unshare", _CLONE_NEWNS)
+    call("mount", b"none", b"/", b"none", _MS_REC | _MS_PRIVATE, b"")
+    call("mount", b"images", bytes(folder), b"tmpfs", 0, b"mode=700,size=%d" % _MEMORY)
+    try:
+        yield
+    finally:
+        call("umount2", bytes(folder), _MNT_DETACH)
+
+
+def _may_mount() -> bool:
+    memory = Path("/proc/meminfo")
+    if sys.platform != "linux" or os.geteuid() != 0 or not memory.exists():
+        return False
+    lines = (line.split() for line in memory.read_text(encoding="ascii").splitlines())
+    return next((int(size) << 10 for name, size, *_ in lines if name == "MemAvailable:"), 0) > _MEMORY
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tests.kit import ROOT, cache_status, is_hit, wait_until
 from tests.size import size
 from tests.system.containers import Mount, contained, run_contained
 from tests.system.hosts import Host, link
-from tests.system.image import DOCKERFILE, Builder, Image, build_both, build_plain_emulator, missing
+from tests.system.image import DOCKERFILE, Builder, Image, build_both, build_plain_emulator, in_memory, missing
 from tests.system.topology import ORDINARY_USER, PROXY_PORT, Azure, HostedProxy
 from tests.targets import INSTANCE, TOKEN
 
@@ -59,40 +59,42 @@ print(len(libraries))
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
     if reason := missing():
         if os.environ.get("REQUIRE_SYSTEM_TESTS"):
             pytest.fail(f"REQUIRE_SYSTEM_TESTS is set, but {reason}", pytrace=False)
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("images")
-    yield Builder(folder)
-    shutil.rmtree(folder)  # half a gigabyte, which pytest would keep
+    with in_memory(folder):
+        yield Builder(folder)
+        if not folder.is_mount():
+            shutil.rmtree(folder)  # two gigabytes, which pytest would keep
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def built(builder: Builder) -> tuple[str, str]:
     """Return the names of both images, built as those of a release."""
     return build_both(builder, *flags(COMMIT, SOURCE))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def images(builder: Builder, built: tuple[str, str]) -> tuple[Image, Image]:
     proxy, redirect = built
     return builder.unpack(proxy), builder.unpack(redirect)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def image(images: tuple[Image, Image]) -> Image:
     return images[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def redirect_image(images: tuple[Image, Image]) -> Image:
     return images[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def emulator_image(builder: Builder, images: tuple[Image, Image]) -> Image:
     return builder.unpack(build_plain_emulator(builder))
 
