@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -85,16 +85,18 @@ def _application(config: Config, clock: Clock, settings: tuple[SettingInForce, .
     )
     parts = build(config, upstream, clock, secrets.token_bytes(16))
     if parts.traces is None:
-        return assemble(config, parts, clock, Application, settings=settings)
+        return assemble(config, parts, clock, upstream.close, Application, settings=settings)
     from imdsproxy.server.traced import TracedApplication  # noqa: PLC0415  # only where traces are exported
 
-    return assemble(config, parts, clock, partial(TracedApplication, traces=parts.traces), settings=settings)
+    application = partial(TracedApplication, traces=parts.traces)
+    return assemble(config, parts, clock, upstream.close, application, settings=settings)
 
 
-def assemble(
+def assemble(  # noqa: PLR0913  # the parts it joins
     config: Config,
     parts: Parts,
     clock: Clock,
+    close_upstream: Callable[[], Awaitable[None]],
     application: Callable[..., ApplicationType],
     *,
     settings: tuple[SettingInForce, ...] = (),
@@ -103,6 +105,7 @@ def assemble(
 
     async def close() -> None:
         await parts.proxy.fetches.close()
+        await close_upstream()
         if parts.pods is not None:
             await parts.pods.close()
         parts.close()

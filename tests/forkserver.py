@@ -37,7 +37,7 @@ AVAILABLE = hasattr(os, "fork") and not LONG
 """Long runs measure the coverage of every process, and that begins with an interpreter."""
 
 _LATE = (
-    *("uvicorn.lifespan.on", "uvicorn.loops.auto", "encodings.idna"),
+    *("httpcore", "anyio._backends._asyncio", "uvicorn.lifespan.on", "uvicorn.loops.auto", "encodings.idna"),
     *(("imdsproxy.peers.linux_sockets",) if sys.platform == "linux" else ()),
     *(("uvicorn.loops.uvloop",) if importlib.util.find_spec("uvloop") else ()),
 )

@@ -76,7 +76,7 @@ PURE = (
 )
 """Rooms and modules whose every decision follows from arguments. `make test` asks all their branches to be taken."""
 IMPURE = {
-    *("asyncio", "h11", "starlette", "uvicorn", "logging", "time", "pydantic", "prometheus_client"),
+    *("asyncio", "httpx", "starlette", "uvicorn", "logging", "time", "pydantic", "prometheus_client"),
     *("httptools", "uvloop", "cachetools", "anyio"),
     *("datetime", "random", "secrets", "socket", "ssl", "os", "sys", "pathlib", "threading", "subprocess", "importlib"),
 }
@@ -154,9 +154,9 @@ def test_architecture_page_names_every_module() -> None:
     assert not missing, f"docs/architecture.md does not name {missing}"
 
 
-def test_h11_is_imported_by_upstream_exchange_only() -> None:
+def test_httpx_is_imported_by_upstream_client_only() -> None:
     users = [name for name in FILES if {full.split(".")[0] for full in imported(name)} & {"httpx", "httpcore", "h11"}]
-    assert users == ["upstream/exchange"]
+    assert users == ["upstream/client"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.machine import programs
 from benchmarks.servers.peers import PEERS
 
-_LIBRARIES = ("uvicorn", "uvloop", "httptools", "h11")
+_LIBRARIES = ("uvicorn", "uvloop", "httptools", "httpx")
 
 
 def describe(command: str, pinned: str) -> dict[str, str]:

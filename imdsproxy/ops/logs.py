@@ -41,8 +41,10 @@ def configure(level: str, log_format: str) -> None:
     levels = {
         "imdsproxy": threshold,
         "uvicorn": threshold if threshold <= logging.DEBUG else reserved,
-        # Below a warning it writes whole URLs, and so the resource of a token request.
+        # Below a warning these write whole URLs, and so the resource of a token request.
         "uvicorn.access": reserved,
+        "httpcore": reserved,
+        "httpx": reserved,
         # asyncio reports unretrieved exceptions here.
         "asyncio": reserved,
     }

@@ -51,6 +51,10 @@ def head(target: str = INSTANCE, fields: bytes = b"", version: str = "1.1") -> b
     return f"GET {target} HTTP/{version}\r\nHost: localhost\r\nMetadata: true\r\n".encode() + fields + b"\r\n"
 
 
+async def _close() -> None:
+    return
+
+
 def _imds() -> Imds:
     documents = {target: ok('{"compute":"%s"}' % ("x" * size)) for target, size in SIZES.items()}
     token = ok('{"access_token":"t","expires_in":"86399","token_type":"Bearer"}')
@@ -75,7 +79,7 @@ class House:
         self.loop = loop
         self.unix = unix
         self.connection_limit = ConnectionLimit(limit)
-        self.application = assemble(config, build(config, _imds(), clock), clock, Application)
+        self.application = assemble(config, build(config, _imds(), clock), clock, _close, Application)
         self.application.lifetime.getting_ready = loop.create_task(asyncio.sleep(0))
         self.state = ServerState()
         self.way = connection_class(10.0, unix=unix, connection_limit=self.connection_limit)

@@ -320,6 +320,7 @@ def test_connection_with_an_unreadable_answer_is_freed_at_once(upstream: Upstrea
         answer = await client.send("GET", target().encode(), ())
         assert isinstance(answer, Failure)
         assert answer.kind is FailureKind.UNREADABLE
+        await client.close()
 
     gc.collect()
     gc.disable()

@@ -28,7 +28,7 @@ import pytest
 def test_plugin_imports_little():
     ours = {name for name in sys.modules if name.split(".")[0] == "imdsproxy"}
     assert ours == {"imdsproxy", "imdsproxy.testing", "imdsproxy.testing.plugin"}
-    assert not {"h11", "uvicorn", "starlette"} & set(sys.modules)
+    assert not {"httpx", "uvicorn", "starlette"} & set(sys.modules)
 
 def test_fails(imds, imdsproxy):
     urllib.request.urlopen(f"{imds.url}/-/healthy")

@@ -44,7 +44,7 @@ def log(log_format: str) -> Iterator[list[str]]:
         with mock.patch.object(logs._writer, "put", written.append):
             yield written
     finally:
-        for name in ("imdsproxy", "uvicorn", "uvicorn.access", "asyncio"):
+        for name in ("imdsproxy", "uvicorn", "uvicorn.access", "httpcore", "httpx", "asyncio"):
             logging.getLogger(name).handlers.clear()
             logging.getLogger(name).propagate = True
 

@@ -512,6 +512,10 @@ class Seen(NamedTuple):
     bytes: int
 
 
+async def _nothing_to_close() -> None:
+    return
+
+
 class World:
     """A proxy with its clients and its IMDS."""
 
@@ -523,7 +527,7 @@ class World:
         self.imds = Imds(self._answer, house.latency)
         config = replace(NOWHERE, deny=("/metadata/denied",), **house.settings())
         clock = VirtualClock()
-        self.application = assemble(config, build(config, self.imds, clock), clock, _Counted)
+        self.application = assemble(config, build(config, self.imds, clock), clock, _nothing_to_close, _Counted)
         self.proxy = self.application.proxy
         if not issubclass(way, FastPathConnection):
             self._write_every_hit_anew()

@@ -260,7 +260,7 @@ def test_commands_without_settings_do_not_import_them(argument: str) -> None:
     result = run(argument, options=["-X", "importtime"])
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "imdsproxy.cli.main" in imported
-    heavy = {"pydantic", "uvicorn", "h11", "starlette", "asyncio", "logging", "argparse"}
+    heavy = {"pydantic", "uvicorn", "httpx", "starlette", "asyncio", "logging", "argparse"}
     assert imported.isdisjoint(heavy)
 
 
@@ -268,7 +268,7 @@ def test_config_does_not_import_the_server() -> None:
     result = run("config", options=["-X", "importtime"])
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "imdsproxy.settings.load" in imported
-    assert imported.isdisjoint({"uvicorn", "uvloop", "h11", "starlette", "prometheus_client", "imdsproxy.server.run"})
+    assert imported.isdisjoint({"uvicorn", "uvloop", "httpx", "starlette", "prometheus_client", "imdsproxy.server.run"})
 
 
 # As a process

@@ -15,7 +15,7 @@ import pytest
 
 from imdsproxy.ops import logs
 
-NAMES = ("imdsproxy", "uvicorn", "uvicorn.access", "asyncio")
+NAMES = ("imdsproxy", "uvicorn", "uvicorn.access", "httpcore", "httpx", "asyncio")
 logger = logging.getLogger("imdsproxy.server.run")
 
 
@@ -154,7 +154,7 @@ def test_unprintable_value_is_replaced_by_an_error_line(log_format: str, capsys:
     assert text.count("\n") == 1
 
 
-OTHERS = ["error uvicorn.access", "error asyncio"]
+OTHERS = ["error uvicorn.access", "error httpx", "error httpcore.http11", "error asyncio"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_each_logger_has_its_level(
     level: str, own: list[str], uvicorn: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure(level, "text")
-    for name in ("imdsproxy", "uvicorn.error", "uvicorn.access", "asyncio"):
+    for name in ("imdsproxy", "uvicorn.error", "uvicorn.access", "httpx", "httpcore.http11", "asyncio"):
         for severity in (logging.DEBUG, logging.INFO, logging.ERROR):
             logging.getLogger(name).log(severity, "x")
     written = [" ".join(line.split()[1:3]) for line in read_log(capsys).splitlines()]

@@ -39,7 +39,7 @@ def _scope(target: bytes, **more: Any) -> dict[str, Any]:
 def test_client_that_left_before_the_decision_starts_no_fetch(target: bytes, left: bool) -> None:
     async def steps() -> None:
         stage = Stage()
-        application = assemble(NOWHERE, stage.parts, stage.clock, Application)
+        application = assemble(NOWHERE, stage.parts, stage.clock, _nothing, Application)
         presence = Presence()
         if left:
             presence.leave()
