@@ -201,7 +201,11 @@ class Faults:
 
 
 def _check(name: str, value: float | None, sensible: Callable[[float], bool], wanted: str) -> None:
-    if value is not None and not (math.isfinite(value) and sensible(value)):
+    if value is None:
+        return
+    if not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number, {wanted}, not {value!r}")  # noqa: TRY004 - callers expect one error
+    if not (math.isfinite(value) and sensible(value)):
         raise ValueError(f"{name} must be {wanted}, not {value}")
 
 

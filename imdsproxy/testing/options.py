@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -38,6 +39,9 @@ class Options(TypedDict, total=False):
     """Seconds added to every answer."""
 
 
+_COUNTS = frozenset({"rate", "identity_rate", "identity_concurrency"})
+
+
 def machine_of(options: Options) -> VirtualMachine:
     """Return the machine that the options `vm`, `preset` and `set` describe.
 
@@ -68,7 +72,22 @@ def emulator_of(options: Options) -> Emulator:
         raise ValueError(f"the emulated IMDS has no option {', '.join(unknown)}; it has {known}")
     machine = machine_of(options)
     rest = {name: value for name, value in given.items() if name not in {"vm", "preset", "set"}}
+    for name, value in rest.items():
+        _check(name, value)
     return Emulator(machine=machine, **rest)
+
+
+def _check(name: str, value: Any) -> None:
+    """Raise ValueError for an option that has no meaning, with its name and its value."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    if name == "strict":
+        if not isinstance(value, bool):
+            raise ValueError(f"strict is True or False, not {value!r}")
+    elif name in _COUNTS:
+        if not (number and isinstance(value, int)):
+            raise ValueError(f"{name} is a whole number, 0 for no limit, not {value!r}")
+    elif not number:
+        raise ValueError(f"{name} is a number, 0 or more, not {value!r}")
 
 
 def assignment(field: str, value: Any) -> str:

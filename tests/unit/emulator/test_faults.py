@@ -28,6 +28,7 @@ class Clock:
         ({"status": 100}, "status must be between 200 and 599, not 100"),
         ({"status": 600}, "status must be between 200 and 599, not 600"),
         ({"latency": -1}, "latency must be 0 or more"),
+        ({"latency": "slow"}, "latency must be a number, 0 or more, not 'slow'"),
         ({"latency": float("inf")}, "latency must be 0 or more"),
         ({"hang": True, "seconds": 0}, "seconds must be more than 0"),
         ({"hang": True, "times": 0}, "times must be 1 or more"),

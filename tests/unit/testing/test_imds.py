@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,25 @@ def test_missing_requests_are_listed_with_what_came(imds: Imds) -> None:
 def test_option_that_does_not_exist_is_refused_with_those_that_do() -> None:
     options: dict[str, Any] = {"ratee": 5}
     with pytest.raises(ValueError, match=r"has no option ratee; it has enable_delay, .*, rate, set, speed, strict, vm"):
+        emulator(**options).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("rate", -1, "rate is a whole number, 0 for no limit, not -1"),
+        ("identity_rate", 1.5, "identity_rate is a whole number, 0 for no limit, not 1.5"),
+        ("identity_concurrency", True, "identity_concurrency is a whole number"),
+        ("latency", "slow", "latency is a number, 0 or more, not 'slow'"),
+        ("enable_delay", float("inf"), "enable_delay is a number, 0 or more, not inf"),
+        ("speed", "fast", "speed is a number, 0 or more, not 'fast'"),
+        ("speed", 0, "speed must be more than 0, not 0"),
+        ("strict", "yes", "strict is True or False, not 'yes'"),
+    ],
+)
+def test_option_without_meaning_is_refused_with_its_value(option: str, value: Any, message: str) -> None:
+    options: dict[str, Any] = {option: value}
+    with pytest.raises(ValueError, match=re.escape(message)):
         emulator(**options).__enter__()
 
 
