@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,22 @@ def pytest_report_header() -> str:
     return "network: a namespace of the tests' own" if ALONE else "network: connections but to loopback are refused"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without Python's garbage collector, and let it look at nothing that exists by then.
+
+    What is collected stays until the end. Looking through it takes a third of the time of the collection, and a fifth
+    of a second each time that a test needs everything collected.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start with what takes long, keep groups together, and trace only what adds to the coverage."""
     spread.sort(items)
@@ -91,8 +109,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return BySharedWork(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
-@pytest.fixture(autouse=True)
-def _upstream_is_never_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Return a process that forgets to name its upstream one where nothing listens."""
-    if not ALONE:
+if not ALONE:
+
+    @pytest.fixture(autouse=True)
+    def _upstream_is_never_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+        """Return a process that forgets to name its upstream one where nothing listens."""
         monkeypatch.setenv("IMDSPROXY_UPSTREAM", "http://127.0.0.1:9")

@@ -54,5 +54,5 @@ def places(ranks: Iterable[tuple[Path, int]]) -> dict[Path, float]:
 
 
 def _rank(item: pytest.Item) -> int:
-    marks = (rank for rank, mark in enumerate(_EARLY_MARKS) if item.get_closest_marker(mark))
-    return next(marks, len(_EARLY_MARKS))
+    marks = {mark.name for mark in item.iter_markers()}
+    return next((rank for rank, mark in enumerate(_EARLY_MARKS) if mark in marks), len(_EARLY_MARKS))

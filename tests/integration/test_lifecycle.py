@@ -30,6 +30,7 @@ from imdsproxy.policy.endpoints import ENDPOINTS
 from imdsproxy.protocol.messages import Target
 from imdsproxy.protocol.target import read_target
 from imdsproxy.testing.counting import most_in_a_second
+from tests import forkserver
 from tests.kit import (
     METADATA,
     ROOT,
@@ -505,26 +506,31 @@ def test_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGHUP, None)])
 def test_signal_is_handled_from_the_listening_line_on(number: int, expected: int | None) -> None:
     """A supervisor or a script takes that line for the start; several at once, since the moment is short."""
-    command = [sys.executable, "-m", "imdsproxy"]
+
+    def started() -> subprocess.Popen[str] | forkserver.ForkedProcess:
+        if forkserver.AVAILABLE:
+            start = forkserver.of_proxies().start
+            return start("imdsproxy.__main__", env=environment(port=0), stderr=subprocess.PIPE)
+        command = [sys.executable, "-m", "imdsproxy"]
+        return subprocess.Popen(command, env=environment(port=0), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
     with contextlib.ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen(command, env=environment(port=0), cwd=ROOT, stderr=subprocess.PIPE, bufsize=0)
-            )
-            for _ in range(4)
-        ]
+        processes = [started() for _ in range(4)]
         for process in processes:
+            stack.callback(process.wait, 60)
             stack.callback(process.kill)
+            assert process.stderr is not None
+            stack.enter_context(process.stderr)
         for process in processes:
             assert process.stderr is not None
-            assert b" listening " in process.stderr.readline()
+            assert " listening " in process.stderr.readline()
             process.send_signal(number)
         for process in processes:
             if expected is None:  # it is still there to be ended
                 assert process.stderr is not None
-                while (line := process.stderr.readline()) and b"cache emptied" not in line:
+                while (line := process.stderr.readline()) and "cache emptied" not in line:
                     pass
-                process.terminate()
+                process.send_signal(signal.SIGTERM)
             assert process.wait(15) == 0
 
 

@@ -56,8 +56,9 @@ class Crowd:
         while not self._ended.is_set():
             with contextlib.suppress(OSError):
                 self.statuses.append(get(self._port, unused(INSTANCE)).status)
-                continue
-            self._ended.wait(0.05)  # nobody is there any more
+                if self.statuses[-1] == 200:
+                    continue
+            self._ended.wait(0.05)  # the proxy has ended, or refuses at once
 
     def __enter__(self) -> Self:
         return self

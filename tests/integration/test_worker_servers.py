@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import h2.config
 import h2.connection
@@ -284,21 +285,58 @@ def test_unix_socket_accepts_any_host_name(
         assert status("2852039166", INSTANCE) == 403
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="workers share a budget on Linux only")
-@pytest.mark.parametrize("name", WORKERS)
-def test_workers_keep_one_budget(name: str, tmp_path: Path) -> None:
-    with run_in_thread(Emulator(rate=0)) as imds:
+class Traced(NamedTuple):
+    """A server whose workers send traces, with what it sends its requests and its traces to."""
+
+    run: Run
+    imds: EmulatorServer
+    collector: Collector
+    arrivals: Arrivals
+
+
+@pytest.fixture(scope="module")
+def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
+    name = request.param
+    with Collector() as collector, run_in_thread(Emulator(rate=0)) as imds, pytest.MonkeyPatch.context() as patch:
         arrivals = Arrivals(imds)
-        with served_by(WORKERS[name], tmp_path, upstream=imds.url, budget_requests=5, max_wait=60) as run:
-            clients = [threading.Thread(target=get, args=(run.port, unused(INSTANCE))) for _ in range(CLIENTS)]
-            for client in clients:
-                client.start()
-            for client in clients:
-                client.join(60)
-        times = [arrival.at for arrival in arrivals()]
-        assert len(times) >= CLIENTS
-        assert most_in_a_second(times) <= 5
-        wait_for_log(run, "budget shared with the server's other workers")
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        command, folder = WORKERS.get(name) or SERVERS[name], tmp_path_factory.mktemp(name)
+        settings: dict[str, Any] = {"budget_requests": 5, "max_wait": 60, "traces": "true"}
+        with served_by(command, folder, upstream=imds.url, **settings) as run:
+            yield Traced(run, imds, collector, arrivals)
+        assert "Traceback" not in run.log
+
+
+# Before the test of the budget, whose requests have no trace.
+@pytest.mark.parametrize("traced", [*WORKERS, "uvicorn-h11"], indirect=True)
+def test_workers_export_traces_after_the_fork(traced: Traced) -> None:
+    fields = {**METADATA, "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    target = unused(INSTANCE)
+    for _ in range(8):
+        assert get(traced.run.port, target, fields).status == 200
+    requests = traced.collector.wait_for(8, url_scheme="http")
+    attempts = traced.collector.wait_for(1, server_address="127.0.0.1", url_path="/metadata/instance")
+    assert {(each.trace_id, each.parent_id) for each in requests} == {("a" * 32, "b" * 16)}
+    assert {each.outcome for each in requests} == {"miss", "hit"}
+    missed = {each.span_id for each in requests if each.outcome == "miss"}
+    assert {each.parent_id for each in attempts} == missed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers share a budget on Linux only")
+@pytest.mark.parametrize("traced", WORKERS, indirect=True)
+def test_workers_keep_one_budget(traced: Traced) -> None:
+    run = traced.run
+    before = len(traced.arrivals())
+    clients = [threading.Thread(target=get, args=(run.port, unused(INSTANCE))) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(60)
+    times = [arrival.at for arrival in traced.arrivals()]
+    assert len(times) - before >= CLIENTS
+    assert most_in_a_second(times) <= 5
+    wait_for_log(run, "budget shared with the server's other workers")
 
 
 def test_reload_keeps_the_budget(imds: EmulatorServer, tmp_path: Path) -> None:
@@ -325,25 +363,3 @@ def test_workers_that_cannot_share_are_refused_with_the_remedy(tmp_path: Path) -
     for word in ("worker", "IMDSPROXY_BUDGET_FILE", "Run one worker"):
         assert word in line
     assert "Traceback" not in ended.stderr
-
-
-@pytest.mark.parametrize("name", [*WORKERS, "uvicorn-h11"])
-def test_workers_export_traces_after_the_fork(
-    name: str, imds: EmulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parent = f"00-{'a' * 32}-{'b' * 16}-01"
-    fields = {**METADATA, "traceparent": parent}
-    with Collector() as collector:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-        with served_by(WORKERS.get(name) or SERVERS[name], tmp_path, upstream=imds.url, traces="true") as run:
-            target = unused(INSTANCE)
-            for _ in range(8):
-                assert get(run.port, target, fields).status == 200
-            requests = collector.wait_for(8, url_scheme="http")
-            attempts = collector.wait_for(1, server_address="127.0.0.1", url_path="/metadata/instance")
-        assert "Traceback" not in run.log
-    assert {(each.trace_id, each.parent_id) for each in requests} == {("a" * 32, "b" * 16)}
-    assert {each.outcome for each in requests} == {"miss", "hit"}
-    missed = {each.span_id for each in requests if each.outcome == "miss"}
-    assert {each.parent_id for each in attempts} == missed
