@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.any_python
+
 PACKAGE = Path(__file__).resolve().parent.parent / "imdsproxy"
 FLOORS = (
     {"web_page"},

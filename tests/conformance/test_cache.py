@@ -24,6 +24,8 @@ from tests.conformance.cache_rules import (
 from tests.scripted import DOWN, Imds, Stage, in_turn, ok, status
 from tests.targets import EVENTS, INSTANCE
 
+pytestmark = pytest.mark.any_python
+
 FRESH = 60
 """Seconds for which the instance document is fresh, and then for as long again refreshed in the background."""
 DATE = b"Wed, 01 Jan 2020 00:00:00 GMT"
