@@ -10,18 +10,17 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 from benchmarks.soak.guard import only_loopback
-from benchmarks.soak.outcomes import WRONG
+from benchmarks.soak.outcomes import IN_TROUBLE, WRONG
+from imdsproxy.protocol.messages import Failure, FailureKind
 
 _STATUS = re.compile(r"\b(?:status|code|[Rr]esponse)\D{0,20}([45]\d\d)\b|\b(4(?:10|29)|50[0234])\b")
 
-_WORDS = {
-    "Service Unavailable": "503",
-    "upstream_timeout": "504",
-    "upstream_unreachable": "502",
-    "upstream_unreadable": "502",
-}
+# msal leaves the status out, and passes on the words of IMDS, which are HTTP's, or the name of the proxy's own error.
+_PHRASES = {HTTPStatus(int(status)).phrase.lower(): status for status in IN_TROUBLE}
+_NAMES = {refusal.error: str(refusal.status) for refusal in (Failure(kind, "").refusal(1) for kind in FailureKind)}
 
 
 def _azure_identity() -> Callable[[str], str]:
@@ -63,8 +62,8 @@ def failure(text: str) -> str:
     found = _STATUS.search(text)
     if found:
         return str(next(filter(None, found.groups())))
-    # msal leaves the status out, and passes on the words of IMDS or of the proxy.
-    return next((status for words, status in _WORDS.items() if words in text), " ".join(text.split())[:200])
+    named = _NAMES | _PHRASES
+    return next((status for words, status in named.items() if words in text.lower()), " ".join(text.split())[:200])
 
 
 LIBRARIES: dict[str, Callable[[], Callable[[str], str]]] = {"azure-identity": _azure_identity, "msal": _msal}

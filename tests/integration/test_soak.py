@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak import clients, floods, guard, sdk
+from benchmarks.soak import clients, floods, guard, outcomes, sdk
 from benchmarks.soak.driver import faults_in
 from benchmarks.soak.outcomes import CLOSED, EXPECTED, TIMEOUT, Ledger, is_expected
 from benchmarks.soak.pace import adjusted
@@ -34,7 +35,9 @@ from benchmarks.soak.verdict import (
     threads,
     worst_second,
 )
+from imdsproxy.emulator import messages
 from imdsproxy.emulator.faults import Fault
+from imdsproxy.protocol.messages import Failure, FailureKind
 from tests.kit import ROOT, wait_until
 from tests.size import size
 
@@ -221,11 +224,26 @@ def test_pace_follows_the_processor_time(pace: float, used: float, expected: flo
         ("{'error': 'invalid_scope', 'error_description': \"{'statusCode': 503, 'headers': {}}\"}", "503"),
         ("{'error': 'invalid_request', 'error_description': 'Service Unavailable'}", "503"),
         ("{'error': 'upstream_timeout', 'error_description': 'http://127.0.0.1:1 did not answer'}", "504"),
+        ("{'error': 'Gone'}", "410"),
+        ("{'error': 'upstream_reset', 'error_description': 'the connection closed before its answer ended'}", "502"),
         ("nothing   of\n use", "nothing of use"),
     ],
 )
 def test_failure_of_a_library_has_its_status_or_its_words(words: str, outcome: str) -> None:
     assert sdk.failure(words) == outcome
+
+
+@pytest.mark.parametrize("status", sorted(outcomes.IN_TROUBLE))
+@pytest.mark.parametrize("identity", [False, True])
+def test_every_error_of_imds_is_known_by_its_words(status: str, identity: bool) -> None:
+    answer = json.loads(messages.failure(int(status), identity).body)
+    assert sdk.failure(str(answer)) == status
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_every_error_of_the_proxy_is_known_by_its_name(kind: FailureKind) -> None:
+    refusal = Failure(kind, "127.0.0.1 did something").refusal(1)
+    assert sdk.failure(str({"error": refusal.error, "error_description": refusal.description})) == str(refusal.status)
 
 
 @pytest.mark.parametrize(
