@@ -12,14 +12,20 @@ def holders(mark: str) -> list[object]:
     Objects that wait for the garbage collector count as well. `mark` itself does not.
     """
     encoded = mark.encode()
-    return [holder for holder in gc.get_objects() if any(_holds(each, mark, encoded) for each in _parts(holder))]
+    return [holder for holder in _objects() if any(_holds(each, mark, encoded) for each in _parts(holder))]
 
 
 def shown_by(package: str, mark: str) -> list[object]:
     """Return the objects of a package's classes whose `repr` shows the mark."""
-    found = {id(each): each for holder in gc.get_objects() for each in (holder, *gc.get_referents(holder))}
+    found = {id(each): each for holder in _objects() for each in (holder, *gc.get_referents(holder))}
     ours = (each for each in found.values() if str(type(each).__module__).partition(".")[0] == package)
     return [each for each in ours if mark in repr(each)]
+
+
+def _objects() -> list[object]:
+    """Return every object, also those that the tests took out of the garbage collector's sight when they began."""
+    gc.unfreeze()
+    return gc.get_objects()
 
 
 def _parts(holder: object) -> Iterator[object]:

@@ -23,6 +23,10 @@ MARGIN = 300
 HEAD = b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\nmetadata: true\r\n\r\n" % TOKEN.encode()
 
 
+BEFORE_THE_TESTS: dict[str, str] = {}
+"""Exists before the first test, like the tables of a module."""
+
+
 def issued(mark: str, life: int = LIFE) -> Response:
     return ok(json.dumps({"access_token": mark, "expires_in": str(life), "token_type": "Bearer"}))
 
@@ -44,6 +48,12 @@ async def served_in_every_way(stage: Stage) -> KnownHeads:
         heads.remember(HEAD, request.target.key, last=False, unix=unix)
     assert heads.find(HEAD, stage.now, unix) is not None
     return heads
+
+
+def test_holder_from_before_the_tests_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = secrets.token_hex(8)
+    monkeypatch.setitem(BEFORE_THE_TESTS, "kept", f"token {mark}")
+    assert any(one is BEFORE_THE_TESTS for one in holders(mark))
 
 
 def test_token_leaves_memory_at_its_end_without_a_request() -> None:
