@@ -85,7 +85,7 @@ class Client:
         if "resources" not in self.order:
             return (said[0] if isinstance(said, list) else said)["got"]
         (got,) = (Got(**one) for one in said)
-        assert abs(got.expires_on - got.claims["exp"]) <= MOST_OFF
+        assert abs(got.expires_on - got.claims["exp"]) <= MOST_OFF, f"off by {got.expires_on - got.claims['exp']} s"
         return got.claims["appid"], got.claims["aud"]
 
 
