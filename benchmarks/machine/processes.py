@@ -28,8 +28,8 @@ _LINES_KEPT = 10
 _POLL_INTERVAL = 0.002
 # The line that each of our own processes writes once it listens.
 _ADDRESS = re.compile(r"(?: listening address=|^emulator: |^plain: |^bare: )http://127\.0\.0\.1:(\d+)")
-# Not inherited, because they would change the proxy, its way to the emulator, have it traced, or have each start compile
-# it again, as an installed proxy is not.
+# Not inherited, because they would change the proxy, its way to the emulator, have it traced, or have each start
+# compile it again, as no start of an installed proxy does.
 _NOT_INHERITED = re.compile(
     r"IMDSPROXY_.*|COVERAGE_.*|PYTHONASYNCIODEBUG|PYTHONDEVMODE|PYTHONDONTWRITEBYTECODE|.*_PROXY", re.IGNORECASE
 )

@@ -15,8 +15,9 @@ from tests.kit import get, running_proxy
 pytestmark = [pytest.mark.any_python, pytest.mark.process]
 
 LIBRARIES = {
-    *("anyio", "cachetools", "click", "h11", "httptools", "prometheus_client", "starlette", "typing_extensions"),
-    *("uvicorn", "uvloop"),
+    *("anyio", "cachetools", "certifi", "click", "h11", "httpcore", "httptools", "httpx", "idna", "prometheus_client"),
+    *("sniffio", "starlette", "typing_extensions", "uvicorn", "uvloop"),
+    *("h2", "hpack", "hyperframe"),  # httpcore imports them where another package needs them, as here
     "coverage",  # measures processes in long runs of the tests
 }
 """The libraries of serving, and what they import."""
