@@ -23,7 +23,7 @@ MARGIN = 300
 HEAD = b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\nmetadata: true\r\n\r\n" % TOKEN.encode()
 
 
-BEFORE_THE_TESTS: dict[str, str] = {}
+BEFORE_THE_TESTS: list[str] = []
 """Exists before the first test, like the tables of a module."""
 
 
@@ -50,10 +50,12 @@ async def served_in_every_way(stage: Stage) -> KnownHeads:
     return heads
 
 
-def test_holder_from_before_the_tests_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holder_from_before_the_tests_is_found() -> None:
     mark = secrets.token_hex(8)
-    monkeypatch.setitem(BEFORE_THE_TESTS, "kept", f"token {mark}")
-    assert any(one is BEFORE_THE_TESTS for one in holders(mark))
+    BEFORE_THE_TESTS.append(f"token {mark}")
+    found = holders(mark)
+    BEFORE_THE_TESTS.clear()
+    assert any(one is BEFORE_THE_TESTS for one in found)
 
 
 def test_token_leaves_memory_at_its_end_without_a_request() -> None:
