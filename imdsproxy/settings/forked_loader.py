@@ -17,7 +17,7 @@ from imdsproxy.config import Config, SettingInForce
 from imdsproxy.errors import SettingsError
 
 NEEDED_BY_BOTH = (
-    *("importlib.resources", "pathlib", "secrets", "tempfile", "typing_extensions", "uuid"),
+    *("importlib.resources", "pathlib", "secrets", "tempfile", "uuid"),
     "imdsproxy.protocol.client_ranges",
 )
 """What reading the settings and serving both import, with much that these import in turn.
