@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from random import Random
 from typing import Any, Self
@@ -54,7 +55,7 @@ class Crowd:
 
     def _ask(self) -> None:
         while not self._ended.is_set():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, HTTPException):  # a killed proxy leaves an answer without its end
                 self.statuses.append(get(self._port, unused(INSTANCE)).status)
                 if self.statuses[-1] == 200:
                     continue
