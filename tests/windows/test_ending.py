@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from imdsproxy.emulator import EmulatorServer
-from tests.kit import Answer, Arrivals, get, unused, wait_until
+from tests.kit import Arrivals, get, unused, wait_until
 from tests.targets import INSTANCE
 from tests.windows.wine import CTRL_C, Windows, windows_path
 
@@ -32,18 +32,18 @@ def test_ctrl_c_finishes_requests_under_way(windows: Windows, imds: EmulatorServ
     order = tmp_path / "order"
     with windows.console(order, "-m", "imdsproxy", port=0, upstream=imds.url) as process:
         process.wait_for("readiness ready")
-        port, arrivals, answers = process.port(), Arrivals(imds), list[Answer]()
+        port, arrivals = process.port(), Arrivals(imds)
         imds.emulator.latency = 1.5
         try:
-            client = threading.Thread(target=lambda: answers.append(get(port, unused(INSTANCE))))
-            client.start()
-            wait_until(arrivals)
-            order.write_text(CTRL_C, encoding="ascii")
-            client.join(30)
+            with ThreadPoolExecutor(1) as client:
+                answer = client.submit(get, port, unused(INSTANCE))
+                wait_until(lambda: arrivals() or answer.done())
+                assert not answer.done(), (answer.exception(), process.process.poll(), process.text)
+                order.write_text(CTRL_C, encoding="ascii")
         finally:
             imds.emulator.latency = 0.0
         assert process.ended() == 0, process.text
-        assert [answer.status for answer in answers] == [200]
+        assert answer.result().status == 200
         assert "Traceback" not in process.text
 
 
