@@ -11,9 +11,9 @@ BIN = $(VENV)/bin
 demo: $(VENV)/run.stamp
 	@$(BIN)/imdsproxy demo
 
-# docs/testing.md says what runs where. WORKERS is the number of processes that share the tests: two more than two
-# cores have use for, because many tests wait most of their time.
-WORKERS ?= 4
+# docs/testing.md says what runs where. WORKERS is the number of processes that share the tests: more than two cores
+# have use for, because many tests wait most of their time.
+WORKERS ?= 5
 # A test that takes longer than this many seconds hangs: it has failed, and what each thread was doing is printed.
 # Without a limit, a run would wait until it is ended from outside, and would not name the test.
 TEST_SECONDS ?= 300

@@ -16,6 +16,9 @@ import pytest
 
 _EARLY_MARKS = ("large", "system", "windows", "client", "process")
 """Marks of tests that wait, the longest first."""
+_LAST_WAIT = 0.85
+"""The part of the order that has files that wait. What follows only computes, in pieces so small that all processes end
+together."""
 
 
 def scope(nodeid: str) -> str:
@@ -46,11 +49,18 @@ def sort(items: list[pytest.Item]) -> None:
 
 
 def places(ranks: Iterable[tuple[Path, int]]) -> dict[Path, float]:
-    """Return the place of each file between 0 and 1, by its rank: those that wait by rank, the others among them."""
+    """Return the place of each file between 0 and 1, by its rank: those that wait by rank, the others among them.
+
+    The last places have none that waits.
+    """
     ordered = sorted(ranks, key=lambda one: one[1])
     waiting = [path for path, rank in ordered if rank < len(_EARLY_MARKS)]
     computing = [path for path, rank in ordered if rank == len(_EARLY_MARKS)]
-    return {path: (number + 0.5) / len(paths) for paths in (waiting, computing) for number, path in enumerate(paths)}
+    return {
+        path: end * (number + 0.5) / len(paths)
+        for paths, end in ((waiting, _LAST_WAIT), (computing, 1.0))
+        for number, path in enumerate(paths)
+    }
 
 
 def _rank(item: pytest.Item) -> int:

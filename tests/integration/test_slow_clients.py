@@ -22,6 +22,8 @@ from tests.kit import ROOT, ProxyProcess, environment, get, running_proxy, wait_
 from tests.targets import EVENTS, INSTANCE, TOKEN
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
+# Half of the time of this file, with proxies of their own.
+LEAVING = pytest.mark.xdist_group("clients that leave")
 
 HEADER_TIMEOUT = 0.4
 KEEP_ALIVE = 0.5
@@ -326,6 +328,7 @@ def test_two_thousand_idle_connections_are_held(imds: EmulatorServer, tmp_path: 
         assert "Traceback" not in process.log
 
 
+@LEAVING
 @pytest.mark.attack(9)
 @pytest.mark.parametrize("asked", ["one-thing", "many-things", "uncached", "posts"])
 def test_thousand_waiting_clients_that_disconnect_leave_nothing(
@@ -367,6 +370,7 @@ def test_thousand_waiting_clients_that_disconnect_leave_nothing(
         assert get(process.port, INSTANCE).status == 200
 
 
+@LEAVING
 @pytest.mark.parametrize("path", ["loadbalancer", "scheduledevents", "identity/unknown"])
 def test_short_lived_connections_take_little_memory(imds: EmulatorServer, tmp_path: Path, path: str) -> None:
     """Each asks for something else and does not wait: what is queued for them is bounded all the same."""

@@ -993,6 +993,7 @@ def test_evicted_entry_is_not_served_again(size: int, order: tuple[list[int], ..
     compare(House(cache_max_bytes=size), history)
 
 
+@pytest.mark.any_python
 def test_generated_histories_cover_every_path() -> None:
     ways: Counter[str] = Counter()
 

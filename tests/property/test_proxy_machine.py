@@ -349,7 +349,7 @@ class ProxyMachine(RuleBasedStateMachine):
 
 
 ProxyMachine.TestCase.settings = settings(max_examples=examples(250), stateful_step_count=50, deadline=None)
-TestProxyMachine = ProxyMachine.TestCase
+TestProxyMachine = pytest.mark.any_python(ProxyMachine.TestCase)
 
 
 @pytest.mark.parametrize("weather", ["fine", "gone", "down", "slow"])

@@ -129,6 +129,12 @@ def test_files_that_compute_stand_evenly_among_those_that_wait() -> None:
     assert order[1::2] == ["a", "b", "c", "d"]
 
 
+def test_last_files_of_a_run_only_compute() -> None:
+    place = places((Path(str(number)), number % 2 * 5) for number in range(200))
+    order = sorted(place, key=lambda path: place[path])
+    assert all(int(path.name) % 2 for path in order[-15:])
+
+
 @pytest.mark.no_cover
 def test_coverage_traces_no_test_that_is_left_out() -> None:
     """In a process of xdist there may be two coverages, and then to pause one wakes the other."""
