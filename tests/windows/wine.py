@@ -258,4 +258,5 @@ class Windows:
             "WINEDLLOVERRIDES": "mscoree,mshtml=",
             "PYTHONPATH": self._path,
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONFAULTHANDLER": "1",  # a crash of Wine is not to look like an end
         }

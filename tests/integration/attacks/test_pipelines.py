@@ -16,7 +16,7 @@ from imdsproxy.emulator import Emulator, EmulatorServer, Fault, run_in_thread
 from imdsproxy.server.held_bytes import POOL
 from tests.integration.attacks.kit import HOST, RAW_EVENTS, RAW_TOKEN, TRUE, Starter, check_log, read_answer, request
 from tests.integration.attacks.listeners import KINDS, Everywhere, listening_everywhere, read_all
-from tests.kit import wait_until
+from tests.kit import Arrivals, wait_until
 from tests.size import size
 from tests.targets import INSTANCE
 
@@ -307,15 +307,17 @@ def test_disconnect_at_a_unix_socket_ends_the_wait(slow: tuple[Everywhere, Emula
 def test_disconnect_after_a_half_close_is_noticed(slow: tuple[Everywhere, EmulatorServer], kind: str) -> None:
     proxy, imds = slow
     imds.emulator.faults.add(Fault(latency=25, path="/metadata/loadbalancer"))
-    before = len(imds.emulator.arrivals)
+    target = f"/metadata/loadbalancer?api-version=2020-10-01&leaves={kind}"
+    arrived, others = Arrivals(imds, target), proxy.process.sockets()
     with proxy.connect(kind) as connection:
-        connection.sendall(request(b"/metadata/loadbalancer?api-version=2020-10-01&leaves=" + kind.encode(), HOST))
+        connection.sendall(request(target.encode(), HOST))
         connection.shutdown(socket.SHUT_WR)
-        wait_until(lambda: len(imds.emulator.arrivals) > before)
-        open_before = len(proxy.process.descriptors())
+        wait_until(arrived)
+        opened = proxy.process.sockets() - others  # the client's, and perhaps one to IMDS, which stays
+        assert opened
         if kind == "tcp":  # a reset, as of a process that ends with an answer unread
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    wait_until(lambda: len(proxy.process.descriptors()) < open_before, 6.0)  # long before IMDS's time is over
+    wait_until(lambda: not opened <= proxy.process.sockets(), 6.0)  # long before IMDS's time is over
     imds.emulator.faults.clear()
 
 
