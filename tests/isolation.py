@@ -37,9 +37,14 @@ def move_to_own_network() -> bool:
             _write("/proc/self/uid_map", f"{user} {user} 1")
             _write("/proc/self/gid_map", f"{group} {group} 1")
     if moved:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+        bring_loopback_up()
     return bool(moved)
+
+
+def bring_loopback_up() -> None:
+    """Bring up the loopback of the network that this thread is in."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
 def refuse_other_addresses() -> None:

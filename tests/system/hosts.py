@@ -30,12 +30,11 @@ from urllib.parse import urlsplit
 
 from tests import forkserver
 from tests.forkserver import ForkedProcess, Forkserver
-from tests.kernel import CLONE_NEWNET, call
+from tests.kernel import Network
 from tests.kit import METADATA, ROOT
 
 IMDS = "http://169.254.169.254"
 ROOT_USER = 0
-_THIS_NETWORK = "/proc/thread-self/ns/net"
 
 _CLIENT = ROOT / "tests" / "system" / "client.py"
 
@@ -67,32 +66,29 @@ class Host:
     def __init__(self, name: str) -> None:
         """Make the namespace, with its loopback up; OSError if this process may not."""
         self.name = name
-        with _coming_back():
-            call("unshare", CLONE_NEWNET)
-            self._network = os.open(_THIS_NETWORK, os.O_RDONLY)
+        self._network = Network()
         self.ip("link set lo up")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._network)
+        self._network.close()
 
     @property
     def path(self) -> str:
         """The namespace's path, for `ip … netns PATH` and, from a shell, `nsenter --net=PATH`."""
-        return f"/proc/{os.getpid()}/fd/{self._network}"
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
 
     @property
     def descriptor(self) -> int:
         """The open descriptor of the namespace, for `Forkserver.start`."""
-        return self._network
+        return self._network.descriptor
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
         """Move the calling thread into the host and back; sockets made and threads started in it stay there."""
-        with _coming_back():
-            call("setns", self._network, CLONE_NEWNET)
+        with self._network.inside():
             yield
 
     def run(
@@ -149,7 +145,7 @@ class Host:
             return self.run(*command, user=user, timeout=timeout, check=False)
         pipe = subprocess.PIPE
         process = imported_by().start(
-            module, arguments, env=env, user=user, network=self._network, stdout=pipe, stderr=pipe
+            module, arguments, env=env, user=user, network=self.descriptor, stdout=pipe, stderr=pipe
         )
         try:
             out, err = process.communicate(timeout)
@@ -201,7 +197,7 @@ class Host:
                 arguments,
                 env={**environment(user), **(env or {})},
                 user=user,
-                network=self._network,
+                network=self.descriptor,
                 stdout=output,
                 stderr=output,
             )
@@ -310,14 +306,3 @@ def _end(process: subprocess.Popen[str] | ForkedProcess) -> None:
     if process.poll() is None:
         process.kill()
     process.wait(60)
-
-
-@contextlib.contextmanager
-def _coming_back() -> Iterator[None]:
-    """Return the calling thread to the network it is in now."""
-    before = os.open(_THIS_NETWORK, os.O_RDONLY)
-    try:
-        yield
-    finally:
-        call("setns", before, CLONE_NEWNET)
-        os.close(before)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from imdsproxy.emulator import EmulatorServer, run_in_thread
-from tests.windows.wine import Process, Windows, missing
+from tests.windows.process import Process
+from tests.windows.wine import Windows, missing
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,13 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Windows]:
         yield windows
     finally:
         windows.end()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_network(windows: Windows) -> Iterator[None]:
+    """Run the tests of each file in the network of their Windows."""
+    with windows.inside():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from imdsproxy.emulator import EmulatorServer, Fault
 from imdsproxy.testing.counting import most_in_a_second
 from tests.kit import Arrivals, cache_status, get, is_hit, talk, unused, wait_until
 from tests.targets import INSTANCE, TOKEN
-from tests.windows.wine import Process, Windows
+from tests.windows.process import Process
+from tests.windows.wine import Windows
 
 pytestmark = [pytest.mark.process, pytest.mark.windows]
 
