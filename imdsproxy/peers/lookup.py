@@ -1,7 +1,8 @@
 """Find the client at the other end of a connection.
 
-A lookup takes some microseconds and neither waits nor raises. It is made once a connection at most, and only if the
-answer is used: a request has to wait for a permit, rules decide about it, or the access log names it.
+A lookup neither waits nor raises. It takes some microseconds on Linux. On Windows it reads a table of all connections
+of the machine. It is made once a connection at most, and only if the answer is used: a request has to wait for a
+permit, rules decide about it, or the access log names it.
 
 A lookup belongs as close to accept(2) as possible where the answer grants something. If a redirect is loaded, the
 kernel may give a connection another source port than the one that its client has, and a later socket of another user

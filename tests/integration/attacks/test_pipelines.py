@@ -310,11 +310,13 @@ def test_disconnect_after_a_half_close_is_noticed(slow: tuple[Everywhere, Emulat
     target = f"/metadata/loadbalancer?api-version=2020-10-01&leaves={kind}"
     arrived, others = Arrivals(imds, target), proxy.process.sockets()
     with proxy.connect(kind) as connection:
+        connection.sendall(request(b"/-/healthy", HOST))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        opened = proxy.process.sockets() - others  # the client's: this answer needs no connection to IMDS
+        assert opened
         connection.sendall(request(target.encode(), HOST))
         connection.shutdown(socket.SHUT_WR)
         wait_until(arrived)
-        opened = proxy.process.sockets() - others  # the client's, and perhaps one to IMDS, which stays
-        assert opened
         if kind == "tcp":  # a reset, as of a process that ends with an answer unread
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wait_until(lambda: not opened <= proxy.process.sockets(), 6.0)  # long before IMDS's time is over

@@ -56,3 +56,15 @@ def test_table_that_is_cut_off_is_read_as_far_as_it_goes(client: End, proxy: End
         assert process_of(whole[:length], client, proxy) is None
     assert process_of(table(row(client, proxy), count=2**32 - 1), client, proxy) == 4711
     assert process_of(table(row(client, proxy), count=0), client, proxy) is None
+
+
+@pytest.mark.parametrize(("client", "proxy"), [(CLIENT, PROXY), (CLIENT6, PROXY6)])
+def test_bytes_of_the_port_elsewhere_in_a_table_are_no_port(client: End, proxy: End) -> None:
+    other, port = row(client._replace(port=1), proxy), client.port.to_bytes(2, "big")
+    for place in range(len(other) - 1):
+        rows = other[:place] + port + other[place + 2 :], row(client, proxy)
+        alike = rows[0][: -len(b"proc")] == rows[1][: -len(b"proc")]
+        assert alike == (place == (8 if client == CLIENT else 20))
+        assert process_of(table(*rows), client, proxy) == 4711
+        assert process_of(table(rows[0]), client, proxy) == (4711 if alike else None)
+    assert process_of(port + b"\0\0" + row(client, proxy) * 2, client, proxy) == 4711, "the port's bytes as the count"
