@@ -8,18 +8,14 @@ namespace that has a loopback and nothing else. Everywhere, an audit hook refuse
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import ipaddress
 import os
-import socket
-import struct
 import sys
 
 from tests.kernel import CLONE_NEWNET
+from tests.networks import bring_loopback_up
 
 _CLONE_NEWUSER = 0x10000000
-_SIOCSIFFLAGS = 0x8914
-_IFF_UP = 0x1
 
 
 def move_to_own_network() -> bool:
@@ -39,12 +35,6 @@ def move_to_own_network() -> bool:
     if moved:
         bring_loopback_up()
     return bool(moved)
-
-
-def bring_loopback_up() -> None:
-    """Bring up the loopback of the network that this thread is in."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
 def refuse_other_addresses() -> None:

@@ -12,7 +12,6 @@ CLONE_NEWNET = 0x40000000
 CLONE_NEWPID = 0x20000000
 """A namespace of processes, for the same; only the processes that are started next are in it."""
 _OWN_PROCESSES = "/proc/thread-self/ns/pid"
-_OWN_NETWORK = "/proc/thread-self/ns/net"
 
 
 def call(name: str, *arguments: int | bytes) -> None:
@@ -20,38 +19,6 @@ def call(name: str, *arguments: int | bytes) -> None:
     if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
-
-
-class Network:
-    """A network namespace that a descriptor of this process holds open. Its loopback is not up yet."""
-
-    def __init__(self) -> None:
-        """Make the namespace; OSError if this process may not."""
-        with _coming_back():
-            call("unshare", CLONE_NEWNET)
-            self.descriptor = os.open(_OWN_NETWORK, os.O_RDONLY)
-
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """Move the calling thread into the network and back; sockets made and threads started in it stay there."""
-        with _coming_back():
-            call("setns", self.descriptor, CLONE_NEWNET)
-            yield
-
-    def close(self) -> None:
-        """Close the descriptor. The network ends with the last process in it."""
-        os.close(self.descriptor)
-
-
-@contextlib.contextmanager
-def _coming_back() -> Iterator[None]:
-    """Return the calling thread to the network it is in now."""
-    before = os.open(_OWN_NETWORK, os.O_RDONLY)
-    try:
-        yield
-    finally:
-        call("setns", before, CLONE_NEWNET)
-        os.close(before)
 
 
 @contextlib.contextmanager

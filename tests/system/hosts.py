@@ -30,8 +30,8 @@ from urllib.parse import urlsplit
 
 from tests import forkserver
 from tests.forkserver import ForkedProcess, Forkserver
-from tests.kernel import Network
 from tests.kit import METADATA, ROOT
+from tests.networks import Network
 
 IMDS = "http://169.254.169.254"
 ROOT_USER = 0
@@ -67,7 +67,6 @@ class Host:
         """Make the namespace, with its loopback up; OSError if this process may not."""
         self.name = name
         self._network = Network()
-        self.ip("link set lo up")
 
     def __enter__(self) -> Self:
         return self

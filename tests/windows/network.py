@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from tests.isolation import bring_loopback_up
-from tests.kernel import Network
+from tests.networks import Network
 
 MOST_CLOSED = 100
 """The closed connections that the network keeps for a minute, in TIME_WAIT. It forgets further ones at once."""
@@ -25,8 +24,6 @@ def network_of_windows() -> Network | None:
         network = Network()
     except OSError:
         return None
-    with network.inside():
-        bring_loopback_up()
-        with contextlib.suppress(OSError):  # a container may not change settings
-            SETTING.write_text(str(MOST_CLOSED), encoding="ascii")
+    with network.inside(), contextlib.suppress(OSError):  # a container may not change settings
+        SETTING.write_text(str(MOST_CLOSED), encoding="ascii")
     return network
