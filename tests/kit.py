@@ -146,11 +146,7 @@ class ProxyProcess:
 
     def sockets(self) -> set[str]:
         """Return the process's open sockets, by names that none gets again soon (Linux)."""
-        found = set()
-        for number in self.descriptors():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                found.add(str(Path(f"/proc/{self.process.pid}/fd/{number}").readlink()))
-        return {name for name in found if name.startswith("socket:")}
+        return {name for name in open_files(self.process.pid) if name.startswith("socket:")}
 
     def resident_bytes(self) -> int:
         """Return the resident memory of the process (Linux)."""
@@ -166,6 +162,15 @@ def descriptors_of(pid: int) -> list[int]:
         return [int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()]
     except PermissionError:
         pytest.skip("only root sees the open files of a proxy, because its memory is closed to its own user")
+
+
+def open_files(pid: int) -> set[str]:
+    """Return what a process has open, but for what it closes meanwhile: paths, and names such as `socket:[4711]`."""
+    found = set()
+    for number in descriptors_of(pid):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(Path(f"/proc/{pid}/fd/{number}").readlink()))
+    return found
 
 
 def environment(**settings: object) -> dict[str, str]:

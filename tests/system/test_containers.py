@@ -13,7 +13,7 @@ from typing import Unpack
 import pytest
 
 from tests import forkserver
-from tests.kit import ROOT, wait_until
+from tests.kit import ROOT, open_files, wait_until
 from tests.system.containers import USER, Mount, Options, contained, contained_module, run_contained
 from tests.system.hosts import Host
 
@@ -155,7 +155,7 @@ def _state(pid: int) -> dict[str, object]:
     status = {name: value.split() for name, _, value in lines}
     kept = ("Uid", "Gid", "Groups", "Umask", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "SigIgn")
     mounted = [line.split()[4:6] for line in (of / "mountinfo").read_text(encoding="utf-8").splitlines()]
-    opened = {re.sub(r"\d+", "N", str(file.readlink())) for file in (of / "fd").iterdir()}
+    opened = {re.sub(r"\d+", "N", name) for name in open_files(pid)}
     own = [
         (of / "ns" / name).readlink() != Path("/proc/self/ns", name).readlink() for name in ("mnt", "pid", "uts", "ipc")
     ]
