@@ -37,9 +37,9 @@ def serve(read: ReadConfig, announce: Callable[[str], None] = lambda _url: None)
     listeners: list[Listener] = []
     try:
         check_targets(config)
-        check_upstream(config)
+        addresses = check_upstream(config.upstream)
         listeners = open_listeners(config, os.environ)
-        check_loop(config, listeners)
+        check_loop(config.upstream, addresses, listeners)
         application = create_app(config, settings=read.differing)
         application.status.listeners = tuple(Listening(each.url, each.admin) for each in listeners)
     except ImdsproxyError as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from imdsproxy.config import Config
 from imdsproxy.errors import StartError
+from imdsproxy.protocol.address import Address
 from imdsproxy.protocol.messages import Refusal
 from imdsproxy.protocol.target import read_target
 from imdsproxy.server.listeners import Listener
@@ -20,28 +21,34 @@ def check_targets(config: Config) -> None:
             raise StartError(f"IMDSPROXY_WARMUP={text}: {target.description}")
 
 
-def check_upstream(config: Config) -> None:
-    """Raise StartError if the name of the upstream cannot be resolved."""
-    address = config.upstream
-    if address.unix is not None:
-        return
+def check_upstream(upstream: Address) -> tuple[Address, ...]:
+    """Return the addresses of the upstream, which its name is resolved to.
+
+    Raises:
+        StartError: The name cannot be resolved.
+    """
+    if upstream.unix is not None:
+        return (upstream,)
     try:
-        socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(upstream.host, upstream.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise StartError(
-            f"IMDSPROXY_UPSTREAM={config.upstream} cannot be resolved ({why}); "
-            "the metadata service is http://169.254.169.254"
+            f"IMDSPROXY_UPSTREAM={upstream} cannot be resolved ({why}); the metadata service is http://169.254.169.254"
         ) from None
+    return tuple(Address(str(address[0]), upstream.port) for *_, address in found)
 
 
-def check_loop(config: Config, listeners: Sequence[Listener]) -> None:
-    """Raise StartError if the upstream is one of the listeners. A port that was 0 in the settings is known now."""
-    address = config.upstream
-    own = {config.host, "localhost", "127.0.0.1", "::1"}
-    for listener in listeners:
-        if address.unix == listener.path if address.unix else (address.port == listener.port and address.host in own):
-            raise StartError(
-                f"IMDSPROXY_UPSTREAM={config.upstream} is the address of this proxy itself; "
-                "name the metadata service, http://169.254.169.254"
-            )
+def check_loop(upstream: Address, addresses: Iterable[Address], listeners: Iterable[Listener]) -> None:
+    """Raise StartError if the upstream is one of the listeners. A port that was 0 in the settings is known now.
+
+    Args:
+        upstream: The setting, which the error names.
+        addresses: The addresses of the upstream.
+        listeners: The open listeners.
+    """
+    if any(listener.receives(address) for address in addresses for listener in listeners):
+        raise StartError(
+            f"IMDSPROXY_UPSTREAM={upstream} is the address of this proxy itself; "
+            "name the metadata service, http://169.254.169.254"
+        )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from imdsproxy.config import Config
 from imdsproxy.errors import StartError
+from imdsproxy.protocol.address import Address
 from imdsproxy.server.inherited_sockets import inherited_sockets
 from imdsproxy.server.unix_socket import listen_at
 
@@ -64,6 +65,8 @@ class Listener:
         address = listening.getsockname()
         self.path: str | None = None
         """The path of a Unix socket."""
+        self.host: str | None = None
+        """The address of a TCP listener."""
         self.port: int | None = None
         """The TCP port."""
         self.reaches_out = False
@@ -73,9 +76,15 @@ class Listener:
             self.path = made[0] if made else os.fsdecode(address).replace("\0", "@", 1)
             self.url = f"unix:{self.path}"
         else:
-            host, self.port = address[:2]
-            self.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+            self.host, self.port = host, port = address[:2]
+            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             self.reaches_out = gate is None and not ipaddress.ip_address(host).is_loopback
+
+    def receives(self, address: Address) -> bool:
+        """Return whether what is sent to this address comes to this listener, as far as is known without DNS."""
+        if self.host is None or self.port is None:
+            return self.path is not None and self.path == address.unix
+        return address.reaches(self.host, self.port)
 
     def close(self) -> None:
         """Close the listener, and remove the file of its Unix socket unless another process has replaced it."""

@@ -245,7 +245,7 @@ class Settings(BaseModel):
         # A host or port that failed its own check is missing here, and is reported for itself.
         if host is None or port is None:
             return upstream
-        if places.reaches_itself(host, port, places.parse_upstream(upstream)):
+        if places.parse_upstream(upstream).reaches(host, port):
             raise ValueError("the proxy itself listens there, so no request would reach IMDS")
         return upstream
 

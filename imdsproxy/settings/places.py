@@ -119,25 +119,6 @@ def parse_upstream(text: str) -> Address:
             raise ValueError
 
 
-def reaches_itself(host: str, port: int, upstream: Address) -> bool:
-    """Return whether the upstream is the listener on host and port, as far as can be known without DNS."""
-    if upstream.unix is not None or upstream.port != port:
-        return False
-    theirs = _reached(upstream.host)
-    listener = _address(host)
-    if listener is not None and listener.is_unspecified:
-        return any((address := _address(text)) is not None and address.is_loopback for text in theirs)
-    return not theirs.isdisjoint(_reached(host))
-
-
-def _reached(host: str) -> frozenset[str]:
-    address = _address(host)
-    # Connecting to 0.0.0.0 or :: connects to this very machine.
-    if host == "localhost" or (address is not None and address.is_unspecified):
-        return frozenset({"127.0.0.1", "::1"})
-    return frozenset({host if address is None else str(address)})
-
-
 def _address(text: str) -> IPAddress | None:
     try:
         return unmapped(ipaddress.ip_address(text))

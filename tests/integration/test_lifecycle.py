@@ -579,6 +579,27 @@ def test_upstream_that_is_the_proxy_itself_is_reported_in_one_line(host: str, up
     assert_one_line(ended(host=host, port=port, upstream=f"http://{upstream}:{port}"), "IMDSPROXY_UPSTREAM", "listens")
 
 
+def test_upstream_that_is_the_admin_listener_is_reported_in_one_line() -> None:
+    port = free_port()
+    told = ended(port=0, admin_host="127.0.0.2", admin_port=port, upstream=f"http://127.0.0.2:{port}")
+    assert_one_line(told, "IMDSPROXY_UPSTREAM", "address of this proxy itself")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "::1"])
+def test_upstream_on_the_same_port_of_another_address_is_served(
+    imds: EmulatorServer, tmp_path: Path, host: str
+) -> None:
+    if ":" in host and not _has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    port = int(imds.url.rpartition(":")[2])
+    with running(tmp_path, host=host, port=port, upstream=imds.url) as command:
+        command.found(r"listening address=http://(\S+)")
+        with contextlib.closing(http.client.HTTPConnection(host, port, timeout=15)) as connection:
+            connection.request("GET", VERSIONS, headers=METADATA)
+            assert connection.getresponse().read().startswith(b'{"apiVersions"')
+        assert command.end() == 0
+
+
 def test_two_proxies_upstream_of_each_other_report_the_loop(tmp_path: Path) -> None:
     one, two = free_port(), free_port()
     with (

