@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-from tests import measured, spread
+from tests import loopback, measured, spread
 from tests.size import LONG
 from tests.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
 
@@ -22,9 +22,9 @@ if sys.platform != "win32":
     from tests import isolation
 
     ALONE = isolation.move_to_own_network()
-    isolation.refuse_other_addresses()
 else:
     ALONE = False
+loopback.only_loopback()
 
 KEPT = Path(__file__).resolve().parent.parent / ".hypothesis" / "examples"
 # CI uses the same examples each time, so that a failure means a change. Long runs use new ones; those that failed are

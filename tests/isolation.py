@@ -2,13 +2,12 @@
 
 On a development machine 169.254.169.254 may be somebody's real metadata service, so no test relies on being
 well written. Where the system allows it (Linux; root, or user namespaces) the process moves into a network
-namespace that has a loopback and nothing else. Everywhere, an audit hook refuses the connection itself.
+namespace that has a loopback and nothing else. Everywhere, `loopback` refuses the connection itself.
 """
 
 from __future__ import annotations
 
 import ctypes
-import ipaddress
 import os
 import sys
 
@@ -35,27 +34,6 @@ def move_to_own_network() -> bool:
     if moved:
         bring_loopback_up()
     return bool(moved)
-
-
-def refuse_other_addresses() -> None:
-    """Refuse every connection of this process's Python code to anything but loopback or a Unix socket."""
-    sys.addaudithook(_refuse)
-
-
-def _refuse(event: str, arguments: tuple[object, ...]) -> None:
-    if event not in {"socket.connect", "socket.sendto"}:
-        return
-    address = arguments[1]
-    if not isinstance(address, tuple):
-        return
-    try:
-        given = ipaddress.ip_address(str(address[0]).partition("%")[0])
-        mapped = given.ipv4_mapped if isinstance(given, ipaddress.IPv6Address) else None
-        loopback = (mapped or given).is_loopback
-    except ValueError:
-        loopback = address[0] == "localhost"
-    if not loopback:
-        raise RuntimeError(f"a test tried to reach {address!r}; only loopback is allowed")
 
 
 def _write(path: str, text: str) -> None:

@@ -13,9 +13,9 @@ from tempfile import mkdtemp
 from benchmarks import flags
 from benchmarks.figures import BenchmarkError
 from benchmarks.soak.driver import Soak
-from benchmarks.soak.guard import only_loopback
 from benchmarks.soak.report import text
 from benchmarks.soak.verdict import judge, passed
+from tests.loopback import only_loopback
 
 _NICE = 10
 _FAILED = 1

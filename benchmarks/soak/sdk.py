@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 
-from benchmarks.soak.guard import only_loopback
 from benchmarks.soak.outcomes import IN_TROUBLE, WRONG
 from imdsproxy.protocol.messages import Failure, FailureKind
+from tests.loopback import only_loopback
 
 _STATUS = re.compile(r"\b(?:status|code|[Rr]esponse)\D{0,20}([45]\d\d)\b|\b(4(?:10|29)|50[0234])\b")
 

@@ -14,6 +14,7 @@ from typing import Any
 import azure.identity
 
 from tests.clients import guard
+from tests.loopback import only_loopback
 
 
 def tokens(order: dict[str, Any]) -> list[dict[str, Any]]:
@@ -37,7 +38,7 @@ def main() -> None:
     if order.get("hard"):
         guard.only_in_a_namespace()
     else:
-        guard.only_loopback()
+        only_loopback()
     json.dump(tokens(order), sys.stdout)
 
 

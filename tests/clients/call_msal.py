@@ -16,6 +16,7 @@ import msal.region
 import requests
 
 from tests.clients import guard
+from tests.loopback import only_loopback
 
 
 def tokens(order: dict[str, Any]) -> list[dict[str, Any]]:
@@ -47,7 +48,7 @@ def main() -> None:
     if order.get("hard") or order.get("region"):
         guard.only_in_a_namespace()
     else:
-        guard.only_loopback()
+        only_loopback()
     json.dump(region() if order.get("region") else tokens(order), sys.stdout)
 
 

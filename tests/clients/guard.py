@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-
-
-def only_loopback() -> None:
-    """Refuse every connection of this process but to loopback."""
-    if sys.platform != "win32":
-        from tests import isolation  # noqa: PLC0415  # it cannot be imported on Windows
-
-        isolation.refuse_other_addresses()
 
 
 def network() -> str:

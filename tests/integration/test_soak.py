@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak import clients, floods, guard, outcomes, sdk
+from benchmarks.soak import clients, floods, outcomes, sdk
 from benchmarks.soak.driver import faults_in
 from benchmarks.soak.outcomes import CLOSED, EXPECTED, TIMEOUT, Ledger, is_expected
 from benchmarks.soak.pace import adjusted
@@ -244,14 +244,6 @@ def test_every_error_of_imds_is_known_by_its_words(status: str, identity: bool) 
 def test_every_error_of_the_proxy_is_known_by_its_name(kind: FailureKind) -> None:
     refusal = Failure(kind, "127.0.0.1 did something").refusal(1)
     assert sdk.failure(str({"error": refusal.error, "error_description": refusal.description})) == str(refusal.status)
-
-
-@pytest.mark.parametrize(
-    ("host", "allowed"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("169.254.169.254", False), ("example.org", False)],
-)
-def test_guard_allows_loopback_only(host: str, allowed: bool) -> None:
-    assert guard.is_loopback(host) is allowed
 
 
 def test_traceback_in_a_log_is_found(tmp_path: Path) -> None:
