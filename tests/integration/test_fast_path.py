@@ -736,7 +736,7 @@ def test_busy_connection_stays_open_and_idle_one_is_closed(impatient: ProxyProce
         assert is_hit(client.ask(A))
         began = time.monotonic()
         assert client.rest() == b""
-        assert KEEP_ALIVE * 0.9 < time.monotonic() - began < KEEP_ALIVE + 2
+        assert KEEP_ALIVE * 0.9 < time.monotonic() - began < KEEP_ALIVE + 5
 
 
 @pytest.mark.attack(9)
@@ -759,7 +759,7 @@ def test_unfinished_head_after_known_ones_times_out(impatient: ProxyProcess, beg
         assert received == b""
         return
     assert received.startswith(b"HTTP/1.1 408 ")
-    assert HEADER_TIMEOUT * 0.8 < seconds < HEADER_TIMEOUT + 2
+    assert HEADER_TIMEOUT * 0.8 < seconds < HEADER_TIMEOUT + 5
 
 
 def test_timeout_of_a_known_head_counts_from_its_own_first_byte(impatient: ProxyProcess) -> None:

@@ -27,6 +27,8 @@ LEAVING = pytest.mark.xdist_group("clients that leave")
 
 HEADER_TIMEOUT = 0.4
 KEEP_ALIVE = 0.5
+LATE = 5
+"""Seconds that a busy machine may take; whatever else would end a wait takes longer."""
 HEAD = f"GET {INSTANCE} HTTP/1.1\r\nHost: localhost\r\n".encode()
 APPROVAL = f"POST {EVENTS} HTTP/1.1\r\nHost: localhost\r\n".encode()
 
@@ -76,7 +78,7 @@ def _unhurt(process: ProxyProcess) -> Iterator[ProxyProcess]:
     assert process.process.poll() is None
     began = time.monotonic()
     assert get(process.port, INSTANCE).status == 200
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < LATE
     assert "Traceback" not in process.log[seen:], process.log[-3000:]
 
 
@@ -165,7 +167,7 @@ def test_unfinished_request_is_408(proxy: ProxyProcess, imds: EmulatorServer) ->
     with ThreadPoolExecutor(len(UNFINISHED)) as clients:
         for beginning, (statuses, seconds) in zip(UNFINISHED, clients.map(send, UNFINISHED), strict=True):
             assert statuses in ([408], [100, 408]), beginning
-            assert HEADER_TIMEOUT * 0.9 <= seconds < HEADER_TIMEOUT + 1, beginning
+            assert HEADER_TIMEOUT * 0.9 <= seconds < HEADER_TIMEOUT + LATE, beginning
     assert len(imds.emulator.arrivals) == before
 
 
@@ -189,12 +191,12 @@ def test_trickling_request_is_408(proxy: ProxyProcess, beginning: bytes, piece: 
         connection.sendall(beginning)
         connection.settimeout(0.05)
         received = None
-        while received is None and time.monotonic() < began + HEADER_TIMEOUT + 2:
+        while received is None and time.monotonic() < began + HEADER_TIMEOUT + LATE:
             try:
                 received = connection.recv(65_536)
             except TimeoutError:
                 connection.sendall(piece)
-    assert time.monotonic() - began < HEADER_TIMEOUT + 1
+    assert time.monotonic() - began < HEADER_TIMEOUT + LATE
     assert received is not None
     assert received.startswith(b"HTTP/1.1 408 ")
 
@@ -238,7 +240,7 @@ def test_slow_clients_do_not_delay_others(proxy: ProxyProcess) -> None:
         began = time.monotonic()
         for _ in range(20):
             assert get(proxy.port, INSTANCE).status == 200
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < LATE
         for connection in connections:
             assert statuses_until_closed(connection)[0] == [408]
 
@@ -261,7 +263,7 @@ def test_idle_connection_is_closed_after_its_timeout(impatient: ProxyProcess, se
         connection.sendall(sent)
         statuses, seconds = statuses_until_closed(connection)
     assert statuses == ([200] if sent else [])
-    assert KEEP_ALIVE * 0.9 < seconds < KEEP_ALIVE + 1
+    assert KEEP_ALIVE * 0.9 < seconds < KEEP_ALIVE + LATE
 
 
 @pytest.mark.attack(9)
@@ -284,7 +286,7 @@ def test_client_that_never_reads_is_disconnected(impatient: ProxyProcess, sent: 
         assert impatient.resident_bytes() - before < 30_000_000
         began = time.monotonic()
         assert get(impatient.port, TOKEN).status == 200
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < LATE
         wait_until(lambda: not held(impatient, connection), 6)
 
 
@@ -319,7 +321,7 @@ def test_two_thousand_idle_connections_are_held(imds: EmulatorServer, tmp_path: 
             began = time.monotonic()
             assert get(process.port, INSTANCE).status == 200
             assert get(process.port, TOKEN).status == 200
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < LATE
             for connection in connections[::100]:
                 connection.sendall(HEAD + b"Connection: close\r\n\r\n")
                 assert statuses_until_closed(connection)[0] == [200]
