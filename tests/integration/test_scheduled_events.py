@@ -242,16 +242,18 @@ def test_acknowledgement_is_sent_once_for_any_result(
 
 
 def test_unanswered_acknowledgement_is_sent_once_and_its_client_may_disconnect(
-    patient: ProxyProcess, imds: EmulatorServer, arrivals: Arrivals
+    start: Start, imds: EmulatorServer, arrivals: Arrivals
 ) -> None:
     imds.emulator.faults.add(Fault(path=PATH, hang=True, times=1))
-    with socket.create_connection(("127.0.0.1", patient.port), timeout=5) as client:
-        client.sendall(
-            f"POST {EVENTS} HTTP/1.1\r\nHost: 127.0.0.1\r\nMetadata: true\r\nContent-Length: 2\r\n\r\n{{}}".encode()
-        )
-        wait_until(arrivals)
-    assert get(patient.port, unused(EVENTS)).status == 200, "and no client has to wait for it"
-    assert arrivals.methods() == ["POST", "GET"]
+    # A proxy of its own, in which the next acknowledgement would have to wait for this one.
+    with start(imds, budget_requests=1000, retry_base=0.05) as proxy:
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+            client.sendall(
+                f"POST {EVENTS} HTTP/1.1\r\nHost: 127.0.0.1\r\nMetadata: true\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+            )
+            wait_until(arrivals)
+        assert get(proxy.port, unused(EVENTS)).status == 200, "and no client has to wait for it"
+        assert arrivals.methods() == ["POST", "GET"]
 
 
 def test_answer_requested_before_an_acknowledgement_is_not_served_after_it(
