@@ -66,7 +66,7 @@ def raw(server: EmulatorServer, data: bytes, timeout: float = 5) -> bytes:
         return b"".join(parts)
 
 
-def wait_for(condition: Any, seconds: float = 5) -> None:
+def wait_for(condition: Any, seconds: float = 15) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -309,7 +309,7 @@ class TestThread:
                 stack.enter_context(socket.create_connection(("127.0.0.1", fresh_imds.port)))
                 wait_for(lambda: len(emulator.arrivals) == 2)
                 began = time.monotonic()
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5, "the slow request would take a minute"
         assert not [thread for thread in threading.enumerate() if thread.name == "imds-emulator"]
         with pytest.raises(ConnectionRefusedError):
             ask(fresh_imds, INSTANCE)

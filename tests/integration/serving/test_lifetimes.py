@@ -56,7 +56,7 @@ def test_stale_entry_is_served_during_its_background_refresh(
         asked = len(arrivals())
         first = get(process.port, INSTANCE)
         # The refresh may begin a tenth of its second before it is stale, and is to end after that.
-        imds.emulator.faults.add(Fault(path="/metadata/instance", latency=0.25, times=1))
+        imds.emulator.faults.add(Fault(path="/metadata/instance", latency=1, times=1))
         answers: list[Answer] = []
 
         def renewed() -> bool:
