@@ -24,6 +24,9 @@ Client = subprocess.Popen[str] | ForkedProcess
 FIRST, SECOND = USER_ASSIGNED
 PATIENCE = 100.0
 """Seconds after which a client is given up: more than 410's seventy."""
+MOST_LATE = 2
+"""Seconds: the client rounds, the proxy rounds, and IMDS does."""
+_MOST_EARLY = 10
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,14 @@ class Got:
         part = self.token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
         object.__setattr__(self, "claims", claims)
+
+    def assert_remaining_life(self) -> None:
+        """Fail unless the client takes the token to expire when it does, or a little before.
+
+        The proxy counts the life from when it asked IMDS, so a slow answer makes it shorter, and never longer.
+        """
+        late = self.expires_on - self.claims["exp"]
+        assert -_MOST_EARLY <= late <= MOST_LATE, f"{late} s late"
 
 
 def environment(home: Path, authority: str | None = None, **more: str) -> dict[str, str]:
