@@ -27,6 +27,7 @@ PATIENCE = 100.0
 MOST_LATE = 2
 """Seconds: the client rounds, the proxy rounds, and IMDS does."""
 _MOST_EARLY = 10
+"""Seconds: IMDS may take so long to answer on a busy machine."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from imdsproxy.emulator.messages import json_answer
 from imdsproxy.emulator.protocol import LINGER
 from imdsproxy.emulator.server import serving
 from imdsproxy.emulator.vm.presets import TENANT
+from tests.kit import wait_until
 from tests.targets import EVENTS, INSTANCE, TOKEN
 
 if TYPE_CHECKING:
@@ -64,13 +65,6 @@ def raw(server: EmulatorServer, data: bytes, timeout: float = 5) -> bytes:
         while part := connection.recv(65_536):
             parts.append(part)
         return b"".join(parts)
-
-
-def wait_for(condition: Any, seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.005)
 
 
 class TestAnswers:
@@ -169,10 +163,10 @@ class TestLimits:
             hanging = [stack.enter_context(connected(fresh_imds)) for _ in range(5)]
             for connection in hanging:
                 connection.request("GET", TOKEN, headers=METADATA)
-            wait_for(lambda: len(emulator.arrivals) == 5)
+            wait_until(lambda: len(emulator.arrivals) == 5)
             assert ask(fresh_imds, TOKEN)[0] == 429
             hanging[0].close()
-            wait_for(lambda: emulator.limits.identities_in_flight < 5)
+            wait_until(lambda: emulator.limits.identities_in_flight < 5)
             assert ask(fresh_imds, TOKEN)[0] == 200
 
     def test_refused_request_uses_up_no_fault(self) -> None:
@@ -203,9 +197,9 @@ class TestFaults:
         emulator = Emulator(latency=60)
         with run_in_thread(emulator) as fresh_imds, connected(fresh_imds) as connection:
             connection.request("GET", TOKEN, headers=METADATA)
-            wait_for(lambda: emulator.limits.identities_in_flight == 1)
+            wait_until(lambda: emulator.limits.identities_in_flight == 1)
             connection.close()
-            wait_for(lambda: emulator.limits.identities_in_flight == 0)
+            wait_until(lambda: emulator.limits.identities_in_flight == 0)
             assert emulator.arrivals[0].status is None
 
     def test_first_request_for_events_waits(self) -> None:
@@ -307,7 +301,7 @@ class TestThread:
                 for _ in range(2):
                     stack.enter_context(connected(fresh_imds)).request("GET", INSTANCE, headers=METADATA)
                 stack.enter_context(socket.create_connection(("127.0.0.1", fresh_imds.port)))
-                wait_for(lambda: len(emulator.arrivals) == 2)
+                wait_until(lambda: len(emulator.arrivals) == 2)
                 began = time.monotonic()
             assert time.monotonic() - began < 5, "the slow request would take a minute"
         assert not [thread for thread in threading.enumerate() if thread.name == "imds-emulator"]
@@ -432,7 +426,7 @@ def test_command_runs_in_this_process_until_a_signal(
     assert main_thread is not None
 
     def end() -> None:
-        wait_for(lambda: signal.getsignal(signal.SIGTERM) != before)
+        wait_until(lambda: signal.getsignal(signal.SIGTERM) != before)
         signal.pthread_kill(main_thread, signal.SIGTERM)
 
     thread = threading.Thread(target=end)
