@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from imdsproxy.protocol.host import IPAddress, plain
 from imdsproxy.protocol.messages import IMDS_HOST
 
-_LOOPBACK = frozenset({"127.0.0.1", "::1"})
+_LOOPBACK = {4: plain("127.0.0.1"), 6: plain("::1")}
+"""The loopback address of each version of IP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +36,30 @@ class Address:
         """
         if self.unix is not None or self.port != port:
             return False
-        reached = _reached(self.host)
-        listener = _ip(host)
-        if listener is not None and listener.is_unspecified:
-            return any(
-                (address := _ip(text)) is not None and address.is_loopback and address.version <= listener.version
-                for text in reached
-            )
-        return not reached.isdisjoint(_reached(host))
+        reached, listener = _reached(self.host), _read(host)
+        if isinstance(listener, str) or not listener.is_unspecified:
+            return not reached.isdisjoint(_reached(host))
+        return any(
+            not isinstance(each, str) and each.is_loopback and each.version <= listener.version for each in reached
+        )
 
 
-def _reached(host: str) -> frozenset[str]:
+def _reached(host: str) -> frozenset[IPAddress | str]:
     """Return the addresses that a connection to a host may reach; the name alone where it is not localhost."""
     if host == "localhost":
-        return _LOOPBACK
-    address = _ip(host)
-    if address is None:
-        return frozenset({host})
-    if address.is_unspecified:
-        # A connection to 0.0.0.0 or to :: is one to the loopback of this machine.
-        return frozenset({"127.0.0.1" if address.version == 4 else "::1"})
-    return frozenset({str(address)})
+        return frozenset(_LOOPBACK.values())
+    address = _read(host)
+    if isinstance(address, str) or not address.is_unspecified:
+        return frozenset({address})
+    # A connection to 0.0.0.0 or to :: is one to the loopback of this machine.
+    return frozenset({_LOOPBACK[address.version]})
 
 
-def _ip(text: str) -> IPAddress | None:
+def _read(host: str) -> IPAddress | str:
     try:
-        return plain(text)
+        return plain(host)
     except ValueError:
-        return None
+        return host
 
 
 IMDS = Address(IMDS_HOST)
